@@ -1,0 +1,153 @@
+"""From a trained model to the tables, the claims and the files that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jaxflow.errors import InputError
+from jaxflow.eval.claims import Claim, judge_claims
+from jaxflow.eval.protocol import ProtocolConfig, choose, score_sentences
+from jaxflow.eval.report import write_reports
+from jaxflow.eval.scores import SentenceScores
+from jaxflow.eval.tables import Tables, build_tables
+from jaxflow.models import Model, load
+from jaxflow.train.accuracy import accuracies
+from jaxflow.train.batches import EncodedSplit
+from jaxflow.train.config import TrainConfig
+from jaxflow.train.data import load_splits
+from jaxflow.train.journal import read_config
+
+__all__ = ["Evaluation", "evaluate", "evaluate_run", "versions"]
+
+PACKAGES = ("jaxflow", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "numba", "networkx")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found: accuracy by split, tables, claims and the scores behind them."""
+
+    accuracy: Mapping[str, Mapping[str, float | int]]
+    tables: Tables
+    claims: tuple[Claim, ...]
+    scores: SentenceScores
+    files: tuple[Path, ...]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[package] = "unknown"
+    return found
+
+
+def evaluate(
+    model: Model,
+    splits: Mapping[str, EncodedSplit],
+    config: TrainConfig,
+    protocol: ProtocolConfig,
+    out: Path,
+    *,
+    accuracy: Mapping[str, Mapping[str, float | int]] | None = None,
+    seconds: float | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Score a model's test sentences and write the tables.
+
+    Parameters
+    ----------
+    model, splits, config
+        The model, the splits it was not trained on (``test`` among them) and how it was trained.
+    protocol
+        How sentences are scored.
+    out
+        Folder for ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and
+        ``config.json``.
+    accuracy
+        By split, if it is known already.
+    seconds
+        Of training, for the record.
+    report
+        Called with the number of sentences done and their total.
+
+    Returns
+    -------
+    Evaluation
+        What was found.
+
+    Raises
+    ------
+    InputError
+        If there are too few sentences or the folder cannot be written.
+    """
+    test = splits["test"]
+    choose(test, protocol)  # refuse impossible requests before the slow part
+    if accuracy is None:
+        accuracy = accuracies(model.probabilities, splits, config.lengths)
+    scores, extra = score_sentences(model, test, config.lengths, protocol, report)
+    tables = build_tables(scores, protocol.seed)
+    claims = judge_claims(scores, protocol.seed)
+    files = write_reports(
+        out,
+        scores=scores,
+        tables=tables,
+        claims=claims,
+        accuracy=accuracy["test"]["accuracy"],
+        accuracy_by_split=accuracy,
+        config={
+            "train": config.to_dict(),
+            "protocol": dataclasses.asdict(protocol),
+            "model": model.config.to_dict(),
+            "training_seconds": seconds,
+            "test_sentences_too_long": test.too_long,
+        },
+        versions=versions(),
+        extra=extra,
+    )
+    return Evaluation(accuracy, tables, claims, scores, tuple(files))
+
+
+def evaluate_run(
+    run: Path,
+    protocol: ProtocolConfig,
+    out: Path,
+    *,
+    data: Path | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate a finished run on its own corpus, or on the one in `data`.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, or its corpus is gone.
+    """
+    config = read_config(run)
+    if config is None:
+        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
+    if data is not None:
+        config = dataclasses.replace(config, data=data)
+    model = load(run)
+    splits = load_splits(config, model.tokenizer)
+    return evaluate(model, splits, config, protocol, out, report=report)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written before hours are spent on what goes there."""
+    probe: Any = out / ".probe"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"the folder {out} cannot be written: {error.strerror or error}"
+        ) from error

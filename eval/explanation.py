@@ -1,0 +1,203 @@
+"""One sentence explained: what the model predicts, and what every method says of each token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+import jaxflow
+from jaxflow.errors import InputError
+from jaxflow.eval.protocol import READOUT, gradient_scores
+from jaxflow.models import Model
+from jaxflow.models.tokenizer import PAD, SPECIAL_TOKENS, UNK
+
+__all__ = ["CLASSES", "METHODS", "Explanation", "Token", "explainer"]
+
+#: The model's classes, by number: which verb would go on with the sentence.
+CLASSES = ("singular", "plural")
+#: Every method's name, and how it is shown.
+METHODS = {
+    "raw": "raw attention",
+    "rollout": "rollout",
+    "flow": "flow",
+    "gradient": "gradient",
+    "blank_out": "blank-out",
+}
+
+# Sentences are padded to a multiple of this, so that those of similar length share what is
+# compiled; the padding changes no score.
+STEP = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """A token as it was written and as the model read it.
+
+    Attributes
+    ----------
+    text
+        The word of the sentence, or ``[CLS]``.
+    seen
+        The entry of the vocabulary that the model got: the word, the word in lower case, or
+        ``[UNK]`` where the vocabulary has neither.
+    known
+        Whether the vocabulary has the word.
+    """
+
+    text: str
+    seen: str
+    known: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a model and every method say of one sentence of n tokens, ``[CLS]`` included.
+
+    Attributes
+    ----------
+    text
+        The sentence as it was given.
+    tokens
+        The n tokens, ``[CLS]`` first.
+    probabilities
+        Class (`CLASSES`) -> probability.
+    scores
+        Method (`METHODS`) -> float64 ``[n]``, none negative: the ``[CLS]`` row of the top layer
+        for raw attention, rollout and flow; absolute input gradient; blank-out of the predicted
+        class. Their scales differ from method to method.
+    agreement
+        float64 ``[M, M]``: Spearman's correlation of every two methods over the n tokens, in the
+        order of `METHODS`; NaN where one of them is constant.
+    layers
+        ``raw``, ``rollout`` and ``flow`` -> float64 ``[L, n]``: the ``[CLS]`` row of every layer.
+    saturated
+        bool ``[n]``: flow from the top layer is at its bound, the token's column of the lowest
+        layer, and depends on nothing else.
+    attention
+        float32 ``[L, H, n, n]``, what the methods on attention started from.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    probabilities: Mapping[str, float]
+    scores: Mapping[str, NDArray[np.float64]]
+    agreement: NDArray[np.float64]
+    layers: Mapping[str, NDArray[np.float64]]
+    saturated: NDArray[np.bool_]
+    attention: NDArray[np.float32]
+
+    @property
+    def prediction(self) -> str:
+        """The class with the highest probability."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The words that the vocabulary does not have, each once, in the sentence's order."""
+        return tuple(dict.fromkeys(token.text for token in self.tokens if not token.known))
+
+
+def explainer(model: Model) -> Callable[[str], Explanation]:
+    """Prepare a model for explaining sentences.
+
+    Parameters
+    ----------
+    model
+        A trained agreement encoder.
+
+    Returns
+    -------
+    callable
+        From a sentence, its words separated by spaces, to its `Explanation`. It compiles for
+        every new multiple of 16 tokens. It raises `InputError` for a sentence that is empty,
+        longer than the model's positions or not valid Unicode.
+
+    Raises
+    ------
+    InputError
+        If the model is not one of singular against plural.
+    """
+    if model.config.classes != len(CLASSES):
+        raise InputError(
+            f"the model must tell {' from '.join(CLASSES)}, got one of {model.config.classes} classes"
+        )
+    gradients = gradient_scores(model)
+
+    def explain(text: str) -> Explanation:
+        tokens = _read(text, model)
+        n = len(tokens)
+        padded = min(-(-n // STEP) * STEP, model.config.positions)
+        ids = model.tokenizer.encode_batch([" ".join(token.seen for token in tokens[1:])], padded)
+        mask = ids != PAD
+
+        output = model(ids)
+        layers = {
+            "raw": jaxflow.raw_attention(output.attention, mask=mask),
+            "rollout": jaxflow.rollout(output.attention, mask=mask),
+        }
+        rows = {
+            name: np.asarray(values, np.float64)[0, :, READOUT, :n]
+            for name, values in layers.items()
+        }
+        attention = np.asarray(output.attention)[0, :, :, :n, :n]
+        rows["flow"] = jaxflow.flow(attention, sources=READOUT)[:, 0]
+        bound = jaxflow.saturation(attention, sources=READOUT, layers=-1)
+        references = {
+            "gradient": gradients(ids),
+            "blank_out": jaxflow.blank_out(model.probabilities, ids, UNK, mask=mask),
+        }
+        scores = {name: values[-1] for name, values in rows.items()} | {
+            name: np.asarray(values, np.float64)[0, :n] for name, values in references.items()
+        }
+        probabilities = np.asarray(model.probabilities(ids), np.float64)[0]
+        return Explanation(
+            text=text,
+            tokens=tokens,
+            probabilities=dict(zip(CLASSES, probabilities.tolist(), strict=True)),
+            scores={name: scores[name] for name in METHODS},
+            agreement=_agreement([scores[name] for name in METHODS], padded),
+            layers=rows,
+            saturated=bound.reached[-1, 0],
+            attention=attention,
+        )
+
+    return explain
+
+
+def _read(text: str, model: Model) -> tuple[Token, ...]:
+    """Split a sentence into words and look each one up."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the sentence {text!r} must be valid Unicode text") from error
+    words = text.split()
+    if not words:
+        raise InputError("a sentence must have at least one word, got an empty one")
+    if len(words) + 1 > model.config.positions:
+        raise InputError(
+            f"a sentence must be at most {model.config.positions - 1} words for this model, got "
+            f"{len(words)}: {' '.join(words[:5])} ..."
+        )
+    first = Token(SPECIAL_TOKENS[1], SPECIAL_TOKENS[1], True)
+    return (first, *_look_up(words, model))
+
+
+def _look_up(words: Iterable[str], model: Model) -> Iterable[Token]:
+    for word in words:
+        # Special tokens are no words: a sentence that spells one must not be read as padding.
+        tries = [
+            form
+            for form in (word, word.lower())
+            if form in model.tokenizer and form not in SPECIAL_TOKENS
+        ]
+        yield Token(word, tries[0] if tries else SPECIAL_TOKENS[UNK], bool(tries))
+
+
+def _agreement(scores: list[NDArray[np.float64]], padded: int) -> NDArray[np.float64]:
+    n = len(scores[0])
+    values = np.pad(np.stack(scores), ((0, 0), (0, padded - n)))
+    counted = np.arange(padded) < n
+    return np.asarray(jaxflow.spearman(values[:, None], values[None], counted[None, None]))

@@ -1,0 +1,1 @@
+"""Explanations as people look at them: one file for each form."""

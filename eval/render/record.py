@@ -1,0 +1,64 @@
+"""Explanations as JSON, for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxflow.eval.explanation import METHODS, Explanation
+from jaxflow.eval.plain import dump, plain
+
+__all__ = ["FORMAT", "as_json", "record"]
+
+FORMAT = "jaxflow-explanation-1"
+
+
+def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
+    """Turn explanations into what JSON has.
+
+    Returns
+    -------
+    dict
+        ``{"format": "jaxflow-explanation-1", "methods": [M names], "sentences": [...]}``, one
+        sentence for each explanation, in order:
+
+        ================= =========================================================
+        ``text``          the sentence as given
+        ``prediction``    ``"singular"`` or ``"plural"``
+        ``probabilities`` ``{"singular": p, "plural": p}``
+        ``tokens``        n objects ``{"text", "seen", "known"}``, ``[CLS]`` first
+        ``unknown``       the words that the vocabulary does not have
+        ``scores``        method -> n numbers, top layer, ``[CLS]`` row
+        ``agreement``     method -> method -> Spearman's correlation, null where undefined
+        ``layers``        ``raw``, ``rollout``, ``flow`` -> L lists of n numbers, bottom first
+        ``saturated``     n booleans: flow is at the bound of its token
+        ================= =========================================================
+    """
+    return {
+        "format": FORMAT,
+        "methods": list(METHODS),
+        "sentences": [_sentence(explanation) for explanation in explanations],
+    }
+
+
+def as_json(explanations: Sequence[Explanation]) -> str:
+    """Write explanations as strict JSON text (no NaN), `record`'s form."""
+    return dump(record(explanations))
+
+
+def _sentence(explanation: Explanation) -> dict[str, Any]:
+    agreement = {
+        name: dict(zip(METHODS, plain(row), strict=True))
+        for name, row in zip(METHODS, explanation.agreement, strict=True)
+    }
+    return {
+        "text": explanation.text,
+        "prediction": explanation.prediction,
+        "probabilities": plain(explanation.probabilities),
+        "tokens": plain(explanation.tokens),
+        "unknown": list(explanation.unknown),
+        "scores": plain(explanation.scores),
+        "agreement": agreement,
+        "layers": plain(explanation.layers),
+        "saturated": plain(explanation.saturated),
+    }

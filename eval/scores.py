@@ -1,0 +1,170 @@
+"""The per-sentence results of one evaluation: what every table and every test is made from."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.eval.files import write_together
+
+__all__ = ["ENTROPY_ROWS", "ROWS", "TARGETS", "SentenceScores", "load_extra"]
+
+#: What the token scores are compared with: Table 1, Table 2.
+TARGETS = ("blank_out", "gradient")
+#: The compared scores, in the order of the tables: the paper's three, then the baselines.
+ROWS = ("raw", "rollout", "flow", "column_sum", "random", "position")
+#: The scores whose focus is measured.
+ENTROPY_ROWS = ("raw", "rollout", "flow")
+
+
+@dataclass(frozen=True)
+class SentenceScores:
+    """Per-sentence results of one model on S sentences and L layers.
+
+    Attributes
+    ----------
+    correlations
+        Target (`TARGETS`) -> row (`ROWS`) -> float64 ``[S, L]``: Spearman's correlation of each
+        sentence, NaN where one side is constant. A row that is the same at every layer is
+        repeated.
+    saturated
+        float64 ``[S, L]``: share of the pairs ([CLS], token) whose flow is at its bound.
+    entropy
+        Row (`ENTROPY_ROWS`) -> float64 ``[S, L]``: entropy in nats of the normalised [CLS] row,
+        divided by the logarithm of the number of tokens; 0 is one token, 1 is uniform.
+    length
+        int ``[S]``: number of tokens with [CLS].
+
+    Raises
+    ------
+    InputError
+        If a target or row is missing or unknown, or the shapes differ.
+    """
+
+    correlations: dict[str, dict[str, NDArray[np.float64]]]
+    saturated: NDArray[np.float64]
+    entropy: dict[str, NDArray[np.float64]]
+    length: NDArray[np.integer]
+
+    def __post_init__(self) -> None:
+        _check_names("correlations", self.correlations, TARGETS)
+        for target, rows in self.correlations.items():
+            _check_names(f"correlations[{target!r}]", rows, ROWS)
+        _check_names("entropy", self.entropy, ENTROPY_ROWS)
+        shape = np.shape(self.saturated)
+        if len(shape) != 2 or 0 in shape:
+            raise InputError(f"saturated must be [sentences, layers], neither 0, got {shape}")
+        if np.shape(self.length) != shape[:1]:
+            raise InputError(f"length must be {shape[:1]} like saturated, got {self.length.shape}")
+        for name, values in self._floats().items():
+            if np.shape(values) != shape:
+                raise InputError(f"{name} must be {shape} like saturated, got {np.shape(values)}")
+
+    @property
+    def sentences(self) -> int:
+        """Number of sentences S."""
+        return int(self.saturated.shape[0])
+
+    @property
+    def layers(self) -> int:
+        """Number of layers L."""
+        return int(self.saturated.shape[1])
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All arrays under the flat names that the file has, such as ``blank_out/raw``."""
+        return {**self._floats(), "saturated": self.saturated, "length": self.length}
+
+    def save(self, path: str | PathLike[str], extra: Mapping[str, NDArray] | None = None) -> None:
+        """Write ``scores.npz``, beside its place and then renamed.
+
+        Parameters
+        ----------
+        path
+            The file.
+        extra
+            Further named arrays for the same file (read back by `load_extra`).
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written, or an extra array has a name or dtype that cannot be
+            kept.
+        """
+        path = Path(path)
+        write_together(path.parent, {path.name: lambda part: self.write(part, extra)})
+
+    def write(self, path: Path, extra: Mapping[str, NDArray] | None = None) -> None:
+        """Write the file in place; `save` is the safe way to do it."""
+        arrays = self.arrays()
+        for name, values in (extra or {}).items():
+            if name in arrays:
+                raise InputError(f"extra must have names of its own, got {name!r}")
+            if np.asarray(values).dtype.hasobject:
+                raise InputError(f"extra[{name!r}] must be an array of numbers or strings")
+            arrays[name] = np.asarray(values)
+        with open(path, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> SentenceScores:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, damaged or not one of these.
+        """
+        arrays = _read(path)
+        missing = [name for name in _names() if name not in arrays]
+        if missing:
+            raise InputError(
+                f"{path} must hold the arrays of an evaluation, {missing[0]} is missing"
+            )
+        return cls(
+            correlations={t: {r: arrays[f"{t}/{r}"] for r in ROWS} for t in TARGETS},
+            saturated=arrays["saturated"],
+            entropy={row: arrays[f"entropy/{row}"] for row in ENTROPY_ROWS},
+            length=arrays["length"],
+        )
+
+    def _floats(self) -> dict[str, NDArray]:
+        named = {f"{t}/{r}": self.correlations[t][r] for t in TARGETS for r in ROWS}
+        return {**named, **{f"entropy/{row}": self.entropy[row] for row in ENTROPY_ROWS}}
+
+
+def load_extra(path: str | PathLike[str]) -> dict[str, NDArray]:
+    """Read the further arrays that `SentenceScores.save` was given."""
+    own = set(_names())
+    return {name: values for name, values in _read(path).items() if name not in own}
+
+
+def _names() -> list[str]:
+    correlations = [f"{target}/{row}" for target in TARGETS for row in ROWS]
+    return [*correlations, *(f"entropy/{row}" for row in ENTROPY_ROWS), "saturated", "length"]
+
+
+def _read(path: str | PathLike[str]) -> dict[str, NDArray]:
+    try:
+        # Opened here: numpy forgets to close a file that turns out to be damaged.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} must be a scores.npz of an evaluation, there is no file"
+        ) from error
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} must be a scores.npz of an evaluation, it cannot be read"
+        ) from error
+
+
+def _check_names(where: str, given: Mapping[str, object], expected: tuple[str, ...]) -> None:
+    if set(given) != set(expected):
+        raise InputError(f"{where} must have the keys {list(expected)}, got {list(given)}")

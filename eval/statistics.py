@@ -1,0 +1,227 @@
+"""Means, intervals and paired tests over sentences, with undefined values left out and counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.eval.bootstrap import RESAMPLES, mean_intervals
+
+__all__ = ["RESAMPLES", "Cell", "PairedTest", "compare", "holm", "paired_test", "summarise"]
+
+# Up to this many non-zero differences the signed-rank distribution is summed exactly.
+_EXACT = 50
+# Differences of correlations below this are rounding, not evidence.
+_DECIMALS = 12
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: a mean over sentences with what is known about it.
+
+    Attributes
+    ----------
+    mean
+        Mean over the defined values; NaN if there is none.
+    std
+        Their standard deviation with ``ddof=0`` (divided by n), as the paper's authors computed
+        it; NaN if there is none.
+    ci95
+        95 % percentile bootstrap interval of the mean; NaN if n < 2.
+    n
+        Sentences with a defined value.
+    nan
+        Sentences left out, their value being NaN.
+    """
+
+    mean: float
+    std: float
+    ci95: tuple[float, float]
+    n: int
+    nan: int
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Whether one score is higher than another on the same sentences.
+
+    Attributes
+    ----------
+    difference
+        Mean of ``a - b``; NaN if no sentence has both.
+    ci95
+        95 % percentile bootstrap interval of that mean, sentences resampled in pairs; NaN if
+        n < 2.
+    p
+        Two-sided p-value of the Wilcoxon signed-rank test; 1 if all differences are zero, NaN if
+        n < 2 (no test).
+    rank_biserial
+        (W₊ − W₋) / (W₊ + W₋) in [-1, 1], the direction in which the test points; 0 if all
+        differences are zero, NaN if no sentence has both.
+    n
+        Sentences on which both are defined.
+    nan
+        Sentences left out.
+    """
+
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+    rank_biserial: float
+    n: int
+    nan: int
+
+
+def summarise(values: ArrayLike, seed: int, *, resamples: int = RESAMPLES) -> tuple[Cell, ...]:
+    """Mean, standard deviation and bootstrap interval of each column.
+
+    Parameters
+    ----------
+    values
+        ``[S, L]``, NaN where undefined.
+    seed
+        Of the bootstrap. A column's interval depends on its own values and on the seed only, not
+        on the columns beside it.
+    resamples
+        Number of bootstrap resamples.
+
+    Returns
+    -------
+    tuple of Cell
+        L of them.
+
+    Raises
+    ------
+    InputError
+        If `values` is not ``[S, L]`` or holds an infinity.
+    """
+    columns = _checked("values", values, ndim=2)
+    cells = []
+    for column, ci95 in zip(columns.T, mean_intervals(columns, seed, resamples), strict=True):
+        kept = column[~np.isnan(column)]
+        mean, std = (float(kept.mean()), float(kept.std())) if len(kept) else (math.nan, math.nan)
+        cells.append(Cell(mean, std, ci95, len(kept), len(column) - len(kept)))
+    return tuple(cells)
+
+
+def paired_test(
+    a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
+) -> PairedTest:
+    r"""Test whether `a` and `b` differ on the same sentences: Wilcoxon's signed-rank test.
+
+    Parameters
+    ----------
+    a, b
+        ``[S]`` each; sentences on which either is NaN are left out and counted.
+    seed, resamples
+        Of the bootstrap interval of the mean difference.
+
+    Returns
+    -------
+    PairedTest
+
+    Raises
+    ------
+    InputError
+        If the two are not ``[S]`` of the same S, or hold an infinity.
+
+    Notes
+    -----
+    The differences' magnitudes get average ranks :math:`r_i`, zeros ranked with the others and
+    then dropped (Pratt 1959). Given the ranks, every sign is equally likely under the null
+    hypothesis, so :math:`W_+` has mean :math:`\sum r_i / 2` and variance :math:`\sum r_i^2 / 4`,
+    ties included. With at most 50 non-zero differences its distribution is summed exactly, above
+    that the normal approximation is used. Differences are rounded to 12 decimals first: two
+    correlations that are equal but for rounding are a tie.
+    """
+    a, b = _checked("a", a, ndim=1), _checked("b", b, ndim=1)
+    if a.shape != b.shape:
+        raise InputError(f"a and b must have the same sentences, got {a.shape} and {b.shape}")
+    return compare((a - b)[:, None], seed=seed, resamples=resamples)[0]
+
+
+def compare(
+    differences: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[PairedTest, ...]:
+    """Make the test of `paired_test` for many pairs at once, which share the bootstrap's work.
+
+    Parameters
+    ----------
+    differences
+        ``[S, K]``: ``a - b`` of each pair, NaN where either is undefined.
+    seed, resamples
+        As for `paired_test`, whose results these are.
+
+    Returns
+    -------
+    tuple of PairedTest
+        K of them.
+    """
+    rounded = np.round(_checked("differences", differences, ndim=2), _DECIMALS)
+    tests = []
+    for column, ci95 in zip(rounded.T, mean_intervals(rounded, seed, resamples), strict=True):
+        kept = column[~np.isnan(column)]
+        mean = float(kept.mean()) if len(kept) else math.nan
+        p, direction = _signed_rank(kept)
+        tests.append(PairedTest(mean, ci95, p, direction, len(kept), len(column) - len(kept)))
+    return tuple(tests)
+
+
+def holm(pvalues: Sequence[float]) -> tuple[float, ...]:
+    r"""P-values adjusted for their number (Holm 1979); rejecting below α keeps the error at α.
+
+    The k-th smallest of m is multiplied by :math:`m - k + 1`, made monotone and cut at 1. NaN (no
+    test was made) stays NaN and is not counted in m.
+    """
+    p = np.asarray(pvalues, dtype=np.float64)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return tuple(adjusted.tolist())
+
+
+def _signed_rank(difference: NDArray) -> tuple[float, float]:
+    """Two-sided p-value, NaN for fewer than two differences, and rank-biserial correlation."""
+    from scipy.special import ndtr
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.abs(difference))[difference != 0]
+    positive = difference[difference != 0] > 0
+    total, above = float(ranks.sum()), float(ranks[positive].sum())
+    if total == 0:
+        return (1.0 if len(difference) > 1 else math.nan), (0.0 if len(difference) else math.nan)
+    if len(ranks) <= _EXACT:
+        p = _exact_tails(ranks, above)
+    else:
+        p = 2 * float(ndtr(-abs(above - total / 2) / math.sqrt(float((ranks**2).sum()) / 4)))
+    return (min(p, 1.0) if len(difference) > 1 else math.nan), (2 * above - total) / total
+
+
+def _exact_tails(ranks: NDArray, above: float) -> float:
+    """Probability of a sum of randomly chosen ranks at least as far from its mean as `above`."""
+    doubled = np.round(2 * ranks).astype(int)  # average ranks are halves at the finest
+    chance = np.zeros(doubled.sum() + 1)
+    chance[0] = 1
+    for rank in doubled:
+        with_rank = np.zeros_like(chance)
+        with_rank[rank:] = chance[: len(chance) - rank]
+        chance = (chance + with_rank) / 2
+    # The distribution is symmetric, so the other tail is as heavy.
+    nearer = round(2 * above)
+    return 2 * float(chance[: min(nearer, len(chance) - 1 - nearer) + 1].sum())
+
+
+def _checked(name: str, values: ArrayLike, *, ndim: int) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != ndim:
+        shape = "[sentences, layers]" if ndim == 2 else "[sentences]"
+        raise InputError(f"{name} must have the shape {shape}, got {array.shape}")
+    if np.isinf(array).any():
+        raise InputError(f"{name} must be finite or NaN, got an infinity")
+    return array

@@ -1,0 +1,35 @@
+"""Which input tokens a Transformer's output came from, by following attention through all layers.
+
+Arrays in, attributions out: the functions here know no model and no data. Models are in
+`jaxflow.models`, training in `jaxflow.train`, the paper's tables in ``jaxflow.eval``.
+"""
+
+from jaxflow.correlation import spearman
+from jaxflow.errors import InputError
+from jaxflow.flow import flow, flow_cut, saturation
+from jaxflow.gradients import (
+    completeness_gap,
+    gradient_x_input,
+    input_gradient,
+    integrated_gradients,
+)
+from jaxflow.graph import attention_graph
+from jaxflow.occlusion import blank_out
+from jaxflow.rollout import head_rollout, raw_attention, rollout
+
+__all__ = [
+    "InputError",
+    "attention_graph",
+    "blank_out",
+    "completeness_gap",
+    "flow",
+    "flow_cut",
+    "gradient_x_input",
+    "head_rollout",
+    "input_gradient",
+    "integrated_gradients",
+    "raw_attention",
+    "rollout",
+    "saturation",
+    "spearman",
+]

@@ -1,0 +1,7 @@
+"""``python -m jaxflow``."""
+
+import sys
+
+from jaxflow.commands import main
+
+sys.exit(main())

@@ -1,0 +1,269 @@
+"""Attention in: what is accepted, how heads are fused, what the graph's edges weigh.
+
+Every method of the project starts here. An *attention* is ``[..., L, H, n, n]``: layers from
+bottom to top, heads, query rows, key columns. Its rows sum to 1 at real queries, and with a mask
+padded keys hold exactly 0. Values are checked where they can be seen: under ``jit``, ``vmap`` or
+``grad`` an array has no values yet, and only shapes and dtypes are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.errors import InputError
+
+__all__ = [
+    "ROW_SUM_TOLERANCE",
+    "Array",
+    "as_array",
+    "check_attention",
+    "check_residual",
+    "edge_weights",
+    "fuse_heads",
+    "in_own_precision",
+    "is_traced",
+    "mask_tokens",
+]
+
+Array = np.ndarray | jax.Array
+
+# float32 softmax over 512 keys stays within 1e-5; ten times that catches every wrong axis, missing
+# softmax or half-precision cast, and nothing that is right.
+ROW_SUM_TOLERANCE = 1e-4
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def is_traced(*values: object) -> bool:
+    """Whether any of the values is abstract, as inside ``jit``, ``vmap`` or ``grad``."""
+    return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def as_array(name: str, value: Any) -> Array:
+    """Return a JAX array as it is and anything else as a NumPy array.
+
+    Raises
+    ------
+    InputError
+        If the value cannot be read as an array.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be read as an array: {error}") from error
+    if array.dtype == object:
+        raise InputError(f"{name} must be an array of numbers, got {type(value).__name__}")
+    return array
+
+
+def in_own_precision(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """Call a JAX function so that float64 stays float64 and host arrays come back to the host.
+
+    JAX truncates float64 unless ``jax_enable_x64`` is on. A NumPy argument of that dtype is
+    computed in float64 all the same, and the result is a NumPy array, because a float64 JAX array
+    outside of that mode would lose its precision in the next operation.
+    """
+    if any(isinstance(array, jax.Array) for array in arrays):
+        return function(*arrays, **options)
+    wide = any(getattr(array, "dtype", None) == np.float64 for array in arrays)
+    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+        return jax.tree.map(np.asarray, function(*arrays, **options))
+
+
+def check_attention(attention: Any, mask: Any = None) -> tuple[Array, Array | None]:
+    """Check an attention and its mask; return both as arrays, values untouched.
+
+    Parameters
+    ----------
+    attention
+        ``[..., L, H, n, n]``, float32 or float64. NumPy, JAX or anything with ``__array__``.
+    mask
+        ``[..., n]`` boolean, True at real tokens, or None where all are.
+
+    Returns
+    -------
+    tuple
+        The attention and the mask; NumPy stays NumPy and JAX stays JAX.
+
+    Raises
+    ------
+    InputError
+        If the rank, the shape or the dtype is wrong, an entry at a real query is negative, NaN or
+        infinite, a real query's row does not sum to 1 within `ROW_SUM_TOLERANCE`, or a padded key
+        holds anything but 0 there.
+    """
+    attention = as_array("attention", attention)
+    if attention.ndim < 4:
+        raise InputError(
+            "attention must have the shape [..., layers, heads, tokens, tokens], got rank "
+            f"{attention.ndim} with shape {attention.shape}"
+        )
+    if attention.shape[-1] != attention.shape[-2]:
+        raise InputError(
+            f"attention must be square in its last two axes, got shape {attention.shape}"
+        )
+    if 0 in attention.shape:
+        raise InputError(f"attention must not have an empty axis, got shape {attention.shape}")
+    if attention.dtype not in _FLOATS:
+        raise InputError(
+            f"attention must be float32 or float64, got {attention.dtype}: convert it first"
+        )
+    if mask is not None:
+        mask = _check_mask(mask, attention.shape)
+        if isinstance(attention, np.ndarray) and not is_traced(mask):
+            mask = np.asarray(mask)
+    if not is_traced(attention, mask):
+        _check_values(attention, mask)
+    return attention, mask
+
+
+def _check_mask(mask: Any, shape: tuple[int, ...]) -> Array:
+    mask = as_array("mask", mask)
+    expected = (*shape[:-4], shape[-1])
+    if mask.shape != expected:
+        raise InputError(
+            f"mask must have the shape {expected} to go with attention {shape}, got {mask.shape}"
+        )
+    if mask.dtype != np.bool_:
+        raise InputError(f"mask must be boolean, True at real tokens, got {mask.dtype}")
+    return mask
+
+
+def _check_values(attention: Array, mask: Array | None) -> None:
+    # One pass that leaves three numbers: only these travel from an accelerator to the host.
+    namespace = np if isinstance(attention, np.ndarray) else jnp
+    rows = attention
+    if mask is not None:
+        query = namespace.asarray(mask)[..., None, None, :, None]
+        key = namespace.asarray(mask)[..., None, None, None, :]
+        padded = namespace.where(query & ~key, attention, 0)
+        if bool((padded != 0).any()):
+            raise InputError(
+                "attention must hold exactly 0 at the keys that mask marks as padding, got up to "
+                f"{float(namespace.abs(padded).max()):.3g}"
+            )
+        rows = namespace.where(query, attention, 1 / attention.shape[-1])
+    low, total = rows.min(), rows.sum(-1)
+    if not bool(namespace.isfinite(total).all()):
+        raise InputError("attention must be finite, got NaN or infinite entries")
+    if float(low) < 0:
+        raise InputError(f"attention must not be negative, got {float(low):.3g}")
+    error = float(namespace.abs(total - 1).max())
+    if error > ROW_SUM_TOLERANCE:
+        raise InputError(
+            f"attention rows (queries) must sum to 1 within {ROW_SUM_TOLERANCE:g}, got a row that "
+            f"is off by {error:.3g}"
+        )
+
+
+def check_residual(residual: Any) -> Any:
+    """Check the residual's share, a number in [0, 1], and return it."""
+    if is_traced(residual):
+        return residual
+    try:
+        value = float(residual)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"residual must be a number from 0 to 1, got {residual!r}") from error
+    if not 0 <= value <= 1:
+        raise InputError(f"residual must be a number from 0 to 1, got {residual!r}")
+    return value
+
+
+def fuse_heads(attention: Array, heads: str | int = "mean") -> Array:
+    """Fuse the heads of an attention into one matrix a layer.
+
+    Parameters
+    ----------
+    attention
+        ``[..., L, H, n, n]``.
+    heads
+        ``"mean"``, ``"max"`` or ``"min"`` over the heads, entry by entry, or the index of the one
+        head to take (negative ones count from the end).
+
+    Returns
+    -------
+    array
+        ``[..., L, n, n]``. Rows of ``"max"`` and ``"min"`` no longer sum to 1.
+
+    Raises
+    ------
+    InputError
+        If `heads` is none of these.
+    """
+    if heads == "mean":
+        return attention.mean(-3)
+    if heads == "max":
+        return attention.max(-3)
+    if heads == "min":
+        return attention.min(-3)
+    count = attention.shape[-3]
+    if isinstance(heads, int | np.integer) and not isinstance(heads, bool):
+        if -count <= heads < count:
+            return attention[..., int(heads), :, :]
+        raise InputError(f"heads must be an index from {-count} to {count - 1}, got {heads}")
+    raise InputError(f"heads must be 'mean', 'max', 'min' or the index of a head, got {heads!r}")
+
+
+def edge_weights(
+    attention: Array,
+    *,
+    residual: Any = 0.5,
+    heads: str | int = "mean",
+    mask: Array | None = None,
+) -> Array:
+    r"""Weigh the edges of the attention graph: heads fused, residual connection added.
+
+    Parameters
+    ----------
+    attention
+        ``[..., L, H, n, n]``, checked before.
+    residual
+        Share of the residual connection, from 0 to 1.
+    heads
+        As in `fuse_heads`.
+    mask
+        ``[..., n]`` boolean. Padded tokens get no edges: their rows and columns are 0.
+
+    Returns
+    -------
+    array
+        ``[..., L, n, n]``, each row of a real query summing to 1.
+
+    Notes
+    -----
+    .. math:: A^{(l)} = (1 - r) W^{(l)} + r I
+
+    with :math:`r = 1/2` in [1]_. Where fusing left rows that do not sum to 1 (``"max"``,
+    ``"min"``), they are divided by their sum after that, as the paper's definition has it.
+
+    References
+    ----------
+    .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020, section 3.
+    """
+    namespace = np if isinstance(attention, np.ndarray) and not is_traced(residual) else jnp
+    fused = fuse_heads(attention, heads)
+    identity = namespace.eye(fused.shape[-1], dtype=fused.dtype)
+    edges = (1 - residual) * fused + residual * identity
+    if heads in ("max", "min"):
+        total = edges.sum(-1, keepdims=True)
+        edges = edges / namespace.where(total > 0, total, 1)
+    return mask_tokens(edges, mask)
+
+
+def mask_tokens(matrices: Array, mask: Array | None, *, heads: bool = False) -> Array:
+    """Set the rows and columns of padded tokens to 0 in ``[..., L, (H,) n, n]``."""
+    if mask is None:
+        return matrices
+    namespace = np if isinstance(matrices, np.ndarray) and not is_traced(mask) else jnp
+    real = namespace.asarray(mask)
+    both = real[..., :, None] & real[..., None, :]
+    both = both[..., None, None, :, :] if heads else both[..., None, :, :]
+    return namespace.where(both, matrices, namespace.zeros((), matrices.dtype))

@@ -1,0 +1,73 @@
+"""Which subcommands there are, and how their options are read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from typing import Protocol
+
+from jaxflow.commands.attribute import Attribute
+from jaxflow.commands.benchmark import Benchmark
+from jaxflow.commands.evaluate import Evaluate
+from jaxflow.commands.explain import Explain
+from jaxflow.commands.reproduce import Reproduce
+from jaxflow.commands.train import Train
+from jaxflow.errors import InputError
+
+__all__ = ["Command", "parse"]
+
+COMMANDS: dict[str, type] = {
+    "reproduce": Reproduce,
+    "train": Train,
+    "evaluate": Evaluate,
+    "explain": Explain,
+    "attribute": Attribute,
+    "benchmark": Benchmark,
+}
+
+
+class Command(Protocol):
+    """What every subcommand is: options that can be run."""
+
+    def run(self) -> None:
+        """Do the work."""
+
+
+def parse(arguments: list[str]) -> Command:
+    """Read the command line; asking for help ends the program here.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown, missing or has an unusable value.
+    """
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            command: Command = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="jaxflow",
+                description="Which input tokens a Transformer's output came from.",
+                args=arguments or ["--help"],
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise InputError(_one_line(complaint.getvalue())) from None
+    return command
+
+
+def _one_line(complaint: str) -> str:
+    """Take the first statement out of the parser's framed message."""
+    lines = [re.sub("[│╭╮╰╯─]", " ", line).strip() for line in complaint.splitlines()]
+    body = [line for line, raw in zip(lines, complaint.splitlines(), strict=True) if "│" in raw]
+    first = []
+    for line in body or lines:
+        if not line and first:
+            break
+        first.append(line)
+    return f"{' '.join(' '.join(first).split())} (jaxflow --help lists what there is)"

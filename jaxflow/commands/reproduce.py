@@ -1,0 +1,49 @@
+"""``jaxflow reproduce``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jaxflow.commands.progress as progress
+from jaxflow.commands.judging import ProtocolOptions, print_evaluation
+from jaxflow.commands.training import TrainOptions
+
+__all__ = ["Reproduce"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Train an encoder and print the paper's Tables 1 and 2 beside its own.
+
+    Without options it trains on the built-in grammar, which takes a few minutes on two cores.
+    """
+
+    out: Path | None = None
+    """Folder for the results, with the training run inside; by default runs/CORPUS-seedS."""
+    training: TrainOptions = TrainOptions()
+    judging: ProtocolOptions = ProtocolOptions()
+
+    def run(self) -> None:
+        """Train, evaluate and print."""
+        from jaxflow.eval.evaluate import check_out, evaluate
+        from jaxflow.train.loop import train
+
+        config = self.training.config()
+        protocol = self.judging.config(config.seed)
+        out = self.out or Path("runs") / f"{config.corpus}-seed{config.seed}"
+        check_out(out)
+        with progress.training() as report:
+            result = train(config, out / "run", report)
+        with progress.counting("scoring") as count:
+            evaluation = evaluate(
+                result.model,
+                result.data.held_out,
+                config,
+                protocol,
+                out,
+                accuracy=result.accuracy,
+                seconds=result.seconds,
+                report=count,
+            )
+        print_evaluation(evaluation)

@@ -1,0 +1,109 @@
+"""`flow_cut`: the edges that hold the flow between two tokens down.
+
+Statement: the largest flow equals the smallest total capacity of edges whose removal leaves no path
+from source to sink. The nodes that the source still reaches once a largest flow is in place give
+such a cut, of all smallest ones the nearest to the source.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxflow.errors import InputError
+from jaxflow.flow.indices import resolve_index
+from jaxflow.flow.table import graph_edges
+
+__all__ = ["FlowCut", "cut_edges", "flow_cut"]
+
+
+class FlowCut(NamedTuple):
+    """The flow between two tokens and the edges that hold it down.
+
+    Attributes
+    ----------
+    value
+        The flow; the capacities of `edges` sum to it.
+    edges
+        The minimum cut nearest to the source, each edge ``(layer, query, key)``: the edge by which
+        token `query` of attention layer `layer` (0-based) draws on token `key` below it.
+    """
+
+    value: float
+    edges: tuple[tuple[int, int, int], ...]
+
+
+def flow_cut(
+    attention: Any,
+    *,
+    layer: int,
+    source: int,
+    sink: int,
+    residual: float = 0.5,
+    heads: str | int = "mean",
+    mask: Any = None,
+) -> FlowCut:
+    """Return the flow from one token to one input token, and its bottleneck.
+
+    Parameters
+    ----------
+    attention
+        ``[L, H, n, n]``, the attention of one sentence; see `jaxflow.flow`.
+    layer
+        Attention layer whose output is explained, 0-based; negative ones count from the top.
+    source
+        Token of that layer.
+    sink
+        Input token.
+    residual, heads, mask
+        As for `jaxflow.flow`.
+
+    Returns
+    -------
+    FlowCut
+        The flow's value and the edges of the minimum cut nearest to the source. Between or from
+        padded tokens there is no path: 0.0 and no edges.
+
+    Raises
+    ------
+    InputError
+        If an argument is not usable, or the attention has batch axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxflow
+    >>> jaxflow.flow_cut(np.full((2, 1, 2, 2), 0.5), layer=1, source=0, sink=1)
+    FlowCut(value=0.5, edges=((0, 0, 1), (1, 0, 1)))
+    """
+    edges, _ = graph_edges(attention, residual, heads, mask)
+    if edges.ndim != 3:
+        raise InputError(
+            "attention must be that of one sentence, [layers, heads, tokens, tokens], got shape "
+            f"{np.shape(attention)}"
+        )
+    depth, n = edges.shape[:2]
+    return cut_edges(
+        edges,
+        resolve_index("layer", layer, depth),
+        resolve_index("source", source, n),
+        resolve_index("sink", sink, n),
+    )
+
+
+def cut_edges(edges: np.ndarray, layer: int, source: int, sink: int) -> FlowCut:
+    """Return the cut on edge weights ``[L, n, n]``, indices from 0."""
+    from jaxflow.flow.kernel import reached_by_source
+
+    value, reached = reached_by_source(np.ascontiguousarray(edges), layer, source, sink)
+    above = np.zeros((layer + 1, edges.shape[1]), bool)
+    above[layer, source] = True
+    above[:layer] = reached
+    below = np.zeros_like(above)
+    below[1:] = above[:layer]
+    crossing = above[:, :, None] & ~below[:, None, :]
+    crossing[0] = False
+    crossing[0, :, sink] = above[0]
+    crossing &= edges[: layer + 1] > 0
+    return FlowCut(value, tuple((int(a), int(b), int(c)) for a, b, c in np.argwhere(crossing)))

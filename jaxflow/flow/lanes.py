@@ -1,0 +1,162 @@
+"""Many pairs at once: a numba type for the machine's vectors.
+
+Statement: all sinks of one source see the same edges and differ only in what they demand, so the
+same steps serve `LANES` of them at a time, one in each lane of a vector. Compilers do not find this
+by themselves in loops over arrays that might overlap; a type of its own says it once. It is wider
+than any machine's vectors: the parts of one step are independent and hide each other's latency.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+__all__ = ["LANES", "at_least", "least", "load", "lowered", "spread", "store", "total"]
+
+LANES = 32
+_VECTOR = ir.VectorType(ir.DoubleType(), LANES)
+
+
+class Lanes(types.Type):
+    """`LANES` doubles in a vector register."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+lanes = Lanes()
+
+
+@register_model(Lanes)
+class LanesModel(models.PrimitiveModel):
+    """Tells numba that the type is an LLVM vector."""
+
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, _VECTOR)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, row: Any, column: Any) -> Any:
+    view = context.make_array(array_type)(context, builder, array)
+    shape = cgutils.unpack_tuple(builder, view.shape)
+    strides = cgutils.unpack_tuple(builder, view.strides)
+    item = cgutils.get_item_pointer2(
+        context, builder, view.data, shape, strides, array_type.layout, [row, column]
+    )
+    return builder.bitcast(item, _VECTOR.as_pointer())
+
+
+@intrinsic
+def load(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    """Return the lanes that start at ``array[row, column]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        item = _pointer(context, builder, signature.args[0], *arguments)
+        return builder.load(item, align=8)
+
+    return lanes(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store(typingctx: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
+    """Write lanes to ``array[row, column]`` and the places after it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        item = _pointer(context, builder, signature.args[0], *arguments[:3])
+        builder.store(arguments[3], item, align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, lanes), generate
+
+
+@intrinsic
+def spread(typingctx: Any, number: Any) -> Any:
+    """Return lanes that all hold one number."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        empty = ir.Constant(_VECTOR, ir.Undefined)
+        first = builder.insert_element(empty, arguments[0], ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return builder.shuffle_vector(first, empty, zeros)
+
+    return lanes(types.float64), generate
+
+
+@intrinsic
+def least(typingctx: Any, left: Any, right: Any) -> Any:
+    """Return the smaller number of each lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
+
+    return lanes(lanes, lanes), generate
+
+
+@intrinsic
+def lowered(typingctx: Any, value: Any, factor: Any, amount: Any) -> Any:
+    """Return ``value - factor * amount``, fused where the machine does that in one step."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        function = cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.fmuladd.v{LANES}f64"
+        )
+        value, factor, amount = arguments
+        return builder.call(function, [builder.fneg(factor), amount, value])
+
+    return lanes(lanes, lanes, lanes), generate
+
+
+@intrinsic
+def at_least(typingctx: Any, left: Any, right: Any) -> Any:
+    """Return an int64 with bit i set where lane i of `left` is no smaller than of `right`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        flags = builder.fcmp_ordered(">=", *arguments)
+        return builder.zext(builder.bitcast(flags, ir.IntType(LANES)), ir.IntType(64))
+
+    return types.int64(lanes, lanes), generate
+
+
+@intrinsic
+def total(typingctx: Any, value: Any) -> Any:
+    """Return the sum over the lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.DoubleType(), [ir.DoubleType(), _VECTOR])
+        function = cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f64"
+        )
+        zero = ir.Constant(ir.DoubleType(), 0.0)
+        return builder.call(function, [zero, arguments[0]], fastmath=["reassoc"])
+
+    return types.float64(lanes), generate
+
+
+def _arithmetic(name: str) -> Any:
+    @intrinsic
+    def compute(typingctx: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, name)(*arguments)
+
+        return lanes(lanes, lanes), generate
+
+    # numba wants both signatures alike, annotations included.
+    def on_lanes(left: Any, right: Any) -> Any:
+        return compute(left, right)
+
+    def choose(left: Any, right: Any) -> Any:
+        return on_lanes if isinstance(left, Lanes) and isinstance(right, Lanes) else None
+
+    return choose
+
+
+overload(operator.add)(_arithmetic("fadd"))
+overload(operator.sub)(_arithmetic("fsub"))
+overload(operator.mul)(_arithmetic("fmul"))
+overload(operator.truediv)(_arithmetic("fdiv"))

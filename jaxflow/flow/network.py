@@ -1,0 +1,130 @@
+"""The residual network of one pair: what every arc can still carry, either way.
+
+The source's and the sink's own arcs are not stored as arcs. What the source may still send to a
+node of the layer below it is that node's `supply`, what a node of layer 0 may still send to the
+sink is its `demand`. Layers count as in the edge weights: node (x, i) owns the row ``edges[x, i]``
+of arcs down to the nodes (x - 1, j).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from jaxflow.flow.bits import BIT, mark, transpose
+
+__all__ = ["LEAST", "Network", "carry", "new_network", "open_masks", "room_on"]
+
+# An arc with less room than this counts as full. Rounding leaves some 1e-16 on arcs that are full;
+# the arcs of a cut, at most 16,000 a layer at n = 128, cannot hide more than 2e-11 a layer.
+LEAST = 1e-15
+
+
+class Network(NamedTuple):
+    """Residual network and work space of its search, reused from pair to pair.
+
+    Attributes
+    ----------
+    room
+        ``[L, n, width]``: what arc (x, query) -> (x - 1, key) can still carry forwards, at
+        ``[x, key, query]`` where ``turned[x]``, else at ``[x, query, key]``.
+    ahead
+        ``[L, n, words]``: to which keys the arcs of a query (x, query) are open forwards.
+    back
+        ``[L, n, words]``: from which queries above flow comes into a node (x, key).
+    supply, demand
+        ``[1, width]``: what the source can still send and the sink still take.
+    turned
+        ``[L]``: which layers of `room` are stored transposed.
+    front
+        ``[depths, L, words]``: nodes by their distance from the source.
+    visited
+        ``[L, words]``: nodes that the search has reached.
+    want, got, where
+        ``[depths]``: the stack of the depth-first search.
+    """
+
+    room: np.ndarray
+    ahead: np.ndarray
+    back: np.ndarray
+    supply: np.ndarray
+    demand: np.ndarray
+    turned: np.ndarray
+    front: np.ndarray
+    visited: np.ndarray
+    want: np.ndarray
+    got: np.ndarray
+    where: np.ndarray
+
+
+@njit(nogil=True)
+def new_network(layers: int, n: int, width: int) -> Network:
+    """Return work space for graphs of so many layers and tokens."""
+    words = (width + 63) // 64
+    depths = layers * n + 2
+    return Network(
+        np.zeros((layers, n, width)),
+        np.empty((layers, n, words), np.uint64),
+        np.empty((layers, n, words), np.uint64),
+        np.zeros((1, width)),
+        np.zeros((1, width)),
+        np.zeros(layers, np.bool_),
+        np.empty((depths, layers, words), np.uint64),
+        np.empty((layers, words), np.uint64),
+        np.empty(depths),
+        np.empty(depths),
+        np.empty((depths, 2), np.int64),
+    )
+
+
+@njit(nogil=True)
+def open_masks(net: Network, x: int, weights: np.ndarray, flows: np.ndarray) -> None:
+    """Set the masks of the arcs of layer x from `weights` and room, stored in the same order.
+
+    `flows` is work space of the same shape.
+    """
+    n, width = flows.shape
+    for i in range(n):
+        for j in range(width):
+            flows[i, j] = weights[i, j] - net.room[x, i, j]
+    rows = np.empty((n, net.ahead.shape[2]), np.uint64)
+    if net.turned[x]:
+        for i in range(n):
+            mark(flows, i, LEAST, net.back[x - 1, i])
+            mark(net.room[x], i, LEAST, rows[i])
+        transpose(rows, net.ahead[x])
+    else:
+        for i in range(n):
+            mark(net.room[x], i, LEAST, net.ahead[x, i])
+            mark(flows, i, LEAST, rows[i])
+        transpose(rows, net.back[x - 1])
+
+
+@njit(nogil=True)
+def room_on(net: Network, x: int, query: int, key: int) -> float:
+    """Return what the arc (x, query) -> (x - 1, key) can still carry forwards."""
+    return net.room[x, key, query] if net.turned[x] else net.room[x, query, key]
+
+
+@njit(nogil=True)
+def carry(
+    net: Network, edges: np.ndarray, x: int, query: int, key: int, amount: float
+) -> None:
+    """Send an amount, backwards if negative, over (x, query) -> (x - 1, key); update the masks."""
+    room = room_on(net, x, query, key) - amount
+    if net.turned[x]:
+        net.room[x, key, query] = room
+    else:
+        net.room[x, query, key] = room
+    bit = BIT << np.uint64(key & 63)
+    if room >= LEAST:
+        net.ahead[x, query, key >> 6] |= bit
+    else:
+        net.ahead[x, query, key >> 6] &= ~bit
+    bit = BIT << np.uint64(query & 63)
+    if edges[x, query, key] - room >= LEAST:
+        net.back[x - 1, key, query >> 6] |= bit
+    else:
+        net.back[x - 1, key, query >> 6] &= ~bit

@@ -1,0 +1,197 @@
+"""A first flow for one pair: the lockstep passes once more, this time kept arc by arc.
+
+Statement: the passes leave a feasible flow that lacks little of the largest one, so the search
+that follows has a few paths left to find instead of hundreds. One sink alone fills no lanes; here
+the lanes are the nodes at the other end of a node's arcs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from jaxflow.flow.lanes import LANES, least, load, lowered, spread, store, total
+from jaxflow.flow.network import Network, open_masks
+
+__all__ = ["replay_one_layer", "replay_two_layers", "unlift", "unroll"]
+
+_TINY = 1e-300
+
+
+@njit(nogil=True)
+def replay_one_layer(
+    net: Network,
+    source: int,
+    sink: int,
+    arcs: np.ndarray,
+    turned: np.ndarray,
+    scratch: np.ndarray,
+) -> float:
+    """Send the supply over layer 1 of arcs to the demand; return what arrives.
+
+    Source's line, sink's line, then node by node below, in proportion to what reaches each.
+    """
+    n, width = turned.shape
+    supply, demand, room = net.supply, net.demand, net.room[1]
+    line, own = supply[0, source], demand[0, sink]
+    supply[0, source] = demand[0, sink] = 0.0
+    sent = 0.0
+    direct = np.zeros(n)
+    for i in range(n):
+        part = min(min(line, demand[0, i]), arcs[source, i])
+        line -= part
+        demand[0, i] -= part
+        direct[i] = arcs[source, i] - part
+        sent += part
+    for j in range(n):
+        part = min(min(supply[0, j], own), turned[sink, j])
+        own -= part
+        supply[0, j] -= part
+        room[sink, j] = turned[sink, j] - part
+        sent += part
+    part = min(min(line, own), arcs[source, sink])
+    line -= part
+    own -= part
+    direct[sink] = arcs[source, sink] - part
+    sent += part
+    for i in range(n):
+        if i != sink:
+            flow_in = 0.0
+            for column in range(0, width, LANES):
+                flow_in += total(least(load(supply, 0, column), load(turned, i, column)))
+            passed = min(flow_in, demand[0, i])
+            sent += passed
+            demand[0, i] -= passed
+            used = spread(passed / (flow_in + _TINY))
+            for column in range(0, width, LANES):
+                have, limit = load(supply, 0, column), load(turned, i, column)
+                part_ = least(have, limit)
+                store(room, i, column, lowered(limit, used, part_))
+                store(supply, 0, column, lowered(have, used, part_))
+        room[i, source] = direct[i]
+    supply[0, source], demand[0, sink] = line, own
+    net.turned[1] = True
+    open_masks(net, 1, turned, scratch)
+    return sent
+
+
+@njit(nogil=True)
+def replay_two_layers(
+    net: Network,
+    source: int,
+    sink: int,
+    x: int,
+    upper: np.ndarray,
+    lower: np.ndarray,
+    scratch: np.ndarray,
+) -> float:
+    """Send the supply over layers x and x - 1 of arcs to the demand; return what arrives.
+
+    As `sweep_two_layers`; `upper` is layer x transposed, `lower` layer x - 1.
+    """
+    n, width = upper.shape
+    supply, demand = net.supply, net.demand
+    into, out = net.room[x], net.room[x - 1]
+    line, own = supply[0, source], demand[0, sink]
+    supply[0, source] = demand[0, sink] = 0.0
+    sent = 0.0
+    for turn in range(n):
+        k = source if turn == 0 else (turn - 1 if turn <= source else turn)
+        flow_in = flow_out = 0.0
+        for column in range(0, width, LANES):
+            flow_in += total(least(load(supply, 0, column), load(upper, k, column)))
+            flow_out += total(least(load(demand, 0, column), load(lower, k, column)))
+        from_line, to_own = min(line, upper[k, source]), min(own, lower[k, sink])
+        passed = min(flow_in + from_line, flow_out + to_own)
+        sent += passed
+        from_line, to_own = min(from_line, passed), min(to_own, passed)
+        line -= from_line
+        own -= to_own
+        used_in = spread((passed - from_line) / (flow_in + _TINY))
+        used_out = spread((passed - to_own) / (flow_out + _TINY))
+        for column in range(0, width, LANES):
+            have, limit = load(supply, 0, column), load(upper, k, column)
+            part = least(have, limit)
+            store(into, k, column, lowered(limit, used_in, part))
+            store(supply, 0, column, lowered(have, used_in, part))
+            have, limit = load(demand, 0, column), load(lower, k, column)
+            part = least(have, limit)
+            store(out, k, column, lowered(limit, used_out, part))
+            store(demand, 0, column, lowered(have, used_out, part))
+        into[k, source] = upper[k, source] - from_line
+        out[k, sink] = lower[k, sink] - to_own
+    supply[0, source], demand[0, sink] = line, own
+    net.turned[x], net.turned[x - 1] = True, False
+    open_masks(net, x, upper, scratch)
+    open_masks(net, x - 1, lower, scratch)
+    return sent
+
+
+@njit(nogil=True)
+def unroll(
+    net: Network, x: int, line: np.ndarray, below: np.ndarray, layer: np.ndarray,
+    scratch: np.ndarray,
+) -> None:
+    """Undo one `rolled` step: from the supply left below layer x to that left above it.
+
+    `line` is the mass above the layer and `below` what it was rolled to.
+    """
+    n, width = layer.shape
+    supply, room = net.supply, net.room[x]
+    share = np.zeros((1, width))
+    for k in range(n):
+        if below[k] > 0.0:
+            share[0, k] = (below[k] - supply[0, k]) / below[k]
+    supply[0, :] = 0.0
+    for j in range(n):
+        used = 0.0
+        for column in range(0, width, LANES):
+            weight = load(layer, j, column)
+            part = weight * load(share, 0, column)
+            used += total(part)
+            store(room, j, column, lowered(weight, spread(line[j]), part))
+        supply[0, j] = line[j] - line[j] * used
+    net.turned[x] = False
+    open_masks(net, x, layer, scratch)
+
+
+@njit(nogil=True)
+def unlift(
+    net: Network,
+    sink: int,
+    x: int,
+    above: np.ndarray,
+    demand: np.ndarray,
+    layer: np.ndarray,
+    into: np.ndarray,
+    scratch: np.ndarray,
+) -> None:
+    """Undo one `lifted` step: from the demand left above layer x to that left below it.
+
+    `above` holds the lifted demands, `demand` those below, `into` the column sums of `layer`.
+    """
+    n, width = layer.shape
+    room, left = net.room[x], net.demand
+    share = np.zeros((1, width))
+    for i in range(n):
+        if into[i] > 0.0:
+            share[0, i] = min(demand[i, sink], into[i]) / into[i]
+    others = into[sink] - layer[sink, sink]
+    share[0, sink] = min(1.0, demand[sink, sink] / others) if others > 0.0 else 0.0
+    own = min(max(demand[sink, sink] - share[0, sink] * others, 0.0), layer[sink, sink])
+    taken = np.zeros((1, width))
+    for k in range(n):
+        lifted = above[k, sink]
+        used = (lifted - left[0, k]) / lifted if lifted > 0.0 else 0.0
+        for column in range(0, width, LANES):
+            weight = load(layer, k, column)
+            part = weight * load(share, 0, column)
+            store(room, k, column, lowered(weight, spread(used), part))
+            store(taken, 0, column, lowered(load(taken, 0, column), spread(-used), part))
+        if k == sink:
+            room[k, sink] = layer[k, sink] - used * own
+            taken[0, sink] += used * (own - layer[k, sink] * share[0, sink])
+    for i in range(n):
+        left[0, i] = demand[i, sink] - taken[0, i]
+    net.turned[x] = False
+    open_masks(net, x, layer, scratch)

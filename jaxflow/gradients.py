@@ -1,0 +1,219 @@
+"""Scores from gradients at the embeddings: what the attention methods are judged against.
+
+``score`` is any pure JAX function from embeddings ``[..., n, d]`` to one number an example
+``[...]``; examples of a batch must not influence each other, so that one backward pass serves all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.attention import as_array
+from jaxflow.errors import InputError
+
+__all__ = [
+    "completeness_gap",
+    "gradient_x_input",
+    "input_gradient",
+    "integrated_gradients",
+]
+
+Score = Callable[[jax.Array], jax.Array]
+
+
+def _check_embeddings(name: str, value: Any) -> jax.Array:
+    array = jnp.asarray(as_array(name, value))
+    if array.ndim < 2:
+        raise InputError(f"{name} must have the shape [..., tokens, width], got {array.shape}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InputError(f"{name} must be floating point, got {array.dtype}")
+    return array
+
+
+def _gradient(score: Score, embeddings: jax.Array) -> jax.Array:
+    def total(values: jax.Array) -> jax.Array:
+        scores = jnp.asarray(score(values))
+        if scores.shape != embeddings.shape[:-2]:
+            raise InputError(
+                f"score must return one number an example, shape {embeddings.shape[:-2]}, got "
+                f"{scores.shape}"
+            )
+        return scores.sum()
+
+    return jax.grad(total)(embeddings)
+
+
+def input_gradient(score: Score, embeddings: Any) -> jax.Array:
+    r"""Sum of the gradient over the embedding's coordinates, signed.
+
+    Parameters
+    ----------
+    score
+        Pure JAX function, embeddings ``[..., n, d]`` to ``[...]``.
+    embeddings
+        ``[..., n, d]`` floating point.
+
+    Returns
+    -------
+    jax.Array
+        ``[..., n]`` in the dtype of `embeddings`. The paper's tables take its absolute value.
+
+    Raises
+    ------
+    InputError
+        If the embeddings have another rank or dtype, or the score another shape.
+
+    Notes
+    -----
+    .. math:: g_t = \sum_d \frac{\partial f}{\partial e_{t, d}}
+
+    with :math:`f = p_0 - p_1` in [1]_.
+
+    References
+    ----------
+    .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020, section 4.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxflow
+    >>> jaxflow.input_gradient(lambda e: (e[..., 0, :] ** 2).sum(-1), jnp.ones((2, 3))).tolist()
+    [6.0, 0.0]
+    """
+    return _gradient(score, _check_embeddings("embeddings", embeddings)).sum(-1)
+
+
+def gradient_x_input(score: Score, embeddings: Any) -> jax.Array:
+    r"""Gradient times input, summed over the embedding's coordinates, signed.
+
+    Parameters
+    ----------
+    score
+        Pure JAX function, embeddings ``[..., n, d]`` to ``[...]``.
+    embeddings
+        ``[..., n, d]`` floating point.
+
+    Returns
+    -------
+    jax.Array
+        ``[..., n]`` in the dtype of `embeddings`.
+
+    Raises
+    ------
+    InputError
+        If the embeddings have another rank or dtype, or the score another shape.
+
+    Notes
+    -----
+    .. math:: s_t = \sum_d e_{t, d} \frac{\partial f}{\partial e_{t, d}}
+
+    For a linear score this is the exact share of each token.
+    """
+    values = _check_embeddings("embeddings", embeddings)
+    return (values * _gradient(score, values)).sum(-1)
+
+
+def integrated_gradients(
+    score: Score, embeddings: Any, baseline: Any = None, steps: int = 64
+) -> jax.Array:
+    r"""Integrated gradients along the straight line from a baseline, signed.
+
+    Parameters
+    ----------
+    score
+        Pure JAX function, embeddings ``[..., n, d]`` to ``[...]``.
+    embeddings
+        ``[..., n, d]`` floating point.
+    baseline
+        What broadcasts to the embeddings' shape; None is zero.
+    steps
+        Nodes of the Gauss-Legendre rule, at least 1. One gradient each, one after the other, so
+        memory does not grow with them.
+
+    Returns
+    -------
+    jax.Array
+        ``[..., n]`` in the dtype of `embeddings`.
+
+    Raises
+    ------
+    InputError
+        If the embeddings or the baseline have another rank, shape or dtype, the score another
+        shape, or `steps` is not a positive whole number.
+
+    Notes
+    -----
+    .. math:: s_t = \sum_d (e_{t,d} - b_{t,d}) \int_0^1
+              \frac{\partial f}{\partial e_{t,d}} \big(b + \alpha (e - b)\big) \, d\alpha
+
+    Completeness, :math:`\sum_t s_t = f(e) - f(b)`, holds up to the rule's error, which
+    `completeness_gap` returns. Gauss-Legendre nodes reach with 64 gradients what a Riemann sum
+    needs thousands for.
+
+    References
+    ----------
+    .. [1] Sundararajan, Taly and Yan, *Axiomatic Attribution for Deep Networks*, ICML 2017.
+    """
+    values = _check_embeddings("embeddings", embeddings)
+    start = _check_baseline(baseline, values)
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise InputError(f"steps must be a positive whole number, got {steps!r}")
+    nodes, weights = np.polynomial.legendre.leggauss(int(steps))
+    nodes = jnp.asarray((nodes + 1) / 2, values.dtype)
+    weights = jnp.asarray(weights / 2, values.dtype)
+
+    def add(total: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        node, weight = step
+        return total + weight * _gradient(score, start + node * (values - start)), None
+
+    integral, _ = jax.lax.scan(add, jnp.zeros_like(values), (nodes, weights))
+    return ((values - start) * integral).sum(-1)
+
+
+def completeness_gap(
+    score: Score, embeddings: Any, attribution: Any, baseline: Any = None
+) -> jax.Array:
+    r"""How far an attribution is from summing to the score's change: a check, 0 when exact.
+
+    Parameters
+    ----------
+    score
+        Pure JAX function, embeddings ``[..., n, d]`` to ``[...]``.
+    embeddings, baseline
+        As given to `integrated_gradients`.
+    attribution
+        ``[..., n]``, what that returned.
+
+    Returns
+    -------
+    jax.Array
+        ``[...]``, :math:`|\sum_t s_t - (f(e) - f(b))|`.
+
+    Raises
+    ------
+    InputError
+        If a shape does not fit.
+    """
+    values = _check_embeddings("embeddings", embeddings)
+    start = _check_baseline(baseline, values)
+    scores = jnp.asarray(as_array("attribution", attribution))
+    if scores.shape != values.shape[:-1]:
+        raise InputError(f"attribution must have the shape {values.shape[:-1]}, got {scores.shape}")
+    return jnp.abs(scores.sum(-1) - (score(values) - score(start)))
+
+
+def _check_baseline(baseline: Any, values: jax.Array) -> jax.Array:
+    if baseline is None:
+        return jnp.zeros_like(values)
+    start = jnp.asarray(as_array("baseline", baseline), values.dtype)
+    try:
+        return jnp.broadcast_to(start, values.shape)
+    except ValueError as error:
+        raise InputError(
+            f"baseline must broadcast to the embeddings' shape {values.shape}, got {start.shape}"
+        ) from error

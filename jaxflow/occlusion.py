@@ -1,0 +1,114 @@
+"""Blank-out: what happens to the prediction when a token is replaced by the unknown word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.attention import Array, as_array, is_traced
+from jaxflow.errors import InputError
+
+__all__ = ["blank_out"]
+
+
+def blank_out(
+    predict: Callable[[Array], Array],
+    tokens: Any,
+    unk_id: int,
+    *,
+    label: Any = None,
+    mask: Any = None,
+) -> jax.Array:
+    r"""Absolute change of a class's probability when each token is blanked out in turn.
+
+    Parameters
+    ----------
+    predict
+        From tokens ``[B, n]`` to probabilities ``[B, C]``, row by row: rows must not influence
+        each other. It is called twice, once with the sentences and once with all their blanked
+        copies (``B`` = sentences x n) in one batch; a jitted function is the natural choice. Where
+        sentences are padded it must tell padding from the tokens themselves.
+    tokens
+        ``[..., n]`` whole numbers.
+    unk_id
+        The unknown word's number.
+    label
+        ``[...]`` gold classes; None takes the class predicted for the whole sentence.
+    mask
+        ``[..., n]`` boolean, True at real tokens; padded tokens score 0.
+
+    Returns
+    -------
+    jax.Array
+        ``[..., n]`` in the dtype of the probabilities, in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If a shape or dtype is wrong, or a label is not one of the classes.
+
+    Notes
+    -----
+    .. math:: b_t = | p(y \mid x) - p(y \mid x_{t \to \mathrm{UNK}}) |
+
+    as in section 4 of [1]_, with y the gold class.
+
+    References
+    ----------
+    .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020.
+    """
+    tokens = as_array("tokens", tokens)
+    if tokens.ndim < 1 or 0 in tokens.shape:
+        raise InputError(f"tokens must have the shape [..., tokens], got {tokens.shape}")
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise InputError(f"tokens must be whole numbers, got {tokens.dtype}")
+    batch, n = tokens.shape[:-1], tokens.shape[-1]
+    rows = jnp.asarray(tokens).reshape(-1, n)
+    count = rows.shape[0]
+
+    whole = _probabilities(predict, rows)
+    classes = _check_label(label, batch, whole)
+    blanked = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(unk_id, rows.dtype), rows[:, None, :])
+    without = _probabilities(predict, blanked.reshape(-1, n)).reshape(count, n, -1)
+
+    before = jnp.take_along_axis(whole, classes[:, None], axis=-1)
+    after = jnp.take_along_axis(without, classes[:, None, None], axis=-1)[..., 0]
+    scores = jnp.abs(before - after).reshape(*batch, n)
+    if mask is None:
+        return scores
+    mask = as_array("mask", mask)
+    if mask.shape != tokens.shape or mask.dtype != np.bool_:
+        raise InputError(
+            f"mask must be boolean with the shape of tokens {tokens.shape}, got {mask.dtype} "
+            f"{mask.shape}"
+        )
+    return jnp.where(mask, scores, jnp.zeros((), scores.dtype))
+
+
+def _probabilities(predict: Callable[[Array], Array], rows: jax.Array) -> jax.Array:
+    result = jnp.asarray(as_array("predict's result", predict(rows)))
+    if result.ndim != 2 or result.shape[0] != rows.shape[0]:
+        raise InputError(
+            f"predict must return probabilities [{rows.shape[0]}, classes] for tokens "
+            f"{rows.shape}, got {result.shape}"
+        )
+    return result
+
+
+def _check_label(label: Any, batch: tuple[int, ...], probabilities: jax.Array) -> jax.Array:
+    if label is None:
+        return probabilities.argmax(-1)
+    classes = as_array("label", label)
+    if classes.shape != batch or not np.issubdtype(classes.dtype, np.integer):
+        raise InputError(
+            f"label must be whole numbers of shape {batch}, one a sentence, got {classes.dtype} "
+            f"{classes.shape}"
+        )
+    count = probabilities.shape[-1]
+    if not is_traced(classes) and bool(((classes < 0) | (classes >= count)).any()):
+        raise InputError(f"label must be a class from 0 to {count - 1}, got {classes}")
+    return jnp.asarray(classes).reshape(-1)

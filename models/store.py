@@ -1,0 +1,202 @@
+"""Models on disk: one folder with the parameters, the configuration and the vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.errors import InputError
+from jaxflow.models.config import EncoderConfig
+from jaxflow.models.encoder import AgreementEncoder, EncoderOutput
+from jaxflow.models.tokenizer import WordTokenizer
+
+__all__ = ["Model", "load", "save"]
+
+FORMAT = "jaxflow-encoder-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained encoder, ready to call.
+
+    Attributes
+    ----------
+    config
+        The encoder's configuration.
+    params
+        Its variables, as `AgreementEncoder.apply` takes them.
+    tokenizer
+        The vocabulary it was trained with.
+    """
+
+    config: EncoderConfig
+    params: Any
+    tokenizer: WordTokenizer
+
+    @cached_property
+    def module(self) -> AgreementEncoder:
+        """The Flax module."""
+        return AgreementEncoder(self.config)
+
+    @cached_property
+    def _apply(self) -> Callable[..., EncoderOutput]:
+        return jax.jit(self.module.apply)
+
+    @cached_property
+    def _probabilities(self) -> Callable[..., jax.Array]:
+        # A function of its own, so that the compiler can leave out all that classes do not need.
+        apply = self.module.apply
+        return jax.jit(lambda params, tokens: jax.nn.softmax(apply(params, tokens).logits))
+
+    def __call__(self, tokens: Any, mask: Any = None) -> EncoderOutput:
+        """Encode and classify ``[B, n]`` tokens, compiled once for each shape.
+
+        Parameters
+        ----------
+        tokens
+            ``[B, n]`` whole numbers, NumPy or JAX, ``[CLS]`` first.
+        mask
+            ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
+
+        Returns
+        -------
+        EncoderOutput
+            Logits, attention and hidden states.
+
+        Raises
+        ------
+        InputError
+            If a shape or dtype is wrong or a number is outside the vocabulary.
+        """
+        self._check(tokens)
+        return self._apply(self.params, tokens, mask)
+
+    def probabilities(self, tokens: Any) -> jax.Array:
+        """Return the classes' probabilities ``[B, C]`` of ``[B, n]`` tokens.
+
+        Raises
+        ------
+        InputError
+            As calling the model does.
+        """
+        self._check(tokens)
+        return self._probabilities(self.params, tokens)
+
+    def _check(self, tokens: Any) -> None:
+        # Looking a number up outside the table would silently give the last word.
+        if isinstance(tokens, jax.core.Tracer):
+            return
+        values = np.asarray(tokens)
+        if values.size and not 0 <= values.min() <= values.max() < self.config.vocabulary:
+            raise InputError(
+                f"tokens must be numbers from 0 to {self.config.vocabulary - 1}, got "
+                f"{values.min()} to {values.max()}"
+            )
+
+
+def _digest(params: Any) -> str:
+    """Hash every parameter's path and bytes, so that damage on disk cannot pass as a model."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def save(folder: Path, model: Model) -> None:
+    """Write a model to a folder, replacing the one that is there.
+
+    It is written beside and renamed, so that no reader ever sees half of it.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    host = jax.tree.map(np.asarray, model.params)
+    try:
+        beside.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(beside / "params", host)
+        model.tokenizer.save(beside / "vocabulary.txt")
+        card = {"format": FORMAT, "config": model.config.to_dict(), "digest": _digest(host)}
+        (beside / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+    except OSError as error:
+        raise InputError(f"the model cannot be written to {folder}: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def load(path_or_name: str | os.PathLike[str]) -> Model:
+    """Load a trained model.
+
+    Parameters
+    ----------
+    path_or_name
+        A run's folder, as ``jaxflow train`` leaves it, or the ``model`` folder inside.
+
+    Returns
+    -------
+    Model
+        Parameters, configuration and tokenizer, callable on tokens.
+
+    Raises
+    ------
+    InputError
+        If there is no finished model, or its files are damaged or not this project's.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(path_or_name)
+    folder = path if (path / "model.json").is_file() else path / "model"
+    if not (folder / "model.json").is_file():
+        raise InputError(
+            f"no trained model at {path}: expected the folder of a run that jaxflow train finished"
+        )
+    try:
+        card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model card {folder / 'model.json'} is damaged: {error}") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise InputError(f"{folder} is not a model of the format {FORMAT}")
+    config = EncoderConfig.from_dict(card.get("config", {}))
+    tokenizer = WordTokenizer.load(folder / "vocabulary.txt")
+    if len(tokenizer) != config.vocabulary:
+        raise InputError(
+            f"the vocabulary of {folder} has {len(tokenizer)} words where the model expects "
+            f"{config.vocabulary}"
+        )
+    template = jax.eval_shape(
+        AgreementEncoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
+    )
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), template
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            params = checkpointer.restore((folder / "params").absolute(), template)
+    except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"the parameters in {folder} cannot be read: {reason}") from error
+    if _digest(params) != card.get("digest"):
+        raise InputError(f"the parameters in {folder} are damaged: their checksum does not match")
+    return Model(config, params, tokenizer)

@@ -1,0 +1,96 @@
+"""The file of per-sentence scores: complete, readable back, and refused if it is something else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxflow.errors import InputError
+from jaxflow.eval.scores import ROWS, TARGETS, SentenceScores, load_extra
+
+
+def test_what_is_saved_is_loaded(make_scores, tmp_path):
+    scores = make_scores(sentences=4, layers=3)
+    scores.correlations["gradient"]["raw"][1, 2] = np.nan
+    path = tmp_path / "new" / "scores.npz"
+    scores.save(path, extra={"predicted": np.array([0, 1, 1, 0]), "gold": np.array(["a", "b"])})
+    loaded = SentenceScores.load(path)
+    assert loaded.arrays().keys() == scores.arrays().keys()
+    for name, values in scores.arrays().items():
+        np.testing.assert_array_equal(loaded.arrays()[name], values)
+        assert loaded.arrays()[name].dtype == values.dtype
+    extra = load_extra(path)
+    assert extra.keys() == {"predicted", "gold"}
+    assert extra["predicted"].tolist() == [0, 1, 1, 0]
+    assert [file.name for file in path.parent.iterdir()] == ["scores.npz"]
+
+
+def test_names_in_the_file_are_flat(make_scores, tmp_path):
+    make_scores(sentences=2, layers=1).save(tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz", allow_pickle=False) as file:
+        expected = {f"{target}/{row}" for target in TARGETS for row in ROWS}
+        expected |= {"entropy/raw", "entropy/rollout", "entropy/flow", "saturated", "length"}
+        assert set(file.files) == expected
+
+
+def test_sizes(make_scores):
+    scores = make_scores(sentences=5, layers=3)
+    assert (scores.sentences, scores.layers) == (5, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
+def test_a_damaged_file_is_refused(content, tmp_path):
+    path = tmp_path / "scores.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"scores\.npz of an evaluation, it cannot be read"):
+        SentenceScores.load(path)
+
+
+def test_a_truncated_file_is_refused(make_scores, tmp_path):
+    path = tmp_path / "scores.npz"
+    make_scores(sentences=40).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match="cannot be read"):
+        SentenceScores.load(path)
+
+
+def test_a_missing_or_foreign_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="there is no file"):
+        SentenceScores.load(tmp_path / "nowhere.npz")
+    np.savez(tmp_path / "foreign.npz", attention=np.zeros(3))
+    with pytest.raises(InputError, match="blank_out/raw is missing"):
+        SentenceScores.load(tmp_path / "foreign.npz")
+
+
+def test_an_extra_array_cannot_hide_a_score_or_need_pickle(make_scores, tmp_path):
+    scores = make_scores(sentences=2)
+    path = tmp_path / "scores.npz"
+    scores.save(path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="names of its own, got 'saturated'"):
+        scores.save(path, extra={"saturated": np.zeros(2)})
+    with pytest.raises(InputError, match="numbers or strings"):
+        scores.save(path, extra={"objects": np.array([None])})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.npz"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(make_scores, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write to the folder"):
+        make_scores(sentences=2).save(tmp_path / "file" / "scores.npz")
+
+
+def test_missing_rows_and_other_shapes_are_refused(make_scores):
+    scores = make_scores(sentences=4, layers=3)
+    fewer = {**scores.correlations, "gradient": {"raw": scores.saturated}}
+    with pytest.raises(InputError, match=r"correlations\['gradient'\] must have the keys"):
+        dataclasses.replace(scores, correlations=fewer)
+    with pytest.raises(InputError, match="entropy must have the keys"):
+        dataclasses.replace(scores, entropy={})
+    with pytest.raises(InputError, match=r"blank_out/raw must be \(4, 2\) like saturated"):
+        dataclasses.replace(scores, saturated=scores.saturated[:, :2])
+    with pytest.raises(InputError, match="length must be"):
+        dataclasses.replace(scores, length=scores.length[:2])
+    with pytest.raises(InputError, match="neither 0"):
+        dataclasses.replace(scores, saturated=np.zeros((0, 6)))

@@ -1,0 +1,269 @@
+"""The synthetic grammar: gold answers recomputed from the text by independent readings."""
+
+import hashlib
+from collections import Counter, defaultdict
+
+import pytest
+
+from jaxflow.errors import InputError
+from jaxflow.train import lexicon
+from jaxflow.train.dice import Dice
+from jaxflow.train.formats import PLURAL, SINGULAR
+from jaxflow.train.grammar import GRAMMAR_VERSION, NATURAL_WEIGHTS, generate
+from jaxflow.train.synthetic import HELD_OUT_SIZES, TRAIN_WEIGHTS, synthetic_splits
+
+IRREGULAR = {
+    "children": "child",
+    "men": "man",
+    "women": "woman",
+    "mice": "mouse",
+    "wives": "wife",
+    "knives": "knife",
+}
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return synthetic_splits(seed=0, size=20_000)
+
+
+@pytest.fixture(scope="module")
+def examples(splits):
+    return [example for rows in splits.values() for example in rows]
+
+
+def spelled_number(noun):
+    """Number of a common noun from its spelling alone."""
+    return PLURAL if noun in IRREGULAR or noun.endswith("s") else SINGULAR
+
+
+NOUNS = {form for pair in lexicon.PEOPLE + lexicon.THINGS for form in pair}
+VERBS = lexicon.TRANSITIVE_VERBS + lexicon.THING_VERBS + lexicon.CLAUSE_VERBS
+PRESENT = {verb[number]: number for verb in VERBS for number in (SINGULAR, PLURAL)}
+
+
+def first_noun_of_the_subject(words):
+    """Index of the first common noun, behind the comma where the prefix opens with an adverbial."""
+    openers = {*lexicon.TIMES, *lexicon.PREPOSITIONS, "according", "while"}
+    start = words.index(",") + 1 if words[0] in openers else 0
+    return next(i for i in range(start, len(words)) if words[i] in NOUNS)
+
+
+def skip_noun_phrase(words, noun):
+    """Index of the word before the noun phrase whose noun stands at ``noun``."""
+    i = noun - 1
+    if words[i] in lexicon.ADJECTIVES:
+        i -= 1
+    return i - 2 if words[i] == "'s" else i - 1
+
+
+def number_of_clause_subject(words, verb):
+    """Number that the inner verb at index ``verb`` should show, and the noun it comes from."""
+    i = verb - 1
+    if words[i] in ("who", "that"):
+        return spelled_number(words[i - 1]), i - 1
+    if words[i] in lexicon.NAMES:
+        return SINGULAR, None
+    noun, i = i, skip_noun_phrase(words, i)
+    if words[i] == "and":
+        return PLURAL, None
+    if words[i] in lexicon.PREPOSITIONS:
+        noun = i - 1
+    return spelled_number(words[noun]), noun
+
+
+def test_first_lines_of_seed_zero_are_golden():
+    # Those that fit into a line of this file.
+    short = [example for example in generate(0, 8) if len(example.prefix) < 80]
+    assert [tuple(example) for example in short] == GOLDEN
+
+
+def test_whole_corpus_is_golden_under_its_version():
+    digest = hashlib.sha256()
+    for name, rows in synthetic_splits(seed=7, size=1_000).items():
+        digest.update(f"{name}\n".encode())
+        digest.update("".join(f"{row!r}\n" for row in map(tuple, rows)).encode())
+    assert (GRAMMAR_VERSION, digest.hexdigest()[:16]) == GOLDEN_DIGEST
+
+
+def test_longer_stream_begins_with_the_shorter_and_seeds_differ():
+    assert list(generate(3, 50))[:20] == list(generate(3, 20))
+    assert list(generate(3, 20)) != list(generate(4, 20))
+
+
+def test_held_out_rows_do_not_depend_on_the_training_size(splits):
+    other = synthetic_splits(seed=0, size=10)
+    assert other["train"] == splits["train"][:10]
+    assert {name: other[name] for name in HELD_OUT_SIZES} == {
+        name: splits[name] for name in HELD_OUT_SIZES
+    }
+
+
+def test_split_sizes_and_overlap(splits):
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 20_000} | HELD_OUT_SIZES
+    prefixes = {name: {row.prefix for row in rows} for name, rows in splits.items()}
+    held_out = Counter(p for name in HELD_OUT_SIZES for p in prefixes[name])
+    assert max(held_out.values()) == 1
+    assert all(len(prefixes[name]) == size for name, size in HELD_OUT_SIZES.items())
+    assert not prefixes["train"] & set(held_out)
+
+
+def test_every_plural_is_spelled_regularly_or_known():
+    for singular, plural in lexicon.PEOPLE + lexicon.THINGS:
+        regular = {singular + "s", singular + "es", singular[:-1] + "ies"}
+        assert plural in regular or IRREGULAR[plural] == singular
+        assert spelled_number(singular) == SINGULAR
+        assert (plural == singular + "es") == singular.endswith(("ch", "sh", "s", "x"))
+        assert not plural.endswith(tuple(f"{consonant}ys" for consonant in "bcdfghklmnprstvz"))
+
+
+def test_each_word_has_one_category(examples):
+    categories = [NOUNS, {form for verb in VERBS for form in verb}]
+    for words in (
+        lexicon.DETERMINERS,
+        lexicon.ADJECTIVES,
+        lexicon.PREPOSITIONS,
+        lexicon.COMPARISONS,
+        lexicon.ADVERBS,
+        lexicon.TIMES,
+        lexicon.NAMES,
+    ):
+        categories.append(set(words))
+    known = Counter(word for category in categories for word in category)
+    # "opposite to" and "according to" aside, nothing is said twice.
+    assert [word for word, count in known.items() if count > 1] == []
+    assert len(NOUNS) == 2 * len(lexicon.PEOPLE + lexicon.THINGS)
+    used = {word for example in examples for word in example.prefix.split(" ")}
+    assert used - set(known) == {"'s", ",", "according", "and", "both", "that", "while", "who"}
+    assert 300 <= len(used) <= 600
+
+
+def test_gold_subject_label_and_attractors_are_those_of_the_text(examples):
+    for example in examples:
+        words = example.prefix.split(" ")
+        assert example.subject_index == first_noun_of_the_subject(words), example
+        label = spelled_number(words[example.subject_index])
+        assert example.label == label, example
+        between = [word for word in words[example.subject_index + 1 :] if word in NOUNS]
+        assert example.n_attractors == sum(spelled_number(word) != label for word in between)
+        assert 2 <= len(words) <= 30
+
+
+def test_inner_verbs_agree_with_their_own_subject_and_never_show_the_gold_one(examples):
+    seen = Counter()
+    for example in examples:
+        words = example.prefix.split(" ")
+        for i, word in enumerate(words):
+            if word in PRESENT:
+                number, noun = number_of_clause_subject(words, i)
+                assert PRESENT[word] == number, (word, example.prefix)
+                assert noun != example.subject_index, example.prefix
+                seen[number, noun is None] += 1
+    assert min(seen.values()) > 100
+    assert len(seen) == 4
+
+
+def test_coordination_never_offers_a_second_subject(examples):
+    for example in examples:
+        words = example.prefix.split(" ")
+        for i in (i for i, word in enumerate(words) if word == "and"):
+            first = skip_noun_phrase(words, i - 1)
+            assert words[first] in {"both", "that"} | NOUNS, example.prefix
+
+
+def opening_words(words, subject):
+    return tuple(words[:2]) if words[0] in lexicon.TIMES else words[0]
+
+
+def length_and_first_word(words, subject):
+    return len(words), words[0]
+
+
+def numbers_of_the_other_nouns(words, subject):
+    numbers = [spelled_number(word) for word in words[subject + 1 :] if word in NOUNS]
+    return numbers.count(SINGULAR), numbers.count(PLURAL)
+
+
+def first_noun_but_the_subject(words, subject):
+    return next((w for i, w in enumerate(words) if w in NOUNS and i != subject), None)
+
+
+@pytest.mark.parametrize(
+    "shortcut",
+    [
+        opening_words,
+        length_and_first_word,
+        numbers_of_the_other_nouns,
+        first_noun_but_the_subject,
+    ],
+)
+def test_nothing_but_the_subject_gives_the_label_away(splits, shortcut):
+    def feature(example):
+        return shortcut(example.prefix.split(" "), example.subject_index)
+
+    votes = defaultdict(Counter)
+    for example in splits["train"]:
+        votes[feature(example)][example.label] += 1
+    test = splits["val"] + splits["test"]
+    right = [votes[feature(e)][e.label] > votes[feature(e)][1 - e.label] for e in test]
+    # 3,000 coin tosses: the standard deviation is 0.009.
+    assert sum(right) / len(right) < 0.53
+
+
+def test_labels_are_balanced_at_every_number_of_attractors(splits):
+    for k in range(6):
+        labels = [e.label for e in splits["train"] if e.n_attractors == k]
+        assert sum(labels) / len(labels) == pytest.approx(0.5, abs=0.03)
+
+
+def test_shares_of_attractors(splits):
+    for name, weights, tolerance in (
+        # Long prefixes are left out, and repeated or held-out ones, which are short.
+        ("train", TRAIN_WEIGHTS, 0.03),
+        ("test", NATURAL_WEIGHTS, 0.03),
+    ):
+        counts = Counter(example.n_attractors for example in splits[name])
+        for k, weight in enumerate(weights):
+            assert counts[k] / len(splits[name]) == pytest.approx(weight, abs=tolerance)
+    for k in range(1, 6):
+        assert {example.n_attractors for example in splits[f"test_{k}"]} == {k}
+
+
+def test_dice_draws_by_the_stated_shares():
+    dice = Dice(5)
+    counts = Counter(dice.below(7) for _ in range(70_000))
+    assert sorted(counts) == list(range(7))
+    assert max(abs(count - 10_000) for count in counts.values()) < 500
+    orders = Counter()
+    for _ in range(6_000):
+        items = [0, 1, 2]
+        dice.shuffle(items)
+        orders[tuple(items)] += 1
+    assert len(orders) == 6
+    assert max(abs(count - 1_000) for count in orders.values()) < 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 5, 6), "0 to 5 attractors"),
+        ((0, -1), "cannot be negative, but is -1"),
+        ((-3, 1), "seed .* cannot be negative, but is -3"),
+    ],
+)
+def test_unusable_arguments(arguments, message):
+    with pytest.raises(InputError, match=message):
+        generate(*arguments)
+    with pytest.raises(InputError, match="at least one training row, not 0"):
+        synthetic_splits(size=0)
+
+
+GOLDEN = [
+    ("your rich gardener", 0, 0, 2),
+    ("the lady", 0, 0, 1),
+    ("the river", 0, 0, 1),
+    ("your honest lawyer", 0, 0, 2),
+    ("my letters of the chairs", 1, 0, 1),
+    ("your hat that surrounded the teacher", 0, 0, 1),
+]
+GOLDEN_DIGEST = ("1.0.0", "ea899e95cc252fc1")

@@ -1,0 +1,189 @@
+"""Sentences to batches: encoded once, grouped by length, drawn in an order that a seed decides.
+
+A batch is a function of the seed and the step alone. A run that goes on from a checkpoint asks for
+the steps that follow and gets exactly what it would have got.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import TypedDict
+
+import numpy as np
+
+from jaxflow.errors import InputError
+from jaxflow.models import WordTokenizer
+from jaxflow.train.corpus import Split
+
+__all__ = ["Batch", "BatchPlan", "EncodedSplit", "encode_split", "evaluation_batches", "iterate"]
+
+
+class Batch(TypedDict):
+    """One batch of equal shape: ``tokens`` int32 ``[B, n]`` and ``labels`` int32 ``[B]``."""
+
+    tokens: np.ndarray
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedSplit:
+    """A split as numbers.
+
+    Attributes
+    ----------
+    tokens
+        int32 ``[N, positions]``, ``[CLS]`` first, padded.
+    lengths, labels, n_attractors, subject_index
+        int32 ``[N]``; the subject's index counts ``[CLS]``, -1 where unknown.
+    rows
+        int64 ``[N]``, each row's place in the split it came from.
+    too_long
+        How many sentences did not fit the positions and are left out.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    n_attractors: np.ndarray
+    subject_index: np.ndarray
+    rows: np.ndarray
+    too_long: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def encode_split(split: Split, tokenizer: WordTokenizer, positions: int) -> EncodedSplit:
+    """Encode a split; sentences longer than `positions` are left out and counted."""
+    rows = [tokenizer.encode(prefix) for prefix in split.prefixes]
+    lengths = np.fromiter((len(row) for row in rows), np.int32, len(rows))
+    kept = np.flatnonzero(lengths <= positions)
+    tokens = np.zeros((len(kept), positions), np.int32)
+    for place, row in enumerate(kept):
+        tokens[place, : lengths[row]] = rows[row]
+    subject = split.subject_index[kept]
+    return EncodedSplit(
+        tokens=tokens,
+        lengths=lengths[kept],
+        labels=split.labels[kept].astype(np.int32),
+        n_attractors=split.n_attractors[kept],
+        subject_index=np.where(subject < 0, -1, subject + 1).astype(np.int32),
+        rows=kept,
+        too_long=len(rows) - len(kept),
+    )
+
+
+def bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
+    """Return for each length the smallest bucket that holds it."""
+    sizes = np.sort(np.asarray(buckets))
+    return sizes[np.searchsorted(sizes, lengths)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchPlan:
+    """All batches of a run, by step: a random-access source for the loader.
+
+    Attributes
+    ----------
+    train, extra
+        The training rows, and the further rows with attractors (None where there are none).
+    share
+        Share of an epoch's rows drawn from `extra`, all of them before any comes twice.
+    buckets, batch, epochs, seed
+        Padded lengths, sentences a step, passes and seed.
+    """
+
+    train: EncodedSplit
+    extra: EncodedSplit | None
+    share: float
+    buckets: tuple[int, ...]
+    batch: int
+    epochs: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch == 0:
+            raise InputError(
+                f"the training rows must fill at least one batch of {self.batch}, got "
+                f"{len(self.train)} rows"
+            )
+
+    @functools.cached_property
+    def _extra_rows(self) -> int:
+        if self.extra is None or len(self.extra) == 0:
+            return 0
+        return round(len(self.train) * self.share / (1 - self.share))
+
+    @functools.cached_property
+    def _lengths(self) -> np.ndarray:
+        extra = self.extra.lengths if self.extra is not None else np.zeros(0, np.int32)
+        return np.concatenate([self.train.lengths, extra])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch; rows that fill none wait for the next epoch's order."""
+        return (len(self.train) + self._extra_rows) // self.batch
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    @functools.cache  # noqa: B019 - a plan lives as long as its run; epochs are few
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """Return int64 ``[steps, batch]``, rows of one batch being of similar length."""
+        rng = np.random.default_rng([self.seed, epoch])
+        rows = np.arange(len(self.train))
+        if self._extra_rows and self.extra is not None:
+            # Walk through the extra rows over the epochs, so that all serve equally often.
+            begin = epoch * self._extra_rows
+            walk = np.arange(begin, begin + self._extra_rows) % len(self.extra)
+            order = np.random.default_rng([self.seed, 1 << 20]).permutation(len(self.extra))
+            rows = np.concatenate([rows, len(self.train) + order[walk]])
+        rows = rng.permutation(rows)
+        rows = rows[: self.steps_per_epoch * self.batch]
+        # A stable sort keeps the random order within a length.
+        bucket = bucket_of(self._lengths[rows], self.buckets)
+        rows = rows[np.argsort(bucket, kind="stable")].reshape(-1, self.batch)
+        return rows[rng.permutation(len(rows))]
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, place = divmod(int(step), self.steps_per_epoch)
+        rows = self._epoch(epoch)[place]
+        length = int(bucket_of(self._lengths[rows].max(keepdims=True), self.buckets)[0])
+        tokens = np.zeros((self.batch, length), np.int32)
+        labels = np.zeros(self.batch, np.int32)
+        own = rows < len(self.train)
+        tokens[own] = self.train.tokens[rows[own], :length]
+        labels[own] = self.train.labels[rows[own]]
+        if self.extra is not None and not own.all():
+            tokens[~own] = self.extra.tokens[rows[~own] - len(self.train), :length]
+            labels[~own] = self.extra.labels[rows[~own] - len(self.train)]
+        return {"tokens": tokens, "labels": labels}
+
+
+def iterate(plan: BatchPlan, start: int = 0) -> Iterator[Batch]:
+    """Iterate over the plan's batches from step `start`, read ahead by the loader's threads."""
+    import grain
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=16)
+    return iter(grain.MapDataset.source(plan)[start:].to_iter_dataset(options))
+
+
+def evaluation_batches(
+    split: EncodedSplit, buckets: tuple[int, ...], batch: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yield ``(rows, batch)`` over a split by length; the last of a bucket is filled with padding.
+
+    `rows` ``[k]`` are the places in the split of the batch's first k sentences.
+    """
+    bucket = bucket_of(split.lengths, buckets)
+    for length in np.unique(bucket):
+        members = np.flatnonzero(bucket == length)
+        for begin in range(0, len(members), batch):
+            rows = members[begin : begin + batch]
+            tokens = np.zeros((batch, length), np.int32)
+            labels = np.zeros(batch, np.int32)
+            tokens[: len(rows)] = split.tokens[rows, :length]
+            labels[: len(rows)] = split.labels[rows]
+            yield rows, {"tokens": tokens, "labels": labels}

@@ -1,0 +1,126 @@
+"""Everything that determines a training run, in one frozen record."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxflow.errors import InputError
+
+__all__ = ["AGREEMENT", "PRESETS", "SYNTHETIC", "TrainConfig"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run's configuration. The same record gives the same parameters, bit for bit.
+
+    Attributes
+    ----------
+    corpus
+        ``synthetic`` (the built-in grammar), ``simple`` (a folder of ``numpred.*`` files) or
+        ``full`` (the table of 1.57 million dependencies).
+    data
+        Where `simple` or `full` lie; None lets `full` be fetched.
+    seed
+        Of the parameters, the data's order, both dropouts and the synthetic corpus.
+    epochs, batch
+        Passes over the training rows; sentences a step.
+    learning_rate, warmup, weight_decay, clip
+        AdamW with linear warm-up over that share of all steps, then a cosine to zero; the decay
+        spares biases and norms; the gradient's global norm is clipped.
+    dropout, word_dropout
+        Rate inside the model; share of words replaced by ``[UNK]``, which keeps blanked-out
+        sentences inside the training distribution.
+    attractor_share
+        Share of an epoch's rows drawn from the extra rows with attractors, where there are any.
+    words
+        Size of the vocabulary without special tokens.
+    positions, layers, heads, width
+        Of the encoder.
+    buckets
+        Padded lengths below `positions`, in tokens; each is compiled once. A sentence goes to the
+        smallest that holds it.
+    checkpoint_every
+        Steps between checkpoints.
+    """
+
+    corpus: Literal["synthetic", "simple", "full"] = "synthetic"
+    data: Path | None = None
+    seed: int = 0
+    epochs: int = 4
+    batch: int = 128
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    dropout: float = 0.1
+    word_dropout: float = 0.1
+    attractor_share: float = 0.3
+    words: int = 10_000
+    positions: int = 64
+    layers: int = 6
+    heads: int = 8
+    width: int = 128
+    buckets: tuple[int, ...] = (8, 12, 16, 24, 36)
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "words", "positions", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dropout", "word_dropout", "attractor_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"warmup must be in [0, 1], got {self.warmup}")
+        if self.learning_rate <= 0 or self.clip <= 0:
+            raise InputError(
+                "learning_rate and clip must be positive, got "
+                f"{self.learning_rate} and {self.clip}"
+            )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The padded lengths in use, the last one holding every sentence that fits."""
+        return (*sorted(size for size in self.buckets if size < self.positions), self.positions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dictionary."""
+        fields = dataclasses.asdict(self)
+        fields["data"] = None if self.data is None else str(self.data)
+        fields["buckets"] = list(self.buckets)
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> TrainConfig:
+        """Build a configuration from `to_dict`'s result.
+
+        Raises
+        ------
+        InputError
+            If a field is unknown or holds an impossible value.
+        """
+        fields = dict(fields)
+        try:
+            if fields.get("data") is not None:
+                fields["data"] = Path(fields["data"])
+            if "buckets" in fields:
+                fields["buckets"] = tuple(int(size) for size in fields["buckets"])
+            return cls(**fields)
+        except TypeError as error:
+            raise InputError(f"the run's configuration does not fit: {error}") from error
+
+
+SYNTHETIC = TrainConfig(epochs=2)
+"""The built-in grammar: ``jaxflow train --out RUN``."""
+
+AGREEMENT = TrainConfig(corpus="simple", epochs=5, attractor_share=0.25)
+"""The public agreement corpus: ``jaxflow train --data DIR --out RUN``."""
+
+PRESETS = {
+    "synthetic": SYNTHETIC,
+    "simple": AGREEMENT,
+    "full": dataclasses.replace(AGREEMENT, corpus="full"),
+}
+"""What a run of each corpus is, where nothing else is asked for."""

@@ -1,0 +1,103 @@
+"""A run's record on disk: its configuration once, its metrics as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxflow.errors import InputError
+from jaxflow.train.config import TrainConfig
+
+__all__ = ["Journal", "open_journal", "read_config", "write_json"]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside the file and rename it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def read_config(run: Path) -> TrainConfig | None:
+    """Return the configuration of the run in a folder, or None where there is no run.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the run's configuration {path} cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"the run's configuration {path} must hold a JSON object")
+    return TrainConfig.from_dict(fields)
+
+
+class Journal:
+    """Appends metrics to ``RUN/metrics.jsonl``."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self.seconds_before = seconds
+
+    def write(self, step: int, **values: Any) -> None:
+        """Append one line."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def open_journal(run: Path, step: int) -> Journal:
+    """Open a run's metrics to go on after `step`: later lines, from a cut-off run, are dropped."""
+    path = run / "metrics.jsonl"
+    kept: list[str] = []
+    seconds = 0.0
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # the line that was being written when the run was cut off
+            if entry.get("step", 0) > step:
+                break
+            kept.append(line)
+            seconds = entry.get("seconds", seconds)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        beside.replace(path)
+    return Journal(path, seconds)
+
+
+def claim_run(run: Path, config: TrainConfig) -> None:
+    """Make a run's folder and write its configuration, or check that it is the same run.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run with another configuration, or cannot be written.
+    """
+    there = read_config(run)
+    if there is not None:
+        mine, theirs = config.to_dict(), there.to_dict()
+        for name, value in mine.items():
+            if value != theirs[name]:
+                raise InputError(
+                    f"{run} holds a run with another configuration ({name} is {theirs[name]}, not "
+                    f"{value}): choose another folder, or go on with the run as it was begun"
+                )
+        return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / "config.json", config.to_dict())
+    except OSError as error:
+        raise InputError(f"the run's folder {run} cannot be written: {error}") from error

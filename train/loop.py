@@ -1,0 +1,214 @@
+"""Training from the first step, or from the last checkpoint, to a finished model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import models
+from jaxflow.errors import InputError
+from jaxflow.models import Model
+from jaxflow.train.accuracy import accuracies
+from jaxflow.train.batches import iterate
+from jaxflow.train.checkpoint import Checkpoints, all_finite, open_checkpoints
+from jaxflow.train.config import TrainConfig
+from jaxflow.train.data import RunData, encoder_config, prepare
+from jaxflow.train.journal import Journal, claim_run, open_journal, write_json
+from jaxflow.train.step import (
+    Metrics,
+    TrainState,
+    init_state,
+    make_evaluation_step,
+    make_optimizer,
+    make_train_step,
+)
+
+__all__ = ["Progress", "TrainResult", "train"]
+
+LOG_EVERY = 50
+
+# Splits scored after every epoch; the test splits are left alone until the end.
+WATCHED = ("val", "subjects")
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes
+    ----------
+    step, steps
+        Steps taken, and of how many.
+    message
+        A line to show, such as the accuracy after an epoch; empty if there is none.
+    loss, accuracy
+        Mean over the steps since the last report.
+    """
+
+    step: int
+    steps: int
+    message: str = ""
+    loss: float = math.nan
+    accuracy: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """A finished run: the model, its data, accuracy by split and seconds of training."""
+
+    model: Model
+    data: RunData
+    accuracy: dict[str, dict[str, float | int]]
+    seconds: float
+
+
+def train(
+    config: TrainConfig,
+    run: Path,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop_after: int | None = None,
+) -> TrainResult:
+    """Train a model into a run's folder, going on from its last checkpoint if there is one.
+
+    Parameters
+    ----------
+    config
+        The run's configuration.
+    run
+        The folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` and
+        ``accuracy.json`` are written there.
+    report
+        Called with the progress every few steps.
+    stop_after
+        Steps after which to stop without a model, as if cut off right after a checkpoint.
+
+    Returns
+    -------
+    TrainResult
+        The model with its accuracy on every split that was not trained on.
+
+    Raises
+    ------
+    InputError
+        If the corpus or the folder is unusable, or the loss stops being finite; the last good
+        checkpoint is kept then.
+    """
+    data = prepare(config)
+    claim_run(run, config)
+    steps = len(data.plan)
+    if data.too_long:
+        report(
+            Progress(0, steps, f"{data.too_long} training sentences exceed {config.positions} "
+                     "tokens and are left out")
+        )
+    model = encoder_config(config, data.tokenizer)
+    optimizer = make_optimizer(config, steps)
+    with open_checkpoints(run / "checkpoints") as checkpoints:
+        fresh = init_state(model, optimizer, config.seed)
+        state = checkpoints.restore(fresh) or fresh
+        if int(state.step):
+            report(Progress(int(state.step), steps, f"going on after step {int(state.step)}"))
+        journal = open_journal(run, int(state.step))
+        try:
+            until = steps if stop_after is None else min(steps, stop_after)
+            loop = _Loop(config, data, checkpoints, journal, report, make_evaluation_step(model))
+            state = loop.run(state, make_train_step(model, optimizer, config), until)
+        finally:
+            journal.close()
+    finished = Model(model, state.params, data.tokenizer)
+    if until < steps:
+        return TrainResult(finished, data, {}, loop.seconds)
+    models.save(run / "model", finished)
+    accuracy = accuracies(finished.probabilities, data.held_out, config.lengths)
+    write_json(run / "accuracy.json", accuracy)
+    return TrainResult(finished, data, accuracy, loop.seconds)
+
+
+class _Loop:
+    """The loop's fixed surroundings; the state goes through `run` and nowhere else."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: RunData,
+        checkpoints: Checkpoints,
+        journal: Journal,
+        report: Callable[[Progress], None],
+        predict: Callable[..., jax.Array],
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.checkpoints = checkpoints
+        self.journal = journal
+        self.report = report
+        self.predict = predict
+        self.begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before a checkpoint included."""
+        return self.journal.seconds_before + time.monotonic() - self.begun
+
+    def run(
+        self,
+        state: TrainState,
+        step_function: Callable[..., tuple[TrainState, Metrics]],
+        until: int,
+    ) -> TrainState:
+        """Take steps until `until`, logging, scoring and keeping checkpoints on the way."""
+        plan, steps = self.data.plan, len(self.data.plan)
+        step = int(state.step)
+        pending: list[Metrics] = []
+        for batch in iterate(plan, step) if step < until else ():
+            state, metrics = step_function(state, batch["tokens"], batch["labels"])
+            pending.append(metrics)
+            step += 1
+            epoch_ends = step % plan.steps_per_epoch == 0
+            keeps = step % self.config.checkpoint_every == 0 or step == until or epoch_ends
+            if keeps or len(pending) >= LOG_EVERY:
+                self._log(step, steps, pending)
+                pending = []
+            if epoch_ends:
+                self._score(step, steps, state)
+            if keeps:
+                self._keep(state)
+            if step == until:
+                break
+        return state
+
+    def _log(self, step: int, steps: int, pending: list[Metrics]) -> None:
+        loss, accuracy, norm = (float(jnp.stack(values).mean()) for values in zip(*pending))
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} near step {step}: training stopped, the last good checkpoint "
+                "is kept; try a lower learning rate"
+            )
+        self.journal.write(
+            step, loss=loss, accuracy=accuracy, gradient_norm=norm, seconds=round(self.seconds, 3)
+        )
+        self.report(Progress(step, steps, loss=loss, accuracy=accuracy))
+
+    def _score(self, step: int, steps: int, state: TrainState) -> None:
+        watched = {name: self.data.held_out[name] for name in WATCHED if name in self.data.held_out}
+        scores = accuracies(
+            lambda tokens: self.predict(state.params, tokens), watched, self.config.lengths
+        )
+        values = {name: score["accuracy"] for name, score in scores.items()}
+        self.journal.write(step, held_out=values, seconds=round(self.seconds, 3))
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        epoch = step // self.data.plan.steps_per_epoch
+        self.report(Progress(step, steps, f"epoch {epoch}: accuracy {shown}"))
+
+    def _keep(self, state: TrainState) -> None:
+        if not all_finite(state):
+            raise InputError(
+                f"parameters are no longer finite after step {int(state.step)}: training stopped, "
+                "the last good checkpoint is kept; try a lower learning rate"
+            )
+        self.checkpoints.save(state)

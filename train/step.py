@@ -1,0 +1,109 @@
+"""The training step: state in, state out, one jitted and donated function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxflow.models import AgreementEncoder, EncoderConfig
+from jaxflow.models.tokenizer import UNK
+from jaxflow.train.config import TrainConfig
+
+__all__ = ["Metrics", "TrainState", "init_state", "make_evaluation_step", "make_train_step"]
+
+
+class TrainState(NamedTuple):
+    """What training carries from step to step.
+
+    Attributes
+    ----------
+    step
+        int32, steps taken.
+    params
+        The encoder's variables.
+    opt_state
+        The optimiser's state.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+class Metrics(NamedTuple):
+    """A step's loss, share of right answers and gradient norm before clipping, float32."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+    gradient_norm: jax.Array
+
+
+def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW with warm-up and cosine decay, weight decay on matrices only, norm clipped."""
+    warmup = max(1, round(config.warmup * steps))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, max(steps, warmup + 1)
+    )
+
+    def matrices(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=matrices),
+    )
+
+
+def init_state(
+    model: EncoderConfig, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """Draw the first parameters from the seed."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    params = jax.jit(AgreementEncoder(model).init)(jax.random.key(seed), tokens)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def drop_words(rng: jax.Array, tokens: jax.Array, rate: float) -> jax.Array:
+    """Replace a share of the words by ``[UNK]``; special tokens stay."""
+    dropped = jax.random.bernoulli(rng, rate, tokens.shape) & (tokens > UNK)
+    return jnp.where(dropped, UNK, tokens)
+
+
+def make_train_step(
+    model: EncoderConfig, optimizer: optax.GradientTransformation, config: TrainConfig
+) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
+    """Build the step ``(state, tokens [B, n], labels [B]) -> (state, metrics)``.
+
+    Its random numbers come from the run's seed and the step's number alone.
+    """
+    encoder = AgreementEncoder(model)
+
+    def step(
+        state: TrainState, tokens: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+        word_key, dropout_key = jax.random.split(key)
+        inputs = drop_words(word_key, tokens, config.word_dropout)
+
+        def loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
+            output = encoder.apply(params, inputs, train=True, rngs={"dropout": dropout_key})
+            losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
+            return losses.mean(), (output.logits.argmax(-1) == labels).mean()
+
+        (loss, accuracy), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = Metrics(loss, accuracy, optax.global_norm(gradients))
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_evaluation_step(model: EncoderConfig) -> Callable[[Any, jax.Array], jax.Array]:
+    """Build ``(params, tokens [B, n]) -> probabilities [B, C]``."""
+    encoder = AgreementEncoder(model)
+    return jax.jit(lambda params, tokens: jax.nn.softmax(encoder.apply(params, tokens).logits))
