@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.scores import SentenceScores
-from jaxflow.models import Model
+from jaxflow.models import EncoderOutput, Model
 from jaxflow.models.tokenizer import CLS, PAD, UNK
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
 
@@ -104,15 +105,15 @@ def choose(split: EncodedSplit, config: ProtocolConfig) -> EncodedSplit:
     return dataclasses.replace(split, **{name: getattr(split, name)[rows] for name in fields})
 
 
-def gradient_scores(model: Model) -> Callable[[jax.Array], jax.Array]:
+def gradient_scores(model: Model) -> Callable[[np.ndarray], jax.Array]:
     r"""Build the jitted ``tokens [B, n] -> |Σ_d ∂(p₀ − p₁)/∂e| [B, n]``."""
     apply = model.module.apply
 
     @jax.jit
-    def scores(params: object, tokens: jax.Array) -> jax.Array:
+    def scores(params: Any, tokens: jax.Array) -> jax.Array:
         def difference(embeddings: jax.Array) -> jax.Array:
             output = apply(params, embeddings, tokens != PAD, method="encode")
-            probabilities = jax.nn.softmax(output.logits)
+            probabilities = jax.nn.softmax(cast(EncoderOutput, output).logits)
             return probabilities[:, 0] - probabilities[:, 1]
 
         embeddings = apply(params, tokens, method="embed")
@@ -144,9 +145,7 @@ def token_scores(
         mask = batch["tokens"] != PAD
         attention = model(batch["tokens"]).attention
         options = {"residual": config.residual, "mask": mask}
-        bound = jaxflow.saturation(
-            attention, sources=READOUT, threads=config.threads, **options
-        )
+        bound = jaxflow.saturation(attention, sources=READOUT, threads=config.threads, **options)
         flow = jaxflow.flow(attention, sources=READOUT, threads=config.threads, **options)
         # A padded last row of a batch repeats nothing: it is cut off by `rows` below.
         now = {

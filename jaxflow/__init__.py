@@ -4,6 +4,13 @@ Arrays in, attributions out: the functions here know no model and no data. Model
 `jaxflow.models`, training in `jaxflow.train`, the paper's tables in ``jaxflow.eval``.
 """
 
+from pathlib import Path as _Path
+
+# In a checkout the other rooms lie beside this folder, in an installed package inside it. Without
+# this line, Python started in the checkout would find this folder first and miss them.
+if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
+    __path__.append(str(_Path(__file__).parents[1]))
+
 from jaxflow.correlation import spearman
 from jaxflow.errors import InputError
 from jaxflow.flow import flow, flow_cut, saturation

@@ -19,10 +19,12 @@ import numpy as np
 from jaxflow.errors import InputError
 
 __all__ = [
+    "FLOATS",
     "ROW_SUM_TOLERANCE",
     "Array",
     "as_array",
     "check_attention",
+    "check_heads",
     "check_residual",
     "edge_weights",
     "fuse_heads",
@@ -37,7 +39,7 @@ Array = np.ndarray | jax.Array
 # softmax or half-precision cast, and nothing that is right.
 ROW_SUM_TOLERANCE = 1e-4
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def is_traced(*values: object) -> bool:
@@ -75,7 +77,9 @@ def in_own_precision(function: Callable[..., Any], *arrays: Any, **options: Any)
         return function(*arrays, **options)
     wide = any(getattr(array, "dtype", None) == np.float64 for array in arrays)
     with jax.enable_x64(True) if wide else contextlib.nullcontext():
-        return jax.tree.map(np.asarray, function(*arrays, **options))
+        result = function(*arrays, **options)
+        # What the function closes over may be traced although its arguments are not.
+        return jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf), result)
 
 
 def check_attention(attention: Any, mask: Any = None) -> tuple[Array, Array | None]:
@@ -112,7 +116,7 @@ def check_attention(attention: Any, mask: Any = None) -> tuple[Array, Array | No
         )
     if 0 in attention.shape:
         raise InputError(f"attention must not have an empty axis, got shape {attention.shape}")
-    if attention.dtype not in _FLOATS:
+    if attention.dtype not in FLOATS:
         raise InputError(
             f"attention must be float32 or float64, got {attention.dtype}: convert it first"
         )
@@ -151,7 +155,8 @@ def _check_values(attention: Array, mask: Array | None) -> None:
                 f"{float(namespace.abs(padded).max()):.3g}"
             )
         rows = namespace.where(query, attention, 1 / attention.shape[-1])
-    low, total = rows.min(), rows.sum(-1)
+    with np.errstate(invalid="ignore", over="ignore"):  # an error below, not a warning here
+        low, total = rows.min(), rows.sum(-1)
     if not bool(namespace.isfinite(total).all()):
         raise InputError("attention must be finite, got NaN or infinite entries")
     if float(low) < 0:
@@ -177,6 +182,17 @@ def check_residual(residual: Any) -> Any:
     return value
 
 
+def check_heads(heads: Any, count: int) -> str | int:
+    """Check how heads are to be fused, or which of `count` heads is meant, and return it."""
+    if isinstance(heads, str) and heads in ("mean", "max", "min"):
+        return heads
+    if isinstance(heads, int | np.integer) and not isinstance(heads, bool):
+        if -count <= heads < count:
+            return int(heads)
+        raise InputError(f"heads must be an index from {-count} to {count - 1}, got {heads}")
+    raise InputError(f"heads must be 'mean', 'max', 'min' or the index of a head, got {heads!r}")
+
+
 def fuse_heads(attention: Array, heads: str | int = "mean") -> Array:
     """Fuse the heads of an attention into one matrix a layer.
 
@@ -198,18 +214,14 @@ def fuse_heads(attention: Array, heads: str | int = "mean") -> Array:
     InputError
         If `heads` is none of these.
     """
+    heads = check_heads(heads, attention.shape[-3])
     if heads == "mean":
         return attention.mean(-3)
     if heads == "max":
         return attention.max(-3)
     if heads == "min":
         return attention.min(-3)
-    count = attention.shape[-3]
-    if isinstance(heads, int | np.integer) and not isinstance(heads, bool):
-        if -count <= heads < count:
-            return attention[..., int(heads), :, :]
-        raise InputError(f"heads must be an index from {-count} to {count - 1}, got {heads}")
-    raise InputError(f"heads must be 'mean', 'max', 'min' or the index of a head, got {heads!r}")
+    return attention[..., heads, :, :]
 
 
 def edge_weights(
@@ -251,7 +263,7 @@ def edge_weights(
     namespace = np if isinstance(attention, np.ndarray) and not is_traced(residual) else jnp
     fused = fuse_heads(attention, heads)
     identity = namespace.eye(fused.shape[-1], dtype=fused.dtype)
-    edges = (1 - residual) * fused + residual * identity
+    edges = (1 - residual) * fused + residual * namespace.broadcast_to(identity, fused.shape)
     if heads in ("max", "min"):
         total = edges.sum(-1, keepdims=True)
         edges = edges / namespace.where(total > 0, total, 1)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import as_array
+from jaxflow.attention import Array, as_array, in_own_precision
 from jaxflow.errors import InputError
 
 __all__ = [
@@ -26,8 +26,8 @@ __all__ = [
 Score = Callable[[jax.Array], jax.Array]
 
 
-def _check_embeddings(name: str, value: Any) -> jax.Array:
-    array = jnp.asarray(as_array(name, value))
+def _check_embeddings(name: str, value: Any) -> Array:
+    array = as_array(name, value)
     if array.ndim < 2:
         raise InputError(f"{name} must have the shape [..., tokens, width], got {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -35,7 +35,9 @@ def _check_embeddings(name: str, value: Any) -> jax.Array:
     return array
 
 
-def _gradient(score: Score, embeddings: jax.Array) -> jax.Array:
+def _gradient(score: Score, embeddings: Array) -> jax.Array:
+    embeddings = jnp.asarray(embeddings)
+
     def total(values: jax.Array) -> jax.Array:
         scores = jnp.asarray(score(values))
         if scores.shape != embeddings.shape[:-2]:
@@ -48,7 +50,7 @@ def _gradient(score: Score, embeddings: jax.Array) -> jax.Array:
     return jax.grad(total)(embeddings)
 
 
-def input_gradient(score: Score, embeddings: Any) -> jax.Array:
+def input_gradient(score: Score, embeddings: Any) -> Array:
     r"""Sum of the gradient over the embedding's coordinates, signed.
 
     Parameters
@@ -60,8 +62,9 @@ def input_gradient(score: Score, embeddings: Any) -> jax.Array:
 
     Returns
     -------
-    jax.Array
-        ``[..., n]`` in the dtype of `embeddings`. The paper's tables take its absolute value.
+    array
+        ``[..., n]`` in the dtype of `embeddings`. The paper's tables take its absolute value. A
+        JAX array for JAX input, else NumPy.
 
     Raises
     ------
@@ -85,10 +88,11 @@ def input_gradient(score: Score, embeddings: Any) -> jax.Array:
     >>> jaxflow.input_gradient(lambda e: (e[..., 0, :] ** 2).sum(-1), jnp.ones((2, 3))).tolist()
     [6.0, 0.0]
     """
-    return _gradient(score, _check_embeddings("embeddings", embeddings)).sum(-1)
+    values = _check_embeddings("embeddings", embeddings)
+    return in_own_precision(lambda given: _gradient(score, given).sum(-1), values)
 
 
-def gradient_x_input(score: Score, embeddings: Any) -> jax.Array:
+def gradient_x_input(score: Score, embeddings: Any) -> Array:
     r"""Gradient times input, summed over the embedding's coordinates, signed.
 
     Parameters
@@ -100,8 +104,8 @@ def gradient_x_input(score: Score, embeddings: Any) -> jax.Array:
 
     Returns
     -------
-    jax.Array
-        ``[..., n]`` in the dtype of `embeddings`.
+    array
+        ``[..., n]`` in the dtype of `embeddings`. A JAX array for JAX input, else NumPy.
 
     Raises
     ------
@@ -115,12 +119,12 @@ def gradient_x_input(score: Score, embeddings: Any) -> jax.Array:
     For a linear score this is the exact share of each token.
     """
     values = _check_embeddings("embeddings", embeddings)
-    return (values * _gradient(score, values)).sum(-1)
+    return in_own_precision(lambda given: (given * _gradient(score, given)).sum(-1), values)
 
 
 def integrated_gradients(
     score: Score, embeddings: Any, baseline: Any = None, steps: int = 64
-) -> jax.Array:
+) -> Array:
     r"""Integrated gradients along the straight line from a baseline, signed.
 
     Parameters
@@ -137,8 +141,8 @@ def integrated_gradients(
 
     Returns
     -------
-    jax.Array
-        ``[..., n]`` in the dtype of `embeddings`.
+    array
+        ``[..., n]`` in the dtype of `embeddings`. A JAX array for JAX input, else NumPy.
 
     Raises
     ------
@@ -160,24 +164,32 @@ def integrated_gradients(
     .. [1] Sundararajan, Taly and Yan, *Axiomatic Attribution for Deep Networks*, ICML 2017.
     """
     values = _check_embeddings("embeddings", embeddings)
-    start = _check_baseline(baseline, values)
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise InputError(f"steps must be a positive whole number, got {steps!r}")
-    nodes, weights = np.polynomial.legendre.leggauss(int(steps))
-    nodes = jnp.asarray((nodes + 1) / 2, values.dtype)
-    weights = jnp.asarray(weights / 2, values.dtype)
+
+    def attribute(given: Array) -> jax.Array:
+        start = _check_baseline(baseline, given)
+        return _integrate(score, start, jnp.asarray(given) - start, int(steps))
+
+    return in_own_precision(attribute, values)
+
+
+def _integrate(score: Score, start: jax.Array, change: jax.Array, steps: int) -> jax.Array:
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    nodes = jnp.asarray((nodes + 1) / 2, change.dtype)
+    weights = jnp.asarray(weights / 2, change.dtype)
 
     def add(total: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         node, weight = step
-        return total + weight * _gradient(score, start + node * (values - start)), None
+        return total + weight * _gradient(score, start + node * change), None
 
-    integral, _ = jax.lax.scan(add, jnp.zeros_like(values), (nodes, weights))
-    return ((values - start) * integral).sum(-1)
+    integral, _ = jax.lax.scan(add, jnp.zeros_like(change), (nodes, weights))
+    return (change * integral).sum(-1)
 
 
 def completeness_gap(
     score: Score, embeddings: Any, attribution: Any, baseline: Any = None
-) -> jax.Array:
+) -> Array:
     r"""How far an attribution is from summing to the score's change: a check, 0 when exact.
 
     Parameters
@@ -191,7 +203,7 @@ def completeness_gap(
 
     Returns
     -------
-    jax.Array
+    array
         ``[...]``, :math:`|\sum_t s_t - (f(e) - f(b))|`.
 
     Raises
@@ -200,14 +212,18 @@ def completeness_gap(
         If a shape does not fit.
     """
     values = _check_embeddings("embeddings", embeddings)
-    start = _check_baseline(baseline, values)
-    scores = jnp.asarray(as_array("attribution", attribution))
+    scores = as_array("attribution", attribution)
     if scores.shape != values.shape[:-1]:
         raise InputError(f"attribution must have the shape {values.shape[:-1]}, got {scores.shape}")
-    return jnp.abs(scores.sum(-1) - (score(values) - score(start)))
+
+    def gap(given: Array) -> jax.Array:
+        change = score(jnp.asarray(given)) - score(_check_baseline(baseline, given))
+        return jnp.abs(jnp.asarray(scores).sum(-1) - change)
+
+    return in_own_precision(gap, values)
 
 
-def _check_baseline(baseline: Any, values: jax.Array) -> jax.Array:
+def _check_baseline(baseline: Any, values: Array) -> jax.Array:
     if baseline is None:
         return jnp.zeros_like(values)
     start = jnp.asarray(as_array("baseline", baseline), values.dtype)

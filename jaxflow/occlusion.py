@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Array, as_array, is_traced
+from jaxflow.attention import Array, as_array, in_own_precision, is_traced
 from jaxflow.errors import InputError
 
 __all__ = ["blank_out"]
@@ -22,7 +22,7 @@ def blank_out(
     *,
     label: Any = None,
     mask: Any = None,
-) -> jax.Array:
+) -> Array:
     r"""Absolute change of a class's probability when each token is blanked out in turn.
 
     Parameters
@@ -43,8 +43,9 @@ def blank_out(
 
     Returns
     -------
-    jax.Array
-        ``[..., n]`` in the dtype of the probabilities, in [0, 1].
+    array
+        ``[..., n]`` in the dtype of the probabilities, in [0, 1]. A JAX array where these are one,
+        else NumPy.
 
     Raises
     ------
@@ -66,6 +67,15 @@ def blank_out(
         raise InputError(f"tokens must have the shape [..., tokens], got {tokens.shape}")
     if not np.issubdtype(tokens.dtype, np.integer):
         raise InputError(f"tokens must be whole numbers, got {tokens.dtype}")
+    if isinstance(unk_id, bool) or not hasattr(unk_id, "__index__"):
+        raise InputError(f"unk_id must be a whole number, got {unk_id!r}")
+    if mask is not None:
+        mask = as_array("mask", mask)
+        if mask.shape != tokens.shape or mask.dtype != np.bool_:
+            raise InputError(
+                f"mask must be boolean with the shape of tokens {tokens.shape}, got {mask.dtype} "
+                f"{mask.shape}"
+            )
     batch, n = tokens.shape[:-1], tokens.shape[-1]
     rows = jnp.asarray(tokens).reshape(-1, n)
     count = rows.shape[0]
@@ -75,22 +85,23 @@ def blank_out(
     blanked = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(unk_id, rows.dtype), rows[:, None, :])
     without = _probabilities(predict, blanked.reshape(-1, n)).reshape(count, n, -1)
 
-    before = jnp.take_along_axis(whole, classes[:, None], axis=-1)
-    after = jnp.take_along_axis(without, classes[:, None, None], axis=-1)[..., 0]
-    scores = jnp.abs(before - after).reshape(*batch, n)
+    change = in_own_precision(lambda *given: _change(*given, classes), whole, without)
+    scores = change.reshape(*batch, n)
     if mask is None:
         return scores
-    mask = as_array("mask", mask)
-    if mask.shape != tokens.shape or mask.dtype != np.bool_:
-        raise InputError(
-            f"mask must be boolean with the shape of tokens {tokens.shape}, got {mask.dtype} "
-            f"{mask.shape}"
-        )
-    return jnp.where(mask, scores, jnp.zeros((), scores.dtype))
+    namespace = jnp if isinstance(scores, jax.Array) or is_traced(mask) else np
+    return namespace.where(mask, scores, namespace.zeros((), scores.dtype))
 
 
-def _probabilities(predict: Callable[[Array], Array], rows: jax.Array) -> jax.Array:
-    result = jnp.asarray(as_array("predict's result", predict(rows)))
+def _change(whole: Array, without: Array, classes: Array) -> jax.Array:
+    classes = jnp.asarray(classes)
+    before = jnp.take_along_axis(jnp.asarray(whole), classes[:, None], axis=-1)
+    after = jnp.take_along_axis(jnp.asarray(without), classes[:, None, None], axis=-1)
+    return jnp.abs(before - after[..., 0])
+
+
+def _probabilities(predict: Callable[[Array], Array], rows: jax.Array) -> Array:
+    result = as_array("predict's result", predict(rows))
     if result.ndim != 2 or result.shape[0] != rows.shape[0]:
         raise InputError(
             f"predict must return probabilities [{rows.shape[0]}, classes] for tokens "
@@ -99,7 +110,7 @@ def _probabilities(predict: Callable[[Array], Array], rows: jax.Array) -> jax.Ar
     return result
 
 
-def _check_label(label: Any, batch: tuple[int, ...], probabilities: jax.Array) -> jax.Array:
+def _check_label(label: Any, batch: tuple[int, ...], probabilities: Array) -> Array:
     if label is None:
         return probabilities.argmax(-1)
     classes = as_array("label", label)
@@ -111,4 +122,4 @@ def _check_label(label: Any, batch: tuple[int, ...], probabilities: jax.Array) -
     count = probabilities.shape[-1]
     if not is_traced(classes) and bool(((classes < 0) | (classes >= count)).any()):
         raise InputError(f"label must be a class from 0 to {count - 1}, got {classes}")
-    return jnp.asarray(classes).reshape(-1)
+    return classes.reshape(-1)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxflow.attention import (
     Array,
     check_attention,
+    check_heads,
     check_residual,
     edge_weights,
     fuse_heads,
@@ -58,6 +59,7 @@ def raw_attention(attention: Any, *, heads: str | int = "mean", mask: Any = None
     (1, 3, 3)
     """
     attention, mask = check_attention(attention, mask)
+    heads = check_heads(heads, attention.shape[-3])
     return in_own_precision(_raw_attention, attention, mask, heads=heads)
 
 
@@ -122,6 +124,7 @@ def rollout(
            [0.375, 0.625]])
     """
     attention, mask = check_attention(attention, mask)
+    heads = check_heads(heads, attention.shape[-3])
     start_layer = _check_layer("start_layer", start_layer, attention.shape[-4])
     return in_own_precision(
         _rollout, attention, mask, check_residual(residual), heads=heads, start_layer=start_layer
@@ -146,9 +149,11 @@ def _rollout(
     start_layer: int,
 ) -> jax.Array:
     edges = edge_weights(attention, residual=residual, heads=heads, mask=mask)
-    identity = mask_tokens(jnp.broadcast_to(jnp.eye(edges.shape[-1]), edges.shape), mask)
-    counted = jnp.arange(edges.shape[-3]) >= start_layer
-    edges = jnp.where(counted[:, None, None], edges, identity.astype(edges.dtype))
+    if start_layer:
+        below = edges[..., :start_layer, :, :]
+        eye = jnp.eye(edges.shape[-1], dtype=edges.dtype)
+        identity = mask_tokens(jnp.broadcast_to(eye, below.shape), mask)
+        edges = jnp.concatenate([identity, edges[..., start_layer:, :, :]], axis=-3)
     return _cumulative_product(edges)
 
 
@@ -206,12 +211,9 @@ def _head_rollout(
     attention: jax.Array, mask: jax.Array | None, residual: jax.Array | float
 ) -> jax.Array:
     averaged = _cumulative_product(edge_weights(attention, residual=residual, mask=mask))
-    identity = jnp.broadcast_to(
-        jnp.eye(attention.shape[-1], dtype=attention.dtype), averaged[..., :1, :, :].shape
-    )
-    below = jnp.concatenate([identity, averaged[..., :-1, :, :]], axis=-3)
-    edges = (1 - residual) * attention + residual * jnp.eye(
-        attention.shape[-1], dtype=attention.dtype
-    )
+    eye = jnp.eye(attention.shape[-1], dtype=attention.dtype)
+    inputs = jnp.broadcast_to(eye, averaged[..., :1, :, :].shape)
+    below = jnp.concatenate([inputs, averaged[..., :-1, :, :]], axis=-3)
+    edges = (1 - residual) * attention + residual * jnp.broadcast_to(eye, attention.shape)
     edges = mask_tokens(edges, mask, heads=True)
     return jnp.matmul(edges, below[..., None, :, :], precision=jax.lax.Precision.HIGHEST)

@@ -46,9 +46,13 @@ class EncoderConfig:
     pad_id: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "positions", "layers", "heads", "width", "classes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        sizes = ["vocabulary", "positions", "layers", "heads", "width", "classes"]
+        if self.hidden_width is not None:
+            sizes.append("hidden_width")
+        for name in sizes:
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
         if self.width % self.heads:
             raise InputError(
                 f"width must be a multiple of heads, got width {self.width} for {self.heads} heads"

@@ -48,6 +48,7 @@ class Block(nn.Module):
     config: EncoderConfig
 
     def setup(self) -> None:
+        """Name the parameters."""
         config = self.config
         # GPT-2 scales the layers that write to the residual stream by the number of such writes.
         out = _normal(0.02 / (2 * config.layers) ** 0.5)
@@ -93,6 +94,7 @@ class AgreementEncoder(nn.Module):
     config: EncoderConfig
 
     def setup(self) -> None:
+        """Name the parameters."""
         config = self.config
         self.word = nn.Embed(config.vocabulary, config.width, embedding_init=_normal(0.02))
         self.position = self.param("position", _normal(0.01), (config.positions, config.width))

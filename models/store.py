@@ -128,6 +128,7 @@ def save(folder: Path, model: Model) -> None:
 
     folder = Path(folder).absolute()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     host = jax.tree.map(np.asarray, model.params)
     try:
         beside.mkdir(parents=True)
@@ -137,11 +138,14 @@ def save(folder: Path, model: Model) -> None:
         card = {"format": FORMAT, "config": model.config.to_dict(), "digest": _digest(host)}
         (beside / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(aside)
         beside.rename(folder)
     except OSError as error:
         raise InputError(f"the model cannot be written to {folder}: {error}") from error
     finally:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(beside, ignore_errors=True)
 
 

@@ -44,7 +44,7 @@ class WordTokenizer:
     @classmethod
     def build(cls, sentences: Iterable[str], size: int = 10_000) -> WordTokenizer:
         """Take the `size` most common words of the sentences, ties in alphabetical order."""
-        counts = collections.Counter(word for text in sentences for word in text.split())
+        counts = collections.Counter(word for text in sentences for word in text.split(" "))
         for special in SPECIAL_TOKENS:
             counts.pop(special, None)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
@@ -57,8 +57,11 @@ class WordTokenizer:
         return word in self._ids
 
     def encode(self, text: str) -> list[int]:
-        """Return the numbers of ``[CLS]`` and the text's words; words not known become UNK."""
-        return [CLS, *(self._ids.get(word, UNK) for word in text.split())]
+        """Return the numbers of ``[CLS]`` and the words, which single spaces separate.
+
+        Words outside the vocabulary become ``[UNK]``.
+        """
+        return [CLS, *(self._ids.get(word, UNK) for word in text.split(" "))]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Return the words of the numbers, special tokens included.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
@@ -14,7 +13,7 @@ __all__ = ["accuracies", "predict_split"]
 
 
 def predict_split(
-    predict: Callable[[jax.Array], Any],
+    predict: Callable[[np.ndarray], Any],
     split: EncodedSplit,
     lengths: tuple[int, ...],
     batch: int = 128,
@@ -30,7 +29,7 @@ def predict_split(
 
 
 def accuracies(
-    predict: Callable[[jax.Array], Any],
+    predict: Callable[[np.ndarray], Any],
     splits: Mapping[str, EncodedSplit],
     lengths: tuple[int, ...],
 ) -> dict[str, dict[str, float | int]]:

@@ -144,8 +144,8 @@ class BatchPlan:
         rows = rows[: self.steps_per_epoch * self.batch]
         # A stable sort keeps the random order within a length.
         bucket = bucket_of(self._lengths[rows], self.buckets)
-        rows = rows[np.argsort(bucket, kind="stable")].reshape(-1, self.batch)
-        return rows[rng.permutation(len(rows))]
+        batches = rows[np.argsort(bucket, kind="stable")].reshape(-1, self.batch)
+        return batches[rng.permutation(len(batches))]
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(int(step), self.steps_per_epoch)

@@ -71,9 +71,7 @@ class Checkpoints:
             return None
         template = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like._asdict())
         try:
-            restored = self._manager.restore(
-                step, args=self._ocp.args.StandardRestore(template)
-            )
+            restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(template))
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
             lines = str(error).strip().splitlines()
             raise InputError(

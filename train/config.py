@@ -76,8 +76,7 @@ class TrainConfig:
             raise InputError(f"warmup must be in [0, 1], got {self.warmup}")
         if self.learning_rate <= 0 or self.clip <= 0:
             raise InputError(
-                "learning_rate and clip must be positive, got "
-                f"{self.learning_rate} and {self.clip}"
+                f"learning_rate and clip must be positive, got {self.learning_rate} and {self.clip}"
             )
 
     @property

@@ -78,6 +78,12 @@ def open_journal(run: Path, step: int) -> Journal:
     return Journal(path, seconds)
 
 
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    # The same folder may be named in several ways.
+    data = None if config.data is None else str(config.data.resolve())
+    return {**config.to_dict(), "data": data}
+
+
 def claim_run(run: Path, config: TrainConfig) -> None:
     """Make a run's folder and write its configuration, or check that it is the same run.
 
@@ -88,7 +94,7 @@ def claim_run(run: Path, config: TrainConfig) -> None:
     """
     there = read_config(run)
     if there is not None:
-        mine, theirs = config.to_dict(), there.to_dict()
+        mine, theirs = _comparable(config), _comparable(there)
         for name, value in mine.items():
             if value != theirs[name]:
                 raise InputError(

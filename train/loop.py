@@ -104,8 +104,12 @@ def train(
     steps = len(data.plan)
     if data.too_long:
         report(
-            Progress(0, steps, f"{data.too_long} training sentences exceed {config.positions} "
-                     "tokens and are left out")
+            Progress(
+                0,
+                steps,
+                f"{data.too_long} training sentences exceed {config.positions} "
+                "tokens and are left out",
+            )
         )
     model = encoder_config(config, data.tokenizer)
     optimizer = make_optimizer(config, steps)
@@ -183,7 +187,9 @@ class _Loop:
         return state
 
     def _log(self, step: int, steps: int, pending: list[Metrics]) -> None:
-        loss, accuracy, norm = (float(jnp.stack(values).mean()) for values in zip(*pending))
+        loss, accuracy, norm = (
+            float(jnp.stack(values).mean()) for values in zip(*pending, strict=True)
+        )
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {loss} near step {step}: training stopped, the last good checkpoint "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxflow.models import AgreementEncoder, EncoderConfig
+from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput
 from jaxflow.models.tokenizer import UNK
 from jaxflow.train.config import TrainConfig
 
@@ -82,22 +82,20 @@ def make_train_step(
     """
     encoder = AgreementEncoder(model)
 
-    def step(
-        state: TrainState, tokens: jax.Array, labels: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, tokens: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
         word_key, dropout_key = jax.random.split(key)
         inputs = drop_words(word_key, tokens, config.word_dropout)
 
         def loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
-            output = encoder.apply(params, inputs, train=True, rngs={"dropout": dropout_key})
-            losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
-            return losses.mean(), (output.logits.argmax(-1) == labels).mean()
+            logits = _logits(encoder, params, inputs, train=True, rngs={"dropout": dropout_key})
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), (logits.argmax(-1) == labels).mean()
 
         (loss, accuracy), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, accuracy, optax.global_norm(gradients))
+        metrics = Metrics(loss, accuracy, optax.tree.norm(gradients))
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -106,4 +104,9 @@ def make_train_step(
 def make_evaluation_step(model: EncoderConfig) -> Callable[[Any, jax.Array], jax.Array]:
     """Build ``(params, tokens [B, n]) -> probabilities [B, C]``."""
     encoder = AgreementEncoder(model)
-    return jax.jit(lambda params, tokens: jax.nn.softmax(encoder.apply(params, tokens).logits))
+    return jax.jit(lambda params, tokens: jax.nn.softmax(_logits(encoder, params, tokens)))
+
+
+def _logits(encoder: AgreementEncoder, params: Any, tokens: jax.Array, **options: Any) -> jax.Array:
+    # Flax does not say what apply returns.
+    return cast(EncoderOutput, encoder.apply(params, tokens, **options)).logits

@@ -3,11 +3,123 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxflow.eval.saved_attention import Attribution
+
+__all__ = ["Attribute"]
+
+TOP = 5  # tokens that the summary names
 
 
 @dataclasses.dataclass(frozen=True)
 class Attribute:
-    """Being built."""
+    """Work out token attention for an attention that any framework saved.
+
+    The file holds an array 'attention' [..., layers, heads, tokens, tokens], optionally 'mask'
+    [..., tokens] (boolean, true at real tokens) and 'tokens' [..., tokens] (text or numbers).
+    """
+
+    attention_file: tyro.conf.Positional[Path]
+    """The npz file."""
+    method: Literal["raw", "rollout", "flow", "head-rollout"] = "rollout"
+    """How attention is followed through the layers."""
+    out: Path | None = None
+    """The npz file to write, with the array 'token_attention'; by default FILE.METHOD.npz."""
+    residual: float | None = None
+    """Share of the residual connection, from 0 to 1; by default 0.5. Raw attention has none."""
+    heads: str | None = None
+    """mean, max, min or the index of one head; by default mean. Head rollout keeps all."""
+    layers: str | None = None
+    """Layers to keep, by their index from 0 at the bottom: 0,5; by default all."""
+    sources: str | None = None
+    """Tokens whose embeddings are explained, by their index: 0; by default all."""
+    threads: int | None = None
+    """Threads for flow; by default all cores."""
 
     def run(self) -> None:
-        raise NotImplementedError
+        """Work it out, write it and print a summary."""
+        from jaxflow.eval.saved_attention import (
+            AttributionOptions,
+            attribute,
+            read_attention,
+            write_attribution,
+        )
+
+        options = AttributionOptions(
+            method=self.method,
+            residual=self.residual,
+            heads=_head(self.heads),
+            layers=_numbers("layers", self.layers),
+            sources=_numbers("sources", self.sources),
+            threads=self.threads,
+        )
+        source = self.attention_file
+        out = self.out or source.with_name(f"{source.name.removesuffix('.npz')}.{self.method}.npz")
+        if out.absolute() == source.absolute() or (out.exists() and out.samefile(source)):
+            raise InputError(f"out must be another file than {source}, which it would replace")
+        result = attribute(read_attention(source), options)
+        write_attribution(out, result)
+        for line in summary(result):
+            print(line)
+        print(f"wrote {out}")
+
+
+def summary(result: Attribution) -> list[str]:
+    """Say what was worked out, and the top tokens of the first sentence's first source."""
+    import numpy as np
+
+    from jaxflow.eval.render.shade import visible
+
+    values, source, options = result.token_attention, result.source, result.options
+    batch = len(source.attention.shape) - 4
+    axes = ["batch"] * batch + ["layers", "tokens", "tokens"]
+    if options["method"] == "head-rollout":
+        axes.insert(batch + 1, "heads")
+    sizes = " x ".join(f"{size} {name}" for size, name in zip(values.shape, axes, strict=True))
+    lines = [f"{options['method']}: {sizes}, {values.dtype}"]
+    if source.tokens is None:
+        return lines
+
+    n = values.shape[-1]
+    tokens = source.tokens.reshape(-1, n)[0]
+    words = [
+        visible(word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word))
+        for word in tokens.tolist()
+    ]
+    row = values[(0,) * batch][-1]  # the top layer that was kept
+    row = row.mean(0)[0] if options["method"] == "head-rollout" else row[0]
+    real = np.ones(n, bool) if source.mask is None else source.mask.reshape(-1, n)[0]
+    ranked = [place for place in np.argsort(-row, kind="stable").tolist() if real[place]]
+    top = ", ".join(f"{words[place]} {row[place]:.3f}" for place in ranked[:TOP])
+    layer, token = options["layers"][-1], options["sources"][0]
+    where = "first sentence, " if batch else ""
+    lines.append(f"{where}layer {layer}, token {token} ({words[token]}): {top}")
+    return lines
+
+
+def _head(text: str | None) -> str | int | None:
+    if text is None or text in ("mean", "max", "min"):
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(
+            f"heads must be mean, max, min or the index of a head, got {text!r}"
+        ) from error
+
+
+def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
+    """Read ``0,5``."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{name} must be whole numbers such as 0,5, got {text!r}") from error

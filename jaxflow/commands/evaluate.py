@@ -25,7 +25,7 @@ class Evaluate:
     """Where the corpus lies now, if it has moved since training."""
     seed: int = 0
     """Of the sample, the random baseline and the bootstrap."""
-    options: ProtocolOptions = ProtocolOptions()
+    options: ProtocolOptions = dataclasses.field(default_factory=ProtocolOptions)
 
     def run(self) -> None:
         """Evaluate and print."""

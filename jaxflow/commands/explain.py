@@ -94,8 +94,8 @@ class Explain:
             sentences += [line for line in lines if line.strip()]
         if not sentences:
             raise InputError(
-                "expected a sentence to explain, such as jaxflow explain \"the keys to the "
-                "cabinet\", or --file with some"
+                'expected a sentence to explain, such as jaxflow explain "the keys to the '
+                'cabinet", or --file with some'
             )
         return sentences
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from jaxflow.commands.attribute import Attribute
 from jaxflow.commands.benchmark import Benchmark
@@ -17,7 +18,7 @@ from jaxflow.errors import InputError
 
 __all__ = ["Command", "parse"]
 
-COMMANDS: dict[str, type] = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "reproduce": Reproduce,
     "train": Train,
     "evaluate": Evaluate,
@@ -65,7 +66,7 @@ def _one_line(complaint: str) -> str:
     """Take the first statement out of the parser's framed message."""
     lines = [re.sub("[│╭╮╰╯─]", " ", line).strip() for line in complaint.splitlines()]
     body = [line for line, raw in zip(lines, complaint.splitlines(), strict=True) if "│" in raw]
-    first = []
+    first: list[str] = []
     for line in body or lines:
         if not line and first:
             break

@@ -21,8 +21,8 @@ class Reproduce:
 
     out: Path | None = None
     """Folder for the results, with the training run inside; by default runs/CORPUS-seedS."""
-    training: TrainOptions = TrainOptions()
-    judging: ProtocolOptions = ProtocolOptions()
+    training: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+    judging: ProtocolOptions = dataclasses.field(default_factory=ProtocolOptions)
 
     def run(self) -> None:
         """Train, evaluate and print."""

@@ -17,7 +17,7 @@ class Train:
 
     out: Path
     """The run's folder."""
-    options: TrainOptions = TrainOptions()
+    options: TrainOptions = dataclasses.field(default_factory=TrainOptions)
 
     def run(self) -> None:
         """Train, and print the accuracy on every split that was not trained on."""
@@ -30,6 +30,8 @@ class Train:
         for name, score in result.accuracy.items():
             line = f"{name:10s} accuracy {score['accuracy']:.4f} of {score['n']}"
             if score["too_long"]:
-                line += f" ({score['too_long']} longer than {config.positions} tokens count as wrong)"
+                line += (
+                    f" ({score['too_long']} longer than {config.positions} tokens count as wrong)"
+                )
             print(line)
         print(f"trained {result.seconds / 60:.1f} minutes; model in {self.out / 'model'}")

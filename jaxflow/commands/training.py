@@ -66,9 +66,6 @@ class TrainOptions:
         }
         if stored is not None:
             return dataclasses.replace(stored, **given)
-        if self.data is not None:
-            # The folder is the reader's, not the run's: keep naming it right from anywhere.
-            given["data"] = self.data.absolute()
         given["corpus"] = self.corpus or _corpus_in(self.data)
         if given["corpus"] == "simple" and self.data is None:
             raise InputError(

@@ -12,9 +12,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-from jaxflow.flow.lanes import LANES, at_least, load, spread
-
-__all__ = ["BIT", "NONE", "lowest", "mark", "transpose"]
+__all__ = ["BIT", "NONE", "lowest", "transpose"]
 
 BIT = np.uint64(1)
 NONE = np.uint64(0)
@@ -28,15 +26,6 @@ def lowest(typingctx: Any, word: Any) -> Any:
         return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
 
     return types.int64(types.uint64), generate
-
-
-@njit(nogil=True)
-def mark(values: np.ndarray, row: int, least: float, words: np.ndarray) -> None:
-    """Set the bits of `words` where ``values[row]``, a multiple of `LANES` wide, is >= `least`."""
-    words[:] = NONE
-    for column in range(0, values.shape[1], LANES):
-        found = at_least(load(values, row, column), spread(least))
-        words[column >> 6] |= np.uint64(found) << np.uint64(column & 63)
 
 
 @njit(nogil=True)

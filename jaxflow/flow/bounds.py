@@ -20,27 +20,7 @@ from numba import njit
 
 from jaxflow.flow.lanes import least, load, spread
 
-__all__ = ["column_sums", "upper_bound"]
-
-
-@njit(nogil=True)
-def column_sums(edges: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the column sums of the lowest layer, and without the diagonal of each layer."""
-    layers, width = edges.shape[0], edges.shape[2]
-    into = np.zeros((1, width))
-    others = np.zeros((layers, width))
-    for layer in range(layers):
-        for k in range(n):
-            for t in range(width):
-                others[layer, t] += edges[layer, k, t]
-    into[0] = others[0]
-    for layer in range(layers):
-        for t in range(n):
-            others[layer, t] -= edges[layer, t, t]
-    # Summed up from below, as the second cut needs it.
-    for layer in range(1, layers):
-        others[layer] += others[layer - 1]
-    return into, others
+__all__ = ["upper_bound"]
 
 
 @njit(nogil=True)

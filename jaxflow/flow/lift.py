@@ -11,47 +11,46 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from jaxflow.flow.lanes import LANES, load, lowered, spread, store
+
 __all__ = ["lifted", "rolled"]
 
 
 @njit(nogil=True)
-def lifted(layer: np.ndarray, demand: np.ndarray, n: int) -> np.ndarray:
-    """Return what each node above `layer` can send to each sink, given demands below it.
+def lifted(
+    layer: np.ndarray, into: np.ndarray, demand: np.ndarray, n: int, result: np.ndarray
+) -> None:
+    """Write what each node above `layer` can send to each sink, given the demands below it.
 
-    `demand` ``[n, width]`` holds one sink a column. Each node i shares its demand out among the
-    arcs into it, in proportion to them; the sink's own node t takes from others before its own
-    line, since a straight way down is what the others lack.
+    `into` holds the column sums of `layer`; `demand` and `result` ``[n, width]`` one sink a
+    column. Each node i shares its demand out among the arcs into it, in proportion to them; the
+    sink's own node t takes from others before its own line, since a straight way down is what the
+    others lack.
     """
-    width = demand.shape[1]
-    result = np.zeros_like(demand)
-    into = np.zeros(width)
-    for k in range(n):
-        into += layer[k]
     share = np.zeros_like(demand)
     for i in range(n):
-        total = into[i]
-        if total > 0.0:
+        if into[i] > 0.0:
             for t in range(n):
-                share[i, t] = min(demand[i, t], total) / total
-    own = np.zeros(width)
+                share[i, t] = min(demand[i, t], into[i]) / into[i]
+    own = np.zeros(n)
     for t in range(n):
         others = into[t] - layer[t, t]
         share[t, t] = min(1.0, demand[t, t] / others) if others > 0.0 else 0.0
         own[t] = min(max(demand[t, t] - share[t, t] * others, 0.0), layer[t, t])
     for k in range(n):
-        for i in range(n):
-            weight = layer[k, i]
-            for t in range(width):
-                result[k, t] += weight * share[i, t]
-        result[k, k] += own[k] - layer[k, k] * share[k, k]
-    return result
+        for column in range(0, layer.shape[1], LANES):
+            total = spread(0.0)
+            for i in range(n):
+                total = lowered(total, spread(-layer[k, i]), load(share, i, column))
+            store(result, k, column, total)
+    for t in range(n):
+        result[t, t] += own[t] - layer[t, t] * share[t, t]
 
 
 @njit(nogil=True)
-def rolled(row: np.ndarray, layer: np.ndarray, n: int) -> np.ndarray:
-    """Return where the mass `row` comes to lie one layer further down."""
-    result = np.zeros_like(row)
-    for j in range(n):
+def rolled(line: np.ndarray, layer: np.ndarray, result: np.ndarray) -> None:
+    """Write where the mass `line` comes to lie one layer further down."""
+    result[:] = 0.0
+    for j in range(len(layer)):
         for k in range(layer.shape[1]):
-            result[k] += row[j] * layer[j, k]
-    return result
+            result[k] += line[j] * layer[j, k]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.bits import BIT, mark, transpose
+from jaxflow.flow.bits import BIT, NONE, transpose
+from jaxflow.flow.lanes import LANES, at_least, load, spread
 
 __all__ = ["LEAST", "Network", "carry", "new_network", "open_masks", "room_on"]
 
@@ -38,6 +39,8 @@ class Network(NamedTuple):
         ``[1, width]``: what the source can still send and the sink still take.
     turned
         ``[L]``: which layers of `room` are stored transposed.
+    rows
+        ``[n, words]``: masks on their way to being transposed.
     front
         ``[depths, L, words]``: nodes by their distance from the source.
     visited
@@ -52,6 +55,7 @@ class Network(NamedTuple):
     supply: np.ndarray
     demand: np.ndarray
     turned: np.ndarray
+    rows: np.ndarray
     front: np.ndarray
     visited: np.ndarray
     want: np.ndarray
@@ -71,6 +75,7 @@ def new_network(layers: int, n: int, width: int) -> Network:
         np.zeros((1, width)),
         np.zeros((1, width)),
         np.zeros(layers, np.bool_),
+        np.empty((n, words), np.uint64),
         np.empty((depths, layers, words), np.uint64),
         np.empty((layers, words), np.uint64),
         np.empty(depths),
@@ -80,26 +85,29 @@ def new_network(layers: int, n: int, width: int) -> Network:
 
 
 @njit(nogil=True)
-def open_masks(net: Network, x: int, weights: np.ndarray, flows: np.ndarray) -> None:
-    """Set the masks of the arcs of layer x from `weights` and room, stored in the same order.
-
-    `flows` is work space of the same shape.
-    """
-    n, width = flows.shape
+def open_masks(net: Network, x: int, weights: np.ndarray) -> None:
+    """Set the masks of the arcs of layer x from their `weights`, stored in the order of the room."""
+    n, width = net.room.shape[1:]
+    room, rows = net.room[x], net.rows
+    along, across = (net.back[x - 1], net.ahead[x]) if net.turned[x] else (
+        net.ahead[x], net.back[x - 1]
+    )  # fmt: skip
+    limit = spread(LEAST)
     for i in range(n):
-        for j in range(width):
-            flows[i, j] = weights[i, j] - net.room[x, i, j]
-    rows = np.empty((n, net.ahead.shape[2]), np.uint64)
-    if net.turned[x]:
-        for i in range(n):
-            mark(flows, i, LEAST, net.back[x - 1, i])
-            mark(net.room[x], i, LEAST, rows[i])
-        transpose(rows, net.ahead[x])
-    else:
-        for i in range(n):
-            mark(net.room[x], i, LEAST, net.ahead[x, i])
-            mark(flows, i, LEAST, rows[i])
-        transpose(rows, net.back[x - 1])
+        for word in range(rows.shape[1]):
+            along[i, word] = rows[i, word] = NONE
+        for column in range(0, width, LANES):
+            free = load(room, i, column)
+            flow = load(weights, i, column) - free
+            shift = np.uint64(column & 63)
+            can_rise = np.uint64(at_least(free, limit)) << shift
+            can_fall = np.uint64(at_least(flow, limit)) << shift
+            word = column >> 6
+            if net.turned[x]:
+                can_rise, can_fall = can_fall, can_rise
+            along[i, word] |= can_rise
+            rows[i, word] |= can_fall
+    transpose(rows, across)
 
 
 @njit(nogil=True)

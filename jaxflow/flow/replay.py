@@ -11,126 +11,94 @@ import numpy as np
 from numba import njit
 
 from jaxflow.flow.lanes import LANES, least, load, lowered, spread, store, total
-from jaxflow.flow.network import Network, open_masks
+from jaxflow.flow.network import Network
+from jaxflow.flow.sweep import TINY
 
 __all__ = ["replay_one_layer", "replay_two_layers", "unlift", "unroll"]
 
-_TINY = 1e-300
 
 
 @njit(nogil=True)
-def replay_one_layer(
-    net: Network,
-    source: int,
-    sink: int,
-    arcs: np.ndarray,
-    turned: np.ndarray,
-    scratch: np.ndarray,
-) -> float:
-    """Send the supply over layer 1 of arcs to the demand; return what arrives.
-
-    Source's line, sink's line, then node by node below, in proportion to what reaches each.
-    """
-    n, width = turned.shape
+def replay_one_layer(net: Network, order: np.ndarray, sink: int, arcs: np.ndarray) -> float:
+    """Send the supply over layer 1 to the demand, as `sweep_one_layer`; return what arrives."""
+    n, width = arcs.shape
     supply, demand, room = net.supply, net.demand, net.room[1]
-    line, own = supply[0, source], demand[0, sink]
-    supply[0, source] = demand[0, sink] = 0.0
-    sent = 0.0
-    direct = np.zeros(n)
-    for i in range(n):
-        part = min(min(line, demand[0, i]), arcs[source, i])
-        line -= part
-        demand[0, i] -= part
-        direct[i] = arcs[source, i] - part
-        sent += part
-    for j in range(n):
-        part = min(min(supply[0, j], own), turned[sink, j])
-        own -= part
-        supply[0, j] -= part
-        room[sink, j] = turned[sink, j] - part
-        sent += part
-    part = min(min(line, own), arcs[source, sink])
-    line -= part
-    own -= part
-    direct[sink] = arcs[source, sink] - part
-    sent += part
-    for i in range(n):
-        if i != sink:
-            flow_in = 0.0
-            for column in range(0, width, LANES):
-                flow_in += total(least(load(supply, 0, column), load(turned, i, column)))
-            passed = min(flow_in, demand[0, i])
-            sent += passed
-            demand[0, i] -= passed
-            used = spread(passed / (flow_in + _TINY))
-            for column in range(0, width, LANES):
-                have, limit = load(supply, 0, column), load(turned, i, column)
-                part_ = least(have, limit)
-                store(room, i, column, lowered(limit, used, part_))
-                store(supply, 0, column, lowered(have, used, part_))
-        room[i, source] = direct[i]
-    supply[0, source], demand[0, sink] = line, own
-    net.turned[1] = True
-    open_masks(net, 1, turned, scratch)
+    own, sent = demand[0, sink], 0.0
+    demand[0, sink] = 0.0
+    for turn in range(n):
+        j = order[turn]
+        out = 0.0
+        for column in range(0, width, LANES):
+            out += total(least(load(demand, 0, column), load(arcs, j, column)))
+        to_own = min(own, arcs[j, sink])
+        passed = min(supply[0, j], out + to_own)
+        to_own = min(to_own, passed)
+        sent += passed
+        own -= to_own
+        supply[0, j] -= passed
+        used = spread((passed - to_own) / (out + TINY))
+        for column in range(0, width, LANES):
+            wish, limit = load(demand, 0, column), load(arcs, j, column)
+            part = least(wish, limit)
+            store(room, j, column, lowered(limit, used, part))
+            store(demand, 0, column, lowered(wish, used, part))
+        room[j, sink] = arcs[j, sink] - to_own
+    demand[0, sink] = own
+    net.turned[1] = False
     return sent
 
 
 @njit(nogil=True)
 def replay_two_layers(
-    net: Network,
-    source: int,
-    sink: int,
-    x: int,
-    upper: np.ndarray,
-    lower: np.ndarray,
-    scratch: np.ndarray,
+    net: Network, order: np.ndarray, sink: int, x: int, into: np.ndarray, lower: np.ndarray
 ) -> float:
-    """Send the supply over layers x and x - 1 of arcs to the demand; return what arrives.
+    """Send the supply over layers x and x - 1, as `sweep_two_layers`; return what arrives.
 
-    As `sweep_two_layers`; `upper` is layer x transposed, `lower` layer x - 1.
+    `into` is layer x transposed, `lower` layer x - 1.
     """
-    n, width = upper.shape
+    n, width = into.shape
     supply, demand = net.supply, net.demand
-    into, out = net.room[x], net.room[x - 1]
+    room_in, room_out = net.room[x], net.room[x - 1]
+    source = order[0]
     line, own = supply[0, source], demand[0, sink]
     supply[0, source] = demand[0, sink] = 0.0
     sent = 0.0
-    for turn in range(n):
-        k = source if turn == 0 else (turn - 1 if turn <= source else turn)
+    for turn in range(n + 1):
+        # The source's node, the sink's, then the others.
+        k = sink if turn == 1 else order[max(turn - 1, 0)]
+        if (turn == 1 and sink == source) or (turn > 1 and k == sink):
+            continue
         flow_in = flow_out = 0.0
         for column in range(0, width, LANES):
-            flow_in += total(least(load(supply, 0, column), load(upper, k, column)))
+            flow_in += total(least(load(supply, 0, column), load(into, k, column)))
             flow_out += total(least(load(demand, 0, column), load(lower, k, column)))
-        from_line, to_own = min(line, upper[k, source]), min(own, lower[k, sink])
+        from_line, to_own = min(line, into[k, source]), min(own, lower[k, sink])
         passed = min(flow_in + from_line, flow_out + to_own)
         sent += passed
         from_line, to_own = min(from_line, passed), min(to_own, passed)
         line -= from_line
         own -= to_own
-        used_in = spread((passed - from_line) / (flow_in + _TINY))
-        used_out = spread((passed - to_own) / (flow_out + _TINY))
+        used_in = spread((passed - from_line) / (flow_in + TINY))
+        used_out = spread((passed - to_own) / (flow_out + TINY))
         for column in range(0, width, LANES):
-            have, limit = load(supply, 0, column), load(upper, k, column)
+            have, limit = load(supply, 0, column), load(into, k, column)
             part = least(have, limit)
-            store(into, k, column, lowered(limit, used_in, part))
+            store(room_in, k, column, lowered(limit, used_in, part))
             store(supply, 0, column, lowered(have, used_in, part))
             have, limit = load(demand, 0, column), load(lower, k, column)
             part = least(have, limit)
-            store(out, k, column, lowered(limit, used_out, part))
+            store(room_out, k, column, lowered(limit, used_out, part))
             store(demand, 0, column, lowered(have, used_out, part))
-        into[k, source] = upper[k, source] - from_line
-        out[k, sink] = lower[k, sink] - to_own
+        room_in[k, source] = into[k, source] - from_line
+        room_out[k, sink] = lower[k, sink] - to_own
     supply[0, source], demand[0, sink] = line, own
     net.turned[x], net.turned[x - 1] = True, False
-    open_masks(net, x, upper, scratch)
-    open_masks(net, x - 1, lower, scratch)
     return sent
 
 
 @njit(nogil=True)
 def unroll(
-    net: Network, x: int, line: np.ndarray, below: np.ndarray, layer: np.ndarray,
-    scratch: np.ndarray,
+    net: Network, x: int, line: np.ndarray, below: np.ndarray, layer: np.ndarray
 ) -> None:
     """Undo one `rolled` step: from the supply left below layer x to that left above it.
 
@@ -152,7 +120,6 @@ def unroll(
             store(room, j, column, lowered(weight, spread(line[j]), part))
         supply[0, j] = line[j] - line[j] * used
     net.turned[x] = False
-    open_masks(net, x, layer, scratch)
 
 
 @njit(nogil=True)
@@ -164,7 +131,6 @@ def unlift(
     demand: np.ndarray,
     layer: np.ndarray,
     into: np.ndarray,
-    scratch: np.ndarray,
 ) -> None:
     """Undo one `lifted` step: from the demand left above layer x to that left below it.
 
@@ -194,4 +160,3 @@ def unlift(
     for i in range(n):
         left[0, i] = demand[i, sink] - taken[0, i]
     net.turned[x] = False
-    open_masks(net, x, layer, scratch)

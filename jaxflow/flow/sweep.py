@@ -1,9 +1,10 @@
 """Lockstep passes: a feasible flow for many sinks at once, good enough to be the largest mostly.
 
 Statement: whatever is sent within the capacities is a lower bound; where it meets an upper bound it
-is the flow. The passes here are blocking: each leaves no open path of forward arcs. What the source
-can send straight down its own line and what the sink takes straight from its own are kept apart
-and used first, because everything else has more ways to go.
+is the flow. The passes are blocking: they leave no open path of forward arcs. Two things make them
+good. What the source can send straight down its own line, and what the sink takes straight from its
+own, is kept apart and used first, because everything else has more ways to go. And the nodes that
+have most to send go first, while there is still a choice of ways.
 """
 
 from __future__ import annotations
@@ -14,27 +15,32 @@ import numpy as np
 from numba import njit
 
 from jaxflow.flow.lanes import LANES, least, load, lowered, spread, store
+from jaxflow.flow.sentence import Sentence
 
-__all__ = ["sweep_one_layer", "sweep_two_layers"]
+__all__ = ["TINY", "rank", "sweep_one_layer", "sweep_two_layers"]
 
-_TINY = 1e-300
+# Keeps quotients of an empty sum finite.
+TINY = 1e-300
 
 
 @njit(nogil=True)
-def _begin(
-    row: np.ndarray,
-    source: int,
-    bottom: np.ndarray,
-    n: int,
-    column: int,
-    supply: np.ndarray,
-    demand: np.ndarray,
-) -> Any:
-    """Lay out supplies and demands; the sinks' own demands come back apart."""
-    for j in range(n):
-        store(supply, j, 0, spread(row[j]))
-        store(demand, j, 0, load(bottom, j, column))
-    store(supply, source, 0, spread(0.0))
+def rank(values: np.ndarray, first: int, order: np.ndarray) -> None:
+    """Write the places of `values` to `order`: `first`, then the largest first."""
+    order[0] = first
+    for i in range(len(order)):
+        if i != first:
+            at = i if i > first else i + 1
+            while at > 1 and values[order[at - 1]] < values[i]:
+                order[at] = order[at - 1]
+                at -= 1
+            order[at] = i
+
+
+@njit(nogil=True)
+def _demands(bottom: np.ndarray, n: int, column: int, demand: np.ndarray) -> Any:
+    """Copy the demands of the lanes; those of the sinks' own nodes come back apart."""
+    for i in range(n):
+        store(demand, i, 0, load(bottom, i, column))
     store(demand, n, 0, spread(0.0))
     for lane in range(min(LANES, n - column)):
         demand[n, lane] = demand[column + lane, lane]
@@ -45,92 +51,114 @@ def _begin(
 @njit(nogil=True)
 def sweep_one_layer(
     row: np.ndarray,
-    source: int,
-    middle: np.ndarray,
+    order: np.ndarray,
+    arcs: np.ndarray,
     bottom: np.ndarray,
     n: int,
     column: int,
-    supply: np.ndarray,
     demand: np.ndarray,
 ) -> Any:
-    """Send `row` through one layer of arcs to the demands `bottom`; return what arrives.
+    """Send `row` over one layer of arcs to the demands `bottom`; return what arrives.
 
-    The source's line goes first, then the sink's, then the arcs by diagonals: no two arcs of a
-    diagonal share an end, so they need not wait for each other.
+    The nodes in turn, in the given order, first to the sink's own node and then to the others in
+    proportion to what these can take.
     """
-    own = _begin(row, source, bottom, n, column, supply, demand)
-    line = spread(row[source])
-    sent = spread(0.0)
-    for i in range(n):
-        wish = load(demand, i, 0)
-        part = least(least(line, wish), spread(middle[source, i]))
-        line = line - part
-        sent = sent + part
-        store(demand, i, 0, wish - part)
-    for j in range(n):
-        have = load(supply, j, 0)
-        part = least(least(have, own), load(middle, j, column))
-        own = own - part
-        sent = sent + part
-        store(supply, j, 0, have - part)
-    sent = sent + least(least(line, own), load(middle, source, column))
-    for shift in range(n):
-        for j in range(n):
-            i = j + shift
-            if i >= n:
-                i -= n
-            have, wish = load(supply, j, 0), load(demand, i, 0)
-            part = least(least(have, wish), spread(middle[j, i]))
-            sent = sent + part
-            store(supply, j, 0, have - part)
-            store(demand, i, 0, wish - part)
+    own = _demands(bottom, n, column, demand)
+    sent, tiny = spread(0.0), spread(TINY)
+    for turn in range(n):
+        j = order[turn]
+        out = spread(0.0)
+        for i in range(n):
+            out = out + least(load(demand, i, 0), spread(arcs[j, i]))
+        to_own = least(own, load(arcs, j, column))
+        passed = least(spread(row[j]), out + to_own)
+        to_own = least(to_own, passed)
+        sent = sent + passed
+        own = own - to_own
+        used = (passed - to_own) / (out + tiny)
+        for i in range(n):
+            wish = load(demand, i, 0)
+            store(demand, i, 0, lowered(wish, used, least(wish, spread(arcs[j, i]))))
     return sent
+
+
+@njit(nogil=True)
+def _share_out(
+    line: Any, own: Any, flow_in: Any, flow_out: Any, from_line: Any, to_own: Any, keep: Any
+) -> Any:
+    """Settle one node: what it passes on, the two own lines after it, the used shares of the rest.
+
+    Nothing passes in lanes where `keep` is 0.
+    """
+    tiny = spread(TINY)
+    passed = least(flow_in + from_line, flow_out + to_own) * keep
+    from_line = least(from_line, passed)
+    to_own = least(to_own, passed)
+    used_in = (passed - from_line) / (flow_in + tiny)
+    used_out = (passed - to_own) / (flow_out + tiny)
+    return passed, line - from_line, own - to_own, used_in, used_out
 
 
 @njit(nogil=True)
 def sweep_two_layers(
     row: np.ndarray,
-    source: int,
-    upper: np.ndarray,
-    lower: np.ndarray,
+    order: np.ndarray,
+    sentence: Sentence,
+    x: int,
     bottom: np.ndarray,
-    n: int,
     column: int,
     supply: np.ndarray,
     demand: np.ndarray,
 ) -> Any:
-    """Send `row` through two layers of arcs to the demands `bottom`; return what arrives.
+    """Send `row` over the layers x and x - 1 to the demands `bottom`; return what arrives.
 
-    `upper` is transposed: ``upper[k, j]`` is the arc from j to the node k between the layers. Each
-    k in turn passes on as much as its arcs let in and out, shared out in proportion among them.
-    The arcs of one k are used up in the same loop that adds up those of the next.
+    Each node k between the layers in turn passes on as much as its arcs let in and out, shared out
+    in proportion among them: the source's own, which `order` must begin with, then, lane by lane,
+    the sink's, then the others.
     """
-    own = _begin(row, source, bottom, n, column, supply, demand)
-    line = spread(row[source])
-    sent, tiny = spread(0.0), spread(_TINY)
-    used_in, used_out = spread(0.0), spread(0.0)
-    last = source
+    n, source = sentence.edges.shape[1], order[0]
+    upper, into = sentence.edges[x], sentence.turned[x]
+    lower, back = sentence.edges[x - 1], sentence.turned[x - 1]
+    own = _demands(bottom, n, column, demand)
+    for j in range(n):
+        store(supply, j, 0, spread(row[j]))
+    store(supply, source, 0, spread(0.0))
+    line, sent = spread(row[source]), spread(0.0)
     for turn in range(n):
-        k = source if turn == 0 else (turn - 1 if turn <= source else turn)
+        k = order[turn]
         flow_in, flow_out = spread(0.0), spread(0.0)
         for j in range(n):
-            have = load(supply, j, 0)
-            have = lowered(have, used_in, least(have, spread(upper[last, j])))
-            store(supply, j, 0, have)
-            flow_in = flow_in + least(have, spread(upper[k, j]))
-            wish = load(demand, j, 0)
-            wish = lowered(wish, used_out, least(wish, spread(lower[last, j])))
-            store(demand, j, 0, wish)
-            flow_out = flow_out + least(wish, spread(lower[k, j]))
-        from_line = least(line, spread(upper[k, source]))
-        to_own = least(own, load(lower, k, column))
-        passed = least(flow_in + from_line, flow_out + to_own)
+            flow_in = flow_in + least(load(supply, j, 0), spread(into[k, j]))
+            flow_out = flow_out + least(load(demand, j, 0), spread(lower[k, j]))
+        passed, line, own, used_in, used_out = _share_out(
+            line, own, flow_in, flow_out,
+            least(line, spread(into[k, source])),
+            least(own, load(lower, k, column)),
+            load(sentence.apart, k if turn > 0 else n, column),
+        )  # fmt: skip
         sent = sent + passed
-        from_line = least(from_line, passed)
-        to_own = least(to_own, passed)
-        line = line - from_line
-        own = own - to_own
-        used_in = (passed - from_line) / (flow_in + tiny)
-        used_out = (passed - to_own) / (flow_out + tiny)
-        last = k
+        for j in range(n):
+            have, wish = load(supply, j, 0), load(demand, j, 0)
+            given, taken = least(have, spread(into[k, j])), least(wish, spread(lower[k, j]))
+            store(supply, j, 0, lowered(have, used_in, given))
+            store(demand, j, 0, lowered(wish, used_out, taken))
+        if turn > 0:
+            continue
+        # The sinks' own nodes: every lane looks at a row and a column of its own.
+        flow_in, flow_out = spread(0.0), spread(0.0)
+        for j in range(n):
+            flow_in = flow_in + least(load(supply, j, 0), load(upper, j, column))
+            flow_out = flow_out + least(load(demand, j, 0), load(back, j, column))
+        passed, line, own, used_in, used_out = _share_out(
+            line, own, flow_in, flow_out,
+            least(line, load(upper, source, column)),
+            least(own, load(sentence.straight, x - 1, column)),
+            load(sentence.apart, source, column),
+        )  # fmt: skip
+        sent = sent + passed
+        for j in range(n):
+            have, wish = load(supply, j, 0), load(demand, j, 0)
+            given, taken = least(have, load(upper, j, column)), least(wish, load(back, j, column))
+            store(supply, j, 0, lowered(have, used_in, given))
+            store(demand, j, 0, lowered(wish, used_out, taken))
     return sent

@@ -1,0 +1,92 @@
+"""One sentence's graph, laid out once for all pairs: the arrays every stage reads.
+
+Statement: whatever depends on neither source nor layer is worked out once per sentence, at the cost
+of a few readings of its edges.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from jaxflow.flow.lift import lifted
+
+__all__ = ["Sentence", "lay_out", "lifts_at", "new_sentence"]
+
+
+class Sentence(NamedTuple):
+    """A sentence's edges and what follows from them.
+
+    Attributes
+    ----------
+    edges
+        ``[L, n, width]``: edge weights, columns filled up with 0 to whole lanes.
+    turned
+        ``[L, n, width]``: the same with queries and keys exchanged, from layer 1 up.
+    into
+        ``[L, width]``: column sums.
+    strays
+        ``[L, width]``: column sums without the diagonal, added up from layer 0.
+    straight
+        ``[L, width]``: diagonals.
+    apart
+        ``[n + 1, width]``: 1 where row and column are different tokens, 0 where they are one.
+    demands
+        ``[3, n, width]``: what each node can send to each sink from layer 0, 1 and 2 (`lift`).
+    """
+
+    edges: np.ndarray
+    turned: np.ndarray
+    into: np.ndarray
+    strays: np.ndarray
+    straight: np.ndarray
+    apart: np.ndarray
+    demands: np.ndarray
+
+
+@njit(nogil=True)
+def new_sentence(layers: int, n: int, width: int) -> Sentence:
+    """Return room for a sentence of so many layers and tokens."""
+    return Sentence(
+        np.zeros((layers, n, width)),
+        np.zeros((layers, n, width)),
+        np.zeros((layers, width)),
+        np.zeros((layers, width)),
+        np.zeros((layers, width)),
+        1.0 - np.eye(n + 1, width) * (np.arange(n + 1) < n)[:, None],
+        np.zeros((3, n, width)),
+    )
+
+
+@njit(nogil=True)
+def lifts_at(layer: int) -> int:
+    """Return by how many layers the demands are lifted for a source of `layer`."""
+    return 0 if layer <= 3 else (1 if layer <= 5 else 2)
+
+
+@njit(nogil=True)
+def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
+    """Fill in a sentence's arrays up to layer `top` from its weights ``[L, n, n]``."""
+    n = weights.shape[1]
+    edges, turned, into, strays = sentence.edges, sentence.turned, sentence.into, sentence.strays
+    for layer in range(top + 1):
+        into[layer] = 0.0
+        for query in range(n):
+            for key in range(n):
+                edges[layer, query, key] = weights[layer, query, key]
+                into[layer, key] += weights[layer, query, key]
+        if layer > 0:
+            for query in range(n):
+                for key in range(n):
+                    turned[layer, key, query] = weights[layer, query, key]
+        for key in range(n):
+            sentence.straight[layer, key] = weights[layer, key, key]
+            strays[layer, key] = into[layer, key] - weights[layer, key, key]
+            if layer > 0:
+                strays[layer, key] += strays[layer - 1, key]
+    demands = sentence.demands
+    demands[0] = edges[0]
+    for layer in range(lifts_at(top)):
+        lifted(edges[layer + 1], into[layer + 1], demands[layer], n, demands[layer + 1])

@@ -1,0 +1,22 @@
+"""What every test stands on: strict numerics and deterministic property tests."""
+
+import jax
+from hypothesis import HealthCheck, settings
+
+# Shapes must meet by intent: [n] + [L, n] is an error here, not a broadcast.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling makes the first example slow, and a busy machine any of them: nothing is timed.
+settings.register_profile(
+    "jaxflow",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+# To look further than the suite does: pytest --hypothesis-profile=explore
+settings.register_profile(
+    "explore", settings.get_profile("jaxflow"), derandomize=False, max_examples=1000
+)
+settings.load_profile("jaxflow")

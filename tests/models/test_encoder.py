@@ -1,0 +1,302 @@
+"""The encoder, against the whole forward pass in NumPy and by what must not matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from beartype import beartype
+from jaxtyping import Array, Bool, Float32, Int32, TypeCheckError, jaxtyped
+
+import jaxflow
+from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput
+
+CONFIG = EncoderConfig(
+    vocabulary=20, positions=8, layers=2, heads=2, width=8, classes=3, dropout=0.5
+)
+CONFIGS = [CONFIG, dataclasses.replace(CONFIG, causal=True, hidden_width=12)]
+TOKENS = np.array([[1, 5, 9, 4, 7], [1, 3, 19, 0, 0]], np.int32)
+
+
+@jaxtyped(typechecker=beartype)
+def run(
+    encoder: AgreementEncoder,
+    variables: Any,
+    tokens: Int32[Array, "batch n"] | Int32[np.ndarray, "batch n"],
+    mask: Bool[Array, "batch n"] | Bool[np.ndarray, "batch n"] | None = None,
+    **options: Any,
+) -> tuple[
+    Float32[Array, "batch {encoder.config.classes}"],
+    Float32[Array, "batch {encoder.config.layers} {encoder.config.heads} n n"],
+    Float32[Array, "batch {encoder.config.layers}+1 n {encoder.config.width}"],
+]:
+    """Apply the encoder, the shapes and dtypes of its docstring checked on every call."""
+    output = encoder.apply(variables, tokens, mask, **options)
+    assert isinstance(output, EncoderOutput)
+    return output.logits, output.attention, output.hidden
+
+
+def random_variables(config: EncoderConfig, seed: int = 0) -> Any:
+    """Every parameter random, biases and scales too, so that no term can hide."""
+    encoder = AgreementEncoder(config)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), TOKENS)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.5, leaf.dtype), shapes
+    )
+
+
+def wide(variables: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+
+
+def test_shape_checks_do_check() -> None:
+    with pytest.raises(TypeCheckError):
+        run(AgreementEncoder(CONFIG), random_variables(CONFIG), TOKENS.astype(np.float32))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["full", "causal"])
+def test_forward_pass_against_numpy(config: EncoderConfig) -> None:
+    variables = random_variables(config)
+    logits, attention, hidden = run(AgreementEncoder(config), variables, TOKENS)
+    for b, sentence in enumerate(TOKENS):
+        real = sentence != 0
+        expected = oracles.encoder(
+            wide(variables),
+            sentence,
+            real,
+            layers=config.layers,
+            heads=config.heads,
+            causal=config.causal,
+        )
+        np.testing.assert_allclose(logits[b], expected[0], atol=1e-5)
+        np.testing.assert_allclose(attention[b], expected[1], atol=1e-5)
+        np.testing.assert_allclose(hidden[b], expected[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["full", "causal"])
+@pytest.mark.parametrize("train", [False, True])
+def test_attention_is_a_distribution_also_while_training(
+    config: EncoderConfig, train: bool
+) -> None:
+    """Dropped weights would not sum to 1, and half of them would be 0."""
+    _, attention, _ = run(
+        AgreementEncoder(config),
+        random_variables(config),
+        TOKENS,
+        train=train,
+        rngs={"dropout": jax.random.key(1)},
+    )
+    np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-6)
+    seen = np.asarray(TOKENS != 0)[:, None, None, None, :]
+    if config.causal:
+        seen = seen & np.tril(np.ones((5, 5), bool))
+    np.testing.assert_array_equal(attention != 0, np.broadcast_to(seen, attention.shape))
+
+
+def test_dropout_needs_its_key_changes_the_outcome_and_depends_on_the_key() -> None:
+    encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
+    quiet, _, _ = run(encoder, variables, TOKENS)
+    one, _, _ = run(encoder, variables, TOKENS, train=True, rngs={"dropout": jax.random.key(1)})
+    two, _, _ = run(encoder, variables, TOKENS, train=True, rngs={"dropout": jax.random.key(2)})
+    same, _, _ = run(encoder, variables, TOKENS, train=True, rngs={"dropout": jax.random.key(1)})
+    np.testing.assert_array_equal(one, same)
+    for left, right in ((quiet, one), (one, two)):
+        assert float(jnp.abs(left - right).max()) > 1e-3
+    with pytest.raises(flax.errors.InvalidRngError):
+        run(encoder, variables, TOKENS, train=True)
+    certain = AgreementEncoder(dataclasses.replace(CONFIG, dropout=0.0))
+    np.testing.assert_array_equal(run(certain, variables, TOKENS, train=True)[0], quiet)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["full", "causal"])
+def test_padding_changes_nothing(config: EncoderConfig) -> None:
+    encoder, variables = AgreementEncoder(config), random_variables(config)
+    tokens = TOKENS[:1]
+    logits, attention, hidden = run(encoder, variables, tokens)
+    padded = np.concatenate([tokens, [[0, 0, 0]]], axis=1, dtype=np.int32)
+    wider_logits, wider_attention, wider_hidden = run(encoder, variables, padded)
+    np.testing.assert_allclose(wider_logits, logits, atol=1e-6)
+    np.testing.assert_allclose(wider_attention[..., :5, :5], attention, atol=1e-6)
+    np.testing.assert_allclose(wider_hidden[:, :, :5], hidden, atol=2e-6)
+    np.testing.assert_array_equal(wider_attention[..., 5:], 0)
+    jaxflow.rollout(wider_attention, mask=padded != 0)
+
+
+def test_the_mask_says_what_padding_is() -> None:
+    encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
+    logits, attention, _ = run(encoder, variables, TOKENS)
+    explicit, _, _ = run(encoder, variables, TOKENS, TOKENS != 0)
+    np.testing.assert_array_equal(explicit, logits)
+    # Under a mask it does not matter which words stand at padded places.
+    words = np.where(TOKENS == 0, 17, TOKENS)
+    masked, masked_attention, _ = run(encoder, variables, words, jnp.asarray(TOKENS != 0))
+    np.testing.assert_array_equal(masked, logits)
+    np.testing.assert_array_equal(masked_attention[:, :, :, :3], attention[:, :, :, :3])
+    other = AgreementEncoder(dataclasses.replace(CONFIG, pad_id=17))
+    np.testing.assert_array_equal(run(other, variables, words)[0], logits)
+
+
+def test_a_causal_encoder_does_not_see_ahead() -> None:
+    encoder, variables = AgreementEncoder(CONFIGS[1]), random_variables(CONFIGS[1])
+    _, attention, hidden = run(encoder, variables, TOKENS[:1])
+    changed = TOKENS[:1].copy()
+    changed[0, 3] = 11
+    _, changed_attention, changed_hidden = run(encoder, variables, changed)
+    np.testing.assert_array_equal(changed_hidden[:, :, :3], hidden[:, :, :3])
+    np.testing.assert_array_equal(changed_attention[..., :3, :], attention[..., :3, :])
+    assert float(jnp.abs(changed_hidden - hidden)[:, :, 3:].min()) > 0
+
+
+def test_a_batch_is_its_sentences_one_by_one() -> None:
+    encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
+    batch = run(encoder, variables, TOKENS)
+    compiled = jax.jit(encoder.apply)(variables, TOKENS)
+    for b in range(2):
+        single = run(encoder, variables, TOKENS[b : b + 1])
+        for mine, whole, fast in zip(single, batch, jax.tree.leaves(compiled), strict=True):
+            np.testing.assert_allclose(mine[0], whole[b], atol=2e-6)
+            np.testing.assert_allclose(fast[b], whole[b], atol=2e-6)
+
+
+def test_embed_then_encode_is_the_call() -> None:
+    encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
+    expected = encoder.apply(variables, TOKENS)
+    embeddings = encoder.apply(variables, TOKENS, method="embed")
+    table = variables["params"]["word"]["embedding"]
+    np.testing.assert_array_equal(embeddings, np.asarray(table)[TOKENS])
+    output = encoder.apply(variables, embeddings, TOKENS != 0, method="encode")
+    jax.tree.map(np.testing.assert_array_equal, output, expected)
+    whole = encoder.apply(variables, embeddings, method="encode")
+    expected = encoder.apply(variables, TOKENS, np.ones((2, 5), bool))
+    jax.tree.map(np.testing.assert_array_equal, whole, expected)
+
+
+def test_gradient_at_the_embeddings_against_finite_differences() -> None:
+    encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
+    mask = TOKENS != 0
+    embeddings = np.asarray(encoder.apply(variables, TOKENS, method="embed"), np.float64)
+
+    def score(values: jax.Array) -> jax.Array:
+        output = encoder.apply(variables, values, mask, method="encode")
+        return output.logits[:, 0] - output.logits[:, 1]
+
+    def plain(sentence: np.ndarray) -> float:
+        """Put the embeddings into the table, as words that are all different."""
+        params = wide(variables)
+        params["word"] = {"embedding": sentence}
+        options = {"layers": 2, "heads": 2, "causal": False}
+        logits, _, _ = oracles.encoder(params, np.arange(5), mask[1], **options)
+        return float(logits[0] - logits[1])
+
+    result = jaxflow.input_gradient(score, embeddings.astype(np.float32))[1]
+    expected = oracles.finite_differences(plain, embeddings[1]).sum(-1)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    np.testing.assert_array_equal(result[3:], 0)
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, EncoderConfig()], ids=["full", "causal", "paper"])
+def test_number_of_parameters(config: EncoderConfig) -> None:
+    shapes = jax.eval_shape(AgreementEncoder(config).init, jax.random.key(0), TOKENS)
+    width, hidden = config.width, config.hidden_width or 4 * config.width
+    norm = 2 * width
+    attention = width * 3 * width + 3 * width + width * width + width
+    feed_forward = width * hidden + hidden + hidden * width + width
+    expected = (
+        config.vocabulary * width
+        + config.positions * width
+        + config.layers * (2 * norm + attention + feed_forward)
+        + norm
+        + width * config.classes
+        + config.classes
+    )
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == expected
+    if config == EncoderConfig():
+        assert expected == 2_478_722
+
+
+def test_initial_parameters_are_those_of_gpt2() -> None:
+    config = EncoderConfig(vocabulary=500)
+    variables = AgreementEncoder(config).init(jax.random.key(0), TOKENS)
+    deviation = {
+        "embedding": 0.02,
+        "position": 0.01,
+        "qkv": 0.02,
+        "up": 0.02,
+        "readout": 0.02,
+        "attention_out": 0.02 / math.sqrt(12),
+        "down": 0.02 / math.sqrt(12),
+    }
+    checked = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        names = [key.key for key in path]
+        if names[-1] == "bias":
+            np.testing.assert_array_equal(leaf, 0)
+        elif names[-1] == "scale":
+            np.testing.assert_array_equal(leaf, 1)
+        else:
+            name = names[-2] if names[-1] == "kernel" else names[-1]
+            checked.add(name)
+            # Five standard deviations of the estimates.
+            expected, count = deviation[name], leaf.size
+            assert float(leaf.std()) == pytest.approx(expected, rel=5 / math.sqrt(2 * count))
+            assert abs(float(leaf.mean())) < 5 * expected / math.sqrt(count)
+    assert checked == set(deviation)
+    assert len(variables["params"]) == 4 + config.layers
+
+
+def test_output_is_a_frozen_pytree() -> None:
+    output = AgreementEncoder(CONFIG).apply(random_variables(CONFIG), TOKENS)
+    assert len(jax.tree.leaves(output)) == 3
+    assert isinstance(jax.tree.map(lambda leaf: leaf + 1, output), EncoderOutput)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        output.logits = None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mask", "complaint"),
+    [
+        (TOKENS[0], None, r"tokens must be whole numbers of shape .* \(5,\)"),
+        (TOKENS[None], None, r"tokens must be whole numbers of shape"),
+        (TOKENS.astype(np.float32), None, r"tokens must be whole numbers of shape .* float32"),
+        (np.ones((1, 9), np.int32), None, "tokens must be at most 8 a sentence .* got 9"),
+        (TOKENS, np.ones((2, 4), bool), r"mask must be boolean of shape \(2, 5\)"),
+        (TOKENS, np.ones(5, bool), r"mask must be boolean of shape \(2, 5\)"),
+        (TOKENS, np.ones((2, 5), int), r"mask must be boolean of shape \(2, 5\), got int"),
+    ],
+)
+def test_unusable_input_is_named(tokens: Any, mask: Any, complaint: str) -> None:
+    with pytest.raises(jaxflow.InputError, match=complaint):
+        AgreementEncoder(CONFIG).apply(random_variables(CONFIG), tokens, mask)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"layers": 0}, "layers must be a whole number of at least 1, got 0"),
+        ({"heads": -2}, "heads must be"),
+        ({"vocabulary": 1.5}, "vocabulary must be a whole number"),
+        ({"positions": True}, "positions must be a whole number"),
+        ({"classes": "2"}, "classes must be a whole number"),
+        ({"hidden_width": 0}, "hidden_width must be a whole number"),
+        ({"width": 30, "heads": 4}, "width must be a multiple of heads, got width 30 for 4 heads"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        ({"dropout": -0.1}, "dropout must be at least 0 and below 1"),
+        ({"depth": 3}, "the model's configuration does not fit: .*depth"),
+    ],
+)
+def test_impossible_configurations_are_named(fields: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(jaxflow.InputError, match=complaint):
+        EncoderConfig.from_dict(fields)
+
+
+def test_a_configuration_survives_its_dictionary() -> None:
+    for config in (*CONFIGS, EncoderConfig()):
+        assert EncoderConfig.from_dict(config.to_dict()) == config

@@ -1,0 +1,130 @@
+"""Scaled dot-product attention that returns its weights, and the dropout in it."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.models.attention import allowed_pairs, attend, dropout
+
+BATCH, HEADS, N, SIZE = 2, 3, 5, 4
+MASK = np.array([[True] * 5, [True, True, False, True, False]])
+
+
+def projections() -> tuple[jax.Array, jax.Array, jax.Array]:
+    values = np.random.default_rng(0).normal(size=(3, BATCH, HEADS, N, SIZE))
+    query, key, value = jnp.asarray(values, jnp.float32)
+    return query, key, value
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_allowed_pairs_by_their_definition(causal: bool) -> None:
+    allowed = allowed_pairs(jnp.asarray(MASK), causal=causal)
+    assert allowed.shape == (BATCH, 1, N, N)
+    for b, i, j in np.ndindex(BATCH, N, N):
+        assert bool(allowed[b, 0, i, j]) == (MASK[b, j] and (j <= i or not causal))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attend_against_loops(causal: bool) -> None:
+    query, key, value = projections()
+    allowed = allowed_pairs(jnp.asarray(MASK), causal=causal)
+    mixed, weights = attend(query, key, value, allowed)
+    for b, h, i in np.ndindex(BATCH, HEADS, N):
+        keys = [j for j in range(N) if allowed[b, 0, i, j]]
+        scores = [float(query[b, h, i] @ key[b, h, j]) / math.sqrt(SIZE) for j in keys]
+        total = sum(math.exp(score) for score in scores)
+        expected, mixture = np.zeros(N), np.zeros(SIZE)
+        for j, score in zip(keys, scores, strict=True):
+            expected[j] = math.exp(score) / total
+            mixture += expected[j] * np.asarray(value[b, h, j])
+        np.testing.assert_allclose(weights[b, h, i], expected, atol=1e-6)
+        np.testing.assert_allclose(mixed[b, h, i], mixture, atol=1e-6)
+
+
+def test_weights_are_those_before_dropout() -> None:
+    query, key, value = projections()
+    allowed = allowed_pairs(jnp.asarray(MASK), causal=False)
+    rng = jax.random.key(1)
+    mixed, weights = attend(query, key, value, allowed)
+    mixed_train, weights_train = attend(query, key, value, allowed, rate=0.5, rng=rng)
+    np.testing.assert_array_equal(weights_train, weights)
+    dropped = np.asarray(dropout(rng, weights, 0.5))
+    assert 0 < (dropped == 0).mean() - (np.asarray(weights) == 0).mean() < 1
+    np.testing.assert_allclose(mixed_train, dropped @ np.asarray(value), atol=1e-6)
+    assert float(jnp.abs(mixed_train - mixed).max()) > 0.1
+
+
+def test_keys_that_are_not_allowed_hold_exactly_0_whatever_they_are() -> None:
+    query, key, value = projections()
+    allowed = allowed_pairs(jnp.asarray(MASK), causal=False)
+    _, expected = attend(query, key, value, allowed)
+    hidden = jnp.asarray(~MASK)[:, None, :, None]
+    _, weights = attend(query, jnp.where(hidden, 1e4, key), value, allowed)
+    np.testing.assert_array_equal(weights, expected)
+    np.testing.assert_array_equal(np.asarray(weights)[1, :, :, [2, 4]], 0)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+
+
+def test_a_sentence_of_padding_only_gives_zeros_and_no_nan() -> None:
+    query, key, value = projections()
+    allowed = allowed_pairs(jnp.zeros((BATCH, N), bool), causal=False)
+
+    def total(query: jax.Array) -> jax.Array:
+        mixed, weights = attend(query, key, value, allowed)
+        return (mixed.sum() + weights.sum()) ** 2
+
+    value_of, gradient = jax.value_and_grad(total)(query)
+    assert float(value_of) == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_huge_scores_do_not_overflow() -> None:
+    query, key, value = projections()
+    allowed = allowed_pairs(jnp.asarray(MASK), causal=False)
+    _, weights = attend(1e10 * query, 1e10 * key, value, allowed)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+
+
+def test_half_precision_weights_are_float32() -> None:
+    query, key, value = (array.astype(jnp.bfloat16) for array in projections())
+    mixed, weights = attend(query, key, value, allowed_pairs(jnp.asarray(MASK), causal=False))
+    assert (mixed.dtype, weights.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_scales_the_rest(rate: float) -> None:
+    values = jnp.ones((100, 1000))
+    result = np.asarray(dropout(jax.random.key(2), values, rate))
+    kept = result != 0
+    # Five standard deviations of a binomial count.
+    assert abs(kept.mean() - (1 - rate)) < 5 * math.sqrt(rate * (1 - rate) / kept.size)
+    np.testing.assert_allclose(result[kept], 1 / (1 - rate), rtol=1e-6)
+    # Even over rows and columns too.
+    for axis, size in ((0, 100), (1, 1000)):
+        spread = kept.mean(axis).std()
+        assert spread == pytest.approx(math.sqrt(rate * (1 - rate) / size), rel=0.25)
+
+
+def test_dropout_is_its_keys_and_nothing_else() -> None:
+    values = jnp.ones(20_000)
+    keys = jax.random.split(jax.random.key(3), 8)
+    masks = np.array([dropout(key, values, 0.5) for key in keys]) != 0
+    again = np.array([dropout(key, values, 0.5) for key in keys]) != 0
+    np.testing.assert_array_equal(masks, again)
+    correlation = np.corrcoef(masks) - np.eye(8)
+    assert np.abs(correlation).max() < 5 / math.sqrt(values.size)
+    # Neighbours within one mask are independent as well.
+    for lag in (1, 2, 7, 64, 128):
+        lagged = np.corrcoef(masks[0, lag:], masks[0, :-lag])[0, 1]
+        assert abs(lagged) < 5 / math.sqrt(values.size)
+
+
+def test_dropout_of_nothing_changes_nothing() -> None:
+    values = jnp.linspace(-1, 1, 100)
+    np.testing.assert_array_equal(dropout(jax.random.key(4), values, 0.0), values)

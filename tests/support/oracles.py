@@ -1,0 +1,153 @@
+"""The definitions, written as plainly as they can be: loops over float64, one sentence at a time.
+
+Nothing here is shared with the code under test, and nothing is meant to be fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def raw_attention(attention: np.ndarray, heads: str | int = "mean") -> np.ndarray:
+    layers, count, n, _ = attention.shape
+    result = np.zeros((layers, n, n))
+    for layer in range(layers):
+        for i in range(n):
+            for j in range(n):
+                values = [float(attention[layer, head, i, j]) for head in range(count)]
+                if heads == "mean":
+                    result[layer, i, j] = sum(values) / count
+                elif heads == "max":
+                    result[layer, i, j] = max(values)
+                elif heads == "min":
+                    result[layer, i, j] = min(values)
+                else:
+                    result[layer, i, j] = values[int(heads)]
+    return result
+
+
+def edge_weights(
+    attention: np.ndarray, residual: float = 0.5, heads: str | int = "mean"
+) -> np.ndarray:
+    edges = raw_attention(attention, heads)
+    layers, n, _ = edges.shape
+    for layer in range(layers):
+        for i in range(n):
+            for j in range(n):
+                edges[layer, i, j] = (1 - residual) * edges[layer, i, j] + residual * (i == j)
+            total = sum(edges[layer, i])
+            if heads in ("max", "min") and total > 0:
+                edges[layer, i] = [edge / total for edge in edges[layer, i]]
+    return edges
+
+
+def matrix_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    n = left.shape[0]
+    result = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            result[i, j] = math.fsum(left[i, k] * right[k, j] for k in range(n))
+    return result
+
+
+def rollout(
+    attention: np.ndarray, residual: float = 0.5, heads: str | int = "mean", start_layer: int = 0
+) -> np.ndarray:
+    edges = edge_weights(attention, residual, heads)
+    product = np.eye(edges.shape[-1])
+    result = []
+    for layer, weights in enumerate(edges):
+        if layer >= start_layer:
+            product = matrix_product(weights, product)
+        result.append(product)
+    return np.array(result)
+
+
+def head_rollout(attention: np.ndarray, residual: float = 0.5) -> np.ndarray:
+    layers, heads, n, _ = attention.shape
+    below = [np.eye(n), *rollout(attention, residual)]
+    result = np.zeros((layers, heads, n, n))
+    for layer in range(layers):
+        for head in range(heads):
+            edges = edge_weights(attention[layer : layer + 1, head : head + 1], residual)[0]
+            result[layer, head] = matrix_product(edges, below[layer])
+    return result
+
+
+def blank_out(
+    predict: Callable[[np.ndarray], np.ndarray], tokens: np.ndarray, unk_id: int, label: int
+) -> np.ndarray:
+    """Return the scores of one sentence ``[n]``, one call of `predict` a token."""
+    scores = []
+    for place in range(len(tokens)):
+        blanked = tokens.copy()
+        blanked[place] = unk_id
+        before, after = predict(tokens[None])[0, label], predict(blanked[None])[0, label]
+        scores.append(abs(float(before) - float(after)))
+    return np.array(scores)
+
+
+def finite_differences(
+    function: Callable[[np.ndarray], float], values: np.ndarray, step: float = 1e-5
+) -> np.ndarray:
+    """Return the gradient of a float64 function by central differences."""
+    gradient = np.zeros_like(values)
+    for place in np.ndindex(values.shape):
+        above, below = values.copy(), values.copy()
+        above[place] += step
+        below[place] -= step
+        gradient[place] = (float(function(above)) - float(function(below))) / (2 * step)
+    return gradient
+
+
+def layer_norm(values: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Normalise one vector, the variance being the biased one."""
+    centred = values - values.mean()
+    return centred / math.sqrt((centred**2).mean() + 1e-5) * weights["scale"] + weights["bias"]
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """GPT-2's GELU, by its tanh formula."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def affine(values: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    return values @ weights["kernel"] + weights["bias"]
+
+
+def encoder(
+    params: Any, tokens: np.ndarray, real: np.ndarray, *, layers: int, heads: int, causal: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run one sentence ``[n]`` through the whole model: logits, attention, hidden states."""
+    n = len(tokens)
+    stream = [params["word"]["embedding"][tokens[i]] + params["position"][i] for i in range(n)]
+    hidden, attention = [np.array(stream)], []
+    for layer in range(layers):
+        block = params[f"blocks_{layer}"]
+        fused = [affine(layer_norm(row, block["norm_attention"]), block["qkv"]) for row in stream]
+        width = len(stream[0])
+        size = width // heads
+        weights = np.zeros((heads, n, n))
+        mixed = np.zeros((n, width))
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            for i in range(n):
+                keys = [j for j in range(n) if real[j] and (j <= i or not causal)]
+                query = fused[i][:width][part]
+                scores = [query @ fused[j][width : 2 * width][part] / math.sqrt(size) for j in keys]
+                total = sum(math.exp(score) for score in scores)
+                for j, score in zip(keys, scores, strict=True):
+                    weights[head, i, j] = math.exp(score) / total
+                    mixed[i, part] += weights[head, i, j] * fused[j][2 * width :][part]
+        stream = [stream[i] + affine(mixed[i], block["attention_out"]) for i in range(n)]
+        for i in range(n):
+            expanded = gelu(affine(layer_norm(stream[i], block["norm_feed_forward"]), block["up"]))
+            stream[i] = stream[i] + affine(expanded, block["down"])
+        hidden.append(np.array(stream))
+        attention.append(weights)
+    logits = affine(layer_norm(stream[0], params["norm"]), params["readout"])
+    return logits, np.array(attention), np.array(hidden)

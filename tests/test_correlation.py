@@ -1,0 +1,159 @@
+"""Spearman's rank correlation, against scipy where that is defined."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from attentions import DTYPES, Foreign
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import jaxflow
+
+
+def oracle(a: np.ndarray, b: np.ndarray) -> float:
+    """Scipy's value; NaN where it warns that the value is not defined."""
+    if len(a) < 2 or np.isnan([a, b]).any() or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(scipy.stats.spearmanr(a, b).statistic)
+
+
+# Few distinct values, so that ties and constant sides are the rule.
+entries = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 0.25000003, 1.0, 1e30])
+# One shape for the compiler; the number of counted tokens is in the mask.
+rows = st.lists(entries, min_size=6, max_size=6).map(np.array)
+masks = st.lists(st.booleans(), min_size=6, max_size=6).map(np.array)
+
+
+@given(a=rows, b=rows, dtype=st.sampled_from(DTYPES))
+@example(a=np.zeros(6), b=np.arange(6.0), dtype=np.float64)
+@example(a=np.arange(6.0), b=np.zeros(6), dtype=np.float32)
+@example(a=np.zeros(6), b=np.zeros(6), dtype=np.float64)
+@example(a=np.arange(6.0), b=-np.arange(6.0), dtype=np.float64)
+def test_against_scipy_with_ties(a: np.ndarray, b: np.ndarray, dtype: type) -> None:
+    a, b = a.astype(dtype), b.astype(dtype)
+    tolerance = 1e-6 if dtype == np.float32 else 1e-14
+    np.testing.assert_allclose(jaxflow.spearman(a, b), oracle(a, b), atol=tolerance)
+
+
+@given(a=rows, b=rows, mask=masks)
+@example(a=np.arange(6.0), b=np.arange(6.0), mask=np.zeros(6, bool))
+@example(a=np.arange(6.0), b=np.arange(6.0), mask=np.arange(6) == 3)
+@example(a=np.arange(6.0), b=np.arange(6.0), mask=np.arange(6) < 2)
+def test_only_counted_tokens_count(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> None:
+    expected = oracle(a[mask], b[mask])
+    np.testing.assert_allclose(jaxflow.spearman(a, b, mask), expected, atol=1e-14)
+    # What stands at the other tokens does not matter, not even a NaN.
+    np.testing.assert_allclose(
+        jaxflow.spearman(np.where(mask, a, np.nan), np.where(mask, b, np.inf), mask),
+        expected,
+        atol=1e-14,
+    )
+
+
+def test_many_tokens_without_ties() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 200)), rng.normal(size=(3, 200))
+    expected = [oracle(*pair) for pair in zip(a, b, strict=True)]
+    np.testing.assert_allclose(jaxflow.spearman(a, b), expected, atol=1e-13)
+    single = jaxflow.spearman(a.astype(np.float32), b.astype(np.float32))
+    np.testing.assert_allclose(single, expected, atol=1e-6)
+
+
+def test_known_value_where_the_tie_free_formula_is_wrong() -> None:
+    """Ranks 1.5 1.5 3 4 and 1 2 3.5 3.5: r = 4 / 4.5, where 1 - 6 d2 / n (n2 - 1) gives 0.9."""
+    result = jaxflow.spearman(np.array([1.0, 1, 2, 3]), np.array([1.0, 2, 3, 3]))
+    assert result == pytest.approx(4 / 4.5, abs=1e-15)
+
+
+def test_infinities_are_ranked_and_nan_makes_nan() -> None:
+    a, b = np.array([-np.inf, 0, 1, np.inf]), np.array([1.0, 3, 2, 4])
+    assert jaxflow.spearman(a, b) == pytest.approx(0.8, abs=1e-15)
+    a[1] = np.nan
+    assert np.isnan(jaxflow.spearman(a, b))
+    assert np.isnan(jaxflow.spearman(b, a))
+
+
+def test_a_perfect_correlation_never_exceeds_1() -> None:
+    for n in range(2, 40):
+        values = np.random.default_rng(n).normal(size=40).astype(np.float32)
+        mask = np.arange(40) < n
+        assert float(jaxflow.spearman(values, values, mask)) == pytest.approx(1, abs=1e-6)
+        assert abs(float(jaxflow.spearman(values, -values, mask))) <= 1
+
+
+@given(a=rows, b=rows, shift=st.floats(-1, 1))
+def test_only_the_order_matters(a: np.ndarray, b: np.ndarray, shift: float) -> None:
+    expected = jaxflow.spearman(a, b)
+    np.testing.assert_allclose(jaxflow.spearman(b, a), expected, atol=1e-14)
+    np.testing.assert_allclose(jaxflow.spearman(2 * a, np.cbrt(b)), expected, atol=1e-14)
+    np.testing.assert_allclose(jaxflow.spearman(-a, b), -expected, atol=1e-14)
+
+
+def test_padding_changes_nothing() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(4, 7)), rng.integers(0, 3, (4, 7)).astype(float)
+    mask = np.pad(np.ones((4, 7), bool), ((0, 0), (2, 3)))
+    wide_a = np.pad(a, ((0, 0), (2, 3)), constant_values=9)
+    wide_b = np.pad(b, ((0, 0), (2, 3)), constant_values=-9)
+    result = jaxflow.spearman(wide_a, wide_b, mask)
+    np.testing.assert_allclose(result, jaxflow.spearman(a, b), atol=1e-14)
+
+
+def test_batch_axes_broadcast() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(3, 1, 5)), rng.normal(size=(4, 5))
+    mask = np.array([True, True, False, True, True])
+    result = jaxflow.spearman(a, b, mask)
+    assert result.shape == (3, 4)
+    for i in range(3):
+        for j in range(4):
+            expected = oracle(a[i, 0][mask], b[j][mask])
+            assert result[i, j] == pytest.approx(expected, abs=1e-14)
+
+
+def test_vmap_and_jit_change_nothing() -> None:
+    rng = np.random.default_rng(3)
+    a, b = jnp.asarray(rng.random((3, 5)), jnp.float32), jnp.asarray(rng.random((3, 5)), "float32")
+    mask = jnp.asarray(rng.random((3, 5)) < 0.8)
+    expected = jaxflow.spearman(a, b, mask)
+    np.testing.assert_allclose(jax.jit(jaxflow.spearman)(a, b, mask), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jaxflow.spearman)(a, b, mask), expected, atol=1e-6)
+
+
+def test_precision_and_home_of_the_result() -> None:
+    values = np.arange(4.0)
+    assert jaxflow.spearman(values, values).dtype == np.float64
+    assert jaxflow.spearman(values.astype(np.float32), values).dtype == np.float64
+    single = values.astype(np.float32)
+    result = jaxflow.spearman(Foreign(single), single, mask=Foreign(np.ones(4, bool)))
+    assert isinstance(result, np.ndarray)
+    assert result.dtype == np.float32
+    on_device = jaxflow.spearman(jnp.asarray(single), single)
+    assert isinstance(on_device, jax.Array)
+    assert on_device.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "mask", "complaint"),
+    [
+        (np.arange(3), np.ones(3), None, "a must be float32 or float64 .* int64"),
+        (np.ones(3), np.ones(3, np.float16), None, "b must be float32 or float64 .* float16"),
+        (np.float64(1), np.ones(3), None, r"a must be float32 or float64 of shape .* \(\)"),
+        (np.ones(3), np.ones(4), None, r"a, b and mask must have fitting shapes"),
+        (np.ones(3), np.ones(1), None, r"a, b and mask must have the same number of tokens"),
+        (np.ones((2, 3)), np.ones((3, 3)), None, r"a, b and mask must have fitting shapes"),
+        (np.ones(3), np.ones(3), np.ones(2, bool), "mask must have fitting shapes"),
+        (np.ones(3), np.ones(3), np.ones(1, bool), "mask must have the same number of tokens"),
+        (np.ones(3), np.ones(3), np.ones(3), "mask must be boolean, .* float64"),
+        (np.ones(3), "words", None, "b must be"),
+    ],
+)
+def test_unusable_input_is_named(a: Any, b: Any, mask: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        jaxflow.spearman(a, b, mask)

@@ -1,0 +1,230 @@
+"""Batches: every row in its turn, the same ones from the same seed, whole and rightly padded."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxflow.errors import InputError
+from jaxflow.models import WordTokenizer
+from jaxflow.train.batches import (
+    BatchPlan,
+    EncodedSplit,
+    encode_split,
+    evaluation_batches,
+    iterate,
+)
+from jaxflow.train.corpus import Split
+
+BUCKETS = (6, 9, 20)
+FIRST_EXTRA = 5_000
+
+
+def encoded(count, first=3, longest=20, seed=0):
+    """Rows that can be told apart: the first word of row i is ``first + i``, its label that mod 2.
+
+    The words after it follow from it too, so that a row that was mixed up shows.
+    """
+    lengths = np.random.default_rng(seed).integers(2, longest + 1, count).astype(np.int32)
+    tokens = np.zeros((count, 20), np.int32)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = 1, *(first + row + np.arange(length - 1))
+    labels = ((first + np.arange(count)) % 2).astype(np.int32)
+    unknown = np.full(count, -1, np.int32)
+    return EncodedSplit(tokens, lengths, labels, unknown, unknown, np.arange(count), 0)
+
+
+def plan_of(train, extra=None, **options):
+    options = {"share": 0.3, "batch": 8, "epochs": 3, "seed": 7} | options
+    return BatchPlan(train=train, extra=extra, buckets=BUCKETS, **options)
+
+
+def names_of(batches):
+    """The first words of all rows, after checking that each row is whole and has its label."""
+    names = []
+    for batch in batches:
+        for row, label in zip(batch["tokens"], batch["labels"], strict=True):
+            length = np.count_nonzero(row)
+            assert row[0] == 1
+            assert row[1:length].tolist() == list(range(row[1], row[1] + length - 1))
+            assert not row[length:].any()
+            assert label == row[1] % 2
+            names.append(int(row[1]))
+    return names
+
+
+def epoch_of(plan, epoch):
+    steps = plan.steps_per_epoch
+    return [plan[step] for step in range(epoch * steps, (epoch + 1) * steps)]
+
+
+def assert_equal_batches(left, right):
+    left, right = list(left), list(right)
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        for name in ("tokens", "labels"):
+            assert one[name].dtype == other[name].dtype == np.int32
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_an_epoch_has_every_row_once_but_for_the_remainder():
+    train = encoded(103)
+    plan = plan_of(train)
+    assert plan.steps_per_epoch == 103 // 8
+    assert len(plan) == 3 * (103 // 8)
+    lengths = {3 + row: length for row, length in enumerate(train.lengths.tolist())}
+    left_out = []
+    for epoch in range(3):
+        batches = epoch_of(plan, epoch)
+        names = names_of(batches)
+        assert len(names) == len(set(names)) == 96
+        assert set(names) <= set(lengths)
+        left_out.append(frozenset(lengths) - set(names))
+        # No word was cut off.
+        counts = [np.count_nonzero(row) for batch in batches for row in batch["tokens"]]
+        assert counts == [lengths[name] for name in names]
+    assert len(set(left_out)) == 3
+
+
+def test_without_a_remainder_an_epoch_has_every_row_once():
+    plan = plan_of(encoded(96))
+    for epoch in range(3):
+        assert sorted(names_of(epoch_of(plan, epoch))) == list(range(3, 99))
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    def make(**options):
+        return plan_of(encoded(103), encoded(50, FIRST_EXTRA), **options)
+
+    plan, again = make(), make()
+    assert_equal_batches(
+        [plan[step] for step in range(len(plan))],
+        reversed([again[step] for step in reversed(range(len(again)))]),
+    )
+    assert names_of(epoch_of(plan, 0)) != names_of(epoch_of(plan, 1))
+    assert names_of(epoch_of(plan, 0)) != names_of(epoch_of(make(seed=8), 0))
+    # A longer run begins as a shorter one does.
+    assert_equal_batches(epoch_of(plan, 1), epoch_of(make(epochs=9), 1))
+
+
+@pytest.mark.parametrize("start", [1, 18, 19, 40, 54])
+def test_going_on_gives_what_would_have_come(start):
+    plan = plan_of(encoded(103), encoded(50, FIRST_EXTRA))
+    assert plan.steps_per_epoch == 18
+    whole = list(iterate(plan))
+    assert len(whole) == len(plan) == 54
+    assert_equal_batches(whole, [plan[step] for step in range(54)])
+    assert_equal_batches(iterate(plan, start), whole[start:])
+
+
+def test_batches_have_the_shape_of_the_smallest_bucket_that_holds_their_longest_row():
+    plan = plan_of(encoded(400))
+    seen = Counter()
+    for step in range(len(plan)):
+        tokens = plan[step]["tokens"]
+        longest = max(np.count_nonzero(row) for row in tokens)
+        assert tokens.shape == (8, min(size for size in BUCKETS if size >= longest))
+        seen[tokens.shape[1]] += 1
+    assert set(seen) == set(BUCKETS)
+    # Rows of like length share a batch: short rows alone fill as many short batches as they can.
+    short = (encoded(400).lengths <= BUCKETS[0]).sum()
+    assert seen[BUCKETS[0]] == 3 * (short // 8)
+
+
+def test_short_and_long_batches_take_turns():
+    # Sorted by length, an epoch would end with nothing but long sentences.
+    lengths = [batch["tokens"].shape[1] for batch in epoch_of(plan_of(encoded(400)), 0)]
+    assert lengths != sorted(lengths)
+
+
+@pytest.mark.parametrize(("share", "rows", "extra"), [(0.3, 700, 300), (0.25, 300, 100), (0, 96, 0)])
+def test_the_share_of_the_further_rows_is_exact(share, rows, extra):
+    plan = plan_of(encoded(rows), encoded(170, FIRST_EXTRA), share=share, batch=4)
+    for epoch in range(3):
+        names = names_of(epoch_of(plan, epoch))
+        assert sum(name >= FIRST_EXTRA for name in names) == extra
+        assert sorted(name for name in names if name < FIRST_EXTRA) == list(range(3, 3 + rows))
+
+
+@pytest.mark.parametrize("count", [30, 100, 170])
+def test_the_further_rows_serve_equally_often(count):
+    # 100 an epoch: some come several times, each once, or not every one comes.
+    plan = plan_of(encoded(300), encoded(count, FIRST_EXTRA), share=0.25, batch=4, epochs=5)
+    served = Counter(
+        name
+        for epoch in range(5)
+        for name in names_of(epoch_of(plan, epoch))
+        if name >= FIRST_EXTRA
+    )
+    assert len(served) == count
+    assert served.total() == 500
+    assert max(served.values()) - min(served.values()) <= 1
+
+
+def test_the_further_rows_come_in_another_order_than_their_file_has():
+    plan = plan_of(encoded(300), encoded(170, FIRST_EXTRA), share=0.25, batch=4)
+    served = {name for name in names_of(epoch_of(plan, 0)) if name >= FIRST_EXTRA}
+    assert served != set(range(FIRST_EXTRA, FIRST_EXTRA + 100))
+
+
+def test_no_further_rows_is_no_error():
+    assert len(plan_of(encoded(96), encoded(0, FIRST_EXTRA))) == 36
+
+
+def test_too_few_rows_for_a_batch():
+    with pytest.raises(InputError, match="at least one batch of 8, got 7 rows"):
+        plan_of(encoded(7))
+
+
+def test_too_long_sentences_are_left_out_and_counted():
+    prefixes = ("the key", "the keys to the cabinet", "a key", "the old keys to the cabinet")
+    split = Split(
+        prefixes,
+        labels=np.array([0, 1, 0, 1], np.int32),
+        n_attractors=np.array([0, 1, -1, 1], np.int32),
+        subject_index=np.array([1, 1, -1, 2], np.int32),
+    )
+    tokenizer = WordTokenizer(("[PAD]", "[CLS]", "[UNK]", "the", "key", "keys", "to", "cabinet"))
+    six = encode_split(split, tokenizer, 6)
+    assert six.too_long == 1
+    assert six.tokens.tolist() == [
+        [1, 3, 4, 0, 0, 0],
+        [1, 3, 5, 6, 3, 7],
+        [1, 2, 4, 0, 0, 0],
+    ]
+    assert six.lengths.tolist() == [3, 6, 3]
+    assert six.labels.tolist() == [0, 1, 0]
+    assert six.rows.tolist() == [0, 1, 2]
+    assert six.n_attractors.tolist() == [0, 1, -1]
+    # Counted with [CLS]: the subject of the first is "key", the third token.
+    assert six.subject_index.tolist() == [2, 2, -1]
+    five = encode_split(split, tokenizer, 5)
+    assert (five.rows.tolist(), five.too_long, len(five)) == ([0, 2], 2, 2)
+    assert encode_split(split, tokenizer, 7).too_long == 0
+    none = encode_split(split, tokenizer, 2)
+    assert (none.too_long, none.tokens.shape) == (4, (0, 2))
+
+
+@pytest.mark.parametrize("count", [1, 8, 103])
+def test_evaluation_covers_every_row_once(count):
+    split = encoded(count)
+    covered = []
+    for rows, batch in evaluation_batches(split, BUCKETS, 8):
+        length = batch["tokens"].shape[1]
+        assert batch["tokens"].shape == (8, length)
+        assert length in BUCKETS
+        assert 1 <= len(rows) <= 8
+        names = names_of([{name: values[: len(rows)] for name, values in batch.items()}])
+        assert names == (3 + rows).tolist()
+        np.testing.assert_array_equal(batch["tokens"][: len(rows)], split.tokens[rows, :length])
+        assert not batch["tokens"][len(rows) :].any()
+        # The smallest bucket for each row on its own.
+        assert all(
+            length == min(size for size in BUCKETS if size >= split.lengths[row]) for row in rows
+        )
+        covered += rows.tolist()
+    assert sorted(covered) == list(range(count))
+
+
+def test_evaluation_of_nothing():
+    assert list(evaluation_batches(encoded(0), BUCKETS, 8)) == []

@@ -1,0 +1,433 @@
+"""Runs that are cut off, damaged, repeated or diverge: none ends as anything but a whole run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_corpus import small_config, write_small_corpus
+
+from jaxflow import models
+from jaxflow.errors import InputError
+from jaxflow.train import loop
+from jaxflow.train.checkpoint import open_checkpoints
+from jaxflow.train.config import TrainConfig
+from jaxflow.train.journal import open_journal, read_config
+from jaxflow.train.loop import train
+from jaxflow.train.step import TrainState
+
+STEPS = 30
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """One cache for the file, and a line in the journal for every step."""
+    folder = tmp_path_factory.getbasetemp() / "loop-cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_small_corpus(tmp_path_factory.mktemp("corpus") / "agreement")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data):
+    """A run that nothing disturbed: its folder and its result."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "loop-cache"))
+        patch.setattr(loop, "LOG_EVERY", 1)
+        return run, train(small_config(data), run)
+
+
+def journal_of(run):
+    """The lines of ``metrics.jsonl`` without the clock."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def assert_equal_trees(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def assert_ends_like(run, whole):
+    there, result = whole
+    assert_equal_trees(models.load(run).params, result.model.params)
+    assert journal_of(run) == journal_of(there)
+    assert (run / "accuracy.json").read_bytes() == (there / "accuracy.json").read_bytes()
+
+
+def no_training(*_):
+    raise AssertionError("a step was taken")
+
+
+def steps_kept(run):
+    return sorted(int(folder.name) for folder in (run / "checkpoints").iterdir())
+
+
+def test_a_whole_run_leaves_what_it_promises(whole, data):
+    run, result = whole
+    files = {"config.json", "metrics.jsonl", "checkpoints", "model", "accuracy.json"}
+    assert {path.name for path in run.iterdir()} == files
+    assert read_config(run) == small_config(data)
+    assert steps_kept(run) == [28, 30]
+    assert set(result.accuracy) == {"val", "test", "test_1", "test_2", "subjects"}
+    assert json.loads((run / "accuracy.json").read_text()) == result.accuracy
+    assert {name: score["n"] for name, score in result.accuracy.items()} == {
+        "val": 30, "test": 60, "test_1": 20, "test_2": 20, "subjects": 20
+    }  # fmt: skip
+    assert result.seconds > 0
+
+    journal = journal_of(run)
+    losses = [entry for entry in journal if "loss" in entry]
+    scores = [entry for entry in journal if "held_out" in entry]
+    assert len(losses) + len(scores) == len(journal)
+    assert [entry["step"] for entry in losses] == list(range(1, STEPS + 1))
+    assert [entry["step"] for entry in scores] == [10, 20, 30]
+    for entry in scores:
+        assert set(entry["held_out"]) == {"val", "subjects"}  # never the test
+    for name in ("val", "subjects"):
+        assert scores[-1]["held_out"][name] == result.accuracy[name]["accuracy"]
+    seconds = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").open()]
+    assert seconds == sorted(seconds)
+
+
+def test_the_saved_model_is_the_trained_one(whole):
+    run, result = whole
+    loaded = models.load(run)
+    assert loaded.config == result.model.config
+    assert loaded.tokenizer == result.model.tokenizer
+    assert_equal_trees(loaded.params, result.model.params)
+    ids = loaded.tokenizer.encode_batch(["the key to the cabinets", "the keys"])
+    assert_equal_trees(loaded(ids), result.model(ids))
+
+
+@pytest.mark.parametrize("stop", [1, 7, 13, 29])
+def test_a_run_cut_off_after_a_checkpoint_goes_on_bit_for_bit(tmp_path, data, whole, stop):
+    config, run = small_config(data), tmp_path / "run"
+    cut = train(config, run, stop_after=stop)
+    assert cut.accuracy == {}
+    assert not (run / "model").exists()
+    assert steps_kept(run)[-1] == stop
+    train(config, run)
+    assert_ends_like(run, whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from jaxflow.train import loop
+from jaxflow.train.journal import read_config
+from jaxflow.train.config import TrainConfig
+import json
+
+def report(progress):
+    if progress.step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+loop.LOG_EVERY = 1
+config = TrainConfig.from_dict(json.loads(sys.argv[1]))
+loop.train(config, Path(sys.argv[2]), report)
+"""
+
+
+@pytest.mark.parametrize(("step", "kept"), [(12, [7, 10]), (3, [])])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, data, whole, step, kept):
+    config, run = small_config(data), tmp_path / "run"
+    script = [sys.executable, "-c", KILLED.format(step=step)]
+    ended = subprocess.run(
+        [*script, json.dumps(config.to_dict()), str(run)], env=os.environ, capture_output=True
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert steps_kept(run) == kept
+    assert [entry["step"] for entry in journal_of(run) if "loss" in entry][-1] == step
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "lo')  # what a crash of the machine can leave
+    said = []
+    train(config, run, said.append)
+    begun = f"going on after step {kept[-1]}"
+    assert [progress.message for progress in said][0] == begun if kept else begun
+    assert_ends_like(run, whole)
+
+
+def test_a_half_written_checkpoint_is_not_taken(tmp_path, data, whole):
+    config, run = small_config(data), tmp_path / "run"
+    train(config, run, stop_after=7)
+    # The name under which Orbax writes before it renames.
+    half = run / "checkpoints" / "10.orbax-checkpoint-tmp"
+    shutil.copytree(run / "checkpoints" / "7", half)
+    for file in half.rglob("manifest.ocdbt"):
+        file.unlink()
+    train(config, run)
+    assert_ends_like(run, whole)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, data, whole, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    before = (run / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: no_training)
+    result = train(small_config(data), run)
+    assert result.accuracy == whole[1].accuracy
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert_ends_like(run, whole)
+
+
+def nan_from(step_number):
+    """Make the steps from that number on give a loss that is not a number."""
+    real = loop.make_train_step
+
+    def make(*arguments):
+        step = real(*arguments)
+
+        def poisoned(state, tokens, labels):
+            number = int(state.step)
+            state, metrics = step(state, tokens, labels)
+            return state, metrics._replace(
+                loss=metrics.loss * (float("nan") if number >= step_number else 1)
+            )
+
+        return poisoned
+
+    return make
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, data, whole, monkeypatch):
+    config, run = small_config(data), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_train_step", nan_from(12))
+        with pytest.raises(InputError, match="the loss is nan near step 13: training stopped"):
+            train(config, run)
+    assert not (run / "model").exists()
+    assert not (run / "accuracy.json").exists()
+    assert steps_kept(run) == [7, 10]
+    # What was kept is good: the same run goes on from there to the same end.
+    train(config, run)
+    assert_ends_like(run, whole)
+
+
+def test_parameters_that_overflow_are_never_kept(tmp_path, data):
+    run = tmp_path / "run"
+    config = small_config(data, learning_rate=3e38, checkpoint_every=1)
+    with pytest.raises(InputError, match=r"(loss is|no longer finite).* try a lower learning rate"):
+        train(config, run)
+    assert not (run / "model").exists()
+    with open_checkpoints(run / "checkpoints") as checkpoints:
+        model = loop.encoder_config(config, loop.prepare(config).tokenizer)
+        fresh = loop.init_state(model, loop.make_optimizer(config, STEPS), config.seed)
+        state = checkpoints.restore(fresh)
+    assert int(state.step) >= 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("learning_rate", 2e-3), ("seed", 5), ("width", 32), ("buckets", (20,))]
+)
+def test_another_configuration_in_the_same_folder(whole, data, name, value):
+    run, _ = whole
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"another configuration \\({name} is ") as caught:
+        train(small_config(data, **{name: value}), run)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_same_folder_under_another_name_is_the_same_run(whole, data, monkeypatch):
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: no_training)
+    monkeypatch.chdir(data.parent)
+    assert train(small_config(Path(data.name)), whole[0]).accuracy == whole[1].accuracy
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"epoch": 3}', '{"epochs": "3"}', '{"buckets": ["x"]}', '{"epochs": 0}'],
+)
+def test_a_damaged_configuration(tmp_path, data, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match="configuration|epochs must be") as caught:
+        train(small_config(data), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_impossible_sizes_leave_no_run_behind(tmp_path, data):
+    with pytest.raises(InputError, match="width must be a multiple of heads"):
+        train(small_config(data, width=15), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["file/run", "file"])
+def test_a_folder_that_cannot_be_written(tmp_path, data, monkeypatch, place):
+    (tmp_path / "file").write_text("here first")
+    monkeypatch.setattr(loop, "make_train_step", no_training)
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        train(small_config(data), tmp_path / place)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "here first"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints"])
+def test_a_place_in_the_run_that_is_taken(tmp_path, data, name):
+    config = small_config(data)
+    train(config, tmp_path, stop_after=1)
+    target = tmp_path / name
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    target.mkdir() if name == "metrics.jsonl" else target.write_text("")
+    with pytest.raises(InputError, match=name) as caught:
+        train(config, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_sentences_that_do_not_fit_are_reported(tmp_path, data):
+    said = []
+    config = small_config(data, positions=9, buckets=(), epochs=1, batch=16)
+    result = train(config, tmp_path, said.append)
+    texts = {
+        name: [line.split("\t")[1].split() for line in (data / name).open()]
+        for name in ("numpred.train", "numpred.train.attractors", "numpred.test.1")
+    }
+    # With [CLS] in front a sentence of nine words needs ten positions.
+    long = {name: sum(len(words) > 8 for words in rows) for name, rows in texts.items()}
+    training = long["numpred.train"] + long["numpred.train.attractors"]
+    assert training > 0
+    assert said[0].message == (
+        f"{training} training sentences exceed 9 tokens and are left out"
+    )
+    assert result.accuracy["test_1"]["too_long"] == long["numpred.test.1"] > 0
+    assert result.accuracy["test_1"]["n"] == 20
+    assert result.accuracy["test_1"]["accuracy"] <= 1 - long["numpred.test.1"] / 20
+
+
+def state_of(step, shape=(40, 30), seed=0):
+    """A state as training has it, small enough to be saved and damaged many times."""
+    values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    params = {"params": {"kernel": jnp.asarray(values), "bias": jnp.arange(3.0)}}
+    count = jnp.asarray(step, jnp.int32)
+    return TrainState(count, params, (jax.tree.map(lambda leaf: leaf * 2, params), count))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept") / "checkpoints"
+    with open_checkpoints(folder) as checkpoints:
+        checkpoints.save(state_of(5))
+        checkpoints.save(state_of(9, seed=1))
+    return folder
+
+
+def restore(folder, like):
+    with open_checkpoints(folder) as checkpoints:
+        return checkpoints.restore(like)
+
+
+def test_a_checkpoint_gives_back_the_very_state(saved):
+    assert_equal_trees(restore(saved, state_of(0, seed=3)), state_of(9, seed=1))
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert restore(tmp_path / "checkpoints", state_of(0)) is None
+
+
+DAMAGES = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "missing": lambda file: file.unlink(),
+    "flipped": lambda file: file.write_bytes(
+        bytes(byte ^ 255 if i % 64 == 40 else byte for i, byte in enumerate(file.read_bytes()))
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused(tmp_path, saved, damage):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    for file in (folder / "9").rglob("*"):
+        if file.is_file():
+            DAMAGES[damage](file)
+    with pytest.raises(InputError) as caught:
+        restore(folder, state_of(0))
+    message = str(caught.value)
+    assert str(folder / "9") in message
+    assert "delete it to go on from the one before" in message
+    assert "\n" not in message
+    shutil.rmtree(folder / "9")
+    assert_equal_trees(restore(folder, state_of(0)), state_of(5))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_damaged_file_passes_as_another_state(tmp_path, saved, damage):
+    names = [file.relative_to(saved) for file in (saved / "9").rglob("*") if file.is_file()]
+    refused = 0
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        shutil.copytree(saved, folder)
+        DAMAGES[damage](folder / name)
+        try:
+            state = restore(folder, state_of(0))
+        except InputError:
+            refused += 1
+        else:  # a file that the state does not depend on
+            assert_equal_trees(state, state_of(9, seed=1))
+    assert refused > 0
+
+
+def test_a_checkpoint_of_another_model_is_refused(saved):
+    with pytest.raises(InputError, match="cannot be read"):
+        restore(saved, state_of(0, shape=(40, 31)))
+
+
+def test_a_checkpoint_with_a_number_that_is_not_finite_is_refused(tmp_path):
+    state = state_of(4)
+    broken = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, state.params))
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(broken)
+    with pytest.raises(InputError, match="is damaged"):
+        restore(tmp_path / "checkpoints", state_of(0))
+
+
+def test_the_journal_goes_on_from_a_step(tmp_path):
+    journal = open_journal(tmp_path, 0)
+    for step in range(1, 6):
+        journal.write(step, loss=1 / step, seconds=step * 2.0)
+    journal.close()
+    journal = open_journal(tmp_path, 3)
+    assert journal.seconds_before == 6.0
+    journal.write(4, loss=0.5, seconds=9.0)
+    journal.close()
+    assert [entry["step"] for entry in journal_of(tmp_path)] == [1, 2, 3, 4]
+    assert journal_of(tmp_path)[-1]["loss"] == 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_configuration_survives_its_file(data):
+    config = small_config(data, learning_rate=0.1 + 0.2)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert TrainConfig.from_dict({}) == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0), ("batch", -1), ("positions", 0), ("dropout", 1.0), ("word_dropout", -0.1),
+        ("attractor_share", 1.0), ("warmup", 1.5), ("learning_rate", 0.0), ("clip", 0.0),
+        ("seed", -1), ("checkpoint_every", 0), ("learning_rate", float("nan")),
+        ("weight_decay", -0.1), ("buckets", (0, 8)),
+    ],
+)  # fmt: skip
+def test_impossible_values_are_named(name, value):
+    with pytest.raises(InputError, match=name):
+        TrainConfig(**{name: value})

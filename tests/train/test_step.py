@@ -1,0 +1,239 @@
+"""The training step against AdamW written out in NumPy, and what must hold of any step."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
+from jaxflow.train.config import TrainConfig
+from jaxflow.train.step import (
+    drop_words,
+    init_state,
+    make_evaluation_step,
+    make_optimizer,
+    make_train_step,
+)
+
+ENCODER = EncoderConfig(vocabulary=12, positions=6, layers=1, heads=2, width=8, dropout=0.0)
+CONFIG = TrainConfig(dropout=0.0, word_dropout=0.0)
+
+
+def batches_of(count, seed=0):
+    """Sentences ``[CLS] w1 ...`` of 3 to 6 tokens whose label says whether w1 is even."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        tokens = rng.integers(3, 12, (16, 6)).astype(np.int32)
+        tokens[:, 0] = 1
+        tokens[np.arange(6) >= rng.integers(3, 7, (16, 1))] = 0
+        yield jnp.asarray(tokens), jnp.asarray(tokens[:, 1] % 2)
+
+
+def start(config=CONFIG, steps=10, encoder=ENCODER):
+    optimizer = make_optimizer(config, steps)
+    return init_state(encoder, optimizer, config.seed), make_train_step(encoder, optimizer, config)
+
+
+def host(tree):
+    """A copy that outlives donation."""
+    return jax.tree.map(np.array, tree)
+
+
+def assert_equal_trees(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+class AdamW:
+    """Loshchilov and Hutter's algorithm on float64 arrays by name, with what the project adds."""
+
+    def __init__(self, config, steps):
+        self.config, self.steps, self.count = config, steps, 0
+        self.first, self.second = {}, {}
+
+    def rate(self):
+        warmup = max(1, round(self.config.warmup * self.steps))
+        if self.count < warmup:
+            return self.config.learning_rate * self.count / warmup
+        part = (self.count - warmup) / (self.steps - warmup)
+        return self.config.learning_rate * (1 + math.cos(math.pi * part)) / 2
+
+    def update(self, params, gradients):
+        norm = math.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
+        rate = self.rate()
+        self.count += 1
+        for name, gradient in gradients.items():
+            gradient = gradient * min(1, self.config.clip / norm)
+            self.first[name] = 0.9 * self.first.get(name, 0) + 0.1 * gradient
+            self.second[name] = 0.98 * self.second.get(name, 0) + 0.02 * gradient**2
+            step = (self.first[name] / (1 - 0.9**self.count)) / (
+                np.sqrt(self.second[name] / (1 - 0.98**self.count)) + 1e-8
+            )
+            if params[name].ndim == 2:  # matrices; not biases, not norms
+                step = step + self.config.weight_decay * params[name]
+            params[name] = params[name] - rate * step
+        return norm
+
+
+def by_name(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.array(leaf, np.float64) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize("clip", [0.05, 1e9], ids=["clipped", "unclipped"])
+def test_steps_are_those_of_adamw(clip):
+    config = dataclasses.replace(CONFIG, clip=clip, warmup=0.3, weight_decay=0.2)
+    with jax.enable_x64(True):
+        optimizer = make_optimizer(config, 10)
+        state = init_state(ENCODER, optimizer, config.seed)
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), state.params)
+        state = state._replace(params=params, opt_state=optimizer.init(params))
+        step = make_train_step(ENCODER, optimizer, config)
+        encoder = AgreementEncoder(ENCODER)
+
+        @jax.jit
+        def loss_and_logits(params, tokens, labels):
+            logits = encoder.apply(params, tokens).logits
+            shifted = logits - logits.max(-1, keepdims=True)
+            right = shifted[jnp.arange(len(labels)), labels]
+            return jnp.mean(jnp.log(jnp.exp(shifted).sum(-1)) - right), logits
+
+        gradient = jax.jit(jax.grad(loss_and_logits, has_aux=True))
+        reference, mine = AdamW(config, 10), by_name(state.params)
+        assert {values.ndim for values in mine.values()} == {1, 2}
+        norms = []
+        for tokens, labels in batches_of(10):
+            gradients, _ = gradient(state.params, tokens, labels)
+            loss, logits = loss_and_logits(state.params, tokens, labels)
+            norms.append(reference.update(mine, by_name(gradients)))
+            state, metrics = step(state, tokens, labels)
+            theirs = by_name(state.params)
+            for name, values in mine.items():
+                np.testing.assert_allclose(theirs[name], values, rtol=0, atol=1e-9, err_msg=name)
+            assert float(metrics.loss) == pytest.approx(float(loss), rel=1e-9)
+            assert float(metrics.gradient_norm) == pytest.approx(norms[-1], rel=1e-9)
+            right = np.asarray(logits).argmax(-1) == np.asarray(labels)
+            assert float(metrics.accuracy) == pytest.approx(right.mean())
+        assert int(state.step) == 10
+        # Every step was clipped, or none.
+        assert min(norms) > 0.05
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_zero():
+    # A gradient that stays the same moves a bias by the rate itself: a ruler for the schedule.
+    config = dataclasses.replace(CONFIG, warmup=0.2, learning_rate=0.5, clip=1e9)
+    optimizer = make_optimizer(config, 20)
+    bias = jnp.zeros(1)
+    state, rates = optimizer.init(bias), []
+    for _ in range(21):
+        update, state = optimizer.update(jnp.ones(1), state, bias)
+        rates.append(-float(update[0]))
+    np.testing.assert_allclose(rates[:5], [0, 0.125, 0.25, 0.375, 0.5], atol=1e-5)
+    assert all(late < early for early, late in zip(rates[4:20], rates[5:21], strict=True))
+    np.testing.assert_allclose(rates[12], 0.25, atol=1e-5)
+    np.testing.assert_allclose(rates[20], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_shortest_runs_have_a_schedule(steps):
+    state, step = start(steps=steps)
+    for tokens, labels in batches_of(steps):
+        state, metrics = step(state, tokens, labels)
+        assert math.isfinite(metrics.loss)
+
+
+def test_word_dropout_takes_its_share_of_the_words_and_no_special_token():
+    tokens = jnp.tile(jnp.arange(12, dtype=jnp.int32), (5_000, 1))
+    dropped = np.asarray(drop_words(jax.random.key(3), tokens, 0.1))
+    assert dropped.dtype == np.int32
+    np.testing.assert_array_equal(dropped[:, :3], np.asarray(tokens)[:, :3])
+    words = dropped[:, 3:]
+    assert set(np.unique(words[words != np.arange(3, 12)]).tolist()) == {2}
+    # 45,000 draws: four standard deviations are 0.0057.
+    assert (words == 2).mean() == pytest.approx(0.1, abs=0.0057)
+    np.testing.assert_array_equal(drop_words(jax.random.key(3), tokens, 0.0), tokens)
+
+
+def test_the_step_drops_words_and_not_the_padding():
+    # With all but a trace of the words gone, sentences of one length look the same.
+    config = dataclasses.replace(CONFIG, word_dropout=0.999999)
+    encoder = dataclasses.replace(ENCODER, vocabulary=12)
+    state, step = start(config, encoder=encoder)
+    params = host(state.params)
+    tokens = jnp.asarray([[1, 5, 6, 0, 0, 0], [1, 7, 8, 9, 10, 11]], jnp.int32)
+    blanked = jnp.asarray([[1, 2, 2, 0, 0, 0], [1, 2, 2, 2, 2, 2]], jnp.int32)
+    labels = jnp.asarray([0, 1])
+    _, metrics = step(state, tokens, labels)
+    logits = AgreementEncoder(encoder).apply(params, blanked).logits
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert float(metrics.loss) == pytest.approx(float(expected), rel=1e-6)
+
+
+NOISY = dataclasses.replace(CONFIG, dropout=0.3, word_dropout=0.3)
+NOISY_ENCODER = dataclasses.replace(ENCODER, dropout=0.3)
+
+
+def losses(config, count=6):
+    state, step = start(config, encoder=NOISY_ENCODER)
+    found = []
+    for tokens, labels in batches_of(count):
+        state, metrics = step(state, tokens, labels)
+        found.append(float(metrics.loss))
+    return found, host(state)
+
+
+def test_the_same_seed_gives_the_same_run():
+    (one, first), (other, second) = losses(NOISY), losses(NOISY)
+    assert one == other
+    assert_equal_trees(first, second)
+    another, third = losses(dataclasses.replace(NOISY, seed=1))
+    assert another != one
+    first, third = by_name(first.params), by_name(third.params)
+    assert any((first[name] != third[name]).any() for name in first)
+
+
+def test_noise_follows_the_step():
+    _, step = start(NOISY, encoder=NOISY_ENCODER)
+    state, _ = start(NOISY, encoder=NOISY_ENCODER)
+    (tokens, labels), kept = next(batches_of(1)), host(state)
+    found = []
+    for number in (0, 1, 0):
+        again = jax.tree.map(jnp.array, kept)._replace(step=jnp.asarray(number, jnp.int32))
+        _, metrics = step(again, tokens, labels)
+        found.append(float(metrics.loss))
+    assert found[0] == found[2] != found[1]
+
+
+def test_the_state_is_donated():
+    state, step = start()
+    (tokens, labels), before = next(batches_of(1)), state
+    state, _ = step(state, tokens, labels)
+    # The scalar counters may be too small to be worth it; the parameters must not be held twice.
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not tokens.is_deleted()
+
+
+def test_it_learns():
+    state, step = start(dataclasses.replace(CONFIG, learning_rate=0.02), steps=150)
+    metrics = [None] * 150
+    for number, (tokens, labels) in enumerate(batches_of(150)):
+        state, metrics[number] = step(state, tokens, labels)
+    assert float(metrics[0].loss) == pytest.approx(math.log(2), abs=0.05)
+    assert np.mean([m.loss for m in metrics[-10:]]) < 0.1
+    assert np.mean([m.accuracy for m in metrics[-10:]]) > 0.97
+
+
+def test_the_evaluation_step_gives_the_models_probabilities():
+    state, _ = start(NOISY, encoder=NOISY_ENCODER)
+    words = ("[PAD]", "[CLS]", "[UNK]", *"abcdefghi")
+    model = Model(NOISY_ENCODER, state.params, WordTokenizer(words))
+    tokens, _ = next(batches_of(1))
+    found = np.asarray(make_evaluation_step(NOISY_ENCODER)(state.params, tokens))
+    np.testing.assert_allclose(found, model.probabilities(np.asarray(tokens)), atol=1e-7)
+    logits = np.asarray(model(np.asarray(tokens)).logits, np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
