@@ -146,7 +146,7 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
         rows["flow"] = jaxflow.flow(attention, sources=READOUT)[:, 0]
         bound = jaxflow.saturation(attention, sources=READOUT, layers=-1)
         references = {
-            "gradient": gradients(ids),
+            "gradient": gradients(model.params, ids),
             "blank_out": jaxflow.blank_out(model.probabilities, ids, UNK, mask=mask),
         }
         scores = {name: values[-1] for name, values in rows.items()} | {

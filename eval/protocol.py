@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 from typing import Any, cast
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.scores import SentenceScores
+from jaxflow.eval.scores import ROWS, TARGETS, SentenceScores
 from jaxflow.models import EncoderOutput, Model
 from jaxflow.models.tokenizer import CLS, PAD, UNK
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
@@ -59,6 +59,17 @@ class ProtocolConfig:
     residual: float = 0.5
     batch: int = 32
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, got {self.seed}")
+        for name in ("min_tokens", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads must be None or at least 1, got {self.threads}")
+        if not 0 <= self.residual <= 1:
+            raise InputError(f"residual must be from 0 to 1, got {self.residual}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,21 +116,54 @@ def choose(split: EncodedSplit, config: ProtocolConfig) -> EncodedSplit:
     return dataclasses.replace(split, **{name: getattr(split, name)[rows] for name in fields})
 
 
-def gradient_scores(model: Model) -> Callable[[np.ndarray], jax.Array]:
-    r"""Build the jitted ``tokens [B, n] -> |Σ_d ∂(p₀ − p₁)/∂e| [B, n]``."""
+def gradient_scores(model: Model) -> Callable[[Any, jax.Array], jax.Array]:
+    r"""Build ``(params, tokens [B, n]) -> |Σ_d ∂(p₀ − p₁)/∂e| [B, n]``."""
     apply = model.module.apply
 
-    @jax.jit
     def scores(params: Any, tokens: jax.Array) -> jax.Array:
         def difference(embeddings: jax.Array) -> jax.Array:
             output = apply(params, embeddings, tokens != PAD, method="encode")
-            probabilities = jax.nn.softmax(cast(EncoderOutput, output).logits)
+            probabilities = jax.nn.softmax(output.logits)
             return probabilities[:, 0] - probabilities[:, 1]
 
         embeddings = apply(params, tokens, method="embed")
         return jnp.abs(jaxflow.input_gradient(difference, embeddings))
 
-    return partial(scores, model.params)
+    return scores
+
+
+def device_scores(
+    model: Model, residual: float
+) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
+    """Build all that runs on the device, as one function to compile once for each length.
+
+    It maps ``(params, tokens [B, n], labels [B])`` to the attention, the ``[CLS]`` rows of raw
+    attention and rollout ``[B, L, n]``, and blank-out and gradient scores ``[B, n]``.
+    """
+    apply = model.module.apply
+    gradients = gradient_scores(model)
+
+    @jax.jit
+    def scores(params: Any, tokens: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        mask = tokens != PAD
+        attention = apply(params, tokens, mask).attention
+        rolled = jaxflow.rollout(attention, residual=residual, mask=mask)
+        blanked = jaxflow.blank_out(
+            lambda rows: jax.nn.softmax(apply(params, rows).logits),
+            tokens,
+            UNK,
+            label=labels,
+            mask=mask,
+        )
+        return {
+            "attention": attention,
+            "raw": jaxflow.raw_attention(attention, mask=mask)[:, :, READOUT],
+            "rollout": rolled[:, :, READOUT],
+            "blank_out": blanked,
+            "gradient": gradients(params, tokens),
+        }
+
+    return scores
 
 
 def token_scores(
@@ -131,44 +175,28 @@ def token_scores(
 ) -> TokenScores:
     """Score every token of every sentence by every method."""
     shape = (len(split), model.config.layers, int(split.lengths.max()))
-    methods = {
-        name: np.full(shape, np.nan)
-        for name in ("raw", "rollout", "flow", "column_sum", "random", "position")
-    }
-    targets = {name: np.full(shape[::2], np.nan) for name in ("blank_out", "gradient")}
+    methods = {name: np.full(shape, np.nan) for name in ROWS}
+    targets = {name: np.full(shape[::2], np.nan) for name in TARGETS}
     saturated = np.zeros(shape, bool)
     counted = np.zeros(shape[::2], bool)
-    gradients = gradient_scores(model)
+    on_device = device_scores(model, config.residual)
 
     done = 0
     for rows, batch in evaluation_batches(split, lengths, config.batch):
-        mask = batch["tokens"] != PAD
-        attention = model(batch["tokens"]).attention
-        options = {"residual": config.residual, "mask": mask}
-        bound = jaxflow.saturation(attention, sources=READOUT, threads=config.threads, **options)
-        flow = jaxflow.flow(attention, sources=READOUT, threads=config.threads, **options)
-        # A padded last row of a batch repeats nothing: it is cut off by `rows` below.
-        now = {
-            "raw": jaxflow.raw_attention(attention, mask=mask)[:, :, READOUT],
-            "rollout": jaxflow.rollout(attention, **options)[:, :, READOUT],
-            "flow": flow[:, :, 0],
-            "column_sum": np.broadcast_to(
-                np.asarray(bound.bound)[:, None, :], (len(mask), shape[1], mask.shape[1])
-            ),
-        }
-        references = {
-            "blank_out": jaxflow.blank_out(
-                model.probabilities, batch["tokens"], UNK, label=batch["labels"], mask=mask
-            ),
-            "gradient": gradients(batch["tokens"]),
-        }
-        reached = np.asarray(bound.reached)[:, :, 0]
+        now = jax.tree.map(np.asarray, on_device(model.params, **batch))
+        # A batch may end in rows of padding, which belong to no sentence.
+        now = {name: values[: len(rows)] for name, values in now.items()}
+        attention, mask = now.pop("attention"), batch["tokens"][: len(rows)] != PAD
+        options = {"residual": config.residual, "mask": mask, "threads": config.threads}
+        bound = jaxflow.saturation(attention, sources=READOUT, **options)
+        now["flow"] = jaxflow.flow(attention, sources=READOUT, **options)[:, :, 0]
+        now["column_sum"] = np.broadcast_to(bound.bound[:, None], now["flow"].shape)
+        reached = bound.reached[:, :, 0]
         for place, row in enumerate(rows):
             n = int(split.lengths[row])
             for name, values in now.items():
-                methods[name][row, :, :n] = np.asarray(values[place, :, :n])
-            for name, values in references.items():
-                targets[name][row, :n] = np.asarray(values[place, :n])
+                into = (methods if name in methods else targets)[name]
+                into[row, ..., :n] = values[place, ..., :n]
             saturated[row, :, :n] = reached[place, :, :n]
             # Drawn by sentence, so that neither the batch nor the other sentences matter.
             rng = np.random.default_rng([config.seed, int(split.rows[row])])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -142,31 +143,44 @@ def _check_mask(mask: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _check_values(attention: Array, mask: Array | None) -> None:
-    # One pass that leaves three numbers: only these travel from an accelerator to the host.
-    namespace = np if isinstance(attention, np.ndarray) else jnp
-    rows = attention
-    if mask is not None:
-        query = namespace.asarray(mask)[..., None, None, :, None]
-        key = namespace.asarray(mask)[..., None, None, None, :]
-        padded = namespace.where(query & ~key, attention, 0)
-        if bool((padded != 0).any()):
-            raise InputError(
-                "attention must hold exactly 0 at the keys that mask marks as padding, got up to "
-                f"{float(namespace.abs(padded).max()):.3g}"
-            )
-        rows = namespace.where(query, attention, 1 / attention.shape[-1])
-    with np.errstate(invalid="ignore", over="ignore"):  # an error below, not a warning here
-        low, total = rows.min(), rows.sum(-1)
-    if not bool(namespace.isfinite(total).all()):
+    # Only these few numbers travel from an accelerator to the host, from one compiled pass.
+    if isinstance(attention, np.ndarray):
+        with np.errstate(invalid="ignore", over="ignore"):  # an error below, not a warning here
+            summary = _summarise(attention, mask, namespace=np)
+    else:
+        summary = _summarise_on_device(attention, mask)
+    padded, low, finite, error = (float(value) for value in summary)
+    if padded != 0:
+        raise InputError(
+            "attention must hold exactly 0 at the keys that mask marks as padding, got up to "
+            f"{padded:.3g}"
+        )
+    if not finite:
         raise InputError("attention must be finite, got NaN or infinite entries")
-    if float(low) < 0:
-        raise InputError(f"attention must not be negative, got {float(low):.3g}")
-    error = float(namespace.abs(total - 1).max())
+    if low < 0:
+        raise InputError(f"attention must not be negative, got {low:.3g}")
     if error > ROW_SUM_TOLERANCE:
         raise InputError(
             f"attention rows (queries) must sum to 1 within {ROW_SUM_TOLERANCE:g}, got a row that "
             f"is off by {error:.3g}"
         )
+
+
+def _summarise(attention: Any, mask: Any, *, namespace: Any) -> tuple[Any, Any, Any, Any]:
+    """Return the most at a padded key, the least entry, whether all is finite, the worst sum."""
+    rows = attention
+    padded = namespace.zeros((), attention.dtype)
+    if mask is not None:
+        query = namespace.asarray(mask)[..., None, None, :, None]
+        key = namespace.asarray(mask)[..., None, None, None, :]
+        zero = namespace.zeros((), attention.dtype)
+        padded = namespace.abs(namespace.where(query & ~key, attention, zero)).max()
+        rows = namespace.where(query, attention, zero + 1 / attention.shape[-1])
+    total = rows.sum(-1)
+    return padded, rows.min(), namespace.isfinite(total).all(), namespace.abs(total - 1).max()
+
+
+_summarise_on_device = jax.jit(partial(_summarise, namespace=jnp))
 
 
 def check_residual(residual: Any) -> Any:

@@ -13,7 +13,7 @@ __all__ = ["allowed_pairs", "attend", "dropout"]
 
 
 def allowed_pairs(mask: jax.Array, *, causal: bool) -> jax.Array:
-    """Return ``[B, 1, n, n]``: which query (row) may look at which key (column)."""
+    """Return which query (row) may look at which key (column), to broadcast to ``[B, 1, n, n]``."""
     allowed = mask[:, None, None, :]
     if causal:
         n = mask.shape[-1]

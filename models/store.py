@@ -114,6 +114,21 @@ def _digest(params: Any) -> str:
     return digest.hexdigest()
 
 
+def _fingerprint(folder: Path) -> str:
+    """Hash the parameters' files and the vocabulary as they lie on disk."""
+    digest = hashlib.sha256()
+    files = [path for path in (folder / "params").rglob("*") if path.is_file()]
+    for path in [*sorted(files), folder / "vocabulary.txt"]:
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
 def save(folder: Path, model: Model) -> None:
     """Write a model to a folder, replacing the one that is there.
 
@@ -135,7 +150,12 @@ def save(folder: Path, model: Model) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(beside / "params", host)
         model.tokenizer.save(beside / "vocabulary.txt")
-        card = {"format": FORMAT, "config": model.config.to_dict(), "digest": _digest(host)}
+        card = {
+            "format": FORMAT,
+            "config": model.config.to_dict(),
+            "digest": _digest(host),
+            "files": _fingerprint(beside),
+        }
         (beside / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         if folder.exists():
             folder.rename(aside)
@@ -182,6 +202,13 @@ def load(path_or_name: str | os.PathLike[str]) -> Model:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise InputError(f"{folder} is not a model of the format {FORMAT}")
     config = EncoderConfig.from_dict(card.get("config", {}))
+    try:
+        # First of all, because what reads the parameters is loud about damaged ones.
+        fingerprint = _fingerprint(folder)
+    except OSError as error:
+        raise InputError(f"the model in {folder} cannot be read: {error}") from error
+    if card.get("files", fingerprint) != fingerprint:
+        raise InputError(f"the model in {folder} is damaged: the checksum of its files is another")
     tokenizer = WordTokenizer.load(folder / "vocabulary.txt")
     if len(tokenizer) != config.vocabulary:
         raise InputError(
@@ -197,7 +224,13 @@ def load(path_or_name: str | os.PathLike[str]) -> Model:
     )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
+            stored = checkpointer.metadata((folder / "params").absolute()).item_metadata
+            # Orbax finds another shape too, but prints what its threads were doing.
+            if stored is None or _shapes(stored.tree) != _shapes(template):
+                raise InputError(f"the parameters in {folder} are not those of its configuration")
             params = checkpointer.restore((folder / "params").absolute(), template)
+    except InputError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"the parameters in {folder} cannot be read: {reason}") from error

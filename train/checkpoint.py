@@ -15,7 +15,7 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.train.step import TrainState
 
-__all__ = ["Checkpoints", "all_finite"]
+__all__ = ["Checkpoints", "all_finite", "open_checkpoints"]
 
 
 def all_finite(state: TrainState) -> bool:

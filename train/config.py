@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,10 +75,14 @@ class TrainConfig:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 <= self.warmup <= 1:
             raise InputError(f"warmup must be in [0, 1], got {self.warmup}")
-        if self.learning_rate <= 0 or self.clip <= 0:
-            raise InputError(
-                f"learning_rate and clip must be positive, got {self.learning_rate} and {self.clip}"
-            )
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("seed", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if any(size < 1 for size in self.buckets):
+            raise InputError(f"buckets must be lengths from 1, got {self.buckets}")
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -107,7 +112,9 @@ class TrainConfig:
             if "buckets" in fields:
                 fields["buckets"] = tuple(int(size) for size in fields["buckets"])
             return cls(**fields)
-        except TypeError as error:
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
             raise InputError(f"the run's configuration does not fit: {error}") from error
 
 

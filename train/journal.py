@@ -10,14 +10,28 @@ from typing import Any
 from jaxflow.errors import InputError
 from jaxflow.train.config import TrainConfig
 
-__all__ = ["Journal", "open_journal", "read_config", "write_json"]
+__all__ = ["Journal", "claim_run", "open_journal", "read_config", "write_json"]
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside the file and rename it."""
+    """Write JSON beside the file and rename it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    _replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read_config(run: Path) -> TrainConfig | None:
@@ -44,7 +58,10 @@ class Journal:
     """Appends metrics to ``RUN/metrics.jsonl``."""
 
     def __init__(self, path: Path, seconds: float) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
         self.seconds_before = seconds
 
     def write(self, step: int, **values: Any) -> None:
@@ -72,9 +89,7 @@ def open_journal(run: Path, step: int) -> Journal:
                 break
             kept.append(line)
             seconds = entry.get("seconds", seconds)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        beside.replace(path)
+        _replace(path, "".join(f"{line}\n" for line in kept))
     return Journal(path, seconds)
 
 
@@ -104,6 +119,8 @@ def claim_run(run: Path, config: TrainConfig) -> None:
         return
     try:
         run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "config.json", config.to_dict())
     except OSError as error:
-        raise InputError(f"the run's folder {run} cannot be written: {error}") from error
+        raise InputError(
+            f"the run's folder {run} cannot be written: {error.strerror or error}"
+        ) from error
+    write_json(run / "config.json", config.to_dict())

@@ -100,7 +100,8 @@ def train(
         checkpoint is kept then.
     """
     data = prepare(config)
-    claim_run(run, config)
+    model = encoder_config(config, data.tokenizer)
+    claim_run(run, config)  # what is refused leaves nothing behind
     steps = len(data.plan)
     if data.too_long:
         report(
@@ -111,7 +112,6 @@ def train(
                 "tokens and are left out",
             )
         )
-    model = encoder_config(config, data.tokenizer)
     optimizer = make_optimizer(config, steps)
     with open_checkpoints(run / "checkpoints") as checkpoints:
         fresh = init_state(model, optimizer, config.seed)

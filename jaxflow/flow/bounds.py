@@ -1,4 +1,4 @@
-"""Upper bounds on many flows at once, each of them the weight of a cut.
+"""Bounds on many flows at once: cuts from above, the layer below from below.
 
 Statement: the flow from (layer, s) to t is at most what the row of s sends, what the column of t
 takes, and the weight of two more cuts,
@@ -9,6 +9,11 @@ takes, and the weight of two more cuts,
   same from the other end, along the line of t.
 
 On trained attention one of the four nearly always is the flow.
+
+From below: let r be the sum of the source's row and take from every token j of the layer below a
+share ``A[layer][s, j] / r`` of its own largest flow. The shares sum to 1, so no edge is overfilled,
+and j is asked for no more than the row gives it as long as its flow is at most r. Where a sink is
+saturated for all sources of one layer, it so stays saturated in all layers above.
 """
 
 from __future__ import annotations
@@ -18,9 +23,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.lanes import least, load, spread
+from jaxflow.flow.lanes import least, load, lowered, spread
 
-__all__ = ["upper_bound"]
+__all__ = ["inherited", "upper_bound"]
 
 
 @njit(nogil=True)
@@ -42,3 +47,18 @@ def upper_bound(
     bound = least(spread(sends), load(into, 0, column))
     bound = least(bound, spread(strays) + lowest)
     return least(bound, load(others, layer - 2, column) + highest)
+
+
+@njit(nogil=True)
+def inherited(
+    line: np.ndarray, sends: float, below: np.ndarray, peak: np.ndarray, column: int
+) -> Any:
+    """Return a lower bound for the lanes from `column` on, from the flows of the layer below.
+
+    `below` ``[n, width]`` are those of all sources, `peak` their maxima, `sends` the sum of `line`.
+    """
+    total = spread(0.0)
+    for j in range(len(below)):
+        total = lowered(total, spread(-line[j]), load(below, j, column))
+    one = spread(1.0)
+    return total * least(one / spread(max(sends, 1e-300)), one / (load(peak, 0, column) + spread(1e-300)))

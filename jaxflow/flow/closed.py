@@ -18,9 +18,14 @@ __all__ = ["two_steps"]
 
 
 @njit(nogil=True)
-def two_steps(row: np.ndarray, below: np.ndarray, n: int, column: int) -> Any:
-    """Return ``sum_j min(row[j], below[j, t])`` for the lanes t from `column` on."""
+def two_steps(
+    row: np.ndarray, below: np.ndarray, first: int, last: int, column: int
+) -> Any:
+    """Return ``sum_j min(row[j], below[j, t])`` for the lanes t from `column` on.
+
+    Only nodes from `first` to before `last` are looked at.
+    """
     total = spread(0.0)
-    for j in range(n):
+    for j in range(first, last):
         total = total + least(spread(row[j]), load(below, j, column))
     return total

@@ -85,18 +85,22 @@ def new_network(layers: int, n: int, width: int) -> Network:
 
 
 @njit(nogil=True)
-def open_masks(net: Network, x: int, weights: np.ndarray) -> None:
-    """Set the masks of the arcs of layer x from their `weights`, stored in the order of the room."""
-    n, width = net.room.shape[1:]
+def open_masks(net: Network, first: int, last: int, x: int, weights: np.ndarray) -> None:
+    """Set the masks of the arcs of layer x among the nodes from `first` to before `last`.
+
+    `weights` are those of the layer, stored in the order of its room.
+    """
     room, rows = net.room[x], net.rows
     along, across = (net.back[x - 1], net.ahead[x]) if net.turned[x] else (
         net.ahead[x], net.back[x - 1]
     )  # fmt: skip
     limit = spread(LEAST)
-    for i in range(n):
+    rows[:first] = NONE
+    rows[last:] = NONE
+    for i in range(first, last):
         for word in range(rows.shape[1]):
             along[i, word] = rows[i, word] = NONE
-        for column in range(0, width, LANES):
+        for column in range(first // LANES * LANES, last, LANES):
             free = load(room, i, column)
             flow = load(weights, i, column) - free
             shift = np.uint64(column & 63)
@@ -107,6 +111,12 @@ def open_masks(net: Network, x: int, weights: np.ndarray) -> None:
                 can_rise, can_fall = can_fall, can_rise
             along[i, word] |= can_rise
             rows[i, word] |= can_fall
+        # Nodes before the first have no masks: nothing may lead there.
+        for word in range(first >> 6):
+            along[i, word] = rows[i, word] = NONE
+        outside = (BIT << np.uint64(first & 63)) - BIT
+        along[i, first >> 6] &= ~outside
+        rows[i, first >> 6] &= ~outside
     transpose(rows, across)
 
 

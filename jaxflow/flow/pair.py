@@ -20,37 +20,44 @@ def solve_pair(
     layer: int,
     order: np.ndarray,
     sink: int,
+    first: int,
+    last: int,
     lines: np.ndarray,
     bound: float,
 ) -> float:
     """Return the flow from (layer, source), layer >= 1, to the sink; `net` is left as it ends.
 
-    The source is ``order[0]``.
+    The source is ``order[0]``; only nodes from `first` to before `last` are on a way to the sink.
     ``lines[x]`` is the source's mass rolled down to the nodes of layer x (`lift.rolled`). Stops
     early where `bound` is met.
     """
     edges, turned, into, demands = (
         sentence.edges, sentence.turned, sentence.into, sentence.demands
     )  # fmt: skip
-    n = edges.shape[1]
     top = layer - 1
     lifts = lifts_at(layer)
     middle = min(lifts + 2, top)
-    net.supply[0] = lines[middle]
-    for i in range(n):
+    net.supply[0] = 0.0
+    net.demand[0] = 0.0
+    for i in range(first, last):
+        net.supply[0, i] = lines[middle, i]
         net.demand[0, i] = demands[lifts, i, sink]
     if top == 0:
         sent = 0.0
     elif top == 1:
-        sent = replay_one_layer(net, order, sink, edges[1])
+        sent = replay_one_layer(net, order, sink, first, last, edges[1])
     else:
-        sent = replay_two_layers(net, order, sink, middle, turned[middle], edges[middle - 1])
+        sent = replay_two_layers(
+            net, order, sink, first, last, middle, turned[middle], edges[middle - 1]
+        )
     for x in range(middle + 1, top + 1):
-        unroll(net, x, lines[x], lines[x - 1], edges[x])
+        unroll(net, first, last, x, lines[x], lines[x - 1], edges[x])
     for x in range(lifts, 0, -1):
-        unlift(net, sink, x, demands[x], demands[x - 1], edges[x], into[x])
+        unlift(
+            net, sink, first, last, x, demands[x], demands[x - 1], edges[x], into[x]
+        )
     if sent < bound:
         for x in range(1, top + 1):
-            open_masks(net, x, turned[x] if net.turned[x] else edges[x])
+            open_masks(net, first, last, x, turned[x] if net.turned[x] else edges[x])
         sent = augment(net, edges, top, sent, bound)
     return sent

@@ -19,16 +19,20 @@ __all__ = ["replay_one_layer", "replay_two_layers", "unlift", "unroll"]
 
 
 @njit(nogil=True)
-def replay_one_layer(net: Network, order: np.ndarray, sink: int, arcs: np.ndarray) -> float:
+def replay_one_layer(
+    net: Network, order: np.ndarray, sink: int, first: int, last: int, arcs: np.ndarray
+) -> float:
     """Send the supply over layer 1 to the demand, as `sweep_one_layer`; return what arrives."""
-    n, width = arcs.shape
     supply, demand, room = net.supply, net.demand, net.room[1]
     own, sent = demand[0, sink], 0.0
     demand[0, sink] = 0.0
-    for turn in range(n):
+    start = first // LANES * LANES
+    for turn in range(last):
         j = order[turn]
+        if j < first:
+            continue
         out = 0.0
-        for column in range(0, width, LANES):
+        for column in range(start, last, LANES):
             out += total(least(load(demand, 0, column), load(arcs, j, column)))
         to_own = min(own, arcs[j, sink])
         passed = min(supply[0, j], out + to_own)
@@ -37,7 +41,7 @@ def replay_one_layer(net: Network, order: np.ndarray, sink: int, arcs: np.ndarra
         own -= to_own
         supply[0, j] -= passed
         used = spread((passed - to_own) / (out + TINY))
-        for column in range(0, width, LANES):
+        for column in range(start, last, LANES):
             wish, limit = load(demand, 0, column), load(arcs, j, column)
             part = least(wish, limit)
             store(room, j, column, lowered(limit, used, part))
@@ -50,26 +54,27 @@ def replay_one_layer(net: Network, order: np.ndarray, sink: int, arcs: np.ndarra
 
 @njit(nogil=True)
 def replay_two_layers(
-    net: Network, order: np.ndarray, sink: int, x: int, into: np.ndarray, lower: np.ndarray
+    net: Network, order: np.ndarray, sink: int, first: int, last: int, x: int, into: np.ndarray,
+    lower: np.ndarray
 ) -> float:
     """Send the supply over layers x and x - 1, as `sweep_two_layers`; return what arrives.
 
     `into` is layer x transposed, `lower` layer x - 1.
     """
-    n, width = into.shape
     supply, demand = net.supply, net.demand
     room_in, room_out = net.room[x], net.room[x - 1]
     source = order[0]
     line, own = supply[0, source], demand[0, sink]
     supply[0, source] = demand[0, sink] = 0.0
     sent = 0.0
-    for turn in range(n + 1):
+    start = first // LANES * LANES
+    for turn in range(last + 1):
         # The source's node, the sink's, then the others.
         k = sink if turn == 1 else order[max(turn - 1, 0)]
-        if (turn == 1 and sink == source) or (turn > 1 and k == sink):
+        if (turn == 1 and sink == source) or (turn > 1 and k == sink) or k < first:
             continue
         flow_in = flow_out = 0.0
-        for column in range(0, width, LANES):
+        for column in range(start, last, LANES):
             flow_in += total(least(load(supply, 0, column), load(into, k, column)))
             flow_out += total(least(load(demand, 0, column), load(lower, k, column)))
         from_line, to_own = min(line, into[k, source]), min(own, lower[k, sink])
@@ -80,7 +85,7 @@ def replay_two_layers(
         own -= to_own
         used_in = spread((passed - from_line) / (flow_in + TINY))
         used_out = spread((passed - to_own) / (flow_out + TINY))
-        for column in range(0, width, LANES):
+        for column in range(start, last, LANES):
             have, limit = load(supply, 0, column), load(into, k, column)
             part = least(have, limit)
             store(room_in, k, column, lowered(limit, used_in, part))
@@ -98,22 +103,23 @@ def replay_two_layers(
 
 @njit(nogil=True)
 def unroll(
-    net: Network, x: int, line: np.ndarray, below: np.ndarray, layer: np.ndarray
+    net: Network, first: int, last: int, x: int, line: np.ndarray, below: np.ndarray, layer: np.ndarray
 ) -> None:
     """Undo one `rolled` step: from the supply left below layer x to that left above it.
 
     `line` is the mass above the layer and `below` what it was rolled to.
     """
-    n, width = layer.shape
+    width = layer.shape[1]
     supply, room = net.supply, net.room[x]
     share = np.zeros((1, width))
-    for k in range(n):
+    start = first // LANES * LANES
+    for k in range(first, last):
         if below[k] > 0.0:
             share[0, k] = (below[k] - supply[0, k]) / below[k]
     supply[0, :] = 0.0
-    for j in range(n):
+    for j in range(first, last):
         used = 0.0
-        for column in range(0, width, LANES):
+        for column in range(start, last, LANES):
             weight = load(layer, j, column)
             part = weight * load(share, 0, column)
             used += total(part)
@@ -126,6 +132,8 @@ def unroll(
 def unlift(
     net: Network,
     sink: int,
+    first: int,
+    last: int,
     x: int,
     above: np.ndarray,
     demand: np.ndarray,
@@ -136,20 +144,21 @@ def unlift(
 
     `above` holds the lifted demands, `demand` those below, `into` the column sums of `layer`.
     """
-    n, width = layer.shape
+    width = layer.shape[1]
     room, left = net.room[x], net.demand
     share = np.zeros((1, width))
-    for i in range(n):
+    start = first // LANES * LANES
+    for i in range(first, last):
         if into[i] > 0.0:
             share[0, i] = min(demand[i, sink], into[i]) / into[i]
     others = into[sink] - layer[sink, sink]
     share[0, sink] = min(1.0, demand[sink, sink] / others) if others > 0.0 else 0.0
     own = min(max(demand[sink, sink] - share[0, sink] * others, 0.0), layer[sink, sink])
     taken = np.zeros((1, width))
-    for k in range(n):
+    for k in range(first, last):
         lifted = above[k, sink]
         used = (lifted - left[0, k]) / lifted if lifted > 0.0 else 0.0
-        for column in range(0, width, LANES):
+        for column in range(start, last, LANES):
             weight = load(layer, k, column)
             part = weight * load(share, 0, column)
             store(room, k, column, lowered(weight, spread(used), part))
@@ -157,6 +166,6 @@ def unlift(
         if k == sink:
             room[k, sink] = layer[k, sink] - used * own
             taken[0, sink] += used * (own - layer[k, sink] * share[0, sink])
-    for i in range(n):
+    for i in range(first, last):
         left[0, i] = demand[i, sink] - taken[0, i]
     net.turned[x] = False

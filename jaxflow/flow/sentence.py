@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from jaxflow.flow.closed import two_steps
+from jaxflow.flow.lanes import LANES, store
 from jaxflow.flow.lift import lifted
 
 __all__ = ["Sentence", "lay_out", "lifts_at", "new_sentence"]
@@ -21,6 +23,8 @@ class Sentence(NamedTuple):
 
     Attributes
     ----------
+    causal
+        ``[1]``: whether no token draws on a later one, in any layer.
     edges
         ``[L, n, width]``: edge weights, columns filled up with 0 to whole lanes.
     turned
@@ -33,16 +37,21 @@ class Sentence(NamedTuple):
         ``[L, width]``: diagonals.
     apart
         ``[n + 1, width]``: 1 where row and column are different tokens, 0 where they are one.
+    ways
+        ``[L, n, width]``, causal only: at most this much of a node's flow gets to a sink, were all
+        nodes below it its own.
     demands
         ``[3, n, width]``: what each node can send to each sink from layer 0, 1 and 2 (`lift`).
     """
 
+    causal: np.ndarray
     edges: np.ndarray
     turned: np.ndarray
     into: np.ndarray
     strays: np.ndarray
     straight: np.ndarray
     apart: np.ndarray
+    ways: np.ndarray
     demands: np.ndarray
 
 
@@ -50,12 +59,14 @@ class Sentence(NamedTuple):
 def new_sentence(layers: int, n: int, width: int) -> Sentence:
     """Return room for a sentence of so many layers and tokens."""
     return Sentence(
+        np.zeros(1, np.bool_),
         np.zeros((layers, n, width)),
         np.zeros((layers, n, width)),
         np.zeros((layers, width)),
         np.zeros((layers, width)),
         np.zeros((layers, width)),
         1.0 - np.eye(n + 1, width) * (np.arange(n + 1) < n)[:, None],
+        np.zeros((layers, n, width)),
         np.zeros((3, n, width)),
     )
 
@@ -71,12 +82,15 @@ def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
     """Fill in a sentence's arrays up to layer `top` from its weights ``[L, n, n]``."""
     n = weights.shape[1]
     edges, turned, into, strays = sentence.edges, sentence.turned, sentence.into, sentence.strays
+    sentence.causal[0] = True
     for layer in range(top + 1):
         into[layer] = 0.0
         for query in range(n):
             for key in range(n):
                 edges[layer, query, key] = weights[layer, query, key]
                 into[layer, key] += weights[layer, query, key]
+            for key in range(query + 1, n):
+                sentence.causal[0] &= weights[layer, query, key] == 0.0
         if layer > 0:
             for query in range(n):
                 for key in range(n):
@@ -86,6 +100,16 @@ def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
             strays[layer, key] = into[layer, key] - weights[layer, key, key]
             if layer > 0:
                 strays[layer, key] += strays[layer - 1, key]
+    if sentence.causal[0]:
+        # Elsewhere this bound is never the least and not worth its n^3 steps.
+        sentence.ways[0] = edges[0]
+        for layer in range(1, top + 1):
+            for column in range(0, edges.shape[2], LANES):
+                for query in range(column, n):
+                    reaching = two_steps(
+                        edges[layer, query], sentence.ways[layer - 1], column, query + 1, column
+                    )
+                    store(sentence.ways[layer], query, column, reaching)
     demands = sentence.demands
     demands[0] = edges[0]
     for layer in range(lifts_at(top)):

@@ -24,10 +24,10 @@ TINY = 1e-300
 
 
 @njit(nogil=True)
-def rank(values: np.ndarray, first: int, order: np.ndarray) -> None:
-    """Write the places of `values` to `order`: `first`, then the largest first."""
+def rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
+    """Write the places of the first `count` values: `first`, then the others, largest first."""
     order[0] = first
-    for i in range(len(order)):
+    for i in range(count):
         if i != first:
             at = i if i > first else i + 1
             while at > 1 and values[order[at - 1]] < values[i]:
@@ -37,12 +37,15 @@ def rank(values: np.ndarray, first: int, order: np.ndarray) -> None:
 
 
 @njit(nogil=True)
-def _demands(bottom: np.ndarray, n: int, column: int, demand: np.ndarray) -> Any:
+def _demands(
+    bottom: np.ndarray, first: int, last: int, column: int, demand: np.ndarray
+) -> Any:
     """Copy the demands of the lanes; those of the sinks' own nodes come back apart."""
-    for i in range(n):
+    n = len(bottom)
+    for i in range(first, last):
         store(demand, i, 0, load(bottom, i, column))
     store(demand, n, 0, spread(0.0))
-    for lane in range(min(LANES, n - column)):
+    for lane in range(min(LANES, last - column)):
         demand[n, lane] = demand[column + lane, lane]
         demand[column + lane, lane] = 0.0
     return load(demand, n, 0)
@@ -54,7 +57,8 @@ def sweep_one_layer(
     order: np.ndarray,
     arcs: np.ndarray,
     bottom: np.ndarray,
-    n: int,
+    first: int,
+    last: int,
     column: int,
     demand: np.ndarray,
 ) -> Any:
@@ -63,12 +67,14 @@ def sweep_one_layer(
     The nodes in turn, in the given order, first to the sink's own node and then to the others in
     proportion to what these can take.
     """
-    own = _demands(bottom, n, column, demand)
+    own = _demands(bottom, first, last, column, demand)
     sent, tiny = spread(0.0), spread(TINY)
-    for turn in range(n):
+    for turn in range(last):
         j = order[turn]
+        if j < first:
+            continue
         out = spread(0.0)
-        for i in range(n):
+        for i in range(first, last):
             out = out + least(load(demand, i, 0), spread(arcs[j, i]))
         to_own = least(own, load(arcs, j, column))
         passed = least(spread(row[j]), out + to_own)
@@ -76,7 +82,7 @@ def sweep_one_layer(
         sent = sent + passed
         own = own - to_own
         used = (passed - to_own) / (out + tiny)
-        for i in range(n):
+        for i in range(first, last):
             wish = load(demand, i, 0)
             store(demand, i, 0, lowered(wish, used, least(wish, spread(arcs[j, i]))))
     return sent
@@ -106,6 +112,8 @@ def sweep_two_layers(
     sentence: Sentence,
     x: int,
     bottom: np.ndarray,
+    first: int,
+    last: int,
     column: int,
     supply: np.ndarray,
     demand: np.ndarray,
@@ -119,15 +127,17 @@ def sweep_two_layers(
     n, source = sentence.edges.shape[1], order[0]
     upper, into = sentence.edges[x], sentence.turned[x]
     lower, back = sentence.edges[x - 1], sentence.turned[x - 1]
-    own = _demands(bottom, n, column, demand)
-    for j in range(n):
+    own = _demands(bottom, first, last, column, demand)
+    for j in range(first, last):
         store(supply, j, 0, spread(row[j]))
     store(supply, source, 0, spread(0.0))
     line, sent = spread(row[source]), spread(0.0)
-    for turn in range(n):
+    for turn in range(last):
         k = order[turn]
+        if k < first:
+            continue
         flow_in, flow_out = spread(0.0), spread(0.0)
-        for j in range(n):
+        for j in range(first, last):
             flow_in = flow_in + least(load(supply, j, 0), spread(into[k, j]))
             flow_out = flow_out + least(load(demand, j, 0), spread(lower[k, j]))
         passed, line, own, used_in, used_out = _share_out(
@@ -137,7 +147,7 @@ def sweep_two_layers(
             load(sentence.apart, k if turn > 0 else n, column),
         )  # fmt: skip
         sent = sent + passed
-        for j in range(n):
+        for j in range(first, last):
             have, wish = load(supply, j, 0), load(demand, j, 0)
             given, taken = least(have, spread(into[k, j])), least(wish, spread(lower[k, j]))
             store(supply, j, 0, lowered(have, used_in, given))
@@ -146,7 +156,7 @@ def sweep_two_layers(
             continue
         # The sinks' own nodes: every lane looks at a row and a column of its own.
         flow_in, flow_out = spread(0.0), spread(0.0)
-        for j in range(n):
+        for j in range(first, last):
             flow_in = flow_in + least(load(supply, j, 0), load(upper, j, column))
             flow_out = flow_out + least(load(demand, j, 0), load(back, j, column))
         passed, line, own, used_in, used_out = _share_out(
@@ -156,7 +166,7 @@ def sweep_two_layers(
             load(sentence.apart, source, column),
         )  # fmt: skip
         sent = sent + passed
-        for j in range(n):
+        for j in range(first, last):
             have, wish = load(supply, j, 0), load(demand, j, 0)
             given, taken = least(have, load(upper, j, column)), least(wish, load(back, j, column))
             store(supply, j, 0, lowered(have, used_in, given))

@@ -44,17 +44,26 @@ def flow_tables(
     flat = np.ascontiguousarray(edges).reshape(-1, depth, n, n)
     table = np.empty((len(flat), len(layers), len(sources), n))
     layer_ids, source_ids = np.array(layers), np.array(sources)
+    every = len(sources), len(layers)
     if count == 1 or table.size < 1000:
-        fill(flat, layer_ids, source_ids, table, 0, len(flat), 0, len(sources))
-    else:
+        fill(flat, layer_ids, source_ids, table, 0, len(flat), 0, every[0], 0, every[1])
+        return table.reshape(*batch, len(layers), len(sources), n)
+    with ThreadPoolExecutor(count) as pool:
         # Small pieces, because sentences differ in how much work they are.
-        step = max(1, len(flat) // (8 * count))
-        split = max(1, len(sources) // (8 * count)) if len(flat) < 2 * count else len(sources)
-        with ThreadPoolExecutor(count) as pool:
+        if len(flat) >= 2 * count:
+            step = max(1, len(flat) // (8 * count))
+            pieces = [(b, b + step, 0, every[0]) for b in range(0, len(flat), step)]
+            ranges = [(0, every[1])]
+        else:
+            step = max(1, len(sources) // (8 * count))
+            starts = range(0, len(sources), step)
+            pieces = [(b, b + 1, s, s + step) for b in range(len(flat)) for s in starts]
+            # A layer may build on all sources of the layer below it.
+            ranges = [(at, at + 1) for at in range(every[1])] if len(pieces) > 1 else [(0, every[1])]
+        for bottom, top in ranges:
             jobs = [
-                pool.submit(fill, flat, layer_ids, source_ids, table, b, b + step, s, s + split)
-                for b in range(0, len(flat), step)
-                for s in range(0, len(sources), split)
+                pool.submit(fill, flat, layer_ids, source_ids, table, *piece, bottom, top)
+                for piece in pieces
             ]
             for job in jobs:
                 job.result()

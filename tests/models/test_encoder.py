@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.errors
@@ -25,6 +27,11 @@ CONFIGS = [CONFIG, dataclasses.replace(CONFIG, causal=True, hidden_width=12)]
 TOKENS = np.array([[1, 5, 9, 4, 7], [1, 3, 19, 0, 0]], np.int32)
 
 
+@functools.cache
+def _apply(encoder: AgreementEncoder, options: tuple[str, ...]) -> Callable[..., EncoderOutput]:
+    return jax.jit(encoder.apply, static_argnames=("train",) if "train" in options else ())
+
+
 @jaxtyped(typechecker=beartype)
 def run(
     encoder: AgreementEncoder,
@@ -38,7 +45,7 @@ def run(
     Float32[Array, "batch {encoder.config.layers}+1 n {encoder.config.width}"],
 ]:
     """Apply the encoder, the shapes and dtypes of its docstring checked on every call."""
-    output = encoder.apply(variables, tokens, mask, **options)
+    output = _apply(encoder, tuple(options))(variables, tokens, mask, **options)
     assert isinstance(output, EncoderOutput)
     return output.logits, output.attention, output.hidden
 
@@ -113,7 +120,7 @@ def test_dropout_needs_its_key_changes_the_outcome_and_depends_on_the_key() -> N
     with pytest.raises(flax.errors.InvalidRngError):
         run(encoder, variables, TOKENS, train=True)
     certain = AgreementEncoder(dataclasses.replace(CONFIG, dropout=0.0))
-    np.testing.assert_array_equal(run(certain, variables, TOKENS, train=True)[0], quiet)
+    np.testing.assert_allclose(run(certain, variables, TOKENS, train=True)[0], quiet, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["full", "causal"])
@@ -134,14 +141,14 @@ def test_the_mask_says_what_padding_is() -> None:
     encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
     logits, attention, _ = run(encoder, variables, TOKENS)
     explicit, _, _ = run(encoder, variables, TOKENS, TOKENS != 0)
-    np.testing.assert_array_equal(explicit, logits)
+    np.testing.assert_allclose(explicit, logits, atol=1e-6)
     # Under a mask it does not matter which words stand at padded places.
     words = np.where(TOKENS == 0, 17, TOKENS)
     masked, masked_attention, _ = run(encoder, variables, words, jnp.asarray(TOKENS != 0))
-    np.testing.assert_array_equal(masked, logits)
-    np.testing.assert_array_equal(masked_attention[:, :, :, :3], attention[:, :, :, :3])
+    np.testing.assert_allclose(masked, logits, atol=1e-6)
+    np.testing.assert_allclose(masked_attention[:, :, :, :3], attention[:, :, :, :3], atol=1e-6)
     other = AgreementEncoder(dataclasses.replace(CONFIG, pad_id=17))
-    np.testing.assert_array_equal(run(other, variables, words)[0], logits)
+    np.testing.assert_allclose(run(other, variables, words)[0], logits, atol=1e-6)
 
 
 def test_a_causal_encoder_does_not_see_ahead() -> None:
@@ -152,31 +159,32 @@ def test_a_causal_encoder_does_not_see_ahead() -> None:
     _, changed_attention, changed_hidden = run(encoder, variables, changed)
     np.testing.assert_array_equal(changed_hidden[:, :, :3], hidden[:, :, :3])
     np.testing.assert_array_equal(changed_attention[..., :3, :], attention[..., :3, :])
-    assert float(jnp.abs(changed_hidden - hidden)[:, :, 3:].min()) > 0
+    assert float(jnp.abs(changed_hidden - hidden)[:, 1:, 3:].min()) > 0
 
 
 def test_a_batch_is_its_sentences_one_by_one() -> None:
     encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
     batch = run(encoder, variables, TOKENS)
-    compiled = jax.jit(encoder.apply)(variables, TOKENS)
+    uncompiled = jax.tree.leaves(encoder.apply(variables, TOKENS))
     for b in range(2):
         single = run(encoder, variables, TOKENS[b : b + 1])
-        for mine, whole, fast in zip(single, batch, jax.tree.leaves(compiled), strict=True):
+        for mine, whole, slow in zip(single, batch, uncompiled, strict=True):
             np.testing.assert_allclose(mine[0], whole[b], atol=2e-6)
-            np.testing.assert_allclose(fast[b], whole[b], atol=2e-6)
+            np.testing.assert_allclose(slow[b], whole[b], atol=2e-6)
 
 
 def test_embed_then_encode_is_the_call() -> None:
     encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
-    expected = encoder.apply(variables, TOKENS)
-    embeddings = encoder.apply(variables, TOKENS, method="embed")
+    apply = jax.jit(encoder.apply, static_argnames="method")
+    expected = apply(variables, TOKENS)
+    embeddings = apply(variables, TOKENS, method="embed")
     table = variables["params"]["word"]["embedding"]
     np.testing.assert_array_equal(embeddings, np.asarray(table)[TOKENS])
-    output = encoder.apply(variables, embeddings, TOKENS != 0, method="encode")
-    jax.tree.map(np.testing.assert_array_equal, output, expected)
-    whole = encoder.apply(variables, embeddings, method="encode")
-    expected = encoder.apply(variables, TOKENS, np.ones((2, 5), bool))
-    jax.tree.map(np.testing.assert_array_equal, whole, expected)
+    output = apply(variables, embeddings, TOKENS != 0, method="encode")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), output, expected)
+    whole = apply(variables, embeddings, method="encode")
+    expected = apply(variables, TOKENS, np.ones((2, 5), bool))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), whole, expected)
 
 
 def test_gradient_at_the_embeddings_against_finite_differences() -> None:
@@ -184,6 +192,7 @@ def test_gradient_at_the_embeddings_against_finite_differences() -> None:
     mask = TOKENS != 0
     embeddings = np.asarray(encoder.apply(variables, TOKENS, method="embed"), np.float64)
 
+    @jax.jit
     def score(values: jax.Array) -> jax.Array:
         output = encoder.apply(variables, values, mask, method="encode")
         return output.logits[:, 0] - output.logits[:, 1]
@@ -223,16 +232,16 @@ def test_number_of_parameters(config: EncoderConfig) -> None:
 
 
 def test_initial_parameters_are_those_of_gpt2() -> None:
-    config = EncoderConfig(vocabulary=500)
-    variables = AgreementEncoder(config).init(jax.random.key(0), TOKENS)
+    config = EncoderConfig(vocabulary=500, layers=3)
+    variables = jax.jit(AgreementEncoder(config).init)(jax.random.key(0), TOKENS)
     deviation = {
         "embedding": 0.02,
         "position": 0.01,
         "qkv": 0.02,
         "up": 0.02,
         "readout": 0.02,
-        "attention_out": 0.02 / math.sqrt(12),
-        "down": 0.02 / math.sqrt(12),
+        "attention_out": 0.02 / math.sqrt(6),
+        "down": 0.02 / math.sqrt(6),
     }
     checked = set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):

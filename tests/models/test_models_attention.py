@@ -23,8 +23,7 @@ def projections() -> tuple[jax.Array, jax.Array, jax.Array]:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_allowed_pairs_by_their_definition(causal: bool) -> None:
-    allowed = allowed_pairs(jnp.asarray(MASK), causal=causal)
-    assert allowed.shape == (BATCH, 1, N, N)
+    allowed = jnp.broadcast_to(allowed_pairs(jnp.asarray(MASK), causal=causal), (BATCH, 1, N, N))
     for b, i, j in np.ndindex(BATCH, N, N):
         assert bool(allowed[b, 0, i, j]) == (MASK[b, j] and (j <= i or not causal))
 
@@ -34,6 +33,7 @@ def test_attend_against_loops(causal: bool) -> None:
     query, key, value = projections()
     allowed = allowed_pairs(jnp.asarray(MASK), causal=causal)
     mixed, weights = attend(query, key, value, allowed)
+    allowed = jnp.broadcast_to(allowed, (BATCH, 1, N, N))
     for b, h, i in np.ndindex(BATCH, HEADS, N):
         keys = [j for j in range(N) if allowed[b, 0, i, j]]
         scores = [float(query[b, h, i] @ key[b, h, j]) / math.sqrt(SIZE) for j in keys]
@@ -74,6 +74,7 @@ def test_a_sentence_of_padding_only_gives_zeros_and_no_nan() -> None:
     query, key, value = projections()
     allowed = allowed_pairs(jnp.zeros((BATCH, N), bool), causal=False)
 
+    @jax.jit
     def total(query: jax.Array) -> jax.Array:
         mixed, weights = attend(query, key, value, allowed)
         return (mixed.sum() + weights.sum()) ** 2

@@ -31,7 +31,11 @@ TOKENS = TOKENIZER.encode_batch(["the keys", "a cat to the cabinet"])
 
 
 def make(seed: int) -> Model:
-    variables = AgreementEncoder(CONFIG).init(jax.random.key(seed), TOKENS)
+    shapes = jax.eval_shape(AgreementEncoder(CONFIG).init, jax.random.key(0), TOKENS)
+    rng = np.random.default_rng(seed)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.3, leaf.dtype), shapes
+    )
     return Model(CONFIG, variables, TOKENIZER)
 
 
@@ -82,7 +86,7 @@ def test_a_moved_model_still_loads(
 def test_a_model_is_called_on_tokens(model: Model, convert: Callable[..., Any]) -> None:
     output = model(convert(TOKENS))
     assert isinstance(output, EncoderOutput)
-    expected = AgreementEncoder(CONFIG).apply(model.params, TOKENS)
+    expected = jax.jit(AgreementEncoder(CONFIG).apply)(model.params, TOKENS)
     for mine, other in zip(jax.tree.leaves(output), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-6)
     probabilities = model.probabilities(convert(TOKENS))
@@ -120,7 +124,7 @@ def test_a_failed_save_keeps_the_model_that_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(WordTokenizer, "save", full_disk)
-    with pytest.raises(InputError, match="model cannot be written to .*No space left"):
+    with pytest.raises(InputError, match=r"model cannot be written to .*No space left"):
         save(copy, make(1))
     monkeypatch.undo()
     assert_same(load(copy), model)
@@ -157,12 +161,18 @@ def edit_card(folder: Path, **changes: Any) -> None:
     (folder / "model.json").write_text(json.dumps({**card, "config": config, **changes}))
 
 
+def unsigned(folder: Path) -> Path:
+    """Take the checksum of the files from the card, as if someone had meant the change."""
+    card = json.loads((folder / "model.json").read_text())
+    del card["files"]
+    (folder / "model.json").write_text(json.dumps(card))
+    return folder / "model.json"
+
+
 def flip_a_bit(folder: Path) -> None:
-    """Change one byte in the middle of the largest file of parameters."""
-    path = max(
-        (path for path in (folder / "params").rglob("*") if path.is_file()),
-        key=lambda path: path.stat().st_size,
-    )
+    """Change one byte in the middle of the largest data file."""
+    files = (folder / "params").rglob("d/*")
+    path = max(files, key=lambda path: path.stat().st_size)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 16
     path.write_bytes(data)
@@ -208,17 +218,29 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an unknown field": (lambda f: edit_card(f, config={"depth": 2}), "configuration does not fit"),
     "an impossible size": (lambda f: edit_card(f, config={"layers": 0}), "layers must be"),
     "a size that is no number": (lambda f: edit_card(f, config={"layers": 2.0}), "layers must be"),
-    "another depth": (lambda f: edit_card(f, config={"layers": 3}), "parameters in .* cannot be"),
-    "another width": (lambda f: edit_card(f, config={"width": 16}), "parameters in .* cannot be"),
-    "no vocabulary": (lambda f: (f / "vocabulary.txt").unlink(), "vocabulary .* cannot be read"),
-    "a short vocabulary": (
+    "another depth": (lambda f: edit_card(f, config={"layers": 3}), "parameters in .* are not"),
+    "another width": (lambda f: edit_card(f, config={"width": 16}), "parameters in .* are not"),
+    "no vocabulary": (lambda f: (f / "vocabulary.txt").unlink(), "model in .* cannot be read"),
+    "another vocabulary": (
         lambda f: (f / "vocabulary.txt").write_text("[PAD]\n[CLS]\n[UNK]\nthe\n"),
+        "model in .* is damaged",
+    ),
+    "a short vocabulary": (
+        lambda f: unsigned(f).with_name("vocabulary.txt").write_text("[PAD]\n[CLS]\n[UNK]\nthe\n"),
         "vocabulary of .* has 4 words where the model expects",
     ),
-    "no parameters": (lambda f: shutil.rmtree(f / "params"), "parameters in .* cannot be read"),
-    "truncated parameters": (truncate, "parameters in .* cannot be read"),
-    "a flipped bit": (flip_a_bit, "parameters in .* (cannot be read|are damaged)"),
-    "another model's parameters": (swap_parameters, "parameters in .* are damaged"),
+    "no parameters": (lambda f: shutil.rmtree(f / "params"), "model in .* is damaged"),
+    "truncated parameters": (truncate, "model in .* is damaged"),
+    "a flipped bit": (flip_a_bit, "model in .* is damaged"),
+    "another model's parameters": (swap_parameters, "model in .* is damaged"),
+    "another model's parameters, unsigned": (
+        lambda f: unsigned(f) and swap_parameters(f),
+        "parameters in .* are damaged",
+    ),
+    "no parameters, unsigned": (
+        lambda f: unsigned(f) and shutil.rmtree(f / "params"),
+        "parameters in .* cannot be read",
+    ),
     "no digest": (lambda f: edit_card(f, digest=None), "parameters in .* are damaged"),
 }
 
@@ -235,12 +257,14 @@ def drop_config(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_one_clear_line(kind: str, copy: Path) -> None:
+def test_damage_is_one_clear_line(kind: str, copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     damage, complaint = DAMAGE[kind]
     damage(copy)
     with pytest.raises(InputError, match=complaint) as caught:
         load(copy)
     assert "\n" not in str(caught.value)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
 
 
 def test_a_model_cannot_be_changed(model: Model) -> None:

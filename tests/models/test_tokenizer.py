@@ -85,10 +85,10 @@ def test_a_vocabulary_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_unreadable_vocabularies_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="vocabulary .*missing.txt cannot be read"):
+    with pytest.raises(InputError, match=r"vocabulary .*missing\.txt cannot be read"):
         WordTokenizer.load(tmp_path / "missing.txt")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="vocabulary .*bytes.txt cannot be read"):
+    with pytest.raises(InputError, match=r"vocabulary .*bytes\.txt cannot be read"):
         WordTokenizer.load(tmp_path / "bytes.txt")
     (tmp_path / "empty.txt").write_bytes(b"")
     with pytest.raises(InputError, match="must begin with"):

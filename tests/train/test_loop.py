@@ -1,5 +1,7 @@
 """Runs that are cut off, damaged, repeated or diverge: none ends as anything but a whole run."""
 
+import contextlib
+import functools
 import json
 import os
 import shutil
@@ -21,17 +23,41 @@ from jaxflow.train.checkpoint import open_checkpoints
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.journal import open_journal, read_config
 from jaxflow.train.loop import train
-from jaxflow.train.step import TrainState
+from jaxflow.train.step import TrainState, make_optimizer
 
 STEPS = 30
 
 
+@functools.cache
+def compiled_train_step(model, config):
+    return REAL_TRAIN_STEP(model, make_optimizer(config, STEPS), config)
+
+
+REAL_TRAIN_STEP = loop.make_train_step
+compiled_evaluation_step = functools.cache(loop.make_evaluation_step)
+
+
+@contextlib.contextmanager
+def surroundings(tmp_path_factory):
+    """One corpus cache, a line in the journal for every step, and each step compiled once.
+
+    Compiling takes nearly all of a small run's time. The step is a pure function of its arguments:
+    which run it was compiled for does not matter, and killed runs compile theirs anew.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "loop-cache"))
+        patch.setattr(loop, "LOG_EVERY", 1)
+        patch.setattr(
+            loop, "make_train_step", lambda model, _, config: compiled_train_step(model, config)
+        )
+        patch.setattr(loop, "make_evaluation_step", compiled_evaluation_step)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """One cache for the file, and a line in the journal for every step."""
-    folder = tmp_path_factory.getbasetemp() / "loop-cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+def _surroundings(tmp_path_factory):
+    with surroundings(tmp_path_factory):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +69,7 @@ def data(tmp_path_factory):
 def whole(tmp_path_factory, data):
     """A run that nothing disturbed: its folder and its result."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "loop-cache"))
-        patch.setattr(loop, "LOG_EVERY", 1)
+    with surroundings(tmp_path_factory):
         return run, train(small_config(data), run)
 
 
@@ -220,13 +244,13 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, data, whole, monkey
 
 def test_parameters_that_overflow_are_never_kept(tmp_path, data):
     run = tmp_path / "run"
-    config = small_config(data, learning_rate=3e38, checkpoint_every=1)
+    config = small_config(data, learning_rate=3e38, checkpoint_every=1, epochs=1)
     with pytest.raises(InputError, match=r"(loss is|no longer finite).* try a lower learning rate"):
         train(config, run)
     assert not (run / "model").exists()
     with open_checkpoints(run / "checkpoints") as checkpoints:
         model = loop.encoder_config(config, loop.prepare(config).tokenizer)
-        fresh = loop.init_state(model, loop.make_optimizer(config, STEPS), config.seed)
+        fresh = loop.init_state(model, make_optimizer(config, 10), config.seed)
         state = checkpoints.restore(fresh)
     assert int(state.step) >= 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
