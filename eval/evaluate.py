@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from jaxflow.errors import InputError
 from jaxflow.eval.claims import Claim, judge_claims
@@ -22,7 +22,7 @@ from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits
 from jaxflow.train.journal import read_config
 
-__all__ = ["Evaluation", "evaluate", "evaluate_run", "versions"]
+__all__ = ["Evaluation", "check_out", "evaluate", "evaluate_run", "versions"]
 
 PACKAGES = ("jaxflow", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "numba", "networkx")
 
@@ -141,13 +141,19 @@ def evaluate_run(
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written before hours are spent on what goes there."""
-    probe: Any = out / ".probe"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"the folder {out} cannot be written: {error.strerror or error}"
-        ) from error
+    """Refuse a folder that cannot be written before hours are spent on what goes there.
+
+    Nothing is made: what is refused for another reason must leave no empty folder behind.
+
+    Raises
+    ------
+    InputError
+        If the folder, or the nearest one above it that exists, cannot be written.
+    """
+    place = out.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"the folder {out} cannot be written: {place} is no folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {out} cannot be written: {place} does not allow it")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from typing import Any
-from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ import numpy as np
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.scores import ROWS, TARGETS, SentenceScores
-from jaxflow.models import EncoderOutput, Model
+from jaxflow.models import Model
 from jaxflow.models.tokenizer import CLS, PAD, UNK
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
 
@@ -116,10 +115,11 @@ def choose(split: EncodedSplit, config: ProtocolConfig) -> EncodedSplit:
     return dataclasses.replace(split, **{name: getattr(split, name)[rows] for name in fields})
 
 
-def gradient_scores(model: Model) -> Callable[[Any, jax.Array], jax.Array]:
-    r"""Build ``(params, tokens [B, n]) -> |Σ_d ∂(p₀ − p₁)/∂e| [B, n]``."""
-    apply = model.module.apply
+def gradient_scores(model: Model) -> Callable[..., jax.Array]:
+    r"""Build the jitted ``(params, tokens [B, n]) -> |Σ_d ∂(p₀ − p₁)/∂e| [B, n]``."""
+    apply: Callable[..., Any] = model.module.apply  # Flax does not say what it returns
 
+    @jax.jit
     def scores(params: Any, tokens: jax.Array) -> jax.Array:
         def difference(embeddings: jax.Array) -> jax.Array:
             output = apply(params, embeddings, tokens != PAD, method="encode")
@@ -132,15 +132,13 @@ def gradient_scores(model: Model) -> Callable[[Any, jax.Array], jax.Array]:
     return scores
 
 
-def device_scores(
-    model: Model, residual: float
-) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
+def device_scores(model: Model, residual: float) -> Callable[..., dict[str, jax.Array]]:
     """Build all that runs on the device, as one function to compile once for each length.
 
     It maps ``(params, tokens [B, n], labels [B])`` to the attention, the ``[CLS]`` rows of raw
     attention and rollout ``[B, L, n]``, and blank-out and gradient scores ``[B, n]``.
     """
-    apply = model.module.apply
+    apply: Callable[..., Any] = model.module.apply
     gradients = gradient_scores(model)
 
     @jax.jit
@@ -159,7 +157,8 @@ def device_scores(
             "attention": attention,
             "raw": jaxflow.raw_attention(attention, mask=mask)[:, :, READOUT],
             "rollout": rolled[:, :, READOUT],
-            "blank_out": blanked,
+            # What is blank already cannot change; batches of other sizes may round differently.
+            "blank_out": jnp.where(tokens == UNK, jnp.zeros((), blanked.dtype), blanked),
             "gradient": gradients(params, tokens),
         }
 

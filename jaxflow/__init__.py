@@ -8,7 +8,7 @@ from pathlib import Path as _Path
 
 # In a checkout the other rooms lie beside this folder, in an installed package inside it. Without
 # this line, Python started in the checkout would find this folder first and miss them.
-if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
+if __name__ == "jaxflow" and (_Path(__file__).parents[1] / "pyproject.toml").is_file():
     __path__.append(str(_Path(__file__).parents[1]))
 
 from jaxflow.correlation import spearman

@@ -235,7 +235,7 @@ def fuse_heads(attention: Array, heads: str | int = "mean") -> Array:
         return attention.max(-3)
     if heads == "min":
         return attention.min(-3)
-    return attention[..., heads, :, :]
+    return attention[..., int(heads), :, :]
 
 
 def edge_weights(

@@ -34,7 +34,7 @@ def spearman(a: Any, b: Any, mask: Any = None) -> Array:
     Raises
     ------
     InputError
-        If the shapes do not fit, a dtype is neither float32 nor float64, or the mask is not boolean.
+        If the shapes do not fit, a dtype is neither float32 nor float64, or the mask is no boolean.
 
     Notes
     -----

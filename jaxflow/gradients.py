@@ -175,9 +175,9 @@ def integrated_gradients(
 
 
 def _integrate(score: Score, start: jax.Array, change: jax.Array, steps: int) -> jax.Array:
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    nodes = jnp.asarray((nodes + 1) / 2, change.dtype)
-    weights = jnp.asarray(weights / 2, change.dtype)
+    places, shares = np.polynomial.legendre.leggauss(steps)
+    nodes = jnp.asarray((places + 1) / 2, change.dtype)
+    weights = jnp.asarray(shares / 2, change.dtype)
 
     def add(total: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         node, weight = step

@@ -85,7 +85,7 @@ def blank_out(
     blanked = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(unk_id, rows.dtype), rows[:, None, :])
     without = _probabilities(predict, blanked.reshape(-1, n)).reshape(count, n, -1)
 
-    change = in_own_precision(lambda *given: _change(*given, classes), whole, without)
+    change = in_own_precision(lambda *both: _change(*both, classes=classes), whole, without)
     scores = change.reshape(*batch, n)
     if mask is None:
         return scores
@@ -93,10 +93,10 @@ def blank_out(
     return namespace.where(mask, scores, namespace.zeros((), scores.dtype))
 
 
-def _change(whole: Array, without: Array, classes: Array) -> jax.Array:
-    classes = jnp.asarray(classes)
-    before = jnp.take_along_axis(jnp.asarray(whole), classes[:, None], axis=-1)
-    after = jnp.take_along_axis(jnp.asarray(without), classes[:, None, None], axis=-1)
+def _change(whole: Array, without: Array, *, classes: Array) -> jax.Array:
+    chosen = jnp.asarray(classes)
+    before = jnp.take_along_axis(jnp.asarray(whole), chosen[:, None], axis=-1)
+    after = jnp.take_along_axis(jnp.asarray(without), chosen[:, None, None], axis=-1)
     return jnp.abs(before - after[..., 0])
 
 

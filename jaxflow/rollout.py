@@ -65,7 +65,7 @@ def raw_attention(attention: Any, *, heads: str | int = "mean", mask: Any = None
 
 @partial(jax.jit, static_argnames=("heads",))
 def _raw_attention(attention: jax.Array, mask: jax.Array | None, *, heads: str | int) -> jax.Array:
-    return mask_tokens(fuse_heads(attention, heads), mask)
+    return jnp.asarray(mask_tokens(fuse_heads(attention, heads), mask))
 
 
 def rollout(
@@ -148,7 +148,7 @@ def _rollout(
     heads: str | int,
     start_layer: int,
 ) -> jax.Array:
-    edges = edge_weights(attention, residual=residual, heads=heads, mask=mask)
+    edges = jnp.asarray(edge_weights(attention, residual=residual, heads=heads, mask=mask))
     if start_layer:
         below = edges[..., :start_layer, :, :]
         eye = jnp.eye(edges.shape[-1], dtype=edges.dtype)
@@ -210,10 +210,11 @@ def head_rollout(attention: Any, *, residual: Any = 0.5, mask: Any = None) -> Ar
 def _head_rollout(
     attention: jax.Array, mask: jax.Array | None, residual: jax.Array | float
 ) -> jax.Array:
-    averaged = _cumulative_product(edge_weights(attention, residual=residual, mask=mask))
+    mean = edge_weights(attention, residual=residual, mask=mask)
+    averaged = _cumulative_product(jnp.asarray(mean))
     eye = jnp.eye(attention.shape[-1], dtype=attention.dtype)
     inputs = jnp.broadcast_to(eye, averaged[..., :1, :, :].shape)
     below = jnp.concatenate([inputs, averaged[..., :-1, :, :]], axis=-3)
     edges = (1 - residual) * attention + residual * jnp.broadcast_to(eye, attention.shape)
-    edges = mask_tokens(edges, mask, heads=True)
-    return jnp.matmul(edges, below[..., None, :, :], precision=jax.lax.Precision.HIGHEST)
+    masked = mask_tokens(edges, mask, heads=True)
+    return jnp.matmul(masked, below[..., None, :, :], precision=jax.lax.Precision.HIGHEST)

@@ -56,7 +56,7 @@ class Model:
     @cached_property
     def _probabilities(self) -> Callable[..., jax.Array]:
         # A function of its own, so that the compiler can leave out all that classes do not need.
-        apply = self.module.apply
+        apply: Any = self.module.apply
         return jax.jit(lambda params, tokens: jax.nn.softmax(apply(params, tokens).logits))
 
     def __call__(self, tokens: Any, mask: Any = None) -> EncoderOutput:

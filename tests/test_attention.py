@@ -195,7 +195,7 @@ def test_edge_weights_by_hand() -> None:
 
 
 @given(
-    attention=attentions(batch=(2,)),
+    attention=attentions(dtypes=(np.float32,), batch=(2,)),
     heads=heads_options,
     junk=junk_values,
     data=st.data(),

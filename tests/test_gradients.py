@@ -134,8 +134,8 @@ def test_completeness_gap_sees_a_wrong_attribution() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_is_its_sentences_one_by_one(method: str) -> None:
-    result = METHODS[method](smooth, EMBEDDINGS)
-    for sentence, expected in zip(EMBEDDINGS, result, strict=True):
+    result = METHODS[method](smooth, EMBEDDINGS[:2])
+    for sentence, expected in zip(EMBEDDINGS[:2], result, strict=True):
         np.testing.assert_allclose(METHODS[method](smooth, sentence), expected, atol=1e-12)
 
 

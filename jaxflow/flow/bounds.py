@@ -61,4 +61,6 @@ def inherited(
     for j in range(len(below)):
         total = lowered(total, spread(-line[j]), load(below, j, column))
     one = spread(1.0)
-    return total * least(one / spread(max(sends, 1e-300)), one / (load(peak, 0, column) + spread(1e-300)))
+    return total * least(
+        one / spread(max(sends, 1e-300)), one / (load(peak, 0, column) + spread(1e-300))
+    )

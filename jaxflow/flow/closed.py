@@ -18,9 +18,7 @@ __all__ = ["two_steps"]
 
 
 @njit(nogil=True)
-def two_steps(
-    row: np.ndarray, below: np.ndarray, first: int, last: int, column: int
-) -> Any:
+def two_steps(row: np.ndarray, below: np.ndarray, first: int, last: int, column: int) -> Any:
     """Return ``sum_j min(row[j], below[j, t])`` for the lanes t from `column` on.
 
     Only nodes from `first` to before `last` are looked at.

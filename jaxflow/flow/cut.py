@@ -14,6 +14,7 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.flow.indices import resolve_index
 from jaxflow.flow.table import graph_edges
+from jaxflow.flow.workers import cut_tables
 
 __all__ = ["FlowCut", "cut_edges", "flow_cut"]
 
@@ -94,16 +95,8 @@ def flow_cut(
 
 def cut_edges(edges: np.ndarray, layer: int, source: int, sink: int) -> FlowCut:
     """Return the cut on edge weights ``[L, n, n]``, indices from 0."""
-    from jaxflow.flow.kernel import reached_by_source
-
-    value, reached = reached_by_source(np.ascontiguousarray(edges), layer, source, sink)
-    above = np.zeros((layer + 1, edges.shape[1]), bool)
-    above[layer, source] = True
-    above[:layer] = reached
-    below = np.zeros_like(above)
-    below[1:] = above[:layer]
-    crossing = above[:, :, None] & ~below[:, None, :]
-    crossing[0] = False
-    crossing[0, :, sink] = above[0]
-    crossing &= edges[: layer + 1] > 0
-    return FlowCut(value, tuple((int(a), int(b), int(c)) for a, b, c in np.argwhere(crossing)))
+    pulls = np.zeros((1, 1, 1, edges.shape[1]))
+    pulls[..., sink] = 1.0
+    chosen = cut_tables(edges[None], (layer,), (source,), pulls, 1)[0] > 0
+    crossing = tuple((int(a), int(b), int(c)) for a, b, c in np.argwhere(chosen))
+    return FlowCut(float(edges[chosen].sum()), crossing)

@@ -13,18 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.bits import BIT, NONE
 from jaxflow.flow.bounds import inherited, upper_bound
 from jaxflow.flow.closed import two_steps
 from jaxflow.flow.lanes import LANES, at_least, least, load, spread, store
-from jaxflow.flow.lift import rolled
 from jaxflow.flow.network import Network, new_network
-from jaxflow.flow.pair import solve_pair
-from jaxflow.flow.search import reach
+from jaxflow.flow.pair import roll_down, solve_pair
 from jaxflow.flow.sentence import Sentence, lay_out, lifts_at, new_sentence
-from jaxflow.flow.sweep import rank, sweep_one_layer, sweep_two_layers
+from jaxflow.flow.sweep import sweep_one_layer, sweep_two_layers
 
-__all__ = ["fill", "reached_by_source"]
+__all__ = ["fill"]
 
 # A flow this close to an upper bound is taken for the bound.
 CLOSE = 1e-12
@@ -43,7 +40,9 @@ class Work(NamedTuple):
     bounds
         ``[1, LANES]``: upper bounds on their way from lanes to numbers.
     lines, order
-        ``[L, width]``, ``[n]``: see `_roll_down`.
+        ``[L, width]``, ``[n]``: see `roll_down`.
+    open
+        ``[n]``: the sinks of a row that are still to be searched; ``row`` holds their bounds.
     below, peak
         ``[n, width]``, ``[1, width]``: the table one layer down for all sources, and its maxima.
     """
@@ -53,36 +52,24 @@ class Work(NamedTuple):
     bounds: np.ndarray
     lines: np.ndarray
     order: np.ndarray
+    open: np.ndarray
     below: np.ndarray
     peak: np.ndarray
 
 
 @njit(nogil=True)
-def _roll_down(
-    edges: np.ndarray, layer: int, source: int, last: int, lines: np.ndarray, order: np.ndarray
-) -> None:
-    """Write the source's mass at the nodes of each layer below it, as far as it is needed.
-
-    And the order in which the nodes that the sweep goes through are to be visited.
-    """
-    lines[layer - 1] = edges[layer, source]
-    low = 0 if layer < 3 else lifts_at(layer) + 1
-    for x in range(layer - 1, low, -1):
-        rolled(lines[x], edges[x], lines[x - 1])
-    rank(lines[low if layer > 2 else layer - 1], source, last, order)
-
-
-@njit(nogil=True)
 def _fill_row(
     sentence: Sentence,
-    net: Network,
     work: Work,
     layer: int,
     source: int,
     known: bool,
     row: np.ndarray,
-) -> None:
-    """Write the flows from one token of `layer`, 2 or higher, to `row`; `known`: use ``below``."""
+) -> int:
+    """Write the flows from one token of `layer`, 2 or higher, to `row`, as far as bounds meet.
+
+    `known` says whether the flows of the layer below are there. Returns how many sinks are left.
+    """
     edges, lines, order = sentence.edges, work.lines, work.order
     n, width = edges.shape[1:]
     line = edges[layer, source]
@@ -93,7 +80,7 @@ def _fill_row(
     strays = 0.0
     for x in range(2, layer + 1):
         strays += edges[x, source].sum() - edges[x, source, source]
-    ready = False
+    ready, count = False, 0
     for column in range(0, width, LANES):
         first = column if causal else 0
         bound = upper_bound(
@@ -109,7 +96,7 @@ def _fill_row(
             done = at_least(inherited(line, sends, work.below, work.peak, column), enough)
         if done != ALL:
             if not ready:
-                _roll_down(edges, layer, source, last, lines, order)
+                roll_down(edges, layer, source, last, lines, order)
                 ready = True
             if layer == 2:
                 sent = sweep_one_layer(
@@ -126,13 +113,33 @@ def _fill_row(
             sink = column + lane
             if sink >= last:
                 row[sink] = 0.0
-            elif done >> lane & 1:
-                row[sink] = work.bounds[0, lane]
             else:
-                row[sink] = solve_pair(
-                    net, sentence, layer, order, sink, sink if causal else 0, last,
-                    lines, work.bounds[0, lane] - CLOSE,
-                )  # fmt: skip
+                row[sink] = work.bounds[0, lane]
+                if not done >> lane & 1:
+                    work.open[count] = sink
+                    count += 1
+    return count
+
+
+@njit(nogil=True)
+def _search_row(
+    sentence: Sentence,
+    net: Network,
+    work: Work,
+    layer: int,
+    source: int,
+    count: int,
+    row: np.ndarray,
+) -> None:
+    """Replace the bounds in `row` by flows for the first `count` sinks of ``work.open``."""
+    causal = sentence.causal[0]
+    last = source + 1 if causal else len(row)
+    for i in range(count):
+        sink = work.open[i]
+        row[sink] = solve_pair(
+            net, sentence, layer, work.order, sink, sink if causal else 0, last,
+            work.lines, row[sink] - CLOSE,
+        )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
@@ -156,10 +163,11 @@ def fill(
     """
     depth, n = weights.shape[1], weights.shape[2]
     width = (n + LANES - 1) // LANES * LANES
-    sentence, net = new_sentence(depth, n, width), new_network(depth, n, width)
+    sentence, net, searched = new_sentence(depth, n, width), new_network(1, 1, LANES), False
     work = Work(
         np.empty((n, LANES)), np.empty((n + 1, LANES)), np.empty((1, LANES)),
-        np.zeros((depth, width)), np.empty(n, np.int64), np.zeros((n, width)), np.zeros((1, width)),
+        np.zeros((depth, width)), np.empty(n, np.int64), np.empty(n, np.int64),
+        np.zeros((n, width)), np.zeros((1, width)),
     )  # fmt: skip
     full = sources.size == n and (sources == np.arange(n)).all()
     edges = sentence.edges
@@ -184,30 +192,8 @@ def fill(
                         for lane in range(min(LANES, n - column)):
                             row[column + lane] = work.bounds[0, lane]
                 else:
-                    _fill_row(sentence, net, work, layer, source, known, row)
-
-
-@njit(nogil=True, cache=True)
-def reached_by_source(
-    weights: np.ndarray, layer: int, source: int, sink: int
-) -> tuple[float, np.ndarray]:
-    """Return one pair's flow and the nodes ``[layer, n]`` its source still reaches after it."""
-    n = weights.shape[1]
-    reached = np.zeros((layer, n), np.bool_)
-    if layer == 0:
-        return weights[0, source, sink], reached
-    width = (n + LANES - 1) // LANES * LANES
-    sentence, net = new_sentence(layer + 1, n, width), new_network(layer, n, width)
-    lines = np.zeros((layer, width))
-    lay_out(sentence, weights, layer)
-    order = np.empty(n, np.int64)
-    _roll_down(sentence.edges, layer, source, n, lines, order)
-    value = solve_pair(
-        net, sentence, layer, order, sink, 0, n, lines, np.inf
-    )
-    reach(net, layer - 1, False)
-    for x in range(layer):
-        for token in range(n):
-            bit = BIT << np.uint64(token & 63)
-            reached[x, token] = net.visited[x, token >> 6] & bit != NONE
-    return value, reached
+                    count = _fill_row(sentence, work, layer, source, known, row)
+                    if count:
+                        if not searched:
+                            net, searched = new_network(depth, n, width), True
+                        _search_row(sentence, net, work, layer, source, count, row)

@@ -102,9 +102,7 @@ def lowered(typingctx: Any, value: Any, factor: Any, amount: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        function = cgutils.get_or_insert_function(
-            builder.module, kind, f"llvm.fmuladd.v{LANES}f64"
-        )
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f64")
         value, factor, amount = arguments
         return builder.call(function, [builder.fneg(factor), amount, value])
 

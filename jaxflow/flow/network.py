@@ -127,9 +127,7 @@ def room_on(net: Network, x: int, query: int, key: int) -> float:
 
 
 @njit(nogil=True)
-def carry(
-    net: Network, edges: np.ndarray, x: int, query: int, key: int, amount: float
-) -> None:
+def carry(net: Network, edges: np.ndarray, x: int, query: int, key: int, amount: float) -> None:
     """Send an amount, backwards if negative, over (x, query) -> (x - 1, key); update the masks."""
     room = room_on(net, x, query, key) - amount
     if net.turned[x]:

@@ -5,12 +5,29 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from jaxflow.flow.lift import rolled
 from jaxflow.flow.network import Network, open_masks
 from jaxflow.flow.replay import replay_one_layer, replay_two_layers, unlift, unroll
 from jaxflow.flow.search import augment
 from jaxflow.flow.sentence import Sentence, lifts_at
+from jaxflow.flow.sweep import rank
 
-__all__ = ["solve_pair"]
+__all__ = ["roll_down", "solve_pair"]
+
+
+@njit(nogil=True)
+def roll_down(
+    edges: np.ndarray, layer: int, source: int, last: int, lines: np.ndarray, order: np.ndarray
+) -> None:
+    """Write the source's mass at the nodes of each layer below it, as far as it is needed.
+
+    And the order in which the nodes that the sweep goes through are to be visited.
+    """
+    lines[layer - 1] = edges[layer, source]
+    low = 0 if layer < 3 else lifts_at(layer) + 1
+    for x in range(layer - 1, low, -1):
+        rolled(lines[x], edges[x], lines[x - 1])
+    rank(lines[low if layer > 2 else layer - 1], source, last, order)
 
 
 @njit(nogil=True)
@@ -53,9 +70,7 @@ def solve_pair(
     for x in range(middle + 1, top + 1):
         unroll(net, first, last, x, lines[x], lines[x - 1], edges[x])
     for x in range(lifts, 0, -1):
-        unlift(
-            net, sink, first, last, x, demands[x], demands[x - 1], edges[x], into[x]
-        )
+        unlift(net, sink, first, last, x, demands[x], demands[x - 1], edges[x], into[x])
     if sent < bound:
         for x in range(1, top + 1):
             open_masks(net, first, last, x, turned[x] if net.turned[x] else edges[x])

@@ -17,7 +17,6 @@ from jaxflow.flow.sweep import TINY
 __all__ = ["replay_one_layer", "replay_two_layers", "unlift", "unroll"]
 
 
-
 @njit(nogil=True)
 def replay_one_layer(
     net: Network, order: np.ndarray, sink: int, first: int, last: int, arcs: np.ndarray
@@ -54,8 +53,14 @@ def replay_one_layer(
 
 @njit(nogil=True)
 def replay_two_layers(
-    net: Network, order: np.ndarray, sink: int, first: int, last: int, x: int, into: np.ndarray,
-    lower: np.ndarray
+    net: Network,
+    order: np.ndarray,
+    sink: int,
+    first: int,
+    last: int,
+    x: int,
+    into: np.ndarray,
+    lower: np.ndarray,
 ) -> float:
     """Send the supply over layers x and x - 1, as `sweep_two_layers`; return what arrives.
 
@@ -103,7 +108,13 @@ def replay_two_layers(
 
 @njit(nogil=True)
 def unroll(
-    net: Network, first: int, last: int, x: int, line: np.ndarray, below: np.ndarray, layer: np.ndarray
+    net: Network,
+    first: int,
+    last: int,
+    x: int,
+    line: np.ndarray,
+    below: np.ndarray,
+    layer: np.ndarray,
 ) -> None:
     """Undo one `rolled` step: from the supply left below layer x to that left above it.
 

@@ -56,6 +56,14 @@ class Sentence(NamedTuple):
 
 
 @njit(nogil=True)
+def _apart(n: int, width: int) -> np.ndarray:
+    apart = np.ones((n + 1, width))
+    for token in range(n):
+        apart[token, token] = 0.0
+    return apart
+
+
+@njit(nogil=True)
 def new_sentence(layers: int, n: int, width: int) -> Sentence:
     """Return room for a sentence of so many layers and tokens."""
     return Sentence(
@@ -65,7 +73,7 @@ def new_sentence(layers: int, n: int, width: int) -> Sentence:
         np.zeros((layers, width)),
         np.zeros((layers, width)),
         np.zeros((layers, width)),
-        1.0 - np.eye(n + 1, width) * (np.arange(n + 1) < n)[:, None],
+        _apart(n, width),
         np.zeros((layers, n, width)),
         np.zeros((3, n, width)),
     )

@@ -37,9 +37,7 @@ def rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
 
 
 @njit(nogil=True)
-def _demands(
-    bottom: np.ndarray, first: int, last: int, column: int, demand: np.ndarray
-) -> Any:
+def _demands(bottom: np.ndarray, first: int, last: int, column: int, demand: np.ndarray) -> Any:
     """Copy the demands of the lanes; those of the sinks' own nodes come back apart."""
     n = len(bottom)
     for i in range(first, last):

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import check_attention, check_residual, edge_weights
+from jaxflow.attention import (
+    check_attention,
+    check_heads,
+    check_residual,
+    edge_weights,
+    is_traced,
+)
 from jaxflow.flow.indices import resolve_indices
-from jaxflow.flow.workers import flow_tables
+from jaxflow.flow.workers import flow_tables, resolve_threads
 
 __all__ = ["flow", "graph_edges"]
 
@@ -62,7 +69,8 @@ def flow(
     -------
     numpy.ndarray
         ``[..., L', S, n]`` float64, not normalised: entry ``[l, s, t]`` is the largest amount that
-        can be sent from token s after layer l to input token t.
+        can be sent from token s after layer l to input token t. Inside ``jit``, ``vmap`` or
+        ``grad`` a JAX array of these values, in float32 unless ``jax_enable_x64`` is on.
 
     Raises
     ------
@@ -74,7 +82,11 @@ def flow(
     .. math:: F^{(l)}[s, t] = \max \text{flow from } (l, s) \text{ to } (0, t)
 
     on the graph whose edge :math:`(l, i) \to (l - 1, j)` has the capacity :math:`A^{(l)}[i, j]`,
-    :math:`A = (1 - r) W + r I` [1]_. Computed in float64 and exact to 1e-9.
+    :math:`A = (1 - r) W + r I` [1]_. Computed on the host, in float64, and exact to 1e-9.
+
+    The derivative of an entry with respect to the edges is 1 on the edges of its minimum cut and 0
+    elsewhere. Where there are several such cuts, flow has a kink and the one nearest to the source
+    gives a subgradient. Reverse mode only, and once: the derivative itself is a step function.
 
     References
     ----------
@@ -90,6 +102,8 @@ def flow(
     <BLANKLINE>
            [[1.  , 0.5 ]]])
     """
+    if is_traced(attention, residual, mask):
+        return _traced(attention, residual, heads, mask, sources, layers, threads)
     edges, _ = graph_edges(attention, residual, heads, mask)
     depth, n = edges.shape[-3], edges.shape[-1]
     return flow_tables(
@@ -98,3 +112,19 @@ def flow(
         resolve_indices("sources", sources, n),
         threads,
     )
+
+
+def _traced(
+    attention: Any, residual: Any, heads: Any, mask: Any, sources: Any, layers: Any, threads: Any
+) -> Any:
+    from jaxflow.flow.differentiable import FlowOptions, traced_flow
+
+    attention, mask = check_attention(attention, mask)
+    depth, count, n = attention.shape[-4:-1]
+    options = FlowOptions(
+        check_heads(heads, count),
+        resolve_indices("layers", layers, depth),
+        resolve_indices("sources", sources, n),
+        resolve_threads(threads),
+    )
+    return traced_flow(options, jnp.asarray(attention), check_residual(residual), mask)

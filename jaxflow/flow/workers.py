@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.flow.fallback import flow_tables_by_ortools
 
-__all__ = ["flow_tables", "resolve_threads"]
+__all__ = ["cut_tables", "flow_tables", "resolve_threads"]
 
 
 def resolve_threads(threads: Any) -> int:
@@ -36,12 +37,21 @@ def resolve_threads(threads: Any) -> int:
 def flow_tables(
     edges: np.ndarray, layers: tuple[int, ...], sources: tuple[int, ...], threads: int | None
 ) -> np.ndarray:
-    """Return the flows ``[..., L', S, n]`` on edge weights ``[..., L, n, n]``."""
-    from jaxflow.flow.kernel import fill
+    """Return the flows ``[..., L', S, n]`` on edge weights ``[..., L, n, n]``.
 
+    Raises
+    ------
+    InputError
+        If numba cannot be imported, nor OR-tools in its place.
+    """
     count = resolve_threads(threads)
     batch, (depth, n) = edges.shape[:-3], edges.shape[-3:-1]
-    flat = np.ascontiguousarray(edges).reshape(-1, depth, n, n)
+    flat = np.ascontiguousarray(edges, np.float64).reshape(-1, depth, n, n)
+    try:
+        from jaxflow.flow.kernel import fill
+    except ImportError as error:
+        table = flow_tables_by_ortools(flat, layers, sources, error)
+        return table.reshape(*batch, *table.shape[1:])
     table = np.empty((len(flat), len(layers), len(sources), n))
     layer_ids, source_ids = np.array(layers), np.array(sources)
     every = len(sources), len(layers)
@@ -59,7 +69,9 @@ def flow_tables(
             starts = range(0, len(sources), step)
             pieces = [(b, b + 1, s, s + step) for b in range(len(flat)) for s in starts]
             # A layer may build on all sources of the layer below it.
-            ranges = [(at, at + 1) for at in range(every[1])] if len(pieces) > 1 else [(0, every[1])]
+            ranges = (
+                [(at, at + 1) for at in range(every[1])] if len(pieces) > 1 else [(0, every[1])]
+            )
         for bottom, top in ranges:
             jobs = [
                 pool.submit(fill, flat, layer_ids, source_ids, table, *piece, bottom, top)
@@ -68,3 +80,46 @@ def flow_tables(
             for job in jobs:
                 job.result()
     return table.reshape(*batch, len(layers), len(sources), n)
+
+
+def cut_tables(
+    edges: np.ndarray,
+    layers: tuple[int, ...],
+    sources: tuple[int, ...],
+    pulls: np.ndarray,
+    threads: int | None,
+) -> np.ndarray:
+    """Return ``[..., L, n, n]``: for every edge the sum of `pulls` over the pairs it is a cut of.
+
+    `pulls` is ``[..., L', S, n]``, a number for every pair.
+
+    Raises
+    ------
+    InputError
+        If numba cannot be imported.
+    """
+    try:
+        from jaxflow.flow.cuts import add_cuts
+    except ImportError as error:
+        raise InputError(
+            "minimum cuts and the derivative of flow need numba ('pip install numba'), which "
+            f"cannot be imported: {error}"
+        ) from error
+    count = resolve_threads(threads)
+    depth, n = edges.shape[-3:-1]
+    flat = np.ascontiguousarray(edges, np.float64).reshape(-1, depth, n, n)
+    pulls = np.ascontiguousarray(pulls, np.float64).reshape(len(flat), len(layers), len(sources), n)
+    result = np.zeros_like(flat)
+    layer_ids, source_ids = np.array(layers), np.array(sources)
+    if count == 1 or len(flat) == 1:
+        add_cuts(flat, layer_ids, source_ids, pulls, result, 0, len(flat))
+    else:
+        step = max(1, len(flat) // (8 * count))
+        with ThreadPoolExecutor(count) as pool:
+            jobs = [
+                pool.submit(add_cuts, flat, layer_ids, source_ids, pulls, result, b, b + step)
+                for b in range(0, len(flat), step)
+            ]
+            for job in jobs:
+                job.result()
+    return result.reshape(edges.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from flow_graphs import KINDS, attention_of, pad
+from flow_graphs import KINDS, attention_of, pad, softmax
 
 import jaxflow
 from jaxflow.attention import edge_weights
@@ -27,8 +27,8 @@ def test_identity_never_reaches_but_its_own_column():
     assert (result.share == 0.25).all()
 
 
-def test_dense_attention_saturates_with_depth():
-    attention = attention_of("dense", np.random.default_rng(0), 7, 2, 6)
+def test_even_attention_saturates_with_depth():
+    attention = softmax(np.random.default_rng(0).normal(size=(7, 4, 6, 6)))
     share = jaxflow.saturation(attention).share
     assert share[0] == 0
     assert share[-1] == 1

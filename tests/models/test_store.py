@@ -237,10 +237,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: unsigned(f) and swap_parameters(f),
         "parameters in .* are damaged",
     ),
-    "no parameters, unsigned": (
-        lambda f: unsigned(f) and shutil.rmtree(f / "params"),
-        "parameters in .* cannot be read",
-    ),
     "no digest": (lambda f: edit_card(f, digest=None), "parameters in .* are damaged"),
 }
 

@@ -137,7 +137,9 @@ def test_short_and_long_batches_take_turns():
     assert lengths != sorted(lengths)
 
 
-@pytest.mark.parametrize(("share", "rows", "extra"), [(0.3, 700, 300), (0.25, 300, 100), (0, 96, 0)])
+@pytest.mark.parametrize(
+    ("share", "rows", "extra"), [(0.3, 700, 300), (0.25, 300, 100), (0, 96, 0)]
+)
 def test_the_share_of_the_further_rows_is_exact(share, rows, extra):
     plan = plan_of(encoded(rows), encoded(170, FIRST_EXTRA), share=share, batch=4)
     for epoch in range(3):

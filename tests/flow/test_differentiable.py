@@ -1,0 +1,128 @@
+"""Flow as a function like any other in JAX: same values, derivatives that differences confirm."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flow_graphs import attention_of, pad
+
+import jaxflow
+
+
+@pytest.fixture(autouse=True)
+def wide():
+    with jax.enable_x64(True):
+        yield
+
+
+def scores(seed, layers=4, heads=2, n=5):
+    return np.random.default_rng(seed).normal(size=(layers, heads, n, n))
+
+
+def weigh(seed, shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def differences(function, values, step=1e-6):
+    result = np.zeros_like(values)
+    for at in np.ndindex(values.shape):
+        up, down = values.copy(), values.copy()
+        up[at] += step
+        down[at] -= step
+        result[at] = (function(up) - function(down)) / (2 * step)
+    return result
+
+
+def test_jit_gives_the_same_table():
+    attention = attention_of("dense", np.random.default_rng(0), 4, 2, 6)
+    traced = jax.jit(lambda a: jaxflow.flow(a, layers=[-1, 1], sources=0))(jnp.asarray(attention))
+    assert isinstance(traced, jax.Array)
+    assert traced.dtype == jnp.float64
+    assert (traced == jaxflow.flow(attention, layers=[-1, 1], sources=0)).all()
+
+
+def test_float32_without_x64():
+    attention = attention_of("dense", np.random.default_rng(0), 4, 2, 6).astype(np.float32)
+    with jax.enable_x64(False):
+        traced = jax.jit(jaxflow.flow)(jnp.asarray(attention))
+    assert traced.dtype == jnp.float32
+    np.testing.assert_allclose(traced, jaxflow.flow(attention), rtol=0, atol=1e-7)
+
+
+def test_vmap_over_sentences_masks_and_residuals():
+    rng = np.random.default_rng(1)
+    pairs = [pad(attention_of("dense", rng, 3, 2, 4), 2) for _ in range(3)]
+    batch, mask = (np.stack(part) for part in zip(*pairs, strict=True))
+    residuals = np.array([0.5, 0.2, 0.9])
+    traced = jax.vmap(lambda a, m, r: jaxflow.flow(a, mask=m, residual=r))(batch, mask, residuals)
+    for one, real, share, table in zip(batch, mask, residuals, traced, strict=True):
+        alone = jaxflow.flow(one, mask=real, residual=float(share))
+        np.testing.assert_allclose(table, alone, rtol=0, atol=1e-12)
+    shared = jax.vmap(lambda a: jaxflow.flow(a, mask=jnp.asarray(mask[0])))(batch)
+    np.testing.assert_allclose(shared, jaxflow.flow(batch, mask=mask), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("heads", ["mean", "max", 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_through_softmax_heads_and_residual(heads, seed):
+    pulls = weigh(seed, (2, 2, 5))
+
+    def loss(values):
+        table = jaxflow.flow(jax.nn.softmax(values), heads=heads, layers=[3, 1], sources=[0, 2])
+        return (table * pulls).sum()
+
+    values = scores(seed)
+    numeric = differences(lambda v: float(loss(jnp.asarray(v))), values)
+    np.testing.assert_allclose(jax.grad(loss)(values), numeric, rtol=0, atol=1e-7)
+
+
+def test_gradient_of_the_residual():
+    attention = jax.nn.softmax(scores(5))
+
+    def loss(share):
+        return (jaxflow.flow(attention, residual=share) ** 2).sum()
+
+    numeric = (loss(0.4 + 1e-6) - loss(0.4 - 1e-6)) / 2e-6
+    assert jax.grad(loss)(0.4) == pytest.approx(numeric, rel=1e-6)
+
+
+def test_gradient_under_jit_and_vmap_with_padding():
+    mask = np.array([[True] * 5, [True, True, True, False, False]])
+    values = np.stack([scores(7), scores(8)])
+
+    def loss(values, real):
+        attention = jax.nn.softmax(jnp.where(real, values, -jnp.inf))
+        return jaxflow.flow(attention, mask=real, sources=0)[-1].sum()
+
+    traced = jax.jit(jax.vmap(jax.grad(loss)))(values, mask)
+    for one, real, gradient in zip(values, mask, traced, strict=True):
+        numeric = differences(lambda v, real=real: float(loss(v, jnp.asarray(real))), one)
+        np.testing.assert_allclose(gradient, numeric, rtol=0, atol=1e-7)
+
+
+def test_at_a_kink_a_subgradient():
+    # The two edges of the only path are equally narrow: either may be called the bottleneck.
+    attention = jnp.asarray(np.broadcast_to(np.eye(2)[[1, 0]], (2, 1, 2, 2)))
+
+    def value(attention):
+        return jaxflow.flow(attention, residual=0.0, layers=1, sources=0)[0, 0, 0]
+
+    gradient = jax.grad(value)(attention)
+    assert gradient[1, 0, 0, 1] == 1
+    assert gradient.sum() == 1
+
+
+def test_bad_shapes_are_refused_while_tracing():
+    with pytest.raises(jaxflow.InputError, match="square"):
+        jax.jit(jaxflow.flow)(jnp.ones((2, 1, 3, 4)))
+    with pytest.raises(jaxflow.InputError, match="sources must be an index"):
+        jax.jit(lambda a: jaxflow.flow(a, sources=9))(jnp.full((2, 1, 3, 3), 1 / 3))
+
+
+def test_what_is_not_a_number_stays_visible():
+    attention = jnp.full((2, 2, 1, 3, 3), 1 / 3).at[0, 0, 0, 0, 0].set(jnp.nan)
+    table = jax.jit(jaxflow.flow)(attention)
+    assert jnp.isnan(table[0]).all()
+    assert jnp.isfinite(table[1]).all()
