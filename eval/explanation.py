@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.protocol import READOUT, gradient_scores
+from jaxflow.eval.protocol import READOUT, device_scores
 from jaxflow.models import Model
-from jaxflow.models.tokenizer import PAD, SPECIAL_TOKENS, UNK
+from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK
 
 __all__ = ["CLASSES", "METHODS", "Explanation", "Token", "explainer"]
 
@@ -30,6 +30,8 @@ METHODS = {
 # Sentences are padded to a multiple of this, so that those of similar length share what is
 # compiled; the padding changes no score.
 STEP = 16
+
+RESIDUAL = 0.5  # the paper's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,35 +126,24 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
         raise InputError(
             f"the model must tell {' from '.join(CLASSES)}, got one of {model.config.classes} classes"
         )
-    gradients = gradient_scores(model)
+    score = device_scores(model, RESIDUAL)
 
     def explain(text: str) -> Explanation:
         tokens = _read(text, model)
         n = len(tokens)
         padded = min(-(-n // STEP) * STEP, model.config.positions)
         ids = model.tokenizer.encode_batch([" ".join(token.seen for token in tokens[1:])], padded)
-        mask = ids != PAD
-
-        output = model(ids)
-        layers = {
-            "raw": jaxflow.raw_attention(output.attention, mask=mask),
-            "rollout": jaxflow.rollout(output.attention, mask=mask),
-        }
-        rows = {
-            name: np.asarray(values, np.float64)[0, :, READOUT, :n]
-            for name, values in layers.items()
-        }
-        attention = np.asarray(output.attention)[0, :, :, :n, :n]
-        rows["flow"] = jaxflow.flow(attention, sources=READOUT)[:, 0]
-        bound = jaxflow.saturation(attention, sources=READOUT, layers=-1)
-        references = {
-            "gradient": gradients(model.params, ids),
-            "blank_out": jaxflow.blank_out(model.probabilities, ids, UNK, mask=mask),
-        }
-        scores = {name: values[-1] for name, values in rows.items()} | {
-            name: np.asarray(values, np.float64)[0, :n] for name, values in references.items()
-        }
         probabilities = np.asarray(model.probabilities(ids), np.float64)[0]
+        found = score(model.params, ids, probabilities.argmax(keepdims=True))
+        found = {name: np.asarray(values)[0] for name, values in found.items()}
+
+        attention = found["attention"][:, :, :n, :n]
+        rows = {name: found[name][:, :n].astype(np.float64) for name in ("raw", "rollout")}
+        options = {"residual": RESIDUAL, "sources": READOUT}
+        rows["flow"] = jaxflow.flow(attention, **options)[:, 0]
+        saturated = jaxflow.saturation(attention, layers=-1, **options).reached[-1, 0]
+        scores = {name: values[-1] for name, values in rows.items()}
+        scores |= {name: found[name][:n].astype(np.float64) for name in ("gradient", "blank_out")}
         return Explanation(
             text=text,
             tokens=tokens,
@@ -160,7 +151,7 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
             scores={name: scores[name] for name in METHODS},
             agreement=_agreement([scores[name] for name in METHODS], padded),
             layers=rows,
-            saturated=bound.reached[-1, 0],
+            saturated=saturated,
             attention=attention,
         )
 

@@ -79,7 +79,9 @@ class AttributionOptions:
         idle = {"raw": ("residual", "threads"), "rollout": ("threads",), "flow": ()}
         for name in idle.get(self.method, ("heads", "threads")):
             if getattr(self, name) is not None:
-                raise InputError(f"{name} has no meaning for the method {self.method}: leave it out")
+                raise InputError(
+                    f"{name} has no meaning for the method {self.method}: leave it out"
+                )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 __all__ = ["BIT", "NONE", "lowest", "transpose"]
+
+intrinsic: Any = _intrinsic
 
 BIT = np.uint64(1)
 NONE = np.uint64(0)

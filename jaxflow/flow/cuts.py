@@ -64,15 +64,18 @@ def add_cuts(
                     solve_pair(net, sentence, layer, order, sink, 0, n, lines, np.inf)
                     reach(net, layer - 1, False)
                     for key in range(n):
-                        if weights[b, layer, source, key] > 0.0:
-                            if not _reached(net, layer - 1, key):
-                                into[layer, source, key] += pull
+                        if weights[b, layer, source, key] > 0.0 and not _reached(
+                            net, layer - 1, key
+                        ):
+                            into[layer, source, key] += pull
                         if weights[b, 0, key, sink] > 0.0 and _reached(net, 0, key):
                             into[0, key, sink] += pull
                     for x in range(1, layer):
                         for query in range(n):
-                            if _reached(net, x, query):
-                                for key in range(n):
-                                    if weights[b, x, query, key] > 0.0:
-                                        if not _reached(net, x - 1, key):
-                                            into[x, query, key] += pull
+                            if not _reached(net, x, query):
+                                continue
+                            for key in range(n):
+                                if weights[b, x, query, key] > 0.0 and not _reached(
+                                    net, x - 1, key
+                                ):
+                                    into[x, query, key] += pull

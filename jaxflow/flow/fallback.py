@@ -1,8 +1,8 @@
 """Flow without numba: OR-tools' push-relabel on integer capacities.
 
 Statement: capacities rounded to multiples of 2^-40 are off by at most 2^-41 each, so a cut of m
-edges, and with it the flow, is off by at most m / 2^41. With the largest cut there can be, all L n^2
-edges, that is 1.1e-9 for 6 layers of 20 tokens; measured errors are some 1e-12 to 1e-11.
+edges, and with it the flow, is off by at most m / 2^41. With the largest cut there can be, all
+L n^2 edges, that is 1.1e-9 for 6 layers of 20 tokens; measured errors are some 1e-12 to 1e-11.
 """
 
 from __future__ import annotations

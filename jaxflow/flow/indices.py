@@ -40,7 +40,7 @@ def resolve_indices(name: str, value: Any, size: int) -> tuple[int, ...]:
     """
     if value is None:
         return tuple(range(size))
-    if isinstance(value, Iterable) and not isinstance(value, str) and np.ndim(value) > 0:  # type: ignore[call-overload]
+    if isinstance(value, Iterable) and not isinstance(value, str) and np.ndim(value) > 0:  # type: ignore[arg-type]
         indices = tuple(resolve_index(name, item, size) for item in value)
         if not indices:
             raise InputError(f"{name} must name at least one index, got none")

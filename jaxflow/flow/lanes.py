@@ -14,9 +14,13 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, overload, register_model
 
 __all__ = ["LANES", "at_least", "least", "load", "lowered", "spread", "store", "total"]
+
+# What numba makes of a function is not what its signature says to a type checker.
+intrinsic: Any = _intrinsic
 
 LANES = 32
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)

@@ -13,6 +13,7 @@ from jaxflow.attention import (
     check_heads,
     check_residual,
     edge_weights,
+    fuse_heads,
     is_traced,
 )
 from jaxflow.flow.indices import resolve_indices
@@ -27,13 +28,23 @@ def graph_edges(
     """Check what the caller gave; return float64 edge weights ``[..., L, n, n]`` and the mask."""
     attention, mask = check_attention(attention, mask)
     mask = None if mask is None else np.asarray(mask)
+    attention = np.asarray(attention)
+    heads = check_heads(heads, attention.shape[-3])
+    if heads == "mean":
+        # Summed up in float64 without a copy of all heads in it, which would cost as much as flow.
+        fused = attention[..., 0, :, :].astype(np.float64)
+        for head in range(1, attention.shape[-3]):
+            fused += attention[..., head, :, :]
+        fused /= attention.shape[-3]
+    else:
+        fused = np.asarray(fuse_heads(attention, heads), np.float64)
     edges = edge_weights(
-        np.asarray(attention, np.float64),
+        fused[..., None, :, :],
         residual=check_residual(residual),
-        heads=heads,
+        heads=heads if heads in ("max", "min") else 0,
         mask=mask,
     )
-    return edges, mask
+    return np.asarray(edges), mask
 
 
 def flow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib.metadata
 import shutil
@@ -45,12 +46,9 @@ def _has_setuptools() -> bool:
 @functools.cache
 def installed() -> Path:
     """Return a folder with the installed package: a pure wheel is installed by unpacking it."""
-    folder = tempfile.TemporaryDirectory(prefix="jaxflow-wheel-")
-    _keep.append(folder)
-    target = Path(folder.name) / "site"
-    with zipfile.ZipFile(build(Path(folder.name))) as wheel:
+    folder = Path(tempfile.mkdtemp(prefix="jaxflow-wheel-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = folder / "site"
+    with zipfile.ZipFile(build(folder)) as wheel:
         wheel.extractall(target)
     return target
-
-
-_keep: list[tempfile.TemporaryDirectory[str]] = []
