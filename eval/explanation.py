@@ -124,7 +124,8 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
     """
     if model.config.classes != len(CLASSES):
         raise InputError(
-            f"the model must tell {' from '.join(CLASSES)}, got one of {model.config.classes} classes"
+            f"the model must tell {' from '.join(CLASSES)}, got one of {model.config.classes} "
+            "classes"
         )
     score = device_scores(model, RESIDUAL)
 

@@ -26,12 +26,17 @@ LAYERS = 6
 SENTENCES = 2000
 
 TARGET_TITLES: Mapping[str, str] = MappingProxyType(
-    {"blank_out": "blank-out", "gradient": "input gradients"}
+    {
+        "blank_out": "blank-out",
+        "gradient": "input gradients",
+        "gradient_norm": "gradient norms",
+    }
 )
 TABLE_TITLES: Mapping[str, str] = MappingProxyType(
     {
         "blank_out": "Table 1: Spearman's correlation with blank-out",
         "gradient": "Table 2: Spearman's correlation with input gradients",
+        "gradient_norm": "Table 2, with the norm of the gradient in place of its sum",
     }
 )
 ROW_TITLES: Mapping[str, str] = MappingProxyType(
@@ -125,4 +130,4 @@ def paper_row(target: str, row: str, layers: int) -> _Row | None:
     tuple of (mean, std), or None
         One pair per layer, bottom to top.
     """
-    return TABLES[target].get(row) if layers == LAYERS else None
+    return TABLES.get(target, {}).get(row) if layers == LAYERS else None

@@ -80,7 +80,7 @@ class TokenScores:
     methods
         Row of the tables -> float64 ``[S, L, n]``, of the ``[CLS]`` row.
     targets
-        ``blank_out`` and ``gradient`` -> float64 ``[S, n]``.
+        What they are compared with (`TARGETS`) -> float64 ``[S, n]``.
     saturated
         bool ``[S, L, n]``: flow is at its bound.
     counted
@@ -115,19 +115,27 @@ def choose(split: EncodedSplit, config: ProtocolConfig) -> EncodedSplit:
     return dataclasses.replace(split, **{name: getattr(split, name)[rows] for name in fields})
 
 
-def gradient_scores(model: Model) -> Callable[..., jax.Array]:
-    r"""Build the jitted ``(params, tokens [B, n]) -> |Σ_d ∂(p₀ − p₁)/∂e| [B, n]``."""
-    apply: Callable[..., Any] = model.module.apply  # Flax does not say what it returns
+def gradient_scores(model: Model) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+    r"""Build the jitted ``(params, tokens [B, n]) -> scores [B, n]`` by two readings of a gradient.
+
+    With g the gradient of ``p₀ − p₁`` at a token's embedding, ``gradient`` is the paper's
+    ``|Σ_d g_d|`` and ``gradient_norm`` is ``‖g‖₂``.
+    """
+    apply = model.module.apply
 
     @jax.jit
-    def scores(params: Any, tokens: jax.Array) -> jax.Array:
+    def scores(params: Any, tokens: jax.Array) -> dict[str, jax.Array]:
         def difference(embeddings: jax.Array) -> jax.Array:
             output = apply(params, embeddings, tokens != PAD, method="encode")
             probabilities = jax.nn.softmax(output.logits)
             return probabilities[:, 0] - probabilities[:, 1]
 
         embeddings = apply(params, tokens, method="embed")
-        return jnp.abs(jaxflow.input_gradient(difference, embeddings))
+        # The compiler merges the two backward passes into one.
+        return {
+            "gradient": jnp.abs(jaxflow.input_gradient(difference, embeddings)),
+            "gradient_norm": jaxflow.gradient_norm(difference, embeddings),
+        }
 
     return scores
 
@@ -136,7 +144,7 @@ def device_scores(model: Model, residual: float) -> Callable[..., dict[str, jax.
     """Build all that runs on the device, as one function to compile once for each length.
 
     It maps ``(params, tokens [B, n], labels [B])`` to the attention, the ``[CLS]`` rows of raw
-    attention and rollout ``[B, L, n]``, and blank-out and gradient scores ``[B, n]``.
+    attention and rollout ``[B, L, n]``, and the references' scores ``[B, n]``.
     """
     apply: Callable[..., Any] = model.module.apply
     gradients = gradient_scores(model)
@@ -159,7 +167,7 @@ def device_scores(model: Model, residual: float) -> Callable[..., dict[str, jax.
             "rollout": rolled[:, :, READOUT],
             # What is blank already cannot change; batches of other sizes may round differently.
             "blank_out": jnp.where(tokens == UNK, jnp.zeros((), blanked.dtype), blanked),
-            "gradient": gradients(params, tokens),
+            **gradients(params, tokens),
         }
 
     return scores

@@ -16,8 +16,9 @@ from jaxflow.eval.files import write_together
 
 __all__ = ["ENTROPY_ROWS", "ROWS", "TARGETS", "SentenceScores", "load_extra"]
 
-#: What the token scores are compared with: Table 1, Table 2.
-TARGETS = ("blank_out", "gradient")
+#: What the token scores are compared with: Table 1, Table 2, and the gradient's norm, because the
+#: sum that Table 2 takes vanishes behind LayerNorms.
+TARGETS = ("blank_out", "gradient", "gradient_norm")
 #: The compared scores, in the order of the tables: the paper's three, then the baselines.
 ROWS = ("raw", "rollout", "flow", "column_sum", "random", "position")
 #: The scores whose focus is measured.

@@ -16,6 +16,7 @@ from jaxflow.errors import InputError
 from jaxflow.flow import flow, flow_cut, saturation
 from jaxflow.gradients import (
     completeness_gap,
+    gradient_norm,
     gradient_x_input,
     input_gradient,
     integrated_gradients,
@@ -31,6 +32,7 @@ __all__ = [
     "completeness_gap",
     "flow",
     "flow_cut",
+    "gradient_norm",
     "gradient_x_input",
     "head_rollout",
     "input_gradient",

@@ -18,6 +18,7 @@ from jaxflow.errors import InputError
 
 __all__ = [
     "completeness_gap",
+    "gradient_norm",
     "gradient_x_input",
     "input_gradient",
     "integrated_gradients",
@@ -75,7 +76,10 @@ def input_gradient(score: Score, embeddings: Any) -> Array:
     -----
     .. math:: g_t = \sum_d \frac{\partial f}{\partial e_{t, d}}
 
-    with :math:`f = p_0 - p_1` in [1]_.
+    with :math:`f = p_0 - p_1` in [1]_. It is the derivative for adding the same number to all of a
+    token's coordinates. Where a model reads its embeddings through nothing but LayerNorms, as a
+    pre-LayerNorm Transformer does, that changes nothing, and what this returns is rounding error;
+    `gradient_norm` is not blind in that way.
 
     References
     ----------
@@ -90,6 +94,44 @@ def input_gradient(score: Score, embeddings: Any) -> Array:
     """
     values = _check_embeddings("embeddings", embeddings)
     return in_own_precision(lambda given: _gradient(score, given).sum(-1), values)
+
+
+def gradient_norm(score: Score, embeddings: Any) -> Array:
+    r"""Euclidean norm of the gradient over the embedding's coordinates.
+
+    Parameters
+    ----------
+    score
+        Pure JAX function, embeddings ``[..., n, d]`` to ``[...]``.
+    embeddings
+        ``[..., n, d]`` floating point.
+
+    Returns
+    -------
+    array
+        ``[..., n]`` in the dtype of `embeddings`, not negative. A JAX array for JAX input, else
+        NumPy.
+
+    Raises
+    ------
+    InputError
+        If the embeddings have another rank or dtype, or the score another shape.
+
+    Notes
+    -----
+    .. math:: g_t = \Big\| \frac{\partial f}{\partial e_t} \Big\|_2
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxflow
+    >>> jaxflow.gradient_norm(lambda e: (e[..., 0, :] ** 2).sum(-1), jnp.ones((2, 4))).tolist()
+    [4.0, 0.0]
+    """
+    values = _check_embeddings("embeddings", embeddings)
+    return in_own_precision(
+        lambda given: jnp.sqrt((_gradient(score, given) ** 2).sum(-1)), values
+    )
 
 
 def gradient_x_input(score: Score, embeddings: Any) -> Array:

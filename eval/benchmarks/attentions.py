@@ -49,7 +49,7 @@ def _bert_like(rng: np.random.Generator, layers: int, heads: int, n: int) -> Att
 
 
 def _causal(rng: np.random.Generator, layers: int, heads: int, n: int) -> Attention:
-    """A decoder: no query looks ahead."""
+    """Let no query look ahead, as in a decoder."""
     scores = 1.5 * rng.normal(size=(layers, heads, n, n))
     return _softmax(np.where(np.tri(n, dtype=bool), scores, -np.inf))
 

@@ -61,7 +61,7 @@ class FlowPlan:
     batch: FlowWork = FlowWork("bert-like", 6, 20)
     sentences: int = 64
     growth: tuple[int, ...] = ()
-    budget: Budget = Budget()
+    budget: Budget = dataclasses.field(default_factory=Budget)
 
 
 _SMALL = tuple(FlowWork(kind, 6, 9) for kind in ("diffuse", "peaky", "bert-like", "causal"))
@@ -161,8 +161,8 @@ def _one_sentence(work: FlowWork, budget: Budget, run: Path | None) -> Compariso
         missing=missing,
         notes=(
             "jaxflow starts from the attention (checks, head fusion and residual included), peers "
-            "from finished edge weights; every one builds its own graphs, one thread each; the batch "
-            "is the same sentence over and over",
+            "from finished edge weights; each builds its own graphs, on one thread; the batch is "
+            "the same sentence over and over",
         ),
     )
 
@@ -174,7 +174,7 @@ def _reference(
     for name in ("networkx preflow_push", "igraph", "OR-tools"):
         if name in solvers:
             return name, solvers[name](edges, source)
-    return "nothing: no other solver for this size is installed", None
+    return "", None
 
 
 def _batch(plan: FlowPlan, run: Path | None) -> Comparison:
@@ -217,7 +217,7 @@ def _growth(plan: FlowPlan) -> Comparison:
         benchmark="flow",
         work="bert-like attention, 6 layers: growth of the [CLS] table's time with the tokens",
         settings={"attention": "bert-like", "layers": 6, "tokens": plan.growth, "slope": slope},
-        reference="nothing",
+        reference="",
         timings=tuple(timings),
         notes=(f"time grows with the tokens to the power of {slope:.2f} (log-log slope)",),
     )

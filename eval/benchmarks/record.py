@@ -33,7 +33,7 @@ class Comparison:
     settings
         The same in numbers.
     reference
-        What errors are measured against.
+        What errors are measured against; empty where they are not.
     timings
         The project's own way first.
     missing
@@ -116,7 +116,9 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
             "" if timing.error is None else f"{timing.error:.1e}",
         )
     console.print(table)
-    lines = [f"error: largest absolute difference from {comparison.reference}"]
+    lines = []
+    if comparison.reference:
+        lines.append(f"error: largest absolute difference from {comparison.reference}")
     lines += [f"{peer}: {reason}" for peer, reason in comparison.missing.items()]
     for line in (*lines, *comparison.notes):
         console.print(Text(f"  {line}", style="dim"), soft_wrap=True)

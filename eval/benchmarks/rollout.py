@@ -35,7 +35,7 @@ class RolloutPlan:
     """What the rollout benchmark does: the works, and the time for each contender."""
 
     works: tuple[RolloutWork, ...]
-    budget: Budget = Budget()
+    budget: Budget = dataclasses.field(default_factory=Budget)
 
 
 QUICK = RolloutPlan((RolloutWork(32, 20, 6), RolloutWork(8, 64, 12)))

@@ -1,4 +1,4 @@
-"""What all pictures of scores share: how much colour a score gets, and text that is safe to show."""
+"""What all pictures of scores share: the colour of a score, and text that is safe to show."""
 
 from __future__ import annotations
 

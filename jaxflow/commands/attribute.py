@@ -93,12 +93,13 @@ def summary(result: Attribution) -> list[str]:
         visible(word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word))
         for word in tokens.tolist()
     ]
-    row = values[(0,) * batch][-1]  # the top layer that was kept
+    top_layer = int(np.argmax(options["layers"]))
+    row = values[(0,) * batch][top_layer]
     row = row.mean(0)[0] if options["method"] == "head-rollout" else row[0]
     real = np.ones(n, bool) if source.mask is None else source.mask.reshape(-1, n)[0]
     ranked = [place for place in np.argsort(-row, kind="stable").tolist() if real[place]]
     top = ", ".join(f"{words[place]} {row[place]:.3f}" for place in ranked[:TOP])
-    layer, token = options["layers"][-1], options["sources"][0]
+    layer, token = options["layers"][top_layer], options["sources"][0]
     where = "first sentence, " if batch else ""
     lines.append(f"{where}layer {layer}, token {token} ({words[token]}): {top}")
     return lines

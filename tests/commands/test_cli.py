@@ -78,7 +78,7 @@ def refused(capfd, tmp_path):
         (["reproduce", "--seed", "-1"], "seed"),
         (["reproduce", "--threads", "0"], "threads"),
         (["reproduce", "--learning-rate", "nan"], "learning_rate"),
-        (["evaluate"], "RUN"),
+        (["evaluate"], "RUN-FOLDER"),
         (["evaluate", "run", "--min-tokens", "0"], "min_tokens"),
         (["evaluate", "run", "--seed", "-1"], "seed"),
     ],
