@@ -25,7 +25,7 @@ section { background: #fff; border-radius: .75rem; padding: 1.25rem 1.5rem; marg
   box-shadow: 0 1px 4px #1b273322; }
 h2 { font-size: 1.15rem; margin: 0; }
 .prediction { margin: .25rem 0 1rem; color: #44566a; }
-.method { display: grid; grid-template-columns: 8rem 1fr; align-items: baseline; margin: .5rem 0; }
+.method { display: grid; grid-template-columns: 8rem 1fr; align-items: center; margin: .5rem 0; }
 .method > h3 { font-size: .85rem; font-weight: 600; color: #44566a; margin: 0; }
 .token { display: inline-block; text-align: center; border-radius: .35rem; padding: .1rem .45rem;
   margin: .1rem; border: 1px solid #1b273318; overflow-wrap: anywhere; }

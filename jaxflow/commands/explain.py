@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -99,8 +100,8 @@ class Explain:
             )
         return sentences
 
-    def _write(self, path: Path, write: object) -> None:
+    def _write(self, path: Path, write: Callable[[Path], object]) -> None:
         from jaxflow.eval.files import write_together
 
-        (written,) = write_together(path.parent, {path.name: write})  # type: ignore[dict-item]
+        (written,) = write_together(path.parent, {path.name: write})
         print(f"wrote {written}", file=sys.stderr if self.json else sys.stdout)

@@ -16,7 +16,7 @@ from jaxflow.commands import main
 REAL_DATA = Path(__file__).parents[2] / "../shared/data/agreement"
 RESULTS = {"config.json", "scores.npz", "tables.csv", "tables.json", "tables.md"}
 TINY = ("--layers", "1", "--heads", "2", "--width", "16", "--epochs", "1")
-TINY += ("--batch", "32", "--positions", "24", "--seed", "1")
+TINY += ("--batch", "32", "--positions", "40", "--seed", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def refused(capfd, tmp_path):
         (["reproduce", "--seed", "-1"], "seed"),
         (["reproduce", "--threads", "0"], "threads"),
         (["reproduce", "--learning-rate", "nan"], "learning_rate"),
-        (["evaluate"], "RUN-FOLDER"),
+        (["evaluate"], "Missing from jaxflow evaluate"),
         (["evaluate", "run", "--min-tokens", "0"], "min_tokens"),
         (["evaluate", "run", "--seed", "-1"], "seed"),
     ],

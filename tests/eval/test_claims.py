@@ -33,10 +33,10 @@ def test_scores_like_the_papers_support_its_claims(make_scores):
 def test_every_claim_is_asked_of_every_target_it_is_about(make_scores):
     asked = [(claim.name, claim.target) for claim in judge_claims(make_scores(PAPER))]
     for name, times in {"C1": 1, "C2": 1, "C3": 1, "C5": 4, "E1": 1, "E2": 1, "E3": 1}.items():
-        for target in ("blank_out", "gradient"):
+        for target in ("blank_out", "gradient", "gradient_norm"):
             assert asked.count((name, target)) == times
     assert asked.count(("C4", None)) == 1
-    assert len(asked) == 21
+    assert len(asked) == 31
 
 
 def test_the_opposite_scores_contradict_them(make_scores):

@@ -110,7 +110,7 @@ def test_the_files_of_a_run(make_scores, tmp_path):
         "versions": {"jax": "0.10"},
     }
     result = json.loads((out / "tables.json").read_text())
-    assert (result["accuracy"], result["samples"], len(result["claims"])) == (0.97, 60, 21)
+    assert (result["accuracy"], result["samples"], len(result["claims"])) == (0.97, 60, 31)
     loaded = SentenceScores.load(out / "scores.npz")
     np.testing.assert_array_equal(loaded.saturated, scores.saturated)
     assert "Table 2" in (out / "tables.md").read_text(encoding="utf-8")

@@ -77,7 +77,7 @@ def test_json_has_the_promised_form(make_scores):
         *("tables", "saturation", "entropy", "claims"),
         *("accuracy", "accuracy_by_split", "samples", "config", "versions"),
     }
-    assert list(result["tables"]) == ["blank_out", "gradient"]
+    assert list(result["tables"]) == ["blank_out", "gradient", "gradient_norm"]
     for rows in result["tables"].values():
         assert list(rows) == list(ROWS)
         for cells in rows.values():
@@ -107,7 +107,7 @@ def test_csv_can_be_read_back(make_scores):
     scores.correlations["gradient"]["position"][:] = np.nan
     tables = build_tables(scores)
     lines = list(csv.DictReader(io.StringIO(to_csv(tables))))
-    assert len(lines) == 2 * 6 * 6
+    assert len(lines) == 3 * 6 * 6
     for line in lines:
         cell = tables.correlations[line["target"]][line["row"]][int(line["layer"]) - 1]
         assert (int(line["n"]), int(line["nan"])) == (cell.n, cell.nan)

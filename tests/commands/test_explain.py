@@ -1,0 +1,296 @@
+"""``jaxflow explain``: what it says, in every form, and that no token is more than text."""
+
+import html.parser
+import json
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+import jaxflow
+from jaxflow import models
+from jaxflow.commands import main
+from jaxflow.errors import InputError
+from jaxflow.eval.explanation import METHODS, explainer
+from jaxflow.eval.render.page import as_page
+from jaxflow.eval.render.picture import draw, save_png
+from jaxflow.eval.render.shade import ink, relative, shade, visible
+
+WORDS = ("the", "keys", "to", "cabinet", "Paris")
+SENTENCE = "The keys to the cabinet near Paris"
+NASTY = (
+    "<script>alert(1)</script> \"quoted\" 'single' & &lt; </style> "
+    "שלום \U0001f469\u200d\U0001f680 a\u202eb a\x1b[31m $x_1$ [bold]b[/bold] --> {x}"
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    tokenizer = models.WordTokenizer((*models.tokenizer.SPECIAL_TOKENS, *WORDS))
+    config = models.EncoderConfig(
+        vocabulary=len(tokenizer), positions=40, layers=2, heads=2, width=16
+    )
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    params = models.AgreementEncoder(config).init(jax.random.key(0), tokens)
+    # Larger weights than the first ones, so that no score is lost in rounding.
+    params = jax.tree.map(lambda leaf: leaf * 20 if leaf.ndim > 1 else leaf, params)
+    return models.Model(config, params, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def explain(model):
+    return explainer(model)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("run")
+    models.save(folder / "model", model)
+    return folder
+
+
+def test_scores_are_those_of_the_public_functions_without_padding(model, explain):
+    found = explain(SENTENCE)
+    ids = np.array([[1, 3, 4, 5, 3, 6, 2, 7]])  # [CLS] the keys to the cabinet [UNK] Paris
+    output = model(ids)
+    probabilities = np.asarray(jax.nn.softmax(output.logits))[0]
+    assert found.probabilities == pytest.approx(
+        dict(zip(("singular", "plural"), probabilities, strict=True)), abs=1e-6
+    )
+    assert found.prediction == ("singular", "plural")[int(probabilities.argmax())]
+    np.testing.assert_allclose(found.attention, output.attention[0], atol=1e-6)
+
+    attention = np.asarray(output.attention[0], np.float64)
+    rows = {
+        "raw": attention.mean(1)[:, 0],
+        "rollout": np.asarray(jaxflow.rollout(attention))[:, 0],
+        "flow": jaxflow.flow(attention)[:, 0],
+    }
+    for name, values in rows.items():
+        np.testing.assert_allclose(found.layers[name], values, atol=1e-5)
+        np.testing.assert_array_equal(found.scores[name], found.layers[name][-1])
+
+    label = int(probabilities.argmax())
+    blanked = np.repeat(ids, ids.shape[1], 0)
+    np.fill_diagonal(blanked, 2)
+    without = np.asarray(jax.nn.softmax(model(blanked).logits))[:, label]
+    np.testing.assert_allclose(
+        found.scores["blank_out"], np.abs(probabilities[label] - without), atol=1e-5
+    )
+    assert found.scores["blank_out"][6] == 0  # what was [UNK] cannot be blanked
+
+
+def test_agreement_is_spearman_over_all_tokens(explain):
+    found = explain(SENTENCE)
+    values = np.stack([found.scores[name] for name in METHODS], 1)
+    np.testing.assert_allclose(found.agreement, spearmanr(values).statistic, atol=1e-9)
+
+
+def test_words_are_tried_as_they_are_then_in_lower_case(explain):
+    found = explain("The keys PARIS Paris [PAD] [CLS] to")
+    seen = [token.seen for token in found.tokens]
+    assert seen == ["[CLS]", "the", "keys", "[UNK]", "Paris", "[UNK]", "[UNK]", "to"]
+    assert found.unknown == ("PARIS", "[PAD]", "[CLS]")
+    assert [token.text for token in found.tokens][1:] == found.text.split()
+
+
+def test_a_sentence_fills_all_positions(explain):
+    found = explain(" ".join(["keys"] * 39))
+    assert all(values.shape == (40,) for values in found.scores.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [(" \t ", "at least one word"), ("a " * 40, "at most 39 words"), ("a\udcff", "valid Unicode")],
+)
+def test_unusable_sentences(explain, text, part):
+    with pytest.raises(InputError, match=part):
+        explain(text)
+
+
+def test_json_is_strict_and_complete(run, capsys):
+    assert main(["explain", SENTENCE, NASTY, "--run", str(run), "--json"]) == 0
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    record = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert set(record) == {"format", "methods", "sentences"}
+    assert record["format"] == "jaxflow-explanation-1"
+    assert record["methods"] == list(METHODS)
+    assert [sentence["text"] for sentence in record["sentences"]] == [SENTENCE, NASTY]
+    for sentence in record["sentences"]:
+        assert set(sentence) == {
+            "text", "prediction", "probabilities", "tokens", "unknown", "scores", "agreement",
+            "layers", "saturated",
+        }  # fmt: skip
+        n = len(sentence["text"].split()) + 1
+        assert len(sentence["tokens"]) == len(sentence["saturated"]) == n
+        assert set(sentence["tokens"][0]) == {"text", "seen", "known"}
+        assert sum(sentence["probabilities"].values()) == pytest.approx(1)
+        assert {len(values) for values in sentence["scores"].values()} == {n}
+        assert set(sentence["layers"]) == {"raw", "rollout", "flow"}
+        assert {len(rows) for rows in sentence["layers"].values()} == {2}
+        assert set(sentence["agreement"]) == set(sentence["agreement"]["raw"]) == set(METHODS)
+
+
+def test_undefined_agreement_is_null(explain, run, capsys):
+    assert main(["explain", "nothing known", "--run", str(run), "--json"]) == 0
+    (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
+    assert sentence["scores"]["blank_out"][1:] == [0, 0]
+    # A constant score ranks nothing; with [CLS] only some of them are constant.
+    expected = explain("nothing known").agreement
+    for name, row in zip(METHODS, expected, strict=True):
+        got = [sentence["agreement"][name][other] for other in METHODS]
+        assert [value is None for value in got] == np.isnan(row).tolist()
+
+
+def test_the_terminal_view_names_tokens_methods_and_unknown_words(run, capsys, tmp_path):
+    file = tmp_path / "sentences.txt"
+    file.write_text("the cabinet\n\n  keys near\n", encoding="utf-8")
+    assert main(["explain", SENTENCE, "--file", str(file), "--run", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("prediction: ") == 3
+    for word in (*SENTENCE.split(), *METHODS.values()):
+        assert word in out
+    assert "Not in the vocabulary, read as [UNK]: near" in out
+    assert "Read in lower case: The as the" in out
+    assert "\x1b" not in out
+
+
+def test_nasty_tokens_cannot_reach_the_terminal(run, capsys):
+    assert main(["explain", NASTY, "--run", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert r"a\x1b[31m" in out
+    assert "[bold]b[/bold]" in out
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags, attributes and text as a browser would see them."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_shows_every_token_as_text_and_needs_nothing_else(explain):
+    explanations = [explain(NASTY), explain(SENTENCE)]
+    page = as_page(explanations)
+    reader = Reader()
+    reader.feed(page)
+    assert {"script", "img", "link", "iframe", "object", "a", "b"}.isdisjoint(reader.tags)
+    names = {name for name, _ in reader.attributes}
+    assert not {name for name in names if name.startswith("on")} | (names & {"src", "href"})
+    assert "://" not in page.replace("</style> ", "")
+    assert not re.search(r"@import|url\(", page)
+    assert "default-src 'none'" in page
+    for explanation in explanations:
+        for token in explanation.tokens:
+            assert reader.text.count(visible(token.text)) >= len(METHODS)
+    # Nothing that a token brought closes the style sheet or reorders the page.
+    assert page.count("</style>") == 1
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+
+
+def test_html_and_png_files(run, tmp_path, capsys):
+    page, picture = tmp_path / "new" / "page.html", tmp_path / "picture.anything"
+    arguments = ["explain", NASTY, SENTENCE, "--run", str(run)]
+    assert main([*arguments, "--html", str(page), "--png", str(picture)]) == 0
+    assert capsys.readouterr().out == f"wrote {page}\nwrote {picture}\n"
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]  # nothing left beside
+
+
+def test_json_stays_alone_on_standard_output(run, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["explain", "keys", "--run", str(run), "--html", str(page), "--json"]) == 0
+    captured = capsys.readouterr()
+    json.loads(captured.out)
+    assert captured.err == f"wrote {page}\n"
+
+
+def test_the_picture_has_a_cell_for_every_score_and_leaves_matplotlib_alone(explain, tmp_path):
+    import matplotlib
+    import matplotlib.pyplot
+
+    before = dict(matplotlib.rcParams)
+    explanations = [explain(SENTENCE), explain("keys")]
+    figure = draw(explanations)
+    for axis, explanation in zip(figure.axes, explanations, strict=True):
+        (image,) = axis.get_images()
+        colours = np.asarray(image.get_array())
+        assert colours.shape[:2] == (len(METHODS), len(explanation.tokens))
+        for row, name in enumerate(METHODS):
+            expected = [shade(share) for share in relative(explanation.scores[name])]
+            assert [tuple(colour) for colour in colours[row].tolist()] == expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_png([explain(NASTY)], tmp_path / "picture.png")
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_shades_run_from_white_to_dark_and_text_stays_readable():
+    def light(colour):
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    lights = []
+    for share in np.linspace(0, 1, 101):
+        paper, text = (
+            light([channel / 255 for channel in colour])
+            for colour in (shade(share), ink(shade(share)))
+        )
+        lights.append(paper)
+        high, low = max(paper, text), min(paper, text)
+        assert (high + 0.05) / (low + 0.05) >= 4.5  # the contrast that WCAG asks of text
+    assert lights[0] == pytest.approx(1)
+    assert (np.diff(lights) < 0).all()
+    assert relative(np.zeros(3)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["the keys"], "jaxflow train --out RUN"),
+        ([], "expected a sentence"),
+        (["the keys", "--run", "nowhere"], "no trained model at nowhere"),
+        (["--file", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jaxflow.models.shipped.FOLDER", tmp_path / "none")
+    assert main(["explain", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("jaxflow: error: ")
+    assert captured.err.count("\n") == 1
+    assert part in captured.err
+
+
+def test_a_shipped_model_is_used_where_there_is_one(run, monkeypatch, capsys):
+    monkeypatch.setattr("jaxflow.models.shipped.FOLDER", run / "model")
+    assert main(["explain", "the keys"]) == 0
+    assert "prediction: " in capsys.readouterr().out
+
+
+def test_other_classes_are_refused(model):
+    config = models.EncoderConfig(vocabulary=8, layers=1, heads=1, width=8, classes=3)
+    with pytest.raises(InputError, match="3 classes"):
+        explainer(models.Model(config, None, model.tokenizer))
