@@ -23,7 +23,9 @@ METHODS = {
     "raw": "raw attention",
     "rollout": "rollout",
     "flow": "flow",
-    "gradient": "gradient",
+    # Not its sum, as in the paper's tables: where the embeddings are normalised before anything
+    # reads them, as in this encoder, the sum is nothing but rounding.
+    "gradient_norm": "gradient norm",
     "blank_out": "blank-out",
 }
 
@@ -68,7 +70,7 @@ class Explanation:
         Class (`CLASSES`) -> probability.
     scores
         Method (`METHODS`) -> float64 ``[n]``, none negative: the ``[CLS]`` row of the top layer
-        for raw attention, rollout and flow; absolute input gradient; blank-out of the predicted
+        for raw attention, rollout and flow; norm of the input gradient; blank-out of the predicted
         class. Their scales differ from method to method.
     agreement
         float64 ``[M, M]``: Spearman's correlation of every two methods over the n tokens, in the
@@ -135,16 +137,17 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
         padded = min(-(-n // STEP) * STEP, model.config.positions)
         ids = model.tokenizer.encode_batch([" ".join(token.seen for token in tokens[1:])], padded)
         probabilities = np.asarray(model.probabilities(ids), np.float64)[0]
-        found = score(model.params, ids, probabilities.argmax(keepdims=True))
-        found = {name: np.asarray(values)[0] for name, values in found.items()}
+        device = score(model.params, ids, probabilities.argmax(keepdims=True))
+        found = {name: np.asarray(values)[0] for name, values in device.items()}
 
         attention = found["attention"][:, :, :n, :n]
         rows = {name: found[name][:, :n].astype(np.float64) for name in ("raw", "rollout")}
-        options = {"residual": RESIDUAL, "sources": READOUT}
-        rows["flow"] = jaxflow.flow(attention, **options)[:, 0]
-        saturated = jaxflow.saturation(attention, layers=-1, **options).reached[-1, 0]
+        flow = jaxflow.flow(attention, residual=RESIDUAL, sources=READOUT)
+        rows["flow"] = np.asarray(flow)[:, 0]
+        bound = jaxflow.saturation(attention, residual=RESIDUAL, sources=READOUT, layers=-1)
+        saturated = np.asarray(bound.reached)[-1, 0]
         scores = {name: values[-1] for name, values in rows.items()}
-        scores |= {name: found[name][:n].astype(np.float64) for name in ("gradient", "blank_out")}
+        scores |= {name: found[name][:n].astype(np.float64) for name in ("gradient_norm", "blank_out")}
         return Explanation(
             text=text,
             tokens=tokens,

@@ -121,7 +121,7 @@ def gradient_scores(model: Model) -> Callable[[Any, jax.Array], dict[str, jax.Ar
     With g the gradient of ``p₀ − p₁`` at a token's embedding, ``gradient`` is the paper's
     ``|Σ_d g_d|`` and ``gradient_norm`` is ``‖g‖₂``.
     """
-    apply = model.module.apply
+    apply: Callable[..., Any] = model.module.apply  # Flax does not say what it returns
 
     @jax.jit
     def scores(params: Any, tokens: jax.Array) -> dict[str, jax.Array]:

@@ -83,7 +83,7 @@ def trained_attention(run: Path, n: int, *, sentences: int = 1) -> Attention:
         Tokens a sentence, ``[CLS]`` included; where too few sentences have as many, the beginnings
         of longer ones are taken.
     sentences
-        How many.
+        How many; fewer where the corpus has fewer.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def trained_attention(run: Path, n: int, *, sentences: int = 1) -> Attention:
     Raises
     ------
     InputError
-        If there is no run, its corpus is gone, or too few sentences are long enough.
+        If there is no run, its corpus is gone, or no sentence is long enough.
     """
     from jaxflow.models import load
     from jaxflow.train.data import load_splits
@@ -106,7 +106,7 @@ def trained_attention(run: Path, n: int, *, sentences: int = 1) -> Attention:
     test = load_splits(config, model.tokenizer)["test"]
     rows = np.flatnonzero(test.lengths >= n)
     rows = rows[np.argsort(test.lengths[rows], kind="stable")][:sentences]
-    if len(rows) < sentences:
-        raise InputError(f"the run {run} has no {sentences} test sentences of {n} tokens")
+    if not len(rows):
+        raise InputError(f"the run {run} has no test sentence of {n} tokens")
     attention = np.asarray(model(test.tokens[rows, :n]).attention, np.float64)
     return attention / attention.sum(-1, keepdims=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +109,17 @@ def _one_sentence(work: FlowWork, budget: Budget, run: Path | None) -> Compariso
     layers, n = attention.shape[0], attention.shape[-1]
     # A decoder is read at its last token: the first one sees nothing but itself.
     source = n - 1 if work.kind == "causal" else 0
-    edges = edge_weights(attention)
+    edges = np.asarray(edge_weights(attention))
     solvers, missing = flow_peers.optional_peers()
-    for name, solver, limit in (
-        ("networkx preflow_push", flow_peers.preflow_push, _PREFLOW_PUSH),
-        ("networkx edmonds_karp", flow_peers.edmonds_karp, _EDMONDS_KARP),
-    ):
+    limits = {
+        "networkx preflow_push": (flow_peers.preflow_push, _PREFLOW_PUSH),
+        "networkx edmonds_karp": (flow_peers.edmonds_karp, _EDMONDS_KARP),
+    }
+    for name, (slow, limit) in limits.items():
         if layers * n <= limit:
-            solvers[name] = solver
+            solvers[name] = slow
         else:
             missing[name] = "left out, too slow for this size"
-
     for solver in solvers.values():
         solver(np.full((1, 2, 2), 0.5), 0)  # what it imports is no part of its time
     reference, exact = _reference(solvers, edges, source)
@@ -149,8 +150,9 @@ def _one_sentence(work: FlowWork, budget: Budget, run: Path | None) -> Compariso
                 copies,
             ),
         )
-    for name, solver in solvers.items():
-        contenders.append(Contender(name, lambda solver=solver: solver(edges, source), measure))
+    contenders += [
+        Contender(name, partial(solver, edges, source), measure) for name, solver in solvers.items()
+    ]
     return Comparison(
         benchmark="flow",
         work=f"{work.kind} attention, {layers} layers, {n} tokens: {layers * n} flows of token "
@@ -196,9 +198,9 @@ def _batch(plan: FlowPlan, run: Path | None) -> Comparison:
     ]
     return Comparison(
         benchmark="flow",
-        work=f"{plan.batch.kind} attention, {plan.sentences} sentences of {attention.shape[-1]} "
+        work=f"{plan.batch.kind} attention, {len(attention)} sentences of {attention.shape[-1]} "
         f"tokens, {attention.shape[1]} layers: [CLS] tables",
-        settings={**_settings(plan.batch, attention.shape[1]), "sentences": plan.sentences},
+        settings={**_settings(plan.batch, attention.shape[1]), "sentences": len(attention)},
         reference="one thread",
         timings=tuple(take_turns(contenders, plan.budget)),
     )

@@ -122,7 +122,8 @@ def numpy_rollout(attention: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def einsum_rollout(attention: jax.Array) -> jax.Array:
     """Multiply whole batches with einsum, the layers unrolled."""
-    edges = (attention.mean(2) + jnp.eye(attention.shape[-1], dtype=attention.dtype)) / 2
+    identity = jnp.eye(attention.shape[-1], dtype=attention.dtype)[None, None]
+    edges = (attention.mean(2) + identity) / 2
     joint = [edges[:, 0]]
     for layer in range(1, edges.shape[1]):
         joint.append(jnp.einsum("bij,bjk->bik", edges[:, layer], joint[-1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -57,12 +58,7 @@ def run_train(plan: TrainPlan) -> Iterator[Comparison]:
             step = make_torch_step(variables, plan.model, config, STEPS, bfloat16=half)
             apart = _difference(variables, plan, tokens, half)
             contenders.append(
-                Contender(
-                    name,
-                    lambda step=step: step(tokens, labels),  # type: ignore[misc]
-                    lambda _, apart=apart: apart,  # type: ignore[misc]
-                    compiles=True,
-                )
+                Contender(name, partial(step, tokens, labels), _always(apart), compiles=True)
             )
     else:
         missing["PyTorch"] = "not installed, so only our own time is here"
@@ -94,6 +90,10 @@ def _own(
         return float(metrics.loss)  # waits for the step
 
     return run
+
+
+def _always(error: float) -> Callable[[Any], float]:
+    return lambda _: error
 
 
 def _difference(variables: Any, plan: TrainPlan, tokens: np.ndarray, half: bool) -> float:

@@ -58,8 +58,8 @@ class Explain:
         if self.html is not None:
             from jaxflow.eval.render.page import as_page
 
-            page = as_page(explanations)
-            self._write(self.html, lambda path: path.write_text(page, encoding="utf-8"))
+            page = as_page(explanations).encode()
+            self._write(self.html, lambda path: _fill(path, page))
         if self.png is not None:
             from jaxflow.eval.render.picture import save_png
 
@@ -100,8 +100,12 @@ class Explain:
             )
         return sentences
 
-    def _write(self, path: Path, write: Callable[[Path], object]) -> None:
+    def _write(self, path: Path, write: Callable[[Path], None]) -> None:
         from jaxflow.eval.files import write_together
 
         (written,) = write_together(path.parent, {path.name: write})
         print(f"wrote {written}", file=sys.stderr if self.json else sys.stdout)
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

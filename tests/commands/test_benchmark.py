@@ -1,6 +1,7 @@
-"""``jaxflow benchmark``: it runs, its peers agree, its record has its schema. No speed is tested."""
+"""``jaxflow benchmark``: it runs, its peers agree, its record has its schema. Nothing is timed."""
 
 import json
+import re
 import sys
 
 import jax
@@ -141,7 +142,7 @@ def test_rollouts_agree():
 
 
 def tiny_training():
-    encoder = models.EncoderConfig(vocabulary=20, positions=8, layers=2, heads=2, width=16)
+    encoder = models.EncoderConfig(vocabulary=20, positions=8, layers=1, heads=2, width=16)
     return training.TrainPlan(encoder, batch=4, tokens=6, budget=SHORT)
 
 
@@ -200,10 +201,16 @@ def test_the_command_prints_and_writes_its_record(tmp_path, capsys):
 
 def test_a_runs_attention_joins_in(run, capsys):
     arguments = ["benchmark", "flow", "--tokens", "4", "--layers", "2", "--run", str(run)]
-    assert main(arguments) == 2  # the small corpus has no 64 sentences for the batch
-    captured = capsys.readouterr()
-    assert "flow: trained attention, 2 layers, 4 tokens" in captured.out
-    assert captured.err.count("\n") == 1
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "flow: trained attention, 2 layers, 4 tokens" in out
+    # As many sentences as there are.
+    assert re.search(r"flow: trained attention, \d+ sentences of 4 tokens, 2 layers", out)
+
+
+def test_a_run_without_sentences_of_a_length_is_refused(run, capsys):
+    assert main(["benchmark", "flow", "--tokens", "25", "--run", str(run)]) == 2
+    assert "no test sentence of 25 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

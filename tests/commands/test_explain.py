@@ -53,6 +53,12 @@ def run(tmp_path_factory, model):
     return folder
 
 
+@pytest.fixture
+def prepared(explain, monkeypatch):
+    """Spare the command what a test before it has compiled."""
+    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda model: explain)
+
+
 def test_scores_are_those_of_the_public_functions_without_padding(model, explain):
     found = explain(SENTENCE)
     ids = np.array([[1, 3, 4, 5, 3, 6, 2, 7]])  # [CLS] the keys to the cabinet [UNK] Paris
@@ -81,6 +87,15 @@ def test_scores_are_those_of_the_public_functions_without_padding(model, explain
     np.testing.assert_allclose(
         found.scores["blank_out"], np.abs(probabilities[label] - without), atol=1e-5
     )
+    embeddings = model.module.apply(model.params, ids, method="embed")
+
+    def difference(values):
+        logits = model.module.apply(model.params, values, method="encode").logits
+        first, second = jax.nn.softmax(logits)[0]
+        return first - second
+
+    norms = np.linalg.norm(np.asarray(jax.grad(difference)(embeddings))[0], axis=-1)
+    np.testing.assert_allclose(found.scores["gradient_norm"], norms, rtol=1e-3, atol=1e-6)
     assert found.scores["blank_out"][6] == 0  # what was [UNK] cannot be blanked
 
 
@@ -138,6 +153,7 @@ def test_json_is_strict_and_complete(run, capsys):
         assert set(sentence["agreement"]) == set(sentence["agreement"]["raw"]) == set(METHODS)
 
 
+@pytest.mark.usefixtures("prepared")
 def test_undefined_agreement_is_null(explain, run, capsys):
     assert main(["explain", "nothing known", "--run", str(run), "--json"]) == 0
     (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
@@ -149,6 +165,7 @@ def test_undefined_agreement_is_null(explain, run, capsys):
         assert [value is None for value in got] == np.isnan(row).tolist()
 
 
+@pytest.mark.usefixtures("prepared")
 def test_the_terminal_view_names_tokens_methods_and_unknown_words(run, capsys, tmp_path):
     file = tmp_path / "sentences.txt"
     file.write_text("the cabinet\n\n  keys near\n", encoding="utf-8")
@@ -162,6 +179,7 @@ def test_the_terminal_view_names_tokens_methods_and_unknown_words(run, capsys, t
     assert "\x1b" not in out
 
 
+@pytest.mark.usefixtures("prepared")
 def test_nasty_tokens_cannot_reach_the_terminal(run, capsys):
     assert main(["explain", NASTY, "--run", str(run)]) == 0
     out = capsys.readouterr().out
@@ -206,6 +224,7 @@ def test_the_page_shows_every_token_as_text_and_needs_nothing_else(explain):
     assert "\x1b" not in page
 
 
+@pytest.mark.usefixtures("prepared")
 def test_html_and_png_files(run, tmp_path, capsys):
     page, picture = tmp_path / "new" / "page.html", tmp_path / "picture.anything"
     arguments = ["explain", NASTY, SENTENCE, "--run", str(run)]
@@ -216,6 +235,7 @@ def test_html_and_png_files(run, tmp_path, capsys):
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]  # nothing left beside
 
 
+@pytest.mark.usefixtures("prepared")
 def test_json_stays_alone_on_standard_output(run, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["explain", "keys", "--run", str(run), "--html", str(page), "--json"]) == 0
@@ -284,6 +304,7 @@ def test_bad_input_is_one_line(arguments, part, tmp_path, monkeypatch, capsys):
     assert part in captured.err
 
 
+@pytest.mark.usefixtures("prepared")
 def test_a_shipped_model_is_used_where_there_is_one(run, monkeypatch, capsys):
     monkeypatch.setattr("jaxflow.models.shipped.FOLDER", run / "model")
     assert main(["explain", "the keys"]) == 0

@@ -22,6 +22,7 @@ from jaxflow.train.data import load_splits, prepare
 from jaxflow.train.loop import train
 
 FILES = ["config.json", "scores.npz", "tables.csv", "tables.json", "tables.md"]
+TARGETS = ["blank_out", "gradient", "gradient_norm"]
 ROWS = ["raw", "rollout", "flow", "column_sum", "random", "position"]
 PROTOCOL = ProtocolConfig(samples=24, seed=3, threads=1)
 LAYERS = 2
@@ -67,7 +68,7 @@ def test_the_json_keeps_the_contract(run, evaluated):
     found, out, _ = evaluated
     record = json.loads((out / "tables.json").read_text())
     assert {"tables", "accuracy", "samples", "config", "versions"} <= set(record)
-    assert list(record["tables"]) == ["blank_out", "gradient"]
+    assert list(record["tables"]) == TARGETS
     for rows in record["tables"].values():
         assert list(rows) == ROWS
         for cells in rows.values():
@@ -106,7 +107,7 @@ def test_the_means_are_those_of_the_scores(evaluated):
                 assert cell["nan"] == np.isnan(values[:, layer]).sum()
     with (out / "tables.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 2 * len(ROWS) * LAYERS
+    assert len(lines) == len(TARGETS) * len(ROWS) * LAYERS
     for line in lines:
         cell = record["tables"][line["target"]][line["row"]][int(line["layer"]) - 1]
         assert float(line["mean"]) == pytest.approx(cell["mean"], abs=1e-11)
