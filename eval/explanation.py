@@ -147,7 +147,9 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
         bound = jaxflow.saturation(attention, residual=RESIDUAL, sources=READOUT, layers=-1)
         saturated = np.asarray(bound.reached)[-1, 0]
         scores = {name: values[-1] for name, values in rows.items()}
-        scores |= {name: found[name][:n].astype(np.float64) for name in ("gradient_norm", "blank_out")}
+        scores |= {
+            name: found[name][:n].astype(np.float64) for name in ("gradient_norm", "blank_out")
+        }
         return Explanation(
             text=text,
             tokens=tokens,

@@ -134,7 +134,7 @@ def gradient_scores(model: Model) -> Callable[[Any, jax.Array], dict[str, jax.Ar
         # The compiler merges the two backward passes into one.
         return {
             "gradient": jnp.abs(jaxflow.input_gradient(difference, embeddings)),
-            "gradient_norm": jaxflow.gradient_norm(difference, embeddings),
+            "gradient_norm": jnp.asarray(jaxflow.gradient_norm(difference, embeddings)),
         }
 
     return scores

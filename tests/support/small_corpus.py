@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from jaxflow.train.config import TrainConfig
+from jaxflow.train.formats import Example
 from jaxflow.train.grammar import generate
 
 LABELS = ("VBZ", "VBP")
+POSITIONS = 12
 ROWS = {
     "train": (240, 0),
     "train.attractors": (60, 1),
@@ -18,17 +22,23 @@ ROWS = {
 }
 
 
+def _short(number: int, rows: int, attractors: int | None) -> Iterator[Example]:
+    """Sentences that fit: every padded length in use costs compiling."""
+    every = generate((11, number), None, attractors)
+    return islice((row for row in every if row.prefix.count(" ") + 2 <= POSITIONS), rows)
+
+
 def write_small_corpus(folder: Path) -> Path:
     """Write ``numpred.*`` files and ``subjects.tsv`` from the built-in grammar."""
     folder.mkdir(parents=True)
     for number, (name, (rows, attractors)) in enumerate(ROWS.items()):
         lines = [
             f"{LABELS[example.label]}\t{example.prefix}\n"
-            for example in generate((11, number), rows, attractors)
+            for example in _short(number, rows, attractors)
         ]
         (folder / f"numpred.{name}").write_text("".join(lines))
     lines = ["label\tprefix\tsubject_index\tn_attractors\n"]
-    for row in generate((11, 99), 20, None):
+    for row in _short(99, 20, None):
         cells = (LABELS[row.label], row.prefix, row.subject_index, row.n_attractors)
         lines.append("\t".join(map(str, cells)) + "\n")
     (folder / "subjects.tsv").write_text("".join(lines))
@@ -44,7 +54,7 @@ def small_config(data: Path, **options: object) -> TrainConfig:
             "data": data,
             "attractor_share": 0.25,
             "buckets": (),  # one shape, because each is compiled
-            "positions": 32,
+            "positions": POSITIONS,
             "checkpoint_every": 7,
         }
         | sizes
