@@ -129,9 +129,7 @@ def gradient_norm(score: Score, embeddings: Any) -> Array:
     [4.0, 0.0]
     """
     values = _check_embeddings("embeddings", embeddings)
-    return in_own_precision(
-        lambda given: jnp.sqrt((_gradient(score, given) ** 2).sum(-1)), values
-    )
+    return in_own_precision(lambda given: jnp.sqrt((_gradient(score, given) ** 2).sum(-1)), values)
 
 
 def gradient_x_input(score: Score, embeddings: Any) -> Array:
