@@ -210,7 +210,8 @@ def test_the_signed_sum_of_the_gradient_vanishes_behind_layer_norms(plain):
             for values in (table, moved)
         )
         np.testing.assert_allclose(after, before, rtol=0, atol=1e-12)
-        assert sentence.gradient.max() < 1e-8
+        # What is left is the error of the finite differences.
+        assert sentence.gradient.max() < 1e-6
 
 
 def test_a_blanked_unknown_word_changes_nothing(scores, split):
