@@ -165,8 +165,7 @@ def device_scores(model: Model, residual: float) -> Callable[..., dict[str, jax.
             "attention": attention,
             "raw": jaxflow.raw_attention(attention, mask=mask)[:, :, READOUT],
             "rollout": rolled[:, :, READOUT],
-            # What is blank already cannot change; batches of other sizes may round differently.
-            "blank_out": jnp.where(tokens == UNK, jnp.zeros((), blanked.dtype), blanked),
+            "blank_out": blanked,
             **gradients(params, tokens),
         }
 

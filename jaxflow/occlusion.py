@@ -35,7 +35,7 @@ def blank_out(
     tokens
         ``[..., n]`` whole numbers.
     unk_id
-        The unknown word's number.
+        The unknown word's number; a token that is it already scores exactly 0.
     label
         ``[...]`` gold classes; None takes the class predicted for the whole sentence.
     mask
@@ -87,10 +87,12 @@ def blank_out(
 
     change = in_own_precision(lambda *both: _change(*both, classes=classes), whole, without)
     scores = change.reshape(*batch, n)
-    if mask is None:
-        return scores
-    namespace = jnp if isinstance(scores, jax.Array) or is_traced(mask) else np
-    return namespace.where(mask, scores, namespace.zeros((), scores.dtype))
+    # A word that is unknown already stays as it is; what two batch shapes round differently is not
+    # its effect.
+    counted = tokens != unk_id
+    counted = counted if mask is None else counted & mask
+    namespace = jnp if isinstance(scores, jax.Array) or is_traced(counted) else np
+    return namespace.where(counted, scores, namespace.zeros((), scores.dtype))
 
 
 def _change(whole: Array, without: Array, *, classes: Array) -> jax.Array:

@@ -165,3 +165,13 @@ def test_an_unknown_word_that_is_no_number_is_named(unk_id: Any) -> None:
 def test_a_prediction_of_another_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"predict must return probabilities \[2, classes\]"):
         jaxflow.blank_out(lambda rows: predict(rows)[..., 0], np.full((2, 4), 3), UNK)
+
+
+def test_an_unknown_word_scores_exactly_zero_however_the_model_rounds():
+    def uneven(tokens):  # rounds by the size of the batch, as compiled models may
+        share = jnp.full(len(tokens), 0.5 + 1e-6 * len(tokens))
+        return jnp.stack([share, 1 - share], -1)
+
+    scores = jaxflow.blank_out(uneven, np.array([[1, 2, 5]]), 2)
+    assert float(scores[0, 1]) == 0
+    assert float(scores[0, 0]) > 0
