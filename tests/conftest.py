@@ -1,5 +1,11 @@
 """What every test stands on: strict numerics and deterministic property tests."""
 
+import os
+
+# Nearly all of the suite's time is compiling small programs that run once. XLA reads this when its
+# first backend starts, and the processes that tests start inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 from hypothesis import HealthCheck, settings
 
