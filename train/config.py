@@ -118,7 +118,7 @@ class TrainConfig:
             raise InputError(f"the run's configuration does not fit: {error}") from error
 
 
-SYNTHETIC = TrainConfig(epochs=1, buckets=(8, 16, 32))
+SYNTHETIC = TrainConfig(epochs=1)
 """The built-in grammar: ``jaxflow train --out RUN``; minutes on two cores, accuracy about .99."""
 
 AGREEMENT = TrainConfig(corpus="simple", epochs=5, attractor_share=0.25)
