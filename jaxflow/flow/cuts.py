@@ -52,7 +52,7 @@ def add_cuts(
             for place in range(sources.size):
                 source = sources[place]
                 if layer > 0:
-                    roll_down(sentence.edges, layer, source, n, lines, order)
+                    roll_down(sentence, layer, source, n, lines, order)
                 for sink in range(n):
                     pull = pulls[b, at, place, sink]
                     if pull == 0.0:

@@ -96,7 +96,7 @@ def _fill_row(
             done = at_least(inherited(line, sends, work.below, work.peak, column), enough)
         if done != ALL:
             if not ready:
-                roll_down(edges, layer, source, last, lines, order)
+                roll_down(sentence, layer, source, last, lines, order)
                 ready = True
             if layer == 2:
                 sent = sweep_one_layer(

@@ -2,8 +2,9 @@
 
 Statement: if every node k of a layer can send ``E[k]`` to the sink, all at the same time, then a
 flow that brings at most ``E[k]`` to each k goes on to the sink as a whole. And what a source's mass
-becomes when it is rolled out downwards fits every arc on its way. Deep graphs are so cut down to
-two layers between a rolled out supply and a lifted demand.
+becomes when it is rolled out downwards fits every arc on its way, as long as no token passes on
+more than it got, which a row whose sum is a little above 1, as in float32, would do. Deep graphs
+are so cut down to two layers between a rolled out supply and a lifted demand.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numba import njit
 
 from jaxflow.flow.lanes import LANES, load, lowered, spread, store
 
-__all__ = ["lifted", "rolled"]
+__all__ = ["lifted", "passed_on", "rolled"]
 
 
 @njit(nogil=True)
@@ -48,9 +49,16 @@ def lifted(
 
 
 @njit(nogil=True)
-def rolled(line: np.ndarray, layer: np.ndarray, result: np.ndarray) -> None:
-    """Write where the mass `line` comes to lie one layer further down."""
+def passed_on(mass: float, out: float) -> float:
+    """Return the share of a token's arcs that its mass fills, `out` being what they carry."""
+    return 1.0 if mass >= out else mass / out
+
+
+@njit(nogil=True)
+def rolled(line: np.ndarray, layer: np.ndarray, out: np.ndarray, result: np.ndarray) -> None:
+    """Write where the mass `line` comes to lie one layer further down; `out` holds row sums."""
     result[:] = 0.0
     for j in range(len(layer)):
+        share = passed_on(line[j], out[j])
         for k in range(layer.shape[1]):
-            result[k] += line[j] * layer[j, k]
+            result[k] += share * layer[j, k]

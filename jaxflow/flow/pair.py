@@ -17,16 +17,17 @@ __all__ = ["roll_down", "solve_pair"]
 
 @njit(nogil=True)
 def roll_down(
-    edges: np.ndarray, layer: int, source: int, last: int, lines: np.ndarray, order: np.ndarray
+    sentence: Sentence, layer: int, source: int, last: int, lines: np.ndarray, order: np.ndarray
 ) -> None:
     """Write the source's mass at the nodes of each layer below it, as far as it is needed.
 
     And the order in which the nodes that the sweep goes through are to be visited.
     """
+    edges = sentence.edges
     lines[layer - 1] = edges[layer, source]
     low = 0 if layer < 3 else lifts_at(layer) + 1
     for x in range(layer - 1, low, -1):
-        rolled(lines[x], edges[x], lines[x - 1])
+        rolled(lines[x], edges[x], sentence.out[x], lines[x - 1])
     rank(lines[low if layer > 2 else layer - 1], source, last, order)
 
 
@@ -68,7 +69,7 @@ def solve_pair(
             net, order, sink, first, last, middle, turned[middle], edges[middle - 1]
         )
     for x in range(middle + 1, top + 1):
-        unroll(net, first, last, x, lines[x], lines[x - 1], edges[x])
+        unroll(net, first, last, x, lines[x], lines[x - 1], edges[x], sentence.out[x])
     for x in range(lifts, 0, -1):
         unlift(net, sink, first, last, x, demands[x], demands[x - 1], edges[x], into[x])
     if sent < bound:

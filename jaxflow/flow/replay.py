@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from jaxflow.flow.lanes import LANES, least, load, lowered, spread, store, total
+from jaxflow.flow.lift import passed_on
 from jaxflow.flow.network import Network
 from jaxflow.flow.sweep import TINY
 
@@ -115,10 +116,11 @@ def unroll(
     line: np.ndarray,
     below: np.ndarray,
     layer: np.ndarray,
+    out: np.ndarray,
 ) -> None:
     """Undo one `rolled` step: from the supply left below layer x to that left above it.
 
-    `line` is the mass above the layer and `below` what it was rolled to.
+    `line` is the mass above the layer, `below` what it was rolled to, `out` the layer's row sums.
     """
     width = layer.shape[1]
     supply, room = net.supply, net.room[x]
@@ -129,13 +131,13 @@ def unroll(
             share[0, k] = (below[k] - supply[0, k]) / below[k]
     supply[0, :] = 0.0
     for j in range(first, last):
-        used = 0.0
+        used, filled = 0.0, passed_on(line[j], out[j])
         for column in range(start, last, LANES):
             weight = load(layer, j, column)
             part = weight * load(share, 0, column)
             used += total(part)
-            store(room, j, column, lowered(weight, spread(line[j]), part))
-        supply[0, j] = line[j] - line[j] * used
+            store(room, j, column, lowered(weight, spread(filled), part))
+        supply[0, j] = max(line[j] - filled * used, 0.0)
     net.turned[x] = False
 
 

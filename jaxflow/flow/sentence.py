@@ -31,6 +31,8 @@ class Sentence(NamedTuple):
         ``[L, n, width]``: the same with queries and keys exchanged, from layer 1 up.
     into
         ``[L, width]``: column sums.
+    out
+        ``[L, n]``: row sums, 1 but for rounding.
     strays
         ``[L, width]``: column sums without the diagonal, added up from layer 0.
     straight
@@ -48,6 +50,7 @@ class Sentence(NamedTuple):
     edges: np.ndarray
     turned: np.ndarray
     into: np.ndarray
+    out: np.ndarray
     strays: np.ndarray
     straight: np.ndarray
     apart: np.ndarray
@@ -71,6 +74,7 @@ def new_sentence(layers: int, n: int, width: int) -> Sentence:
         np.zeros((layers, n, width)),
         np.zeros((layers, n, width)),
         np.zeros((layers, width)),
+        np.zeros((layers, n)),
         np.zeros((layers, width)),
         np.zeros((layers, width)),
         _apart(n, width),
@@ -94,6 +98,7 @@ def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
     for layer in range(top + 1):
         into[layer] = 0.0
         for query in range(n):
+            sentence.out[layer, query] = weights[layer, query].sum()
             for key in range(n):
                 edges[layer, query, key] = weights[layer, query, key]
                 into[layer, key] += weights[layer, query, key]
