@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
+from jaxflow.eval.bottleneck import Bottleneck, bottlenecks
 from jaxflow.eval.protocol import READOUT, device_scores
 from jaxflow.models import Model
 from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK
 
-__all__ = ["CLASSES", "METHODS", "Explanation", "Token", "explainer"]
+__all__ = ["CLASSES", "METHODS", "Explanation", "Token", "explainer", "with_cuts"]
 
 #: The model's classes, by number: which verb would go on with the sentence.
 CLASSES = ("singular", "plural")
@@ -82,6 +83,8 @@ class Explanation:
         layer, and depends on nothing else.
     attention
         float32 ``[L, H, n, n]``, what the methods on attention started from.
+    cuts
+        What holds flow down, for the tokens that `with_cuts` was asked for.
     """
 
     text: str
@@ -92,6 +95,7 @@ class Explanation:
     layers: Mapping[str, NDArray[np.float64]]
     saturated: NDArray[np.bool_]
     attention: NDArray[np.float32]
+    cuts: tuple[Bottleneck, ...] = ()
 
     @property
     def prediction(self) -> str:
@@ -162,6 +166,26 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
         )
 
     return explain
+
+
+def with_cuts(explanation: Explanation, wanted: Sequence[str]) -> Explanation:
+    """Add what holds the flow to some tokens down.
+
+    Parameters
+    ----------
+    explanation
+        Explanation of one sentence.
+    wanted
+        Tokens as they were written, or their indices from 0; see `bottlenecks`.
+
+    Raises
+    ------
+    InputError
+        If the sentence has no such token.
+    """
+    tokens = [token.text for token in explanation.tokens]
+    cuts = bottlenecks(explanation.attention, tokens, wanted, RESIDUAL)
+    return dataclasses.replace(explanation, cuts=cuts)
 
 
 def _read(text: str, model: Model) -> tuple[Token, ...]:

@@ -32,6 +32,10 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
         ``agreement``     method -> method -> Spearman's correlation, null where undefined
         ``layers``        ``raw``, ``rollout``, ``flow`` -> L lists of n numbers, bottom first
         ``saturated``     n booleans: flow is at the bound of its token
+        ``cuts``          for each token asked for ``{"token", "value", "edges", "words",
+                          "summary"}``: its index, the flow to it, the edges
+                          ``[layer, query, key]`` that hold it down, from 0, and the same in words,
+                          layers from 1
         ================= =========================================================
     """
     return {
@@ -61,4 +65,5 @@ def _sentence(explanation: Explanation) -> dict[str, Any]:
         "agreement": agreement,
         "layers": plain(explanation.layers),
         "saturated": plain(explanation.saturated),
+        "cuts": plain(explanation.cuts),
     }

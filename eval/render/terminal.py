@@ -42,6 +42,12 @@ def notes(explanation: Explanation) -> list[str]:
             f"Flow is at its bound for {count} of {len(explanation.tokens)} tokens: there it "
             "says only how much the lowest layer attends to them"
         )
+    for cut in explanation.cuts:
+        token = visible(explanation.tokens[cut.token].text)
+        lines.append(
+            f"Flow to {token} (token {cut.token}) is {cut.value:.3g}, held down at: "
+            f"{visible(cut.summary)}"
+        )
     return lines
 
 

@@ -30,6 +30,9 @@ class Explain:
     """A file with further sentences, one a line; empty lines do not count."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """A run's folder, as jaxflow train left it; by default the model that comes with jaxflow."""
+    cut: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Say what holds the flow to this token down: a word of the sentence or its index from 0.
+    May be given several times."""
     html: Path | None = None
     """Write a page that needs nothing else to this file."""
     png: Path | None = None
@@ -40,7 +43,7 @@ class Explain:
     def run(self) -> None:
         """Explain, then print or write."""
         import jaxflow.commands.progress as progress
-        from jaxflow.eval.explanation import explainer
+        from jaxflow.eval.explanation import explainer, with_cuts
         from jaxflow.models import load
         from jaxflow.models.shipped import shipped_model
 
@@ -54,6 +57,8 @@ class Explain:
                 for sentence in sentences:
                     explanations.append(explain(sentence))
                     report(len(explanations), len(sentences))
+        if self.cut:
+            explanations = [with_cuts(explanation, self.cut) for explanation in explanations]
 
         if self.html is not None:
             from jaxflow.eval.render.page import as_page

@@ -7,6 +7,7 @@ such a cut, of all smallest ones the nearest to the source.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.flow.indices import resolve_index
 from jaxflow.flow.table import graph_edges
+from jaxflow.flow.words import Edge, edge_words, in_short
 from jaxflow.flow.workers import cut_tables
 
 __all__ = ["FlowCut", "cut_edges", "flow_cut"]
@@ -32,7 +34,54 @@ class FlowCut(NamedTuple):
     """
 
     value: float
-    edges: tuple[tuple[int, int, int], ...]
+    edges: tuple[Edge, ...]
+
+    def describe(self, tokens: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Return every edge in words, ``layer 4, [CLS] → keys``, in the order of `edges`.
+
+        Layers count from 1 in these words, so ``(3, 0, 2)`` is in layer 4.
+
+        Parameters
+        ----------
+        tokens
+            The words of the sentence, index 0 first; without them a token is ``token 2``. A word
+            that occurs twice is told apart by its index.
+
+        Raises
+        ------
+        InputError
+            If `tokens` has no word for a token of the cut.
+        """
+        return edge_words(self.edges, tokens)
+
+    def summary(self, tokens: Sequence[str] | None = None) -> str:
+        """Return the whole cut in one sentence.
+
+        It says so where the cut is the source's whole row, which carries all that a token can send,
+        or the sink's whole column of the lowest layer, where flow no longer depends on the source.
+        The latter needs `tokens`, all of the sentence's and without padding: the edges alone do
+        not tell how many tokens there are. Otherwise it names the edges, those of one token
+        together.
+
+        Parameters
+        ----------
+        tokens
+            As for `describe`.
+
+        Raises
+        ------
+        InputError
+            If `tokens` has no word for a token of the cut.
+
+        Examples
+        --------
+        >>> cut = FlowCut(0.5, ((0, 0, 1), (0, 1, 1), (0, 2, 1)))
+        >>> cut.summary(["[CLS]", "keys", "to"])
+        'layer 1, everything → keys: flow is at the column sum, independent of the source'
+        >>> cut.summary()
+        'layer 1, token 0 + token 1 + token 2 → token 1'
+        """
+        return in_short(self.value, self.edges, tokens)
 
 
 def flow_cut(
@@ -77,6 +126,8 @@ def flow_cut(
     >>> import jaxflow
     >>> jaxflow.flow_cut(np.full((2, 1, 2, 2), 0.5), layer=1, source=0, sink=1)
     FlowCut(value=0.5, edges=((0, 0, 1), (1, 0, 1)))
+    >>> _.describe(["[CLS]", "keys"])
+    ('layer 1, [CLS] → keys', 'layer 2, [CLS] → keys')
     """
     edges, _ = graph_edges(attention, residual, heads, mask)
     if edges.ndim != 3:

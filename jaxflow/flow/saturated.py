@@ -2,7 +2,9 @@
 
 Statement: no more can reach input token t than its column of the lowest layer lets in, and no more
 can leave a token than the 1 its row holds, so ``flow <= min(1, sum_q A[0][q, t])`` for every layer
-and source. A pair on this bound depends neither on its source nor on any layer but the lowest.
+and source. A pair on this bound depends neither on its source nor on any layer but the lowest. Once
+all sources of a layer are on the bound of a sink, those of every layer above are, too (T1 and the
+bound, see docs/flow.md): from that layer on, flow to this sink no longer depends on the source.
 """
 
 from __future__ import annotations
@@ -32,11 +34,21 @@ class Saturation(NamedTuple):
         ``[..., L', S, n]`` bool: whether the pair's flow meets the bound; False at padded tokens.
     share
         ``[..., L']`` float64: the share of the pairs of real tokens that do, NaN without any.
+    onset
+        ``[...]`` int: the layer from which flow no longer depends on the source. The lowest of the
+        chosen layers, 0-based, such that there and in every chosen layer above it the flow of every
+        chosen real source to every real sink meets the bound; L, one past the top, if there is
+        none.
+    sink_onset
+        ``[..., n]`` int: the same for each sink alone; L at padded tokens. The largest over the
+        real sinks is `onset`.
     """
 
     bound: np.ndarray
     reached: np.ndarray
     share: np.ndarray
+    onset: np.ndarray
+    sink_onset: np.ndarray
 
 
 def saturation(
@@ -49,7 +61,7 @@ def saturation(
     layers: int | Sequence[int] | None = None,
     threads: int | None = None,
 ) -> Saturation:
-    """Return the column-sum bound on flow, where flow meets it, and in which share of pairs.
+    """Return the column-sum bound on flow, where flow meets it, and from which layer on.
 
     Parameters
     ----------
@@ -59,7 +71,7 @@ def saturation(
     Returns
     -------
     Saturation
-        Bound, pairs that meet it and their share per layer.
+        Bound, pairs that meet it, their share per layer, and the layer from which all do.
 
     Raises
     ------
@@ -72,17 +84,27 @@ def saturation(
     that do not quite sum to 1 as in float32, what these can cost: their largest deviation from 1
     times the number of layers.
 
+    `onset` says what it says of the chosen sources and layers alone. With all sources it holds of
+    every layer above, chosen or not; a lower layer that was not chosen may have been there first.
+    With some sources only, one of them may leave the bound again further up: hence the condition
+    on every chosen layer above. Flow may lose its source earlier and short of the bound, where a
+    layer between passes everything through one token; that is not what is looked for here.
+
     Examples
     --------
     >>> import numpy as np
     >>> import jaxflow
-    >>> jaxflow.saturation(np.full((3, 1, 2, 2), 0.5), sources=0).share
-    array([0. , 0.5, 0.5])
+    >>> result = jaxflow.saturation(np.full((5, 1, 2, 2), 0.5))
+    >>> result.share
+    array([0. , 0.5, 0.5, 1. , 1. ])
+    >>> int(result.onset)
+    3
     """
     edges, real = graph_edges(attention, residual, heads, mask)
     depth, n = edges.shape[-3], edges.shape[-1]
     chosen = resolve_indices("sources", sources, n)
-    flows = flow_tables(edges, resolve_indices("layers", layers, depth), chosen, threads)
+    levels = resolve_indices("layers", layers, depth)
+    flows = flow_tables(edges, levels, chosen, threads)
     if real is None:
         real = np.ones((*edges.shape[:-3], n), bool)
 
@@ -95,4 +117,16 @@ def saturation(
     count = pairs.sum((-2, -1))
     with np.errstate(invalid="ignore"):
         share = reached.sum((-2, -1)) / count
-    return Saturation(bound, reached, share)
+    # All sources that are real, of which there must be one.
+    met = (reached.sum(-2) == pairs.sum(-2)) & pairs.any(-2)
+    sink_onset = _onset(met, np.array(levels), depth)
+    onset = np.where(real, sink_onset, 0).max(-1)
+    return Saturation(bound, reached, share, np.where(count[..., 0] > 0, onset, depth), sink_onset)
+
+
+def _onset(met: np.ndarray, levels: np.ndarray, depth: int) -> np.ndarray:
+    """Return the lowest of `levels` from which ``met[..., L', n]`` holds throughout, or `depth`."""
+    downward = np.argsort(-levels)
+    lasting = np.logical_and.accumulate(met[..., downward, :], axis=-2)
+    # Levels may come twice and in any order: the least one, not how many there are.
+    return np.where(lasting, levels[downward][:, None], depth).min(-2)

@@ -141,8 +141,9 @@ def test_json_is_strict_and_complete(run, capsys):
     for sentence in record["sentences"]:
         assert set(sentence) == {
             "text", "prediction", "probabilities", "tokens", "unknown", "scores", "agreement",
-            "layers", "saturated",
+            "layers", "saturated", "cuts",
         }  # fmt: skip
+        assert sentence["cuts"] == []
         n = len(sentence["text"].split()) + 1
         assert len(sentence["tokens"]) == len(sentence["saturated"]) == n
         assert set(sentence["tokens"][0]) == {"text", "seen", "known"}
@@ -187,6 +188,58 @@ def test_nasty_tokens_cannot_reach_the_terminal(run, capsys):
     assert "\u202e" not in out
     assert r"a\x1b[31m" in out
     assert "[bold]b[/bold]" in out
+
+
+@pytest.mark.usefixtures("prepared")
+def test_cuts_of_the_tokens_asked_for(explain, run, capsys):
+    sentence = "the keys to the 1"
+    arguments = ["explain", sentence, "--run", str(run), "--json"]
+    # A word at all its places, an index, a word that looks like one, and nothing twice.
+    for word in ("the", "0", "1", "keys", "2"):
+        arguments += ["--cut", word]
+    assert main(arguments) == 0
+    (record,) = json.loads(capsys.readouterr().out)["sentences"]
+    assert [cut["token"] for cut in record["cuts"]] == [1, 4, 0, 5, 2]
+    tokens = [token["text"] for token in record["tokens"]]
+    attention = explain(sentence).attention
+    for cut in record["cuts"]:
+        assert set(cut) == {"token", "value", "edges", "words", "summary"}
+        expected = jaxflow.flow_cut(attention, layer=-1, source=0, sink=cut["token"])
+        assert cut["value"] == expected.value
+        assert cut["value"] == pytest.approx(record["scores"]["flow"][cut["token"]], abs=1e-9)
+        assert cut["edges"] == [list(edge) for edge in expected.edges]
+        assert cut["words"] == list(expected.describe(tokens))
+        assert cut["summary"] == expected.summary(tokens)
+
+
+@pytest.mark.usefixtures("prepared")
+def test_cuts_are_shown_and_stay_text(explain, run, capsys, tmp_path):
+    nasty = "keys a\x1b[31m <b>"
+    page = tmp_path / "page.html"
+    arguments = ["explain", nasty, "--run", str(run), "--cut", "a\x1b[31m", "--cut", "<b>"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    for place, word in ((2, r"a\x1b[31m"), (3, "<b>")):
+        cut = jaxflow.flow_cut(explain(nasty).attention, layer=-1, source=0, sink=place)
+        summary = visible(cut.summary(["[CLS]", *nasty.split()]))
+        assert f"Flow to {word} (token {place}) is {cut.value:.3g}, held down at: {summary}" in out
+    assert main([*arguments, "--html", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "Flow to &lt;b&gt; (token 3)" in text
+    assert "<b>" not in text
+
+
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("word", ["cabinet", "3", "٢", "Keys", ""])
+def test_a_cut_of_no_token_is_refused(word, run, capsys):
+    assert main(["explain", "keys to", "--run", str(run), "--cut", word]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        "jaxflow: error: cut must be a token of the sentence 'keys to' or an index from 0 to 2, "
+        f"got {word!r}\n"
+    )
 
 
 class Reader(html.parser.HTMLParser):

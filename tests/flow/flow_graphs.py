@@ -63,6 +63,18 @@ def _permutation(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
 
 
 @_kind
+def _pointers(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros and ones: every query has one key, some keys have many queries."""
+    return np.eye(shape[-1])[rng.integers(shape[-1], size=shape[:-1])]
+
+
+@_kind
+def _shuffles(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Few paths, all equally wide, of which many must be laid anew."""
+    return np.mean([_permutation(rng, shape) for _ in range(3)], axis=0)
+
+
+@_kind
 def _causal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     below = np.tril(np.ones(shape[-2:], bool))
     return softmax(np.where(below, rng.normal(size=shape) * 2, -np.inf))

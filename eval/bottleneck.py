@@ -1,0 +1,89 @@
+"""What holds the flow to a token down: the cut between `[CLS]` at the top and that token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from numpy.typing import NDArray
+
+import jaxflow
+from jaxflow.errors import InputError
+from jaxflow.eval.protocol import READOUT
+
+__all__ = ["Bottleneck", "bottlenecks"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bottleneck:
+    """The minimum cut between ``[CLS]`` at the top layer and one token of the sentence.
+
+    Attributes
+    ----------
+    token
+        Index of the token, 0 is ``[CLS]``.
+    value
+        The flow to it: what the edges carry together.
+    edges
+        The cut nearest to the top, each edge ``(layer, query, key)``, all from 0.
+    words
+        Every edge in words, layers from 1: ``layer 4, [CLS] → keys``.
+    summary
+        All edges in one sentence.
+    """
+
+    token: int
+    value: float
+    edges: tuple[tuple[int, int, int], ...]
+    words: tuple[str, ...]
+    summary: str
+
+
+def bottlenecks(
+    attention: NDArray, tokens: Sequence[str], wanted: Sequence[str], residual: float
+) -> tuple[Bottleneck, ...]:
+    """Find what holds the flow to some tokens down.
+
+    Parameters
+    ----------
+    attention
+        ``[L, H, n, n]``, without padding.
+    tokens
+        The n tokens as they were written.
+    wanted
+        Tokens, each as it was written, wherever it occurs, or as its index from 0. What is both a
+        word of the sentence and a number is the word.
+    residual
+        Share of the residual connection.
+
+    Returns
+    -------
+    tuple of Bottleneck
+        Each token once, in the order asked for.
+
+    Raises
+    ------
+    InputError
+        If the sentence has no such token.
+    """
+    places: dict[int, None] = {}
+    for word in wanted:
+        places |= dict.fromkeys(_places(word, tokens))
+    found = []
+    for place in places:
+        cut = jaxflow.flow_cut(attention, layer=-1, source=READOUT, sink=place, residual=residual)
+        found.append(
+            Bottleneck(place, cut.value, cut.edges, cut.describe(tokens), cut.summary(tokens))
+        )
+    return tuple(found)
+
+
+def _places(word: str, tokens: Sequence[str]) -> list[int]:
+    places = [place for place, token in enumerate(tokens) if token == word]
+    places = places or [place for place in range(len(tokens)) if str(place) == word]
+    if not places:
+        raise InputError(
+            f"cut must be a token of the sentence {' '.join(tokens[1:])!r} or an index from 0 to "
+            f"{len(tokens) - 1}, got {word!r}"
+        )
+    return places
