@@ -159,14 +159,12 @@ def _rollout(
 
 def _cumulative_product(edges: jax.Array) -> jax.Array:
     """Multiply ``[..., L, n, n]`` from the bottom layer up, keeping every partial product."""
-
-    def up(below: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        product = jnp.matmul(layer, below, precision=jax.lax.Precision.HIGHEST)
-        return product, product
-
-    layers = jnp.moveaxis(edges, -3, 0)
-    _, above = jax.lax.scan(up, layers[0], layers[1:])
-    return jnp.moveaxis(jnp.concatenate([layers[:1], above]), 0, -3)
+    # Written out layer by layer: a scan would first copy all layers to a leading axis.
+    products = [edges[..., 0, :, :]]
+    for layer in range(1, edges.shape[-3]):
+        above = edges[..., layer, :, :]
+        products.append(jnp.matmul(above, products[-1], precision=jax.lax.Precision.HIGHEST))
+    return jnp.stack(products, axis=-3)
 
 
 def head_rollout(attention: Any, *, residual: Any = 0.5, mask: Any = None) -> Array:

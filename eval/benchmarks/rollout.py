@@ -91,7 +91,7 @@ def _compare(work: RolloutWork, budget: Budget) -> Comparison:
 
         tensor = torch.from_numpy(attention)
         contenders.append(
-            Contender("PyTorch, a sentence at a time", lambda: torch_rollout(tensor), error)
+            Contender("PyTorch, a sentence at a time", lambda: torch_rollout(tensor), error, True)
         )
     else:
         missing["PyTorch"] = "not installed"
