@@ -155,7 +155,7 @@ def device_scores(model: Model, residual: float) -> Callable[..., dict[str, jax.
         attention = apply(params, tokens, mask).attention
         rolled = jaxflow.rollout(attention, residual=residual, mask=mask)
         blanked = jaxflow.blank_out(
-            lambda rows: jax.nn.softmax(apply(params, rows).logits),
+            lambda rows: jax.nn.softmax(apply(params, rows, method="classify")),
             tokens,
             UNK,
             label=labels,

@@ -6,6 +6,8 @@ distribution that the softmax gave.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -29,17 +31,20 @@ def attend(
     *,
     rate: float = 0.0,
     rng: jax.Array | None = None,
+    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
 ) -> tuple[jax.Array, jax.Array]:
     r"""Attend over the allowed keys.
 
     Parameters
     ----------
     query, key, value
-        ``[B, H, n, d]``.
+        ``[B, H, n, d]``; queries may be fewer than keys.
     allowed
         Boolean, broadcast to ``[B, H, n, n]``.
     rate, rng
         Dropout of the weights, and its key; None for none.
+    product
+        The matrix product, of `jaxflow.models.layers.TRAINING` where only gradients are wanted.
 
     Returns
     -------
@@ -51,13 +56,13 @@ def attend(
     -----
     .. math:: \mathrm{softmax}(Q K^\top / \sqrt{d}) V
     """
-    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) * query.shape[-1] ** -0.5
+    scores = product(query, key.mT) * query.shape[-1] ** -0.5
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     # A finite floor keeps a row without any allowed key (a sentence of padding only) free of NaN.
     scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
     weights = jnp.where(allowed, jax.nn.softmax(scores, axis=-1), 0)
     dropped = weights if rng is None else dropout(rng, weights, rate)
-    return jnp.einsum("bhqk,bhkd->bhqd", dropped.astype(value.dtype), value), weights
+    return product(dropped.astype(value.dtype), value), weights
 
 
 def dropout(rng: jax.Array, values: jax.Array, rate: float) -> jax.Array:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,8 @@ class Model:
 
     @cached_property
     def _probabilities(self) -> Callable[..., jax.Array]:
-        # A function of its own, so that the compiler can leave out all that classes do not need.
-        apply: Any = self.module.apply
-        return jax.jit(lambda params, tokens: jax.nn.softmax(apply(params, tokens).logits))
+        classify: Any = partial(self.module.apply, method="classify")
+        return jax.jit(lambda params, tokens: jax.nn.softmax(classify(params, tokens)))
 
     def __call__(self, tokens: Any, mask: Any = None) -> EncoderOutput:
         """Encode and classify ``[B, n]`` tokens, compiled once for each shape.

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import jaxflow.commands.progress as progress
+from jaxflow.commands.heap import keep_heap
 from jaxflow.commands.judging import ProtocolOptions, print_evaluation
 from jaxflow.commands.training import TrainOptions
 
@@ -29,6 +30,7 @@ class Reproduce:
         from jaxflow.eval.evaluate import check_out, evaluate
         from jaxflow.train.loop import train
 
+        keep_heap()
         config = self.training.config()
         protocol = self.judging.config(config.seed)
         out = self.out or Path("runs") / f"{config.corpus}-seed{config.seed}"

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import jaxflow.commands.progress as progress
+from jaxflow.commands.heap import keep_heap
 from jaxflow.commands.training import TrainOptions
 
 __all__ = ["Train"]
@@ -24,6 +25,7 @@ class Train:
         from jaxflow.train.journal import read_config
         from jaxflow.train.loop import train
 
+        keep_heap()
         config = self.options.config(read_config(self.out))
         with progress.training() as report:
             result = train(config, self.out, report)

@@ -188,6 +188,31 @@ def test_embed_then_encode_is_the_call() -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), whole, expected)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_classify_gives_the_logits_of_the_call(config: EncoderConfig) -> None:
+    encoder, variables = AgreementEncoder(config), random_variables(config)
+    mask = np.array([[1, 1, 1, 0, 1], [1, 1, 1, 1, 0]], bool)
+    for given in (None, mask):
+        expected = encoder.apply(variables, TOKENS, given).logits
+        logits = encoder.apply(variables, TOKENS, given, method="classify")
+        np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+def test_classify_has_the_derivatives_of_the_call_also_while_training() -> None:
+    config = dataclasses.replace(CONFIG, dropout=0.0)
+    encoder, variables = AgreementEncoder(config), random_variables(config)
+
+    def gradient(function: Callable[[Any], jax.Array]) -> Any:
+        return jax.jit(jax.grad(lambda v: (function(v) ** 2).sum()))(variables)
+
+    expected = gradient(lambda v: encoder.apply(v, TOKENS).logits)
+    for train in (False, True):
+        found = gradient(lambda v, t=train: encoder.apply(v, TOKENS, train=t, method="classify"))
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4), found, expected
+        )
+
+
 def test_gradient_at_the_embeddings_against_finite_differences() -> None:
     encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
     mask = TOKENS != 0
