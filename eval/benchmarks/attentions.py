@@ -1,16 +1,13 @@
-"""Attention to benchmark on: generators of typical kinds, and that of a trained run."""
+"""Made-up attention to benchmark on, of kinds that trained models have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.errors import InputError
-
-__all__ = ["KINDS", "synthetic_attention", "trained_attention"]
+__all__ = ["KINDS", "synthetic_attention"]
 
 Attention = NDArray[np.float64]
 
@@ -54,11 +51,22 @@ def _causal(rng: np.random.Generator, layers: int, heads: int, n: int) -> Attent
     return _softmax(np.where(np.tri(n, dtype=bool), scores, -np.inf))
 
 
+def _trained_like(rng: np.random.Generator, layers: int, heads: int, n: int) -> Attention:
+    """Heads whose queries all look at the same few keys, and local ones, as in small encoders."""
+    columns = rng.normal(scale=2.5, size=(layers, heads, 1, n))
+    place = np.arange(n)
+    middle = place[:, None] + rng.integers(-2, 3, (layers, heads, 1, 1))
+    near = -0.5 * np.abs(place[None, :] - middle)
+    column = rng.random((layers, heads, 1, 1)) < 0.6
+    return _softmax(np.where(column, columns, near) + 0.5 * rng.normal(size=(layers, heads, n, n)))
+
+
 _GENERATORS: dict[str, Callable[[np.random.Generator, int, int, int], Attention]] = {
     "diffuse": _diffuse,
     "peaky": _peaky,
     "bert-like": _bert_like,
     "causal": _causal,
+    "trained-like": _trained_like,
 }
 #: The kinds that `synthetic_attention` knows.
 KINDS = tuple(_GENERATORS)
@@ -70,43 +78,3 @@ def synthetic_attention(
     """Draw attention ``[sentences, layers, heads, n, n]`` of one of the `KINDS`."""
     rng = np.random.default_rng([seed, KINDS.index(kind), layers, n])
     return np.stack([_GENERATORS[kind](rng, layers, heads, n) for _ in range(sentences)])
-
-
-def trained_attention(run: Path, n: int, *, sentences: int = 1) -> Attention:
-    """Return a trained run's attention on test sentences of its corpus of n tokens.
-
-    Parameters
-    ----------
-    run
-        The run's folder.
-    n
-        Tokens a sentence, ``[CLS]`` included; where too few sentences have as many, the beginnings
-        of longer ones are taken.
-    sentences
-        How many; fewer where the corpus has fewer.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[sentences, L, H, n, n]`` float64, rows summing to 1 in that precision.
-
-    Raises
-    ------
-    InputError
-        If there is no run, its corpus is gone, or no sentence is long enough.
-    """
-    from jaxflow.models import load
-    from jaxflow.train.data import load_splits
-    from jaxflow.train.journal import read_config
-
-    config = read_config(run)
-    if config is None:
-        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
-    model = load(run)
-    test = load_splits(config, model.tokenizer)["test"]
-    rows = np.flatnonzero(test.lengths >= n)
-    rows = rows[np.argsort(test.lengths[rows], kind="stable")][:sentences]
-    if not len(rows):
-        raise InputError(f"the run {run} has no test sentence of {n} tokens")
-    attention = np.asarray(model(test.tokens[rows, :n]).attention, np.float64)
-    return attention / attention.sum(-1, keepdims=True)

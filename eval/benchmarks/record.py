@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxflow.eval.benchmarks.timing import METHOD, Timing
+from jaxflow.errors import InputError
+from jaxflow.eval.benchmarks.figures import bytes_text, error_text, ratio_text, seconds_text
+from jaxflow.eval.benchmarks.machine import describe_machine, peer_versions
+from jaxflow.eval.benchmarks.timing import METHOD, Timing, ratio
 from jaxflow.eval.evaluate import versions
 from jaxflow.eval.plain import dump, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FORMAT", "Comparison", "as_json", "print_comparison", "record"]
+__all__ = [
+    "FORMAT",
+    "Comparison",
+    "as_json",
+    "is_own",
+    "print_comparison",
+    "read_record",
+    "record",
+]
 
-FORMAT = "jaxflow-benchmark-1"
+FORMAT = "jaxflow-benchmark-2"
+
+
+def is_own(name: str) -> bool:
+    """Whether a contender is the project's; all others are other people's."""
+    return name.startswith("jaxflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,26 +69,36 @@ class Comparison:
     @property
     def ratios(self) -> tuple[float, ...]:
         """Each contender's time over the project's own: 10 is ten times slower."""
-        return tuple(timing.seconds / self.timings[0].seconds for timing in self.timings)
+        return tuple(ratio(timing, self.timings[0]) for timing in self.timings)
 
 
-def record(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def record(
+    comparisons: Sequence[Comparison], machine: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Turn comparisons into what JSON has.
+
+    Parameters
+    ----------
+    comparisons
+        What was found.
+    machine
+        What `describe_machine` said before; by default what it says now.
 
     Returns
     -------
     dict
-        ``{"format": "jaxflow-benchmark-1", "method", "machine", "versions", "comparisons"}``.
+        ``{"format": "jaxflow-benchmark-2", "method", "machine", "versions", "comparisons"}``.
         Each comparison has ``benchmark``, ``work``, ``settings``, ``reference``, ``missing``
         (peer -> reason), ``notes`` and ``contenders``: objects ``{"name", "seconds", "fastest",
-        "rounds", "first_call", "error", "ratio"}``, the project first, times in seconds, the
-        ratio to the project's time, the error null where it was not measured.
+        "rounds", "first_call", "error", "peak_memory", "parts", "ratio"}``, the project first,
+        times in seconds, memory in bytes, the ratio to the first contender's time, null for what
+        was not measured.
     """
     return {
         "format": FORMAT,
         "method": METHOD,
-        "machine": {"cores": os.cpu_count(), "load": list(_load()), "system": platform.platform()},
-        "versions": versions(),
+        "machine": plain(describe_machine() if machine is None else machine),
+        "versions": {**versions(), **peer_versions()},
         "comparisons": [
             {
                 "benchmark": comparison.benchmark,
@@ -80,8 +106,8 @@ def record(comparisons: Sequence[Comparison]) -> dict[str, Any]:
                 "settings": plain(comparison.settings),
                 "reference": comparison.reference,
                 "contenders": [
-                    plain(timing) | {"ratio": ratio}
-                    for timing, ratio in zip(comparison.timings, comparison.ratios, strict=True)
+                    plain(timing) | {"ratio": times}
+                    for timing, times in zip(comparison.timings, comparison.ratios, strict=True)
                 ],
                 "missing": dict(comparison.missing),
                 "notes": list(comparison.notes),
@@ -91,9 +117,27 @@ def record(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     }
 
 
-def as_json(comparisons: Sequence[Comparison]) -> str:
+def as_json(comparisons: Sequence[Comparison], machine: Mapping[str, Any] | None = None) -> str:
     """Write comparisons as strict JSON text, `record`'s form."""
-    return dump(record(comparisons))
+    return dump(record(comparisons, machine))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `as_json` wrote.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read a benchmark's record from {path}: {error}") from error
+    form = found.get("format") if isinstance(found, dict) else None
+    if form != FORMAT:
+        raise InputError(f"{path} must be a benchmark's record of format {FORMAT}, got {form!r}")
+    return found
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -103,20 +147,22 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
     console.print(Text(f"{comparison.benchmark}: {comparison.work}", style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for title in ("", "median", "ratio", "fastest", "rounds", "first call", "error"):
+    titles = ("", "median", "ratio", "fastest", "rounds", "first call", "peak memory", "error")
+    for title in titles:
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
-    for timing, ratio in zip(comparison.timings, comparison.ratios, strict=True):
+    for timing, times in zip(comparison.timings, comparison.ratios, strict=True):
         table.add_row(
             timing.name,
-            _time(timing.seconds),
-            f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x",
-            _time(timing.fastest),
+            seconds_text(timing.seconds),
+            ratio_text(times),
+            seconds_text(timing.fastest),
             str(timing.rounds),
-            _time(timing.first_call),
-            "" if timing.error is None else f"{timing.error:.1e}",
+            seconds_text(timing.first_call),
+            bytes_text(timing.peak_memory),
+            error_text(timing.error),
         )
     console.print(table)
-    lines = []
+    lines = list(_ratio_lines(comparison.timings))
     if comparison.reference:
         lines.append(f"error: largest absolute difference from {comparison.reference}")
     lines += [f"{peer}: {reason}" for peer, reason in comparison.missing.items()]
@@ -125,15 +171,13 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     console.print()
 
 
-def _time(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
-
-
-def _load() -> tuple[float, ...]:
-    try:
-        return os.getloadavg()
-    except (AttributeError, OSError):  # not every system has it
-        return ()
+def _ratio_lines(timings: Sequence[Timing]) -> list[str]:
+    """Say what ratios are to, and what the peers' are to the project's other ways."""
+    first, *others = timings
+    lines = [f"ratio: time over that of {first.name}"] if others else []
+    peers = [timing for timing in others if not is_own(timing.name)]
+    for own in others:
+        if is_own(own.name) and peers:
+            listed = ", ".join(f"{peer.name} {ratio_text(ratio(peer, own))}" for peer in peers)
+            lines.append(f"over that of {own.name}: {listed}")
+    return lines

@@ -9,13 +9,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["METHOD", "Budget", "Contender", "Timing", "take_turns"]
+from jaxflow.eval.benchmarks.memory import METHOD as MEMORY_METHOD
+from jaxflow.eval.benchmarks.memory import PeakMemory, traced_peak
+
+__all__ = ["METHOD", "Budget", "Contender", "Timing", "over_parts", "ratio", "take_turns"]
 
 #: How the numbers came about; printed beside them.
 METHOD = (
     "Contenders take turns in one process; each time is the median over the rounds, a round being "
     "as many calls as fill 2 ms. A contender stops when its budget is spent, those too slow for a "
-    "second call after the first. The first call, which compiles, is timed apart."
+    "second call after the first. The first call, which compiles, is timed apart. Work on several "
+    "sentences is timed sentence by sentence: the time is the median over sentences of these "
+    "medians, a ratio the median over the sentences that both did of the ratios of their times. "
+    + MEMORY_METHOD
 )
 
 _SHORTEST_ROUND = 2e-3  # seconds: well above what the clock and the loop cost
@@ -70,6 +76,11 @@ class Timing:
         Seconds of the first call, with compilation where there is any.
     error
         Largest absolute error of the first call's result, None where it was not measured.
+    peak_memory
+        Most bytes that a call needed beyond those that were there, None where that cannot be
+        measured.
+    parts
+        The seconds of each part of the work, such as a sentence, where parts were timed apart.
     """
 
     name: str
@@ -78,21 +89,68 @@ class Timing:
     rounds: int
     first_call: float
     error: float | None
+    peak_memory: int | None = None
+    parts: tuple[float, ...] = ()
+
+
+def ratio(timing: Timing, base: Timing) -> float:
+    """Return one time over another: the median ratio over the parts that both did."""
+    pairs = zip(timing.parts or (timing.seconds,), base.parts or (base.seconds,), strict=False)
+    return statistics.median(seconds / other for seconds, other in pairs)
+
+
+def over_parts(parts: Sequence[Sequence[Timing]]) -> list[Timing]:
+    """Put the timings of the parts of a work together, by name.
+
+    Parameters
+    ----------
+    parts
+        The timings of every part. A contender may be missing from the last ones, and takes part
+        in the first.
+
+    Returns
+    -------
+    list of Timing
+        In the first part's order: medians over the parts, the fewest rounds, the first part's
+        first call, the largest error and peak memory.
+    """
+    together = []
+    for first in parts[0]:
+        own = [timing for part in parts for timing in part if timing.name == first.name]
+        errors = [timing.error for timing in own if timing.error is not None]
+        peaks = [timing.peak_memory for timing in own if timing.peak_memory is not None]
+        seconds = tuple(timing.seconds for timing in own)
+        together.append(
+            Timing(
+                name=first.name,
+                seconds=statistics.median(seconds),
+                fastest=min(timing.fastest for timing in own),
+                rounds=min(timing.rounds for timing in own),
+                first_call=first.first_call,
+                error=max(errors, default=None),
+                peak_memory=max(peaks, default=None),
+                parts=seconds,
+            )
+        )
+    return together
 
 
 def take_turns(contenders: Sequence[Contender], budget: Budget) -> list[Timing]:
     """Time contenders against each other, in turns, in the order given."""
-    first, errors, calls = [], [], []
+    first, errors, calls, peaks = [], [], [], []
     times: list[list[float]] = [[] for _ in contenders]
     for place, contender in enumerate(contenders):
-        seconds, result = _timed(contender.run, 1)
+        with PeakMemory() as peak:
+            seconds, result = _timed(contender.run, 1)
         first.append(seconds)
         errors.append(None if contender.error is None else float(contender.error(result)))
         del result
         if seconds > budget.seconds and not contender.compiles:
             times[place].append(seconds)
         else:
-            seconds, _ = _timed(contender.run, 1)
+            with PeakMemory() as peak:  # compilation is no part of it
+                seconds, _ = _timed(contender.run, 1)
+        peaks.append(None if peak.bytes is None else max(peak.bytes, traced_peak(contender.run)))
         calls.append(max(1, math.ceil(_SHORTEST_ROUND / max(seconds, 1e-9))))
 
     spent = [sum(measured) for measured in times]
@@ -113,6 +171,7 @@ def take_turns(contenders: Sequence[Contender], budget: Budget) -> list[Timing]:
             rounds=len(times[place]),
             first_call=first[place] / contender.units,
             error=errors[place],
+            peak_memory=peaks[place],
         )
         for place, contender in enumerate(contenders)
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxflow.commands.heap import keep_heap
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ class Benchmark:
     """Time the project against its peers on the same work.
 
     Peers that are not installed are named and left out: OR-tools and igraph for flow, PyTorch for
-    rollout and training. Without options it takes about a minute.
+    rollout and training. Without options it takes a few minutes.
     """
 
     what: tyro.conf.Positional[Literal["all", "flow", "rollout", "train"]] = "all"
     """The work."""
     full: bool = False
-    """All sizes and kinds of attention, with more rounds; many minutes."""
+    """All sizes and kinds of attention, with more rounds; the better part of an hour."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """A trained run whose attention is used for flow too."""
     tokens: str | None = None
@@ -37,32 +38,61 @@ class Benchmark:
     """Layers for flow and rollout; by default those of the plan."""
     json: Path | None = None
     """Write the record to this file."""
+    docs: Path | None = None
+    """Write benchmarks.md with its plots and its record to this folder."""
+    record: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Time nothing: make the page of --docs from this record."""
 
     def run(self) -> None:
         """Time and print, a comparison at a time."""
-        from rich.console import Console
-
-        from jaxflow.eval.benchmarks.record import as_json, print_comparison
-        from jaxflow.eval.benchmarks.timing import METHOD
+        from jaxflow.eval.benchmarks.machine import describe_machine
+        from jaxflow.eval.benchmarks.record import as_json, read_record, record
         from jaxflow.eval.files import write_together
 
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers must be at least 1, got {self.layers}")
-        console = Console(highlight=False)
-        if not console.is_terminal:  # a file has no width that a table must fit
-            console = Console(highlight=False, width=160)
-        console.print(METHOD + "\n", soft_wrap=True)
-        found = []
-        for comparison in self._comparisons(self._lengths()):
-            print_comparison(console, comparison)
-            found.append(comparison)
+        if self.record is not None:
+            if self.docs is None:
+                raise InputError("--from makes the page of --docs: expected --docs, got none")
+            self._document(read_record(self.record), self.docs)
+            return
+        if self.what in ("all", "train"):
+            keep_heap()  # as the commands that train do; PyTorch, in the same process, has it too
+        lengths = self._lengths()
+        machine = describe_machine()  # its load is of interest before it is ours
+        found = self._timed(lengths)
         if self.json is not None:
-            text = as_json(found)
+            text = as_json(found, machine)
             write_together(
                 self.json.parent,
                 {self.json.name: lambda path: _write(path, text)},
             )
             print(f"wrote {self.json}")
+        if self.docs is not None:
+            self._document(record(found, machine), self.docs)
+
+    def _timed(self, lengths: tuple[int, ...] | None) -> list[Comparison]:
+        from rich.console import Console
+
+        from jaxflow.eval.benchmarks.record import print_comparison
+        from jaxflow.eval.benchmarks.timing import METHOD
+
+        console = Console(highlight=False)
+        if not console.is_terminal:  # a file has no width that a table must fit
+            console = Console(highlight=False, width=160)
+        console.print(METHOD + "\n", soft_wrap=True)
+        found = []
+        for comparison in self._comparisons(lengths):
+            print_comparison(console, comparison)
+            found.append(comparison)
+        return found
+
+    @staticmethod
+    def _document(record: Mapping[str, Any], folder: Path) -> None:
+        from jaxflow.eval.benchmarks.document import write_document
+
+        for path in write_document(record, folder):
+            print(f"wrote {path}")
 
     def _comparisons(self, lengths: tuple[int, ...] | None) -> Iterator[Comparison]:
         if self.what in ("all", "flow"):
@@ -86,24 +116,10 @@ class Benchmark:
             yield from training.run_train(training.FULL if self.full else training.QUICK)
 
     def _flow(self, lengths: tuple[int, ...] | None) -> Iterator[Comparison]:
-        from jaxflow.eval.benchmarks import flow
-        from jaxflow.eval.benchmarks.attentions import KINDS
+        from jaxflow.eval.benchmarks import flow, flow_plan
 
-        plan = flow.FULL if self.full else flow.QUICK
-        works, batch = plan.works, plan.batch
-        if lengths is not None:
-            works = tuple(
-                flow.FlowWork(kind, self.layers or 6, n) for n in lengths for kind in KINDS
-            )
-            batch = flow.FlowWork("bert-like", self.layers or 6, lengths[-1])
-        elif self.layers is not None:
-            works = _distinct(dataclasses.replace(work, layers=self.layers) for work in works)
-            batch = dataclasses.replace(batch, layers=self.layers)
-        if self.run_folder is not None:
-            own = lengths or ((9, 20, 44) if self.full else (9, 20))
-            works = (*(flow.FlowWork("trained", 0, n) for n in own), *works)
-            batch = flow.FlowWork("trained", 0, lengths[-1] if lengths else 20)
-        plan = dataclasses.replace(plan, works=works, batch=batch)
+        plan = flow_plan.FULL if self.full else flow_plan.QUICK
+        plan = flow_plan.fit_plan(plan, lengths, self.layers, self.run_folder)
         yield from flow.run_flow(plan, self.run_folder)
 
     def _lengths(self) -> tuple[int, ...] | None:

@@ -1,0 +1,65 @@
+"""A benchmark's record as a page with its plots, written by one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxflow.eval.benchmarks.lookup import Entry
+from jaxflow.eval.benchmarks.page import to_page
+from jaxflow.eval.benchmarks.plots import draw_plots
+from jaxflow.eval.files import write_together
+from jaxflow.eval.plain import dump
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["NAME", "write_document"]
+
+NAME = "benchmarks"
+
+
+def write_document(record: Entry, folder: Path) -> list[Path]:
+    """Write ``benchmarks.md``, ``benchmarks.json`` and the plots ``benchmarks/*.svg``.
+
+    Parameters
+    ----------
+    record
+        As `jaxflow.eval.benchmarks.record.record` makes it.
+    folder
+        Where to.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    """
+    plots = draw_plots(record)
+    # The plots first: the page never names one that is not there.
+    drawn = write_together(
+        folder / NAME,
+        {f"{name}.svg": partial(_draw, figure) for name, figure in plots.items()},
+    )
+    page = to_page(record, {name: f"{NAME}/{name}.svg" for name in plots})
+    return drawn + write_together(
+        folder, {f"{NAME}.md": _text(page), f"{NAME}.json": _text(dump(record))}
+    )
+
+
+def _draw(figure: Figure, path: Path) -> None:
+    # Without the day: the same record gives the same plot.
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _text(text: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    return write
