@@ -86,7 +86,7 @@ def new_sentence(layers: int, n: int, width: int) -> Sentence:
 @njit(nogil=True)
 def lifts_at(layer: int) -> int:
     """Return by how many layers the demands are lifted for a source of `layer`."""
-    return 0 if layer <= 3 else (1 if layer <= 5 else 2)
+    return 0 if layer <= 3 else (1 if layer <= 4 else 2)
 
 
 @njit(nogil=True)
