@@ -13,7 +13,7 @@ from jaxflow.eval.benchmarks.flow_absorption import WITH, WITHOUT
 from jaxflow.eval.benchmarks.flow_batches import AROUND, THREADS, mixed_attention
 from jaxflow.eval.benchmarks.flow_growth import fit_slope
 from jaxflow.eval.benchmarks.flow_plan import FULL, FlowPlan, FlowWork, Growth, fit_plan
-from jaxflow.eval.benchmarks.flow_table import CALL, EDMONDS_KARP, KERNEL
+from jaxflow.eval.benchmarks.flow_table import BATCH, CALL, EDMONDS_KARP, KERNEL
 from jaxflow.eval.benchmarks.record import is_own
 from jaxflow.flow.definition import flow_by_definition
 
@@ -33,7 +33,7 @@ def test_flow_agrees_with_networkx_on_every_kind_of_attention():
         assert comparison["reference"] == "networkx preflow_push"
         assert comparison["settings"]["sentences"] == 3
         found = errors(comparison)
-        assert list(found)[:2] == [KERNEL, CALL]
+        assert list(found)[:3] == [KERNEL, BATCH, CALL]
         assert max(found.values()) <= 1e-9
         for name in flow_peers.OPTIONAL:
             assert (name in found) != (name in comparison["missing"])
@@ -66,7 +66,7 @@ def test_growth_has_a_line_for_everyone_and_its_slopes():
         assert max(errors(comparison).values()) <= 1e-9
     assert "slopes" not in sizes[0]["settings"]
     slopes = last["settings"]["slopes"]
-    for name in (KERNEL, CALL, EDMONDS_KARP):
+    for name in (KERNEL, BATCH, CALL, EDMONDS_KARP):
         assert (slopes[name]["from"], slopes[name]["to"]) == (3, 6)
         times = [
             next(entry["seconds"] for entry in one["contenders"] if entry["name"] == name)
@@ -144,7 +144,7 @@ def test_a_plan_is_fitted_to_what_was_asked(tmp_path):
 
 
 def test_own_names_are_told_from_others():
-    assert all(is_own(name) for name in (KERNEL, CALL, WITH, WITHOUT, *THREADS.values(), AROUND))
+    assert all(is_own(name) for name in (KERNEL, BATCH, CALL, WITH, WITHOUT, *THREADS.values(), AROUND))
     assert not any(is_own(name) for name in (EDMONDS_KARP, *flow_peers.OPTIONAL))
 
 
