@@ -19,7 +19,15 @@ from jaxflow.eval.benchmarks.record import Comparison
 from jaxflow.eval.benchmarks.timing import Budget, Contender, Timing, over_parts, take_turns
 from jaxflow.flow.workers import flow_tables
 
-__all__ = ["BATCH", "CALL", "EDMONDS_KARP", "KERNEL", "PREFLOW_PUSH", "TableSetup", "compare_tables"]
+__all__ = [
+    "BATCH",
+    "CALL",
+    "EDMONDS_KARP",
+    "KERNEL",
+    "PREFLOW_PUSH",
+    "TableSetup",
+    "compare_tables",
+]
 
 KERNEL = "jaxflow kernel, from edge weights"
 BATCH = "jaxflow kernel, all sentences in one call"
@@ -104,8 +112,8 @@ def compare_tables(
     floor = floor_seconds(layers, n, setup.bandwidth)
     notes = [
         "the kernel and the peers start from finished edge weights, and each builds its own "
-        "graphs; all sentences in one call is the kernel's best set-up, its time that of one; the whole call starts from the attention: checks, head fusion and residual; all "
-        "on one thread",
+        "graphs; all sentences in one call is the kernel's best set-up, its time that of one; the "
+        "whole call starts from the attention: checks, head fusion and residual; all on one thread",
         f"floor, one read of {layers} x {n} x {n} doubles at {setup.bandwidth / 1e9:.3g} GB/s: "
         f"{seconds_text(floor)}; the kernel takes {ratio_text(timings[0].seconds / floor)} that",
     ]

@@ -17,7 +17,7 @@ from jaxflow.eval.benchmarks.flow_table import BATCH, CALL, EDMONDS_KARP, KERNEL
 from jaxflow.eval.benchmarks.record import is_own
 from jaxflow.flow.definition import flow_by_definition
 
-BATCH = {"batch_sentences": 3, "call_sentences": 2, "budget": SHORT}
+SIZES = {"batch_sentences": 3, "call_sentences": 2, "budget": SHORT}
 
 
 def errors(comparison):
@@ -26,7 +26,7 @@ def errors(comparison):
 
 def test_flow_agrees_with_networkx_on_every_kind_of_attention():
     works = tuple(FlowWork(kind, 3, 5) for kind in KINDS)
-    plan = FlowPlan(works, 3, 1, batch=FlowWork("peaky", 2, 4), **BATCH)
+    plan = FlowPlan(works, 3, 1, batch=FlowWork("peaky", 2, 4), **SIZES)
     *tables, threads, call = check_record(list(run_flow(plan)))
     assert len(tables) == len(KINDS)
     for comparison in tables:
@@ -50,7 +50,7 @@ def test_flow_agrees_with_networkx_on_every_kind_of_attention():
 
 def test_slow_peers_are_named_where_they_are_left_out(monkeypatch):
     monkeypatch.setattr("jaxflow.eval.benchmarks.flow_table._NETWORKX", 1)
-    plan = FlowPlan((FlowWork("diffuse", 2, 3),), 1, batch=FlowWork("diffuse", 2, 3), **BATCH)
+    plan = FlowPlan((FlowWork("diffuse", 2, 3),), 1, batch=FlowWork("diffuse", 2, 3), **SIZES)
     first = next(iter(run_flow(plan)))
     assert EDMONDS_KARP in first.missing
     assert EDMONDS_KARP not in {timing.name for timing in first.timings}
@@ -58,7 +58,7 @@ def test_slow_peers_are_named_where_they_are_left_out(monkeypatch):
 
 def test_growth_has_a_line_for_everyone_and_its_slopes():
     growth = Growth("tokens", (3, 4, 6), FlowWork("trained-like", 2, 0))
-    plan = FlowPlan((), 1, growths=(growth,), batch=FlowWork("peaky", 2, 3), **BATCH)
+    plan = FlowPlan((), 1, growths=(growth,), batch=FlowWork("peaky", 2, 3), **SIZES)
     *sizes, last, _, _ = check_record(list(run_flow(plan)))
     for tokens, comparison in zip((3, 4, 6), (*sizes, last), strict=True):
         assert comparison["settings"]["measure"] == "growth"
@@ -66,7 +66,7 @@ def test_growth_has_a_line_for_everyone_and_its_slopes():
         assert max(errors(comparison).values()) <= 1e-9
     assert "slopes" not in sizes[0]["settings"]
     slopes = last["settings"]["slopes"]
-    for name in (KERNEL, BATCH, CALL, EDMONDS_KARP):
+    for name in (KERNEL, CALL, EDMONDS_KARP):
         assert (slopes[name]["from"], slopes[name]["to"]) == (3, 6)
         times = [
             next(entry["seconds"] for entry in one["contenders"] if entry["name"] == name)
@@ -80,7 +80,7 @@ def test_growth_has_a_line_for_everyone_and_its_slopes():
 def test_a_peer_out_of_patience_is_left_out_of_larger_sizes():
     growth = Growth("layers", (1, 2), FlowWork("diffuse", 0, 3))
     batch = FlowWork("peaky", 2, 3)
-    plan = FlowPlan((), 1, growths=(growth,), patience=0.0, batch=batch, **BATCH)
+    plan = FlowPlan((), 1, growths=(growth,), patience=0.0, batch=batch, **SIZES)
     first, second, *_ = run_flow(plan)
     assert EDMONDS_KARP not in first.missing
     assert "at 1 layers" in second.missing[EDMONDS_KARP]
@@ -96,7 +96,7 @@ def test_slopes_of_known_growth():
 
 def test_absorption_agrees_with_the_kernel_without():
     work = FlowWork("trained-like", 4, 9)
-    plan = FlowPlan((), 2, absorption=(work,), batch=FlowWork("peaky", 2, 3), **BATCH)
+    plan = FlowPlan((), 2, absorption=(work,), batch=FlowWork("peaky", 2, 3), **SIZES)
     comparison = check_record(list(run_flow(plan)))[0]
     assert list(errors(comparison)) == [WITH, WITHOUT]
     assert max(errors(comparison).values()) <= 1e-9
@@ -126,7 +126,7 @@ def test_a_made_up_test_set_has_every_kind_and_many_lengths():
     for group in groups:
         assert group.dtype == np.float32
         check_attention(group)
-    plan = FlowPlan((), 1, corpus_sentences=12, batch=FlowWork("peaky", 2, 3), **BATCH)
+    plan = FlowPlan((), 1, corpus_sentences=12, batch=FlowWork("peaky", 2, 3), **SIZES)
     *_, corpus = check_record(list(run_flow(plan)))
     assert corpus["settings"]["sentences"] == 12
 
@@ -144,7 +144,9 @@ def test_a_plan_is_fitted_to_what_was_asked(tmp_path):
 
 
 def test_own_names_are_told_from_others():
-    assert all(is_own(name) for name in (KERNEL, BATCH, CALL, WITH, WITHOUT, *THREADS.values(), AROUND))
+    assert all(
+        is_own(name) for name in (KERNEL, BATCH, CALL, WITH, WITHOUT, *THREADS.values(), AROUND)
+    )
     assert not any(is_own(name) for name in (EDMONDS_KARP, *flow_peers.OPTIONAL))
 
 
