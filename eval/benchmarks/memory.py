@@ -16,8 +16,9 @@ METHOD = (
     "the larger of two figures. One is how far the process's resident memory rose, by the system's "
     "high-water mark, set back before the call, after the allocator has handed back what it kept "
     "of earlier calls; Linux counts it to some hundred kB. The other is what Python and NumPy "
-    "counted themselves in a further call, because Python reuses its own free memory unseen. What "
-    "a library keeps from its first call to the next is in neither. Elsewhere than on Linux it is "
+    "counted themselves in a further call, because Python reuses its own free memory unseen; calls "
+    "of a second and more, which counting would slow down severalfold, go without. What a library "
+    "keeps from its first call to the next is in neither. Elsewhere than on Linux it is "
     "not measured."
 )
 

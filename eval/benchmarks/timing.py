@@ -24,6 +24,7 @@ METHOD = (
     + MEMORY_METHOD
 )
 
+_TRACED_BELOW = 1.0  # seconds, see the method's text
 _SHORTEST_ROUND = 2e-3  # seconds: well above what the clock and the loop cost
 
 
@@ -150,7 +151,10 @@ def take_turns(contenders: Sequence[Contender], budget: Budget) -> list[Timing]:
         else:
             with PeakMemory() as peak:  # compilation is no part of it
                 seconds, _ = _timed(contender.run, 1)
-        peaks.append(None if peak.bytes is None else max(peak.bytes, traced_peak(contender.run)))
+        if peak.bytes is not None and seconds < _TRACED_BELOW:
+            peaks.append(max(peak.bytes, traced_peak(contender.run)))
+        else:
+            peaks.append(peak.bytes)
         calls.append(max(1, math.ceil(_SHORTEST_ROUND / max(seconds, 1e-9))))
 
     spent = [sum(measured) for measured in times]
