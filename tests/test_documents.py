@@ -4,9 +4,12 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from jaxflow.commands.parser import parse
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jaxflow", "jaxflow.flow", "jaxflow.models", "jaxflow.train", "jaxflow.eval")
@@ -42,6 +45,27 @@ def test_readme_code_runs():
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     assert names["attention"].shape == (6, 8, 5, 5)
+
+
+PAGES = sorted(ROOT.glob("docs/**/*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_commands_of_the_pages_are_understood(page):
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.split("&&"):
+                words = shlex.split(command, comments=True)
+                if words and Path(words[0]).name == "jaxflow":
+                    parse(words[1:])
 
 
 def test_readme_has_two_commands_of_one_line():
