@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.bottleneck import Bottleneck, bottlenecks
-from jaxflow.eval.protocol import READOUT, device_scores
+from jaxflow.eval.instant import instant_scores
+from jaxflow.eval.protocol import READOUT
+from jaxflow.flow.saturated import TOLERANCE
+from jaxflow.flow.scaled import flow_rows_scaled
+from jaxflow.flow.table import graph_edges
 from jaxflow.models import Model
 from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK
 
@@ -133,23 +136,19 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
             f"the model must tell {' from '.join(CLASSES)}, got one of {model.config.classes} "
             "classes"
         )
-    score = device_scores(model, RESIDUAL)
+    score = instant_scores(model, RESIDUAL)
 
     def explain(text: str) -> Explanation:
         tokens = _read(text, model)
         n = len(tokens)
         padded = min(-(-n // STEP) * STEP, model.config.positions)
         ids = model.tokenizer.encode_batch([" ".join(token.seen for token in tokens[1:])], padded)
-        probabilities = np.asarray(model.probabilities(ids), np.float64)[0]
-        device = score(model.params, ids, probabilities.argmax(keepdims=True))
-        found = {name: np.asarray(values)[0] for name, values in device.items()}
+        found = score(ids[0])
+        probabilities = found["probabilities"].astype(np.float64)
 
         attention = found["attention"][:, :, :n, :n]
         rows = {name: found[name][:, :n].astype(np.float64) for name in ("raw", "rollout")}
-        flow = jaxflow.flow(attention, residual=RESIDUAL, sources=READOUT)
-        rows["flow"] = np.asarray(flow)[:, 0]
-        bound = jaxflow.saturation(attention, residual=RESIDUAL, sources=READOUT, layers=-1)
-        saturated = np.asarray(bound.reached)[-1, 0]
+        rows["flow"], saturated = _flow(attention)
         scores = {name: values[-1] for name, values in rows.items()}
         scores |= {
             name: found[name][:n].astype(np.float64) for name in ("gradient_norm", "blank_out")
@@ -159,7 +158,7 @@ def explainer(model: Model) -> Callable[[str], Explanation]:
             tokens=tokens,
             probabilities=dict(zip(CLASSES, probabilities.tolist(), strict=True)),
             scores={name: scores[name] for name in METHODS},
-            agreement=_agreement([scores[name] for name in METHODS], padded),
+            agreement=_agreement(np.stack([scores[name] for name in METHODS])),
             layers=rows,
             saturated=saturated,
             attention=attention,
@@ -217,8 +216,25 @@ def _look_up(words: Iterable[str], model: Model) -> Iterable[Token]:
         yield Token(word, tries[0] if tries else SPECIAL_TOKENS[UNK], bool(tries))
 
 
-def _agreement(scores: list[NDArray[np.float64]], padded: int) -> NDArray[np.float64]:
-    n = len(scores[0])
-    values = np.pad(np.stack(scores), ((0, 0), (0, padded - n)))
-    counted = np.arange(padded) < n
-    return np.asarray(jaxflow.spearman(values[:, None], values[None], counted[None, None]))
+def _flow(attention: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the ``[CLS]`` row of flow for every layer, and where the top one is at its bound.
+
+    What `jaxflow.flow` and `jaxflow.saturation` say, without the kernel that they would compile.
+    """
+    edges, _ = graph_edges(attention, RESIDUAL, "mean", None)
+    rows = flow_rows_scaled(edges, READOUT)
+    slack = TOLERANCE + len(edges) * np.abs(edges.sum(-1) - 1).max()
+    return rows, rows[-1] >= np.minimum(1.0, edges[0].sum(0)) - slack
+
+
+def _agreement(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Spearman's correlation of every two rows of ``[M, n]``, NaN where one is constant.
+
+    As `jaxflow.spearman` has it, in NumPy: compiling that takes longer than all there is to do.
+    """
+    mine, others = scores[:, :, None], scores[:, None, :]
+    # Twice the ranks minus their mean: whole numbers, so constants and ties come out exact.
+    ranks = ((others < mine).sum(-1) - (others > mine).sum(-1)).astype(np.float64)
+    product = ranks @ ranks.T
+    norm = np.sqrt(np.diag(product)[:, None] * np.diag(product)[None])
+    return np.where(norm > 0, product / np.where(norm > 0, norm, 1), np.nan).clip(-1, 1)

@@ -23,6 +23,7 @@ from jaxflow.gradients import (
 )
 from jaxflow.graph import attention_graph
 from jaxflow.occlusion import blank_out
+from jaxflow.page.notebook import show
 from jaxflow.rollout import head_rollout, raw_attention, rollout
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "raw_attention",
     "rollout",
     "saturation",
+    "show",
     "spearman",
 ]

@@ -2,7 +2,8 @@
 
 from jaxflow.models.config import EncoderConfig
 from jaxflow.models.encoder import AgreementEncoder, EncoderOutput
-from jaxflow.models.store import Model, load, save
+from jaxflow.models.model import Model
+from jaxflow.models.store import load, save
 from jaxflow.models.tokenizer import WordTokenizer
 
 __all__ = [

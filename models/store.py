@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,90 +15,15 @@ import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.models.config import EncoderConfig
-from jaxflow.models.encoder import AgreementEncoder, EncoderOutput
+from jaxflow.models.encoder import AgreementEncoder
+from jaxflow.models.exported import is_export, read_export
+from jaxflow.models.model import Model
+from jaxflow.models.shipped import shipped_model, shipped_names
 from jaxflow.models.tokenizer import WordTokenizer
 
-__all__ = ["Model", "load", "save"]
+__all__ = ["load", "save"]
 
 FORMAT = "jaxflow-encoder-1"
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A trained encoder, ready to call.
-
-    Attributes
-    ----------
-    config
-        The encoder's configuration.
-    params
-        Its variables, as `AgreementEncoder.apply` takes them.
-    tokenizer
-        The vocabulary it was trained with.
-    """
-
-    config: EncoderConfig
-    params: Any
-    tokenizer: WordTokenizer
-
-    @cached_property
-    def module(self) -> AgreementEncoder:
-        """The Flax module."""
-        return AgreementEncoder(self.config)
-
-    @cached_property
-    def _apply(self) -> Callable[..., EncoderOutput]:
-        return jax.jit(self.module.apply)
-
-    @cached_property
-    def _probabilities(self) -> Callable[..., jax.Array]:
-        classify: Any = partial(self.module.apply, method="classify")
-        return jax.jit(lambda params, tokens: jax.nn.softmax(classify(params, tokens)))
-
-    def __call__(self, tokens: Any, mask: Any = None) -> EncoderOutput:
-        """Encode and classify ``[B, n]`` tokens, compiled once for each shape.
-
-        Parameters
-        ----------
-        tokens
-            ``[B, n]`` whole numbers, NumPy or JAX, ``[CLS]`` first.
-        mask
-            ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
-
-        Returns
-        -------
-        EncoderOutput
-            Logits, attention and hidden states.
-
-        Raises
-        ------
-        InputError
-            If a shape or dtype is wrong or a number is outside the vocabulary.
-        """
-        self._check(tokens)
-        return self._apply(self.params, tokens, mask)
-
-    def probabilities(self, tokens: Any) -> jax.Array:
-        """Return the classes' probabilities ``[B, C]`` of ``[B, n]`` tokens.
-
-        Raises
-        ------
-        InputError
-            As calling the model does.
-        """
-        self._check(tokens)
-        return self._probabilities(self.params, tokens)
-
-    def _check(self, tokens: Any) -> None:
-        # Looking a number up outside the table would silently give the last word.
-        if isinstance(tokens, jax.core.Tracer):
-            return
-        values = np.asarray(tokens)
-        if values.size and not 0 <= values.min() <= values.max() < self.config.vocabulary:
-            raise InputError(
-                f"tokens must be numbers from 0 to {self.config.vocabulary - 1}, got "
-                f"{values.min()} to {values.max()}"
-            )
 
 
 def _digest(params: Any) -> str:
@@ -174,7 +96,9 @@ def load(path_or_name: str | os.PathLike[str]) -> Model:
     Parameters
     ----------
     path_or_name
-        A run's folder, as ``jaxflow train`` leaves it, or the ``model`` folder inside.
+        A run's folder, as ``jaxflow train`` leaves it, the ``model`` folder inside, a folder that
+        ``jaxflow export`` wrote, or, as text, the name of a model that comes with the package:
+        ``"agreement"``. A folder of such a name is given as ``"./agreement"`` or as a `Path`.
 
     Returns
     -------
@@ -186,14 +110,20 @@ def load(path_or_name: str | os.PathLike[str]) -> Model:
     InputError
         If there is no finished model, or its files are damaged or not this project's.
     """
-    import orbax.checkpoint as ocp
-
+    if isinstance(path_or_name, str) and path_or_name in shipped_names():
+        return read_export(shipped_model(path_or_name))
     path = Path(path_or_name)
+    if is_export(path):
+        return read_export(path)
     folder = path if (path / "model.json").is_file() else path / "model"
     if not (folder / "model.json").is_file():
         raise InputError(
-            f"no trained model at {path}: expected the folder of a run that jaxflow train finished"
+            f"no trained model at {path}: expected the folder of a run that jaxflow train finished "
+            "or jaxflow export wrote, or the name of a model that comes with jaxflow: "
+            f"{' or '.join(shipped_names())}"
         )
+    import orbax.checkpoint as ocp
+
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

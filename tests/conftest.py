@@ -26,3 +26,11 @@ settings.register_profile(
     "explore", settings.get_profile("jaxflow"), derandomize=False, max_examples=1000
 )
 settings.load_profile("jaxflow")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests measured; their own output is lost where several processes run them."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(f"measured: {value}")

@@ -61,4 +61,4 @@ def test_the_reference_comes_from_the_docstrings(site: Path) -> None:
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     page = (site / "index.html").read_text(encoding="utf-8")
     assert "fonts.googleapis" not in page
-    assert "layers.svg" in page
+    assert "agreement-gradient-norm.svg" in page

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -21,10 +21,15 @@ __all__ = ["Batch", "BatchPlan", "EncodedSplit", "encode_split", "evaluation_bat
 
 
 class Batch(TypedDict):
-    """One batch of equal shape: ``tokens`` int32 ``[B, n]`` and ``labels`` int32 ``[B]``."""
+    """One batch of equal shape: ``tokens`` int32 ``[B, n]`` and ``labels`` int32 ``[B]``.
+
+    Where they are asked for also ``subjects`` int32 ``[B]``, the subject noun's place among the
+    tokens, -1 where unknown.
+    """
 
     tokens: np.ndarray
     labels: np.ndarray
+    subjects: NotRequired[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +98,8 @@ class BatchPlan:
         Share of an epoch's rows drawn from `extra`, all of them before any comes twice.
     buckets, batch, epochs, seed
         Padded lengths, sentences a step, passes and seed.
+    subjects
+        Whether batches carry the place of the subject noun.
     """
 
     train: EncodedSplit
@@ -102,6 +109,7 @@ class BatchPlan:
     batch: int
     epochs: int
     seed: int
+    subjects: bool = False
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch == 0:
@@ -120,6 +128,16 @@ class BatchPlan:
     def _lengths(self) -> np.ndarray:
         extra = self.extra.lengths if self.extra is not None else np.zeros(0, np.int32)
         return np.concatenate([self.train.lengths, extra])
+
+    @functools.cached_property
+    def _subjects(self) -> np.ndarray:
+        extra = self.extra.subject_index if self.extra is not None else np.zeros(0, np.int32)
+        return np.concatenate([self.train.subject_index, extra])
+
+    @property
+    def knows_subjects(self) -> bool:
+        """Whether the subject noun of any row is known."""
+        return bool((self._subjects >= 0).any())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -159,6 +177,8 @@ class BatchPlan:
         if self.extra is not None and not own.all():
             tokens[~own] = self.extra.tokens[rows[~own] - len(self.train), :length]
             labels[~own] = self.extra.labels[rows[~own] - len(self.train)]
+        if self.subjects:
+            return {"tokens": tokens, "labels": labels, "subjects": self._subjects[rows]}
         return {"tokens": tokens, "labels": labels}
 
 

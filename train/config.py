@@ -39,6 +39,10 @@ class TrainConfig:
         Size of the vocabulary without special tokens.
     positions, layers, heads, width
         Of the encoder.
+    flow_weight
+        How much a sentence's loss falls by the share of ``[CLS]``'s flow that comes from the
+        subject noun, averaged over the layers (`jaxflow.train.regulariser`); 0 leaves flow out of
+        the training step. Needs a corpus that knows its subjects.
     buckets
         Padded lengths below `positions`, in tokens; each is compiled once. A sentence goes to the
         smallest that holds it.
@@ -58,6 +62,7 @@ class TrainConfig:
     dropout: float = 0.1
     word_dropout: float = 0.1
     attractor_share: float = 0.3
+    flow_weight: float = 0.0
     words: int = 10_000
     positions: int = 64
     layers: int = 6
@@ -78,7 +83,7 @@ class TrainConfig:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        for name in ("seed", "weight_decay"):
+        for name in ("seed", "weight_decay", "flow_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         if any(size < 1 for size in self.buckets):

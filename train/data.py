@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from jaxflow.errors import InputError
 from jaxflow.models import EncoderConfig, WordTokenizer
 from jaxflow.train.batches import BatchPlan, EncodedSplit, encode_split
 from jaxflow.train.config import TrainConfig
@@ -36,7 +37,13 @@ class RunData:
 
 
 def prepare(config: TrainConfig) -> RunData:
-    """Load a run's corpus and make everything it needs from it."""
+    """Load a run's corpus and make everything it needs from it.
+
+    Raises
+    ------
+    InputError
+        If the corpus is unusable, or flow to its subjects is asked for and it knows none.
+    """
     corpus = load_corpus(config.corpus, config.data, seed=config.seed)
     train = corpus["train"]
     extra = corpus.get("train_attractors") if config.attractor_share else None
@@ -51,7 +58,13 @@ def prepare(config: TrainConfig) -> RunData:
         batch=config.batch,
         epochs=config.epochs,
         seed=config.seed,
+        subjects=config.flow_weight > 0,
     )
+    if plan.subjects and not plan.knows_subjects:
+        raise InputError(
+            f"flow_weight must be 0 for the corpus {config.corpus}, whose training sentences do "
+            f"not say which word is the subject, got {config.flow_weight}"
+        )
     held_out = {
         name: encode_split(split, tokenizer, config.positions)
         for name, split in corpus.items()

@@ -20,6 +20,7 @@ from jaxflow.train.checkpoint import Checkpoints, all_finite, open_checkpoints
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import RunData, encoder_config, prepare
 from jaxflow.train.journal import Journal, claim_run, open_journal, write_json
+from jaxflow.train.regulariser import need_derivative
 from jaxflow.train.step import (
     Metrics,
     TrainState,
@@ -47,8 +48,9 @@ class Progress:
         Steps taken, and of how many.
     message
         A line to show, such as the accuracy after an epoch; empty if there is none.
-    loss, accuracy
-        Mean over the steps since the last report.
+    loss, accuracy, subject_share
+        Mean over the steps since the last report, the loss without the regulariser's term; the
+        share is NaN in a run without one.
     """
 
     step: int
@@ -56,6 +58,7 @@ class Progress:
     message: str = ""
     loss: float = math.nan
     accuracy: float = math.nan
+    subject_share: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,8 @@ def train(
         If the corpus or the folder is unusable, or the loss stops being finite; the last good
         checkpoint is kept then.
     """
+    if config.flow_weight:
+        need_derivative()
     data = prepare(config)
     model = encoder_config(config, data.tokenizer)
     claim_run(run, config)  # what is refused leaves nothing behind
@@ -170,7 +175,7 @@ class _Loop:
         step = int(state.step)
         pending: list[Metrics] = []
         for batch in iterate(plan, step) if step < until else ():
-            state, metrics = step_function(state, batch["tokens"], batch["labels"])
+            state, metrics = step_function(state, **batch)
             pending.append(metrics)
             step += 1
             epoch_ends = step % plan.steps_per_epoch == 0
@@ -187,18 +192,25 @@ class _Loop:
         return state
 
     def _log(self, step: int, steps: int, pending: list[Metrics]) -> None:
-        loss, accuracy, norm = (
-            float(jnp.stack(values).mean()) for values in zip(*pending, strict=True)
-        )
+        columns = zip(Metrics._fields, zip(*pending, strict=True), strict=True)
+        # A step without a regulariser has no share to report.
+        means = {name: float(jnp.stack(v).mean()) for name, v in columns if v[0] is not None}
+        loss = means["loss"]
+        if "subject_share" in means:
+            means["flow_term"] = -self.config.flow_weight * means["subject_share"]
+            loss += means["flow_term"]
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {loss} near step {step}: training stopped, the last good checkpoint "
                 "is kept; try a lower learning rate"
             )
-        self.journal.write(
-            step, loss=loss, accuracy=accuracy, gradient_norm=norm, seconds=round(self.seconds, 3)
+        self.journal.write(step, **means, seconds=round(self.seconds, 3))
+        share = means.get("subject_share", math.nan)
+        self.report(
+            Progress(
+                step, steps, loss=means["loss"], accuracy=means["accuracy"], subject_share=share
+            )
         )
-        self.report(Progress(step, steps, loss=loss, accuracy=accuracy))
 
     def _score(self, step: int, steps: int, state: TrainState) -> None:
         watched = {name: self.data.held_out[name] for name in WATCHED if name in self.data.held_out}

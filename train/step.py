@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput
-from jaxflow.models.tokenizer import UNK
+from jaxflow.models.tokenizer import PAD, UNK
 from jaxflow.train.config import TrainConfig
+from jaxflow.train.regulariser import subject_share
 
 __all__ = ["Metrics", "TrainState", "init_state", "make_evaluation_step", "make_train_step"]
 
@@ -35,11 +36,23 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """A step's loss, share of right answers and gradient norm before clipping, float32."""
+    """What a step found, float32.
+
+    Attributes
+    ----------
+    loss, accuracy
+        Cross entropy, without any regulariser's term, and share of right answers.
+    gradient_norm
+        Of the whole loss, before clipping.
+    subject_share
+        Mean over the batch of `jaxflow.train.regulariser.subject_share`; None where
+        ``flow_weight`` is 0.
+    """
 
     loss: jax.Array
     accuracy: jax.Array
     gradient_norm: jax.Array
+    subject_share: jax.Array | None = None
 
 
 def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
@@ -75,27 +88,38 @@ def drop_words(rng: jax.Array, tokens: jax.Array, rate: float) -> jax.Array:
 
 def make_train_step(
     model: EncoderConfig, optimizer: optax.GradientTransformation, config: TrainConfig
-) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
-    """Build the step ``(state, tokens [B, n], labels [B]) -> (state, metrics)``.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Build the step ``(state, tokens [B, n], labels [B], subjects [B]) -> (state, metrics)``.
 
-    Its random numbers come from the run's seed and the step's number alone.
+    Its random numbers come from the run's seed and the step's number alone. The subjects, places
+    among the tokens, are needed only where the configuration's ``flow_weight`` is not 0; where it
+    is, flow leaves no trace in the step.
     """
     encoder = AgreementEncoder(model)
 
-    def step(state: TrainState, tokens: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, tokens: jax.Array, labels: jax.Array, subjects: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
         word_key, dropout_key = jax.random.split(key)
         inputs = drop_words(word_key, tokens, config.word_dropout)
 
-        def loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
-            logits = _logits(encoder, params, inputs, train=True, rngs={"dropout": dropout_key})
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), (logits.argmax(-1) == labels).mean()
+        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+            options: dict[str, Any] = {"train": True, "rngs": {"dropout": dropout_key}}
+            if config.flow_weight:
+                output = cast(EncoderOutput, encoder.apply(params, inputs, **options))
+                logits = output.logits
+                share = subject_share(output.attention, subjects, tokens != PAD).mean()
+            else:
+                logits, share = _classify(encoder, params, inputs, **options), None
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            found = loss, (logits.argmax(-1) == labels).mean(), share
+            return loss if share is None else loss - config.flow_weight * share, found
 
-        (loss, accuracy), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradients, (loss, accuracy, share) = jax.grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, accuracy, optax.tree.norm(gradients))
+        metrics = Metrics(loss, accuracy, optax.tree.norm(gradients), share)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -104,9 +128,11 @@ def make_train_step(
 def make_evaluation_step(model: EncoderConfig) -> Callable[[Any, jax.Array], jax.Array]:
     """Build ``(params, tokens [B, n]) -> probabilities [B, C]``."""
     encoder = AgreementEncoder(model)
-    return jax.jit(lambda params, tokens: jax.nn.softmax(_logits(encoder, params, tokens)))
+    return jax.jit(lambda params, tokens: jax.nn.softmax(_classify(encoder, params, tokens)))
 
 
-def _logits(encoder: AgreementEncoder, params: Any, tokens: jax.Array, **options: Any) -> jax.Array:
+def _classify(
+    encoder: AgreementEncoder, params: Any, tokens: jax.Array, **options: Any
+) -> jax.Array:
     # Flax does not say what apply returns.
-    return cast(EncoderOutput, encoder.apply(params, tokens, **options)).logits
+    return cast(jax.Array, encoder.apply(params, tokens, method="classify", **options))

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jaxflow.eval.benchmarks.lookup import Entry
 from jaxflow.eval.benchmarks.page import to_page
 from jaxflow.eval.benchmarks.plots import draw_plots
+from jaxflow.eval.figures.style import save
 from jaxflow.eval.files import write_together
 from jaxflow.eval.plain import dump
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["NAME", "write_document"]
 
@@ -45,17 +42,12 @@ def write_document(record: Entry, folder: Path) -> list[Path]:
     # The plots first: the page never names one that is not there.
     drawn = write_together(
         folder / NAME,
-        {f"{name}.svg": partial(_draw, figure) for name, figure in plots.items()},
+        {f"{name}.svg": partial(save, figure, form="svg") for name, figure in plots.items()},
     )
     page = to_page(record, {name: f"{NAME}/{name}.svg" for name in plots})
     return drawn + write_together(
         folder, {f"{NAME}.md": _text(page), f"{NAME}.json": _text(dump(record))}
     )
-
-
-def _draw(figure: Figure, path: Path) -> None:
-    # Without the day: the same record gives the same plot.
-    figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _text(text: str) -> Callable[[Path], None]:

@@ -1,29 +1,25 @@
-"""Explanations as one HTML page that needs nothing else: no script, no network, no other file.
-
-Every piece of text goes through `_text`, and the page's policy forbids scripts and any request, so
-that a token can never become more than what is shown.
-"""
+"""Explanations as one interactive HTML page that needs no network and no other file."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
 
-from jaxflow.eval.explanation import METHODS, Explanation
+from jaxflow.errors import InputError
+from jaxflow.eval.explanation import METHODS, RESIDUAL, Explanation
+from jaxflow.eval.protocol import READOUT
 from jaxflow.eval.render.shade import NOTE, ink, relative, shade, visible
 from jaxflow.eval.render.terminal import headline, notes
 from jaxflow.eval.text import short
+from jaxflow.page.content import Content, prepare
+from jaxflow.page.document import Section, write_page
 
-__all__ = ["as_page"]
+__all__ = ["MOST_VIEWS", "as_page"]
+
+#: How many sentences of a page get views of their own; the first ones do.
+MOST_VIEWS = 10
 
 _STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b2733; background: #f5f7fa; margin: 0; }
-main { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.25rem; font-weight: 600; }
-section { background: #fff; border-radius: .75rem; padding: 1.25rem 1.5rem; margin: 1.25rem 0;
-  box-shadow: 0 1px 4px #1b273322; }
-h2 { font-size: 1.15rem; margin: 0; }
 .prediction { margin: .25rem 0 1rem; color: #44566a; }
 .method { display: grid; grid-template-columns: 8rem 1fr; align-items: center; margin: .5rem 0; }
 .method > h3 { font-size: .85rem; font-weight: 600; color: #44566a; margin: 0; }
@@ -35,13 +31,15 @@ table { border-collapse: collapse; margin-top: 1rem; font-size: .85rem; }
 caption { text-align: left; font-weight: 600; color: #44566a; padding-bottom: .25rem; }
 th { font-weight: 500; text-align: left; padding: .15rem .6rem .15rem 0; }
 td { text-align: right; padding: .15rem .6rem; font-variant-numeric: tabular-nums; }
-.note { font-size: .85rem; color: #44566a; margin: .4rem 0 0; }
 @media (max-width: 34rem) { .method { grid-template-columns: 1fr; } }
 """
 
 
 def as_page(explanations: Sequence[Explanation]) -> str:
     """Write explanations as a page.
+
+    Every sentence gets its prediction, its tokens shaded by every method, and the agreement
+    between methods; the first `MOST_VIEWS` also bars, heat map and flow graph to look into.
 
     Parameters
     ----------
@@ -52,42 +50,65 @@ def as_page(explanations: Sequence[Explanation]) -> str:
     -------
     str
         The whole HTML document.
+
+    Raises
+    ------
+    InputError
+        If there is no explanation.
     """
-    body = "\n".join(_section(explanation) for explanation in explanations)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>jaxflow: {_text(explanations[0].text)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>Which tokens the prediction came from</h1>
-{body}
-<p class="note">{_text(NOTE)}</p>
-</main>
-</body>
-</html>
-"""
+    if not explanations:
+        raise InputError("explanations must hold at least one, got none")
+    sections = [
+        _section(explanation, place < MOST_VIEWS) for place, explanation in enumerate(explanations)
+    ]
+    if len(explanations) > MOST_VIEWS:
+        left_out = (
+            f"Left out to keep the page small: views of the {len(explanations) - MOST_VIEWS} "
+            f"sentences after the first {MOST_VIEWS}. {NOTE}"
+        )
+        sections[-1] = sections[-1]._replace(outro=_note(left_out))
+    else:
+        sections[-1] = sections[-1]._replace(outro=_note(NOTE))
+    return write_page(
+        f"jaxflow: {explanations[0].text}",
+        "Which tokens the prediction came from",
+        sections,
+        _STYLE,
+    )
+
+
+def _content(explanation: Explanation) -> Content:
+    """Prepare the views; what the page works out itself for every layer and head is left to it."""
+    return prepare(
+        explanation.attention,
+        [token.text for token in explanation.tokens],
+        scores={
+            METHODS[name]: values
+            for name, values in explanation.scores.items()
+            if name not in explanation.layers
+        },
+        residual=RESIDUAL,
+        source=READOUT,
+    )
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{_text(text)}</p>'
 
 
 def _text(text: str) -> str:
     return html.escape(visible(text), quote=True)
 
 
-def _section(explanation: Explanation) -> str:
+def _section(explanation: Explanation, views: bool) -> Section:
     methods = "\n".join(_method(explanation, name) for name in METHODS)
-    remarks = "\n".join(f'<p class="note">{_text(line)}</p>' for line in notes(explanation))
-    return f"""<section>
-<h2><bdi>{_text(explanation.text)}</bdi></h2>
+    remarks = "\n".join(_note(line) for line in notes(explanation))
+    intro = f"""<h2><bdi>{_text(explanation.text)}</bdi></h2>
 <p class="prediction">{_text(headline(explanation))}</p>
 {methods}
 {_agreement(explanation)}
-{remarks}
-</section>"""
+{remarks}"""
+    return Section(intro, _content(explanation) if views else None)
 
 
 def _method(explanation: Explanation, name: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxflow.eval.explanation import METHODS, Explanation
-from jaxflow.eval.render.shade import NOTE, ink, relative, shade, visible
+from jaxflow.eval.figures.style import GREY, SMALL, new_figure, save
+from jaxflow.eval.render.shade import LONGEST, NOTE, clipped, ink, relative, shade
 from jaxflow.eval.render.terminal import headline
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["draw", "save_png"]
 
 DPI = 150
-LONGEST = 18  # characters of a token before it is cut
 CELL = 0.72  # inches
 
 
@@ -37,32 +35,19 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
     matplotlib.figure.Figure
         A figure of its own: nothing of matplotlib's global state is touched.
     """
-    from matplotlib.figure import Figure
-
     longest = max(len(explanation.tokens) for explanation in explanations)
     height = 3.5
-    figure = Figure(
-        figsize=(2 + CELL * max(longest, 7), height * len(explanations) + 0.3),
-        layout="constrained",
-    )
+    figure = new_figure(2 + CELL * max(longest, 7), height * len(explanations) + 0.3)
     axes = figure.subplots(len(explanations), 1, squeeze=False)[:, 0]
     for axis, explanation in zip(axes, explanations, strict=True):
         _heat_map(axis, explanation)
-    figure.supxlabel(NOTE, fontsize=7, color="#44566a")
+    figure.supxlabel(NOTE, fontsize=SMALL, color=GREY)
     return figure
 
 
 def save_png(explanations: Sequence[Explanation], path: Path) -> None:
     """Draw explanations and write them in place as PNG, whatever the file is called."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = draw(explanations)
-    FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        # A character that the font lacks is drawn as a box; the page shows it properly.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        figure.savefig(path, format="png", dpi=DPI)
+    save(draw(explanations), path, "png", dpi=DPI)
 
 
 def _heat_map(axis: Any, explanation: Explanation) -> None:
@@ -73,12 +58,12 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
         for column, score in enumerate(explanation.scores[name].tolist()):
             colour = tuple(channel / 255 for channel in ink(colours[row][column]))
             axis.text(
-                column, row, f"{score:.2g}", ha="center", va="center", fontsize=7, color=colour
+                column, row, f"{score:.2g}", ha="center", va="center", fontsize=SMALL, color=colour
             )
     axis.set_yticks(range(len(METHODS)), list(METHODS.values()), fontsize=9)
     axis.set_xticks(
         range(len(explanation.tokens)),
-        [_label(token.text) for token in explanation.tokens],
+        [clipped(token.text) for token in explanation.tokens],
         rotation=35,
         ha="right",
         rotation_mode="anchor",
@@ -89,12 +74,6 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
         label.set_style("normal" if token.known else "italic")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    title = f"{_label(explanation.text, 14 * len(explanation.tokens))}\n{headline(explanation)}"
+    sentence = clipped(explanation.text, max(14 * len(explanation.tokens), LONGEST))
+    title = f"{sentence}\n{headline(explanation)}"
     axis.set_title(title, fontsize=10, loc="left", parse_math=False)
-
-
-def _label(text: str, longest: int = LONGEST) -> str:
-    # Emoji are joined from several characters that no plain font knows how to combine.
-    shown = "".join(char for char in visible(text) if unicodedata.category(char) != "Cf")
-    longest = max(longest, LONGEST)
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

@@ -7,7 +7,10 @@ import unicodedata
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NOTE", "Colour", "ink", "relative", "shade", "visible"]
+from jaxflow.eval.figures.style import SEQUENTIAL
+from jaxflow.page.text import visible
+
+__all__ = ["LONGEST", "NOTE", "Colour", "clipped", "ink", "relative", "shade", "visible"]
 
 Colour = tuple[int, int, int]
 
@@ -17,12 +20,7 @@ NOTE = (
     "between methods."
 )
 
-# White to a dark blue: one hue, lightness falling evenly, readable in print and by everyone.
-_STOPS: tuple[Colour, ...] = ((255, 255, 255), (198, 219, 239), (107, 174, 214), (8, 81, 156))
-
-# Characters that reorder the text around them: shown by name, so that a token cannot disguise
-# itself or its neighbours.
-_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+LONGEST = 18  # characters of a token before a picture cuts it
 
 
 def relative(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -33,12 +31,12 @@ def relative(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def shade(share: float) -> Colour:
     """Return the colour of a relative score from 0 to 1."""
-    place = min(max(float(share), 0.0), 1.0) * (len(_STOPS) - 1)
-    low = min(int(place), len(_STOPS) - 2)
+    place = min(max(float(share), 0.0), 1.0) * (len(SEQUENTIAL) - 1)
+    low = min(int(place), len(SEQUENTIAL) - 2)
     part = place - low
     red, green, blue = (
         round(start + part * (end - start))
-        for start, end in zip(_STOPS[low], _STOPS[low + 1], strict=True)
+        for start, end in zip(SEQUENTIAL[low], SEQUENTIAL[low + 1], strict=True)
     )
     return red, green, blue
 
@@ -49,17 +47,14 @@ def ink(background: Colour) -> Colour:
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else (255, 255, 255)
 
 
-def visible(text: str) -> str:
-    r"""Write control characters as escapes; every other character stays.
+def clipped(text: str, longest: int = LONGEST) -> str:
+    """Make text fit to be drawn: `visible`, nothing that joins characters, cut where it is long.
 
     Examples
     --------
-    >>> visible("a\x1b[31m\u202eb")
-    'a\\x1b[31m\\u202eb'
+    >>> clipped("incomprehensibilities")
+    'incomprehensibili…'
     """
-    return "".join(
-        char.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(char) in ("Cc", "Cs") or char in _REORDERING
-        else char
-        for char in text
-    )
+    # Emoji are joined from several characters that no plain font knows how to combine.
+    shown = "".join(char for char in visible(text) if unicodedata.category(char) != "Cf")
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

@@ -56,11 +56,18 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from jaxflow.models.tokenizer import CLS, SPECIAL_TOKENS
+
     def write(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
     write(visible(explanation.text), "bold")
     write(f"prediction: {headline(explanation)}")
+    top = len(explanation.attention)
+    write(
+        f"raw attention, rollout and flow: of {SPECIAL_TOKENS[CLS]} after layer {top}, the top one",
+        "dim",
+    )
 
     table = Table(box=None, pad_edge=False)
     table.add_column("token", no_wrap=True)

@@ -6,13 +6,18 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from jaxflow.errors import InputError
 
+if TYPE_CHECKING:
+    from jaxflow.eval.explanation import Explanation
+
 __all__ = ["Explain"]
+
+PICTURED = 20  # sentences that one picture has room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,45 +26,31 @@ class Explain:
 
     The model predicts whether the verb that comes next is singular or plural. Words, and
     punctuation too, are separated by spaces. Without --html, --png and --json it prints tables;
-    --json's schema is in jaxflow.eval.render.record.
+    --json's schema is in jaxflow.eval.render.record. Nothing needs to be trained: a model comes
+    with jaxflow.
     """
 
     sentences: tyro.conf.Positional[tuple[str, ...]] = ()
     """Sentences up to their verb, each one argument: "the keys to the cabinet"."""
     file: Path | None = None
-    """A file with further sentences, one a line; empty lines do not count."""
-    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """A run's folder, as jaxflow train left it; by default the model that comes with jaxflow."""
+    """A file with further sentences, one a line, or - for standard input; empty lines do not
+    count."""
+    run_folder: Annotated[str | None, tyro.conf.arg(name="run", metavar="PATH")] = None
+    """A folder that jaxflow train or jaxflow export wrote; by default the model that comes with
+    jaxflow."""
     cut: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Say what holds the flow to this token down: a word of the sentence or its index from 0.
-    May be given several times."""
+    May be given several times, and takes half a minute the first time on a new installation."""
     html: Path | None = None
     """Write a page that needs nothing else to this file."""
     png: Path | None = None
-    """Write a picture to this file."""
+    """Write a picture to this file, of at most 20 sentences."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> None:
         """Explain, then print or write."""
-        import jaxflow.commands.progress as progress
-        from jaxflow.eval.explanation import explainer, with_cuts
-        from jaxflow.models import load
-        from jaxflow.models.shipped import shipped_model
-
-        sentences = self._all_sentences()
-        explain = explainer(load(self.run_folder or shipped_model()))
-        if len(sentences) == 1:
-            explanations = [explain(sentences[0])]
-        else:
-            explanations = []
-            with progress.counting("explaining") as report:
-                for sentence in sentences:
-                    explanations.append(explain(sentence))
-                    report(len(explanations), len(sentences))
-        if self.cut:
-            explanations = [with_cuts(explanation, self.cut) for explanation in explanations]
-
+        explanations = self._explain(self._all_sentences())
         if self.html is not None:
             from jaxflow.eval.render.page import as_page
 
@@ -87,17 +78,47 @@ class Explain:
                 print()
             print(NOTE)
 
+    def _explain(self, sentences: list[str]) -> list[Explanation]:
+        import jaxflow.commands.progress as progress
+        from jaxflow.commands.compiled import kept_programs
+        from jaxflow.eval.explanation import explainer, with_cuts
+        from jaxflow.models import load
+        from jaxflow.models.shipped import shipped_model
+
+        with kept_programs():
+            explain = explainer(load(self.run_folder or shipped_model()))
+            if len(sentences) == 1:
+                explanations = [explain(sentences[0])]
+            else:
+                explanations = []
+                with progress.counting("explaining") as report:
+                    for sentence in sentences:
+                        explanations.append(explain(sentence))
+                        report(len(explanations), len(sentences))
+        if self.cut:
+            explanations = [with_cuts(explanation, self.cut) for explanation in explanations]
+        return explanations
+
     def _all_sentences(self) -> list[str]:
         sentences = list(self.sentences)
         if self.file is not None:
+            standard = str(self.file) == "-"
             try:
-                lines = self.file.read_text(encoding="utf-8").splitlines()
+                data = sys.stdin.buffer.read() if standard else self.file.read_bytes()
+                text = data.decode("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or error
+                name = "standard input" if standard else self.file
                 raise InputError(
-                    f"{self.file} must be a text file of sentences, it cannot be read: {reason}"
+                    f"{name} must be text, a sentence a line, and cannot be read: {reason}"
                 ) from error
-            sentences += [line for line in lines if line.strip()]
+            # Only line ends: some text has other characters that Python takes for one.
+            sentences += [line.strip("\r") for line in text.split("\n") if line.strip()]
+        if self.png is not None and len(sentences) > PICTURED:
+            raise InputError(
+                f"png must be asked for at most {PICTURED} sentences, got {len(sentences)}: a "
+                "picture has no room for more"
+            )
         if not sentences:
             raise InputError(
                 'expected a sentence to explain, such as jaxflow explain "the keys to the '

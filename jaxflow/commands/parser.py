@@ -12,7 +12,10 @@ from jaxflow.commands.attribute import Attribute
 from jaxflow.commands.benchmark import Benchmark
 from jaxflow.commands.evaluate import Evaluate
 from jaxflow.commands.explain import Explain
+from jaxflow.commands.export import Export
+from jaxflow.commands.figures import Figures
 from jaxflow.commands.reproduce import Reproduce
+from jaxflow.commands.subject_mass import CompareSubjects
 from jaxflow.commands.train import Train
 from jaxflow.errors import InputError
 
@@ -23,8 +26,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "evaluate": Evaluate,
     "explain": Explain,
+    "export": Export,
+    "figures": Figures,
     "attribute": Attribute,
     "benchmark": Benchmark,
+    "subject-mass": CompareSubjects,
 }
 
 

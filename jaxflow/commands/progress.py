@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ def training() -> Iterator[Callable[[Progress], None]]:
                 say(progress.message)
             else:
                 note = f"loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
+                if not math.isnan(progress.subject_share):
+                    note += f"  subject's share {progress.subject_share:.3f}"
                 show(progress.step, progress.steps, note)
 
         yield report

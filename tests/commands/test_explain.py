@@ -1,14 +1,16 @@
 """``jaxflow explain``: what it says, in every form, and that no token is more than text."""
 
-import html.parser
+import io
 import json
 import re
+import sys
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from page_reader import Reader, columns, document
 from scipy.stats import spearmanr
 
 import jaxflow
@@ -19,6 +21,8 @@ from jaxflow.eval.explanation import METHODS, explainer
 from jaxflow.eval.render.page import as_page
 from jaxflow.eval.render.picture import draw, save_png
 from jaxflow.eval.render.shade import ink, relative, shade, visible
+from jaxflow.eval.render.terminal import print_explanation
+from jaxflow.models.exported import write_export
 
 WORDS = ("the", "keys", "to", "cabinet", "Paris")
 SENTENCE = "The keys to the cabinet near Paris"
@@ -26,6 +30,12 @@ NASTY = (
     "<script>alert(1)</script> \"quoted\" 'single' & &lt; </style> "
     "שלום \U0001f469\u200d\U0001f680 a\u202eb a\x1b[31m $x_1$ [bold]b[/bold] --> {x}"
 )
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    """A cache of the tests' own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "explain-cache"))
 
 
 @pytest.fixture(scope="module")
@@ -242,39 +252,44 @@ def test_a_cut_of_no_token_is_refused(word, run, capsys):
     )
 
 
-class Reader(html.parser.HTMLParser):
-    """Collects tags, attributes and text as a browser would see them."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.attributes, self.text = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def test_the_page_shows_every_token_as_text_and_needs_nothing_else(explain):
+def test_the_page_shows_every_token_as_text_and_has_views_of_every_sentence(explain):
     explanations = [explain(NASTY), explain(SENTENCE)]
     page = as_page(explanations)
-    reader = Reader()
-    reader.feed(page)
-    assert {"script", "img", "link", "iframe", "object", "a", "b"}.isdisjoint(reader.tags)
+    reader = Reader(page)
+    assert {"img", "link", "iframe", "object", "a", "b"}.isdisjoint(reader.tags)
     names = {name for name, _ in reader.attributes}
     assert not {name for name in names if name.startswith("on")} | (names & {"src", "href"})
-    assert "://" not in page.replace("</style> ", "")
-    assert not re.search(r"@import|url\(", page)
-    assert "default-src 'none'" in page
+    assert reader.tags.count("script") == Reader(as_page([explain("keys")])).tags.count("script")
     for explanation in explanations:
         for token in explanation.tokens:
             assert reader.text.count(visible(token.text)) >= len(METHODS)
-    # Nothing that a token brought closes the style sheet or reorders the page.
-    assert page.count("</style>") == 1
-    assert "\u202e" not in page
-    assert "\x1b" not in page
+    assert not {"\u202e", "\x1b"} & set("".join(reader.text))
+
+    maps = list(document(page).select({"name": "map"}))
+    assert len(maps) == len(explanations)
+    (select,) = {
+        tuple(label for _, label in one.options)
+        for one in document(page).select({"name": "method-0"})
+    }
+    assert select == tuple(METHODS.values())
+
+
+def test_views_of_the_page_start_from_the_explanation(explain):
+    found = explain(SENTENCE)
+    data = columns(as_page([found]), "bars-0")
+    for place, (name, scores) in enumerate(found.scores.items()):
+        bars = data["method"] == place
+        if name in found.layers:  # the top layer, mean of the heads
+            bars &= (data["layer"] == 2) & (data["head"] == 0)
+        np.testing.assert_allclose(data["score"][bars], scores, atol=2e-5)
+
+
+def test_only_so_many_sentences_get_views_and_the_page_says_so(explain, monkeypatch):
+    monkeypatch.setattr("jaxflow.eval.render.page.MOST_VIEWS", 1)
+    page = as_page([explain("keys"), explain("cabinet"), explain("the keys")])
+    assert len(list(document(page).select({"name": "map"}))) == 1
+    assert "views of the 2 sentences after the first 1" in page
+    assert "cabinet" in Reader(page).text
 
 
 @pytest.mark.usefixtures("prepared")
@@ -283,7 +298,7 @@ def test_html_and_png_files(run, tmp_path, capsys):
     arguments = ["explain", NASTY, SENTENCE, "--run", str(run)]
     assert main([*arguments, "--html", str(page), "--png", str(picture)]) == 0
     assert capsys.readouterr().out == f"wrote {page}\nwrote {picture}\n"
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert picture.read_bytes().startswith(b"\x89PNG\r\n")
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]  # nothing left beside
 
@@ -358,10 +373,95 @@ def test_bad_input_is_one_line(arguments, part, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("prepared")
-def test_a_shipped_model_is_used_where_there_is_one(run, monkeypatch, capsys):
-    monkeypatch.setattr("jaxflow.models.shipped.FOLDER", run / "model")
-    assert main(["explain", "the keys"]) == 0
+def test_more_sentences_than_a_picture_holds_are_refused(run, tmp_path, capsys):
+    arguments = ["explain", *["the keys"] * 21, "--run", str(run), "--png"]
+    assert main([*arguments, str(tmp_path / "picture.png")]) == 2
+    assert "at most 20 sentences, got 21" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("form", ["terminal", "--json", "--html", "--png"])
+def test_sentences_from_standard_input_in_every_form(form, run, tmp_path, monkeypatch, capsys):
+    text = "\ufeffthe cabinet\r\n\r\nkeys\u2028to the cabinet\n\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    arguments = ["explain", "to Paris", "--file", "-", "--run", str(run)]
+    sentences = ["to Paris", "the cabinet", "keys\u2028to the cabinet"]
+    file = tmp_path / "file"
+    if form != "terminal":
+        arguments += [form] if form == "--json" else [form, str(file)]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    if form == "terminal":
+        assert captured.out.count("prediction: ") == 3
+    elif form == "--json":
+        record = json.loads(captured.out)
+        assert [sentence["text"] for sentence in record["sentences"]] == sentences
+    elif form == "--html":
+        assert file.read_text(encoding="utf-8").count("<section") >= 3
+    else:
+        height = int.from_bytes(file.read_bytes()[20:24], "big")
+        assert height > 3 * 400
+    assert "explaining 3/3" in captured.err
+
+
+@pytest.mark.usefixtures("prepared")
+def test_text_that_is_none_is_one_line(run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the \xff")))
+    assert main(["explain", "--file", "-", "--run", str(run)]) == 2
+    assert capsys.readouterr().err.startswith("jaxflow: error: standard input must be text, ")
+
+
+def test_the_model_that_comes_along_answers_with_nothing_trained(capsys, tmp_path, monkeypatch):
+    """The flow it shows is exact, and no kernel is compiled for it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "jaxflow.flow.kernel", None)
+    assert main(["explain", "the keys to the cabinet", "the key to the cabinets", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["sentences"]
+    assert (first["prediction"], second["prediction"]) == ("plural", "singular")
+    assert min(first["probabilities"]["plural"], second["probabilities"]["singular"]) > 0.99
+    assert first["unknown"] == second["unknown"] == []
+    assert np.argmax(first["scores"]["blank_out"]) == 2  # keys
+    monkeypatch.undo()
+    model = models.load("agreement")
+    attention = model(model.tokenizer.encode_batch(["the keys to the cabinet"])).attention[0]
+    np.testing.assert_allclose(
+        first["layers"]["flow"], jaxflow.flow(attention, sources=0)[:, 0], atol=1e-6
+    )
+    assert first["saturated"] == jaxflow.saturation(
+        attention, sources=0, layers=-1
+    ).reached[0, 0].tolist()  # fmt: skip
+
+
+@pytest.mark.usefixtures("prepared")
+def test_an_exported_run_is_a_run(model, tmp_path, capsys):
+    write_export(tmp_path / "exported", model, recipe={}, accuracy={})
+    assert main(["explain", "the keys", "--run", str(tmp_path / "exported")]) == 0
     assert "prediction: " in capsys.readouterr().out
+    (tmp_path / "exported" / "vocabulary.txt").write_text("the\n")
+    assert main(["explain", "the keys", "--run", str(tmp_path / "exported")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "vocabulary.txt is damaged: its checksum does not match" in captured.err
+
+
+@pytest.mark.usefixtures("prepared")
+def test_the_terminal_shades_by_score(explain):
+    from rich.console import Console
+
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, color_system="truecolor", width=200)
+    found = explain("the keys to")
+    print_explanation(console, found)
+    rows = {
+        line.split()[0].removeprefix("\x1b[1m"): re.findall(r"48;2;(\d+);(\d+);(\d+)m", line)
+        for line in text.getvalue().splitlines()
+        if "48;2" in line
+    }
+    assert list(rows) == ["[CLS]", "the", "keys", "to"]
+    for place, colours in enumerate(rows.values()):
+        expected = [shade(relative(found.scores[name])[place]) for name in METHODS]
+        assert [tuple(map(int, colour)) for colour in colours] == expected
 
 
 def test_other_classes_are_refused(model):

@@ -1,5 +1,6 @@
 """Batches: every row in its turn, the same ones from the same seed, whole and rightly padded."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -230,3 +231,57 @@ def test_evaluation_covers_every_row_once(count):
 
 def test_evaluation_of_nothing():
     assert list(evaluation_batches(encoded(0), BUCKETS, 8)) == []
+
+
+SENTENCES = ("the key", "in the town , the keys to the cabinet", "a key", "the old keys to the men")
+WORDS = ("[PAD]", "[CLS]", "[UNK]", *sorted({w for text in SENTENCES for w in text.split()}))
+
+
+def with_subjects(subjects, positions, prefixes=SENTENCES):
+    zeros = np.zeros(len(prefixes), np.int32)
+    split = Split(prefixes, zeros, zeros, np.array(subjects, np.int32))
+    return encode_split(split, WordTokenizer(WORDS), positions)
+
+
+def test_batches_carry_the_subjects_place_among_the_tokens():
+    # The second does not fit and is left out, so that rows move up; the third is unknown.
+    train = with_subjects([1, 5, -1, 2], 9)
+    extra = with_subjects([1], 9, ("the keys",))
+    assert train.too_long == 1
+    plan = BatchPlan(train, extra, 0.25, (4, 9), batch=1, epochs=3, seed=1, subjects=True)
+    assert plan.knows_subjects
+    seen = Counter()
+    for batch in iterate(plan):
+        tokens, subjects = batch["tokens"], batch["subjects"]
+        assert subjects.shape == (1,)
+        assert subjects.dtype == np.int32
+        known = subjects[0] >= 0
+        word = WORDS[tokens[0, subjects[0]]] if known else None
+        seen[tokens.shape[1], " ".join(WORDS[t] for t in tokens[0] if t), word] += 1
+    assert seen == {
+        (4, "[CLS] the key", "key"): 3,
+        (4, "[CLS] a key", None): 3,
+        (9, "[CLS] the old keys to the men", "keys"): 3,
+        (4, "[CLS] the keys", "keys"): 3,
+    }
+
+
+def test_many_rows_of_many_lengths_keep_their_subjects():
+    train, extra = encoded(103), encoded(50, FIRST_EXTRA, seed=1)
+    splits = []
+    for split in (train, extra):
+        # The last token is the subject: its place follows from the row itself.
+        splits.append(dataclasses.replace(split, subject_index=split.lengths - 1))
+    plan = plan_of(*splits, subjects=True)
+    for batch in iterate(plan):
+        np.testing.assert_array_equal(
+            batch["subjects"], np.count_nonzero(batch["tokens"], axis=1) - 1
+        )
+    # Asked for or not, the rest of the batches is the same.
+    assert_equal_batches(iterate(plan), iterate(plan_of(*splits)))
+
+
+def test_subjects_come_only_where_they_are_asked_for():
+    plan = plan_of(encoded(96))
+    assert set(plan[0]) == {"tokens", "labels"}
+    assert not plan.knows_subjects

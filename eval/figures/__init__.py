@@ -1,0 +1,1 @@
+"""Figures: pure functions from data to a matplotlib figure, a file for each family."""

@@ -1,0 +1,237 @@
+"""Lines over layers, lengths and steps: the tables, the bound, the focus, and training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.eval import paper
+from jaxflow.eval.figures.results import CURVES, Journey
+from jaxflow.eval.figures.style import (
+    COLUMN,
+    CYCLE,
+    GREY,
+    INK,
+    MARKERS,
+    SMALL,
+    Look,
+    add_legend,
+    dress,
+    layer_axis,
+    look,
+    new_figure,
+)
+from jaxflow.eval.scores import SentenceScores
+from jaxflow.eval.statistics import Cell, summarise
+from jaxflow.eval.tables import Tables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "LENGTHS",
+    "draw_agreement",
+    "draw_entropy",
+    "draw_lengths",
+    "draw_saturation",
+    "draw_training",
+]
+
+#: Where a bin of sentence lengths begins, in tokens with [CLS].
+LENGTHS = (2, 4, 6, 9, 15)
+
+_LENGTH_ROWS = ("rollout", "flow", "position")
+_LENGTH_TARGETS = ("blank_out", "gradient_norm")
+
+
+def draw_agreement(tables: Tables, target: str) -> Figure:
+    """Draw a table: correlation over layers with 95 % intervals, beside the paper's points.
+
+    Parameters
+    ----------
+    tables
+        Of one model.
+    target
+        What is correlated with, such as ``blank_out``. Where the paper has a table of it, and for
+        its number of layers, its means are hollow markers on dashed lines.
+    """
+    figure = new_figure(COLUMN, 2.75)
+    axes = dress(
+        figure.add_subplot(),
+        title=f"Agreement with {paper.TARGET_TITLES.get(target, target)}",
+        x="layer",
+        y="Spearman's correlation",
+        grid="y",
+    )
+    axes.axhline(0, color=GREY, linewidth=0.6, zorder=1)
+    handles = []
+    rows = tables.correlations[target]
+    layers = np.arange(1, tables.layers + 1)
+    theirs_of = {row: paper.paper_row(target, row, tables.layers) for row in rows}
+    for place, (row, cells) in enumerate(rows.items()):
+        shown = look(row, place)
+        handles.append(_line(axes, layers, cells, shown))
+        theirs = theirs_of[row]
+        if theirs is not None:
+            axes.plot(
+                layers,
+                [mean for mean, _ in theirs],
+                label=f"{shown.title}, paper",
+                **_strokes(shown, dashes=":", hollow=True),
+            )
+    if any(theirs is not None for theirs in theirs_of.values()):
+        handles.append(_key("the paper's", Look("", GREY, "o", ":"), hollow=True))
+    axes.set_ylim(*_range(tables))
+    layer_axis(axes, tables.layers)
+    add_legend(figure, handles)
+    return figure
+
+
+def draw_saturation(tables: Tables) -> Figure:
+    """Draw the share of the pairs ([CLS], token) whose flow is at its bound, over layers."""
+    figure = new_figure(COLUMN, 2.1)
+    axes = dress(
+        figure.add_subplot(),
+        title="Flow at its bound min(1, column sum of A[1])",
+        x="layer",
+        y="share of the pairs",
+        grid="y",
+    )
+    shown = look("flow")
+    _line(axes, np.arange(1, tables.layers + 1), tables.saturation, shown)
+    axes.set_ylim(-0.03, 1.03)
+    layer_axis(axes, tables.layers)
+    return figure
+
+
+def draw_entropy(tables: Tables) -> Figure:
+    """Draw how spread the ``[CLS]`` row is over layers: 0 is one token, 1 is uniform."""
+    figure = new_figure(COLUMN, 2.3)
+    axes = dress(
+        figure.add_subplot(),
+        title="Entropy of the [CLS] row",
+        x="layer",
+        y="share of its maximum",
+        grid="y",
+    )
+    layers = np.arange(1, tables.layers + 1)
+    handles = [
+        _line(axes, layers, cells, look(row, place))
+        for place, (row, cells) in enumerate(tables.entropy.items())
+    ]
+    layer_axis(axes, tables.layers)
+    add_legend(figure, handles)
+    return figure
+
+
+def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
+    """Draw the top layer's correlations by the length of the sentence, with 95 % intervals.
+
+    Parameters
+    ----------
+    scores
+        Of one model. Lengths (`LENGTHS`) that no sentence has are left out.
+    seed
+        Of the bootstrap.
+    """
+    bins = _bins(scores.length)
+    figure = new_figure(COLUMN, 3.4)
+    panels = figure.subplots(len(_LENGTH_TARGETS), 1, sharex=True, squeeze=False)[:, 0]
+    handles: list[Any] = []
+    for axes, target in zip(panels, _LENGTH_TARGETS, strict=True):
+        dress(
+            axes,
+            title=f"Top layer, with {paper.TARGET_TITLES[target]}",
+            y="Spearman's corr.",
+            grid="y",
+        )
+        axes.axhline(0, color=GREY, linewidth=0.6, zorder=1)
+        handles = []
+        for row in _LENGTH_ROWS:
+            top = scores.correlations[target][row][:, -1]
+            cells = [summarise(top[member, None], seed)[0] for member in bins.values()]
+            handles.append(_line(axes, np.arange(len(bins)), cells, look(row)))
+    panels[-1].set_xticks(range(len(bins)), list(bins))
+    panels[-1].set_xlabel(
+        "tokens of the sentence, [CLS] included", fontsize=SMALL, color=INK, labelpad=2
+    )
+    add_legend(figure, handles)
+    return figure
+
+
+def draw_training(journey: Journey) -> Figure:
+    """Draw a run's measures over its steps, with the accuracies on what was held out."""
+    figure = new_figure(COLUMN, 0.6 + 1.15 * len(journey.curves))
+    panels = figure.subplots(len(journey.curves), 1, sharex=True, squeeze=False)[:, 0]
+    handles = []
+    for axes, (name, (steps, values)) in zip(panels, journey.curves.items(), strict=True):
+        dress(axes, y=CURVES[name], grid="y")
+        (line,) = axes.plot(steps, values, color=CYCLE[1], linewidth=1, label="training batches")
+        if name == next(iter(journey.curves)):
+            handles.append(line)
+        if name == "accuracy":
+            for place, (split, points) in enumerate(journey.held_out.items(), start=2):
+                shown = Look(split, CYCLE[place % len(CYCLE)], MARKERS[place % len(MARKERS)])
+                (line,) = axes.plot(*points, label=split, **_strokes(shown))
+                handles.append(line)
+    panels[-1].set_xlabel("step", fontsize=SMALL, color=INK, labelpad=2)
+    add_legend(figure, handles)
+    return figure
+
+
+def _range(tables: Tables) -> tuple[float, float]:
+    """Give the ends of the correlations' axis, the same for every target: they get compared."""
+    shown = [
+        edge
+        for rows in tables.correlations.values()
+        for r in rows.values()
+        for c in r
+        for edge in (*c.ci95, c.mean)
+    ]
+    for target, rows in tables.correlations.items():
+        for row in rows:
+            shown += [mean for mean, _ in paper.paper_row(target, row, tables.layers) or ()]
+    values = np.array([0.0, *shown])
+    return float(np.nanmin(values)) - 0.04, float(np.nanmax(values)) + 0.04
+
+
+def _bins(lengths: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
+    """Label -> which sentences, of every bin that has some."""
+    found = {}
+    for start, after in zip(LENGTHS, (*LENGTHS[1:], None), strict=True):
+        member = (lengths >= start) if after is None else (lengths >= start) & (lengths < after)
+        if member.any():
+            found[f"{start}+" if after is None else f"{start}–{after - 1}"] = member
+    return found
+
+
+def _line(axes: Axes, x: NDArray[np.integer], cells: Sequence[Cell], shown: Look) -> Any:
+    """Draw means with their intervals as a band; give what the legend shows."""
+    low, high = zip(*(cell.ci95 for cell in cells), strict=True)
+    axes.fill_between(x, low, high, color=shown.colour, alpha=0.22, linewidth=0, zorder=2)
+    means = [cell.mean for cell in cells]
+    (line,) = axes.plot(x, means, label=shown.title, zorder=3, **_strokes(shown))
+    return line
+
+
+def _key(title: str, shown: Look, hollow: bool = False) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=title, **_strokes(shown, hollow=hollow))
+
+
+def _strokes(shown: Look, dashes: str | None = None, hollow: bool = False) -> Mapping[str, Any]:
+    return {
+        "color": shown.colour,
+        "linestyle": shown.dashes if dashes is None else dashes,
+        "linewidth": 0.9 if hollow else 1.2,
+        "marker": shown.marker or "None",
+        "markersize": 3.6,
+        "markeredgewidth": 0.8,
+        "markerfacecolor": "white" if hollow else shown.colour,
+        "markeredgecolor": shown.colour,
+    }

@@ -1,0 +1,220 @@
+"""The look of every figure, and how figures become files.
+
+Figures are made at the size at which they are printed: a column is 8.5 cm wide and no text is
+smaller than 7 points. Nothing of matplotlib's global state is read for the look or changed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "COLUMN",
+    "CYCLE",
+    "FORMATS",
+    "GREY",
+    "HATCHES",
+    "INK",
+    "LOOKS",
+    "MARKERS",
+    "PAGE",
+    "PALE",
+    "SEQUENTIAL",
+    "SMALL",
+    "TITLE",
+    "Look",
+    "add_legend",
+    "colour_map",
+    "dress",
+    "layer_axis",
+    "look",
+    "new_figure",
+    "save",
+]
+
+#: Widths in inches: a column of a two-column page (8.5 cm), and the page.
+COLUMN, PAGE = 8.5 / 2.54, 17.8 / 2.54
+#: Sizes of text in points: the smallest there is, and titles.
+SMALL, TITLE = 7.0, 8.0
+
+FORMATS = ("svg", "pdf", "png")
+
+#: Of text, of what is beside the point, and of grids.
+INK, GREY, PALE = "#222222", "#767676", "#E2E2E2"
+FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure is the same everywhere
+DPI = 300
+
+#: Okabe and Ito's colours, which people with colour blindness can tell apart; markers and hatches
+#: say the same once more.
+CYCLE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X")
+HATCHES = ("", "", "//", "..", "xx", "\\\\", "++")
+
+#: White to a dark blue: one hue, lightness falling evenly, readable in print and by everyone.
+SEQUENTIAL = ((255, 255, 255), (198, 219, 239), (107, 174, 214), (8, 81, 156))
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is shown in every figure: its title, colour, marker and dashes."""
+
+    title: str
+    colour: str
+    marker: str
+    dashes: str = "-"
+
+
+#: Method or baseline -> its look.
+LOOKS: Mapping[str, Look] = MappingProxyType(
+    {
+        "raw": Look("raw", "#D55E00", "s"),
+        "rollout": Look("rollout", "#0072B2", "o"),
+        "flow": Look("flow", "#009E73", "^"),
+        "column_sum": Look("column sum", "#CC79A7", "", "--"),
+        "position": Look("position", "#000000", "", ":"),
+        "random": Look("random", GREY, "", "-."),
+        "gradient_norm": Look("gradient norm", "#56B4E9", "D"),
+        "blank_out": Look("blank-out", "#E69F00", "P"),
+    }
+)
+
+
+def look(name: str, place: int = 0) -> Look:
+    """Return the look of a method; one without its own gets the `place`-th of the cycle."""
+    if name in LOOKS:
+        return LOOKS[name]
+    return Look(
+        name.replace("_", " "), CYCLE[place % len(CYCLE)], MARKERS[place % len(MARKERS)], "--"
+    )
+
+
+def new_figure(width: float, height: float, pad: float = 0.04) -> Figure:
+    """Return an empty figure of its own, which places what is put on it; all in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
+    figure = Figure(figsize=(width, height), facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def colour_map() -> Colormap:
+    """Return the colours of a score from 0 to 1, as matplotlib takes them."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    stops = [tuple(channel / 255 for channel in stop) for stop in SEQUENTIAL]
+    return LinearSegmentedColormap.from_list("jaxflow", stops)
+
+
+def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "") -> Axes:
+    """Give axes their title, labels, thin lines and a grid along ``x``, ``y`` or ``both``."""
+    axes.set_facecolor("white")
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set(linewidth=0.6, color=GREY)
+    axes.tick_params(
+        which="both", labelsize=SMALL, width=0.6, length=2.5, pad=2, color=GREY, labelcolor=INK
+    )
+    axes.set_xlabel(x, fontsize=SMALL, color=INK, labelpad=2)
+    axes.set_ylabel(y, fontsize=SMALL, color=INK, labelpad=2)
+    axes.set_title(title, fontsize=TITLE, color=INK, pad=4, parse_math=False)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(True, axis=grid, color=PALE, linewidth=0.6)  # type: ignore[arg-type]
+    return axes
+
+
+def layer_axis(axes: Axes, layers: int, most: int = 12) -> None:
+    """Set the layers, counted from 1, along x and label at most `most` of them."""
+    step = -(-layers // most)
+    axes.set_xticks(range(1, layers + 1, step))
+    axes.set_xlim(0.75, layers + 0.25)
+
+
+def add_legend(figure: Figure, handles: Sequence[Any], columns: int = 3) -> None:
+    """Put a legend below everything else, where it covers nothing."""
+    legend = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=SMALL,
+        handlelength=2.2,
+        columnspacing=1.2,
+        labelspacing=0.3,
+        borderaxespad=0.2,
+    )
+    for text in legend.get_texts():
+        text.set(color=INK, parse_math=False)
+
+
+def save(figure: Figure, path: Path, form: str, *, dpi: int = DPI) -> None:
+    """Write a figure in place: the same figure always gives the same bytes.
+
+    Parameters
+    ----------
+    figure
+        What to write.
+    path
+        The file, whatever it is called.
+    form
+        ``svg``, ``pdf`` or ``png``.
+    dpi
+        Dots an inch of a PNG.
+
+    Raises
+    ------
+    InputError
+        If there is no such format.
+    """
+    if form not in FORMATS:
+        raise InputError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
+    _use_font(figure)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # A character that the font lacks is drawn as a box; the page shows it properly.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        # Without days and versions, which would make equal pictures unequal files.
+        metadata: dict[str, dict[str, str | None]] = {
+            "svg": {"Date": None, "Creator": None},
+            "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+            "png": {"Software": None},
+        }
+        figure.savefig(buffer, format=form, dpi=dpi, facecolor="white", metadata=metadata[form])
+    content = buffer.getvalue()
+    path.write_bytes(_number_ids(content.decode()).encode() if form == "svg" else content)
+
+
+def _use_font(figure: Figure) -> None:
+    from matplotlib.text import Text
+
+    for artist in figure.findobj():
+        if isinstance(artist, Text):
+            artist.set_fontfamily(FONT)
+
+
+def _number_ids(svg: str) -> str:
+    """Replace identifiers, which are random hashes unless a global setting salts them."""
+    numbers: dict[str, int] = {}
+
+    def rename(found: re.Match[str]) -> str:
+        return f"{found[1]}i{numbers.setdefault(found[2], len(numbers))}"
+
+    return re.sub(r'(\bid="|#)(\w*[0-9a-f]{10})(?=["\)])', rename, svg)

@@ -1,0 +1,104 @@
+"""``jaxflow figures``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Figures"]
+
+SENTENCE = "the key to the cabinets"  # the paper's kind of sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Draw the paper's figures and tables from results and a model.
+
+    Correlations with their intervals beside the paper's, flow at its bound and entropy come from
+    tables.json, correlation by length from scores.npz, training curves from the run, and the maps,
+    the graph and the bars of a sentence from the run's model.
+    """
+
+    results: tyro.conf.Positional[Path]
+    """A folder with tables.json, as jaxflow reproduce or jaxflow evaluate wrote it."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """The run's folder; by default run/ in RESULTS or the folder above, as those commands leave
+    it, else the model that comes with jaxflow."""
+    sentence: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A sentence up to its verb; may be given several times. By default "the key to the
+    cabinets"."""
+    out: Path | None = None
+    """Folder for the figures; by default figures/ in RESULTS."""
+    format: str = "svg"
+    """svg, pdf and png, separated by commas."""
+
+    def run(self) -> None:
+        """Draw all that there is something to draw from."""
+        from jaxflow.eval.evaluate import check_out
+        from jaxflow.eval.figures.catalogue import (
+            check_formats,
+            score_figures,
+            table_figures,
+            training_figures,
+            write_figures,
+        )
+        from jaxflow.eval.figures.results import read_journey, read_tables
+        from jaxflow.eval.scores import SentenceScores
+        from jaxflow.models.shipped import shipped_model
+
+        formats = self.format.split(",")
+        check_formats(formats)
+        out = self.out or self.results / "figures"
+        figures = table_figures(read_tables(self.results))
+        check_out(out)
+        left_out = []
+        if (self.results / "scores.npz").exists():
+            figures |= score_figures(SentenceScores.load(self.results / "scores.npz"))
+        else:
+            left_out.append(f"correlation by length: there is no scores.npz in {self.results}")
+        run = self.run_folder or self._run_beside()
+        if run is not None and (run / "metrics.jsonl").exists():
+            figures |= training_figures(read_journey(run))
+        else:
+            left_out.append("training: no folder of a run with metrics.jsonl is beside or named")
+        try:
+            figures |= self._of_sentences(run or shipped_model())
+        except InputError as error:
+            if run is not None or self.sentence:
+                raise
+            left_out.append(f"a sentence: {error}")
+        for path in write_figures(out, figures, formats):
+            print(f"wrote {path}")
+        for line in left_out:
+            print(f"jaxflow: left out, figures of {line}", file=sys.stderr)
+
+    def _run_beside(self) -> Path | None:
+        """Return the finished run that the results came from, where it still lies beside them."""
+        for place in (self.results / "run", self.results.absolute().parent):
+            if (place / "model" / "model.json").is_file():
+                return place
+        return None
+
+    def _of_sentences(self, run: Path) -> dict[str, Figure]:
+        from jaxflow.eval.explanation import explainer
+        from jaxflow.eval.figures.catalogue import sentence_figures
+        from jaxflow.eval.figures.sentence import sentence_maps
+        from jaxflow.models import load
+
+        explain = explainer(load(run))
+        sentences = self.sentence or (SENTENCE,)
+        figures = {}
+        for number, sentence in enumerate(sentences, start=1):
+            start = f"sentence-{number}-" if len(sentences) > 1 else ""
+            for name, figure in sentence_figures(sentence_maps(explain(sentence))).items():
+                figures[f"{start}{name}"] = figure
+        return figures

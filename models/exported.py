@@ -1,0 +1,206 @@
+"""Models to hand on: one small folder of plain files, which needs nothing of a training run.
+
+``model.safetensors`` holds the parameters, ``vocabulary.txt`` the words, ``accuracy.json`` how good
+the model is, and ``config.json`` all else: the encoder's sizes, the training recipe, how precisely
+the parameters are stored, and a checksum of each of the other files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.errors import InputError
+from jaxflow.models.config import EncoderConfig
+from jaxflow.models.encoder import AgreementEncoder
+from jaxflow.models.model import Model
+from jaxflow.models.tokenizer import WordTokenizer
+
+__all__ = ["FILES", "Precision", "is_export", "read_export", "rounded", "write_export"]
+
+FORMAT = "jaxflow-encoder-export-1"
+#: The files that ``config.json`` has the checksums of.
+FILES = ("model.safetensors", "vocabulary.txt", "accuracy.json")
+
+Precision = Literal["float16", "float32"]
+
+
+def rounded(model: Model, precision: Precision) -> Model:
+    """Return the model that will be read from an export of this precision.
+
+    Raises
+    ------
+    InputError
+        If a parameter is too large for the precision.
+    """
+    with np.errstate(over="ignore"):  # an error below, not a warning here
+        params = jax.tree.map(
+            lambda leaf: np.asarray(leaf).astype(precision).astype(np.float32), model.params
+        )
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise InputError(f"the model's parameters must be finite numbers that {precision} can hold")
+    return dataclasses.replace(model, params=params)
+
+
+def write_export(
+    folder: Path,
+    model: Model,
+    *,
+    recipe: Mapping[str, Any],
+    accuracy: Mapping[str, Any],
+    precision: Precision = "float16",
+) -> None:
+    """Write a model to a folder; other files there are left alone.
+
+    Parameters
+    ----------
+    folder
+        Created with its parents if it is not there.
+    model
+        The model.
+    recipe
+        How it was trained, JSON-ready.
+    accuracy
+        How good it is, JSON-ready.
+    precision
+        Of the stored parameters; reading turns them back into float32.
+
+    Raises
+    ------
+    InputError
+        If a parameter is too large for the precision, or the folder cannot be written.
+    """
+    from safetensors.numpy import save
+
+    flat = flax.traverse_util.flatten_dict(rounded(model, precision).params["params"], sep=".")
+    content = {
+        "model.safetensors": save({name: leaf.astype(precision) for name, leaf in flat.items()}),
+        "vocabulary.txt": "".join(f"{word}\n" for word in model.tokenizer.words).encode(),
+        "accuracy.json": _json(accuracy),
+    }
+    card = {
+        "format": FORMAT,
+        "encoder": model.config.to_dict(),
+        "precision": precision,
+        "recipe": dict(recipe),
+        "sha256": {name: hashlib.sha256(content[name]).hexdigest() for name in FILES},
+    }
+    # Last of all: until then the folder holds no export, or one whose checksums tell of the other.
+    content["config.json"] = _json(card)
+    beside = {name: folder / f".{name}.{os.getpid()}" for name in content}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, data in content.items():
+                beside[name].write_bytes(data)
+            for name in content:
+                beside[name].replace(folder / name)
+        finally:
+            for part in beside.values():
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the model cannot be written to {folder}: {error.strerror or error}"
+        ) from error
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an exported model, be it damaged."""
+    if (folder / "model.safetensors").is_file():
+        return True
+    try:
+        return FORMAT in (folder / "config.json").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_export(folder: Path) -> Model:
+    """Read what `write_export` wrote.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or not this project's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        card = json.loads(_read(folder / "config.json"))
+        if not isinstance(card, dict) or card.get("format") != FORMAT:
+            raise InputError(f"{folder} is not a model of the format {FORMAT}")
+        config = EncoderConfig.from_dict(card["encoder"])
+        known = {name: str(card["sha256"][name]) for name in FILES}
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the model's file {folder / 'config.json'} is damaged: {error}"
+        ) from error
+    content = {name: _read(folder / name) for name in FILES}
+    for name, checksum in known.items():
+        if hashlib.sha256(content[name]).hexdigest() != checksum:
+            raise InputError(
+                f"the model's file {folder / name} is damaged: its checksum does not match"
+            )
+    try:
+        words = content["vocabulary.txt"].decode().split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the vocabulary {folder / 'vocabulary.txt'} is no UTF-8 text: {error}"
+        ) from error
+    tokenizer = WordTokenizer(tuple(words))
+    if len(tokenizer) != config.vocabulary:
+        raise InputError(
+            f"the vocabulary of {folder} has {len(tokenizer)} words where the model expects "
+            f"{config.vocabulary}"
+        )
+    try:
+        flat = load(content["model.safetensors"])
+    except SafetensorError as error:
+        raise InputError(
+            f"the model's file {folder / 'model.safetensors'} is no safetensors file: {error}"
+        ) from error
+    if {name: leaf.shape for name, leaf in flat.items()} != _shapes(config):
+        raise InputError(f"the parameters in {folder} are not those of its configuration")
+    params = {name: leaf.astype(np.float32) for name, leaf in flat.items()}
+    tree = {"params": flax.traverse_util.unflatten_dict(params, sep=".")}
+    return Model(config, jax.device_put(tree), tokenizer)
+
+
+def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return every parameter's name and shape."""
+    # All blocks are alike, and tracing one of them takes a sixth of the time.
+    encoder = AgreementEncoder(dataclasses.replace(config, layers=1))
+    template = jax.eval_shape(
+        lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    )
+    shapes = {}
+    for name, leaf in flax.traverse_util.flatten_dict(template, sep=".").items():
+        count = config.layers if name.startswith("blocks_0.") else 1
+        for layer in range(count):
+            shapes[name.replace("blocks_0.", f"blocks_{layer}.", 1)] = leaf.shape
+    return shapes
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the model's file {path} cannot be read: {error.strerror or error}"
+        ) from error
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()

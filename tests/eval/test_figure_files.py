@@ -1,0 +1,227 @@
+"""Figures as pictures and as files: readable, always the same, and none of the world's business."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import figure_data
+import matplotlib
+import matplotlib.pyplot
+import numpy as np
+import pictures
+import pytest
+
+from jaxflow.errors import InputError
+from jaxflow.eval.figures import catalogue, curves
+from jaxflow.eval.figures.results import read_journey, read_tables
+from jaxflow.eval.tables import to_json
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "figures.json"
+NASTY = ("[CLS]", "$x_1$", "<script>", "&amp;", "-->", "שלום", "\U0001f680", "a\u202eb", "\x1b[31m")
+TOLERANCE = 0.06  # of the bits
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return figure_data.every_figure()
+
+
+def test_figures_look_as_they_did_when_someone_looked(figures):
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert set(golden) == set(figures)
+    for name, figure in figures.items():
+        found = pictures.distance(pictures.fingerprint(figure), golden[name])
+        assert found <= TOLERANCE, f"{name}: see tests/golden/make_figures.py"
+
+
+def test_fingerprints_tell_figures_apart(figures):
+    prints = {name: pictures.fingerprint(figure) for name, figure in figures.items()}
+    # The three tables differ by little, on purpose; all the others are unlike each other.
+    some = [name for name in prints if not name.startswith("agreement-g")]
+    for one, other in itertools.combinations(some, 2):
+        assert pictures.distance(prints[one], prints[other]) > TOLERANCE, (one, other)
+    mirrored = figure_data.sentence(seed=1)
+    changed = pictures.fingerprint(catalogue.sentence_figures(mirrored)["maps-raw"])
+    assert pictures.distance(prints["maps-raw"], changed) > TOLERANCE
+
+
+@pytest.mark.parametrize(("layers", "n"), [(6, 6), (1, 2), (12, 9), (5, 17), (3, 40)])
+def test_text_of_a_sentence_is_readable(layers, n):
+    figures = catalogue.sentence_figures(figure_data.sentence(n, layers))
+    check_text({name: figures[name] for name in ("maps-raw", "readout", "graph", "bars")})
+
+
+@pytest.mark.parametrize("layers", [1, 6, 24])
+def test_text_of_results_is_readable(layers):
+    figures = catalogue.table_figures(figure_data.tables(layers))
+    check_text(figures)
+    if layers == 6:
+        check_text(catalogue.score_figures(figure_data.scores(sentences=200)))
+        check_text(catalogue.training_figures(figure_data.journey(steps=200)))
+
+
+def check_text(figures):
+    """All of it is at least 7 points high, inside the picture and away from other text."""
+    for name, figure in figures.items():
+        width, height = figure.canvas.get_width_height()
+        boxes = pictures.texts(figure)
+        assert len(boxes) > 5
+        for text, box in boxes:
+            where = f"{name}: {text.get_text()!r}"
+            assert text.get_fontsize() >= 7, where
+            assert min(box.x0, box.y0) >= -1, where
+            assert max(box.x1 - width, box.y1 - height) <= 1, where
+        for (one, a), (other, b) in itertools.combinations(boxes, 2):
+            across = min(a.x1, b.x1) - max(a.x0, b.x0)
+            down = min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert min(across, down) <= 1, f"{name}: {one.get_text()!r}, {other.get_text()!r}"
+
+
+@pytest.mark.parametrize(
+    ("forms", "names"),
+    [(("svg",), None), (("pdf", "png", "png"), ("agreement-blank-out", "graph", "maps-raw"))],
+)
+def test_files_are_valid_and_always_the_same(forms, names, figures, tmp_path):
+    figures = {name: figures[name] for name in names or figures}
+    again = figure_data.every_figure()
+    first = catalogue.write_figures(tmp_path / "a", figures, forms)
+    again = catalogue.write_figures(tmp_path / "b", {name: again[name] for name in figures}, forms)
+    starts = {".pdf": b"%PDF-", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
+    assert len(first) == len(set(forms)) * len(figures)
+    for one, other in zip(first, again, strict=True):
+        content = one.read_bytes()
+        assert content.startswith(starts[one.suffix])
+        assert content == other.read_bytes(), one.name
+        if one.suffix == ".svg":
+            root = ElementTree.fromstring(content)
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            ids = [node.get("id") for node in root.iter() if node.get("id")]
+            assert len(ids) == len(set(ids))
+            links = {
+                value.removeprefix("#").removeprefix("url(#").removesuffix(")")
+                for node in root.iter()
+                for key, value in node.attrib.items()
+                if key.endswith("href") or value.startswith("url(#")
+            }
+            assert links <= set(ids)
+
+
+def test_nothing_global_is_touched_or_heeded(tmp_path):
+    def draw():
+        return {
+            "bars": catalogue.sentence_figures(figure_data.sentence())["bars"],
+            "maps": catalogue.sentence_figures(figure_data.sentence())["maps-raw"],
+            "table": curves.draw_agreement(figure_data.tables(), "blank_out"),
+        }
+
+    before = dict(matplotlib.rcParams)
+    files = catalogue.write_figures(tmp_path / "plain", draw())
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.pyplot.get_fignums() == []
+    with matplotlib.rc_context():
+        matplotlib.pyplot.style.use("dark_background")
+        matplotlib.rcParams.update(
+            {"font.size": 20, "font.family": "serif", "lines.linewidth": 5, "figure.dpi": 50}
+        )
+        dark = catalogue.write_figures(tmp_path / "dark", draw())
+    for one, other in zip(files, dark, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_tokens_are_text_whatever_they_spell(tmp_path):
+    sentence = dataclasses.replace(figure_data.sentence(len(NASTY)), tokens=NASTY)
+    figures = catalogue.sentence_figures(sentence)
+    for path in catalogue.write_figures(tmp_path, figures):
+        tags = {node.tag.split("}")[1] for node in ElementTree.parse(path).iter()}
+        assert "script" not in tags
+    catalogue.write_figures(tmp_path, {"bars": figures["bars"]}, ("pdf", "png"))
+
+
+@pytest.mark.parametrize("formats", [("gif",), ("svg", "SVG"), ()])
+def test_other_formats_are_refused(formats, figures, tmp_path):
+    with pytest.raises(InputError, match="svg,pdf,png"):
+        catalogue.write_figures(tmp_path / "new", figures, formats)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_figure_that_cannot_be_written_leaves_none(figures, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        type(figures["bars"]), "savefig", lambda *_, **__: (_ for _ in ()).throw(OSError("full"))
+    )
+    with pytest.raises(InputError, match="full"):
+        catalogue.write_figures(tmp_path, figures)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_are_read_back_as_they_were(tmp_path):
+    tables = figure_data.tables()
+    (tmp_path / "tables.json").write_text(to_json(tables), encoding="utf-8")
+    assert read_tables(tmp_path) == tables
+
+
+def test_undefined_cells_are_read_back(tmp_path):
+    record = json.loads(to_json(figure_data.tables()))
+    record["tables"]["gradient"]["raw"][0] |= {"mean": None, "std": None, "ci95": [None, None]}
+    (tmp_path / "tables.json").write_text(json.dumps(record), encoding="utf-8")
+    cell = read_tables(tmp_path).correlations["gradient"]["raw"][0]
+    assert np.isnan([cell.mean, cell.std, *cell.ci95]).all()
+    curves.draw_agreement(read_tables(tmp_path), "gradient")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: text.replace('"saturation"', '"other"'),
+        lambda text: text.replace('"mean"', '"median"', 1),
+        lambda text: text.replace('"n": 50', '"n": null', 1),
+        lambda text: json.dumps(json.loads(text) | {"saturation": []}),
+        lambda text: json.dumps(json.loads(text) | {"tables": {}}),
+        lambda text: json.dumps(json.loads(text) | {"tables": 3}),
+    ],
+)
+def test_spoilt_tables_are_refused(spoil, tmp_path):
+    text = to_json(figure_data.tables())
+    assert spoil(text) != text
+    (tmp_path / "tables.json").write_text(spoil(text), encoding="utf-8")
+    with pytest.raises(InputError, match=r"tables\.json must"):
+        read_tables(tmp_path)
+
+
+def test_a_journey_is_read_back(tmp_path):
+    lines = [
+        {"step": 50, "loss": 0.7, "accuracy": 0.5, "gradient_norm": 3.0, "seconds": 1.0},
+        {"step": 60, "held_out": {"val": 0.6}, "seconds": 1.1},
+        {"step": 100, "loss": 0.6, "accuracy": 0.55, "subject_share": 0.2, "seconds": 2.0},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 150, "lo', encoding="utf-8")
+    found = read_journey(tmp_path)
+    assert {name: [values.tolist() for values in pair] for name, pair in found.curves.items()} == {
+        "loss": [[50, 100], [0.7, 0.6]],
+        "accuracy": [[50, 100], [0.5, 0.55]],
+        "subject_share": [[100], [0.2]],
+    }
+    assert [values.tolist() for values in found.held_out["val"]] == [[60], [0.6]]
+    assert len(curves.draw_training(found).axes) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (None, "no metrics.jsonl"),
+        ("", "it has none"),
+        ('{"loss": 1}\n{"step": 1, "loss": 1}\n', "line 1 does not"),
+        ('{"step": 1, "loss": 1}\n[]\n{"step": 2, "loss": 1}\n', "line 2 does not"),
+    ],
+)
+def test_spoilt_journeys_are_refused(text, part, tmp_path):
+    if text is not None:
+        (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=part):
+        read_journey(tmp_path)

@@ -1,0 +1,251 @@
+"""What the figures show is what they were given."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from types import SimpleNamespace
+
+import figure_data
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_hex
+
+import jaxflow
+from jaxflow.eval import paper
+from jaxflow.eval.figures import bars, curves, graph, maps
+from jaxflow.eval.figures.sentence import sentence_maps
+from jaxflow.eval.figures.style import COLUMN, LOOKS, PAGE, SEQUENTIAL, colour_map, look
+from jaxflow.eval.render.shade import shade
+from jaxflow.eval.scores import ROWS, TARGETS
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def bands_of(axes):
+    """Colour -> the lower and upper edge of each band, by x."""
+    found = {}
+    for band in axes.collections:
+        assert isinstance(band, PolyCollection)
+        points = band.get_paths()[0].vertices
+        edges = {x: points[points[:, 0] == x, 1] for x in np.unique(points[:, 0])}
+        found[to_hex(band.get_facecolor()[0]).upper()] = {
+            x: (float(ys.min()), float(ys.max())) for x, ys in edges.items()
+        }
+    return found
+
+
+def check_lines(axes, rows):
+    lines, bands = lines_of(axes), bands_of(axes)
+    for row, cells in rows.items():
+        shown = LOOKS[row]
+        line = lines[shown.title]
+        assert line.get_ydata() == pytest.approx([cell.mean for cell in cells])
+        assert line.get_color() == shown.colour
+        low, high = zip(*bands[shown.colour.upper()].values(), strict=True)
+        assert low == pytest.approx([cell.ci95[0] for cell in cells])
+        assert high == pytest.approx([cell.ci95[1] for cell in cells])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_tables_are_lines_with_their_intervals_beside_the_papers_points(target):
+    tables = figure_data.tables()
+    (axes,) = curves.draw_agreement(tables, target).axes
+    check_lines(axes, tables.correlations[target])
+    lines = lines_of(axes)
+    for row in ROWS:
+        theirs = paper.TABLES.get(target, {}).get(row)
+        line = lines.get(f"{LOOKS[row].title}, paper")
+        assert (line is None) == (theirs is None)
+        if theirs is not None:
+            assert list(line.get_ydata()) == [mean for mean, _ in theirs]
+            assert list(line.get_xdata()) == [1, 2, 3, 4, 5, 6]
+
+
+def test_correlations_share_an_axis_that_holds_them_all():
+    tables = figure_data.tables()
+    ranges = {curves.draw_agreement(tables, target).axes[0].get_ylim() for target in TARGETS}
+    ((low, high),) = ranges
+    every = [cells for rows in tables.correlations.values() for cells in rows.values()]
+    assert low < min(cell.ci95[0] for cells in every for cell in cells)
+    assert high > max(cell.ci95[1] for cells in every for cell in cells)
+    assert high > 0.71  # the paper's
+
+
+def test_another_depth_has_no_points_of_the_paper():
+    (axes,) = curves.draw_agreement(figure_data.tables(4), "blank_out").axes
+    assert not [name for name in lines_of(axes) if "paper" in name]
+    assert list(axes.get_xticks()) == [1, 2, 3, 4]
+
+
+def test_undefined_values_are_gaps():
+    tables = figure_data.tables()
+    undefined = dataclasses.replace(
+        tables.saturation[0], mean=math.nan, std=math.nan, ci95=(math.nan, math.nan)
+    )
+    tables = dataclasses.replace(tables, saturation=(undefined, *tables.saturation[1:]))
+    (axes,) = curves.draw_saturation(tables).axes
+    (line,) = axes.get_lines()
+    assert np.isnan(line.get_ydata()).tolist() == [True] + 5 * [False]
+
+
+def test_saturation_and_entropy():
+    tables = figure_data.tables()
+    (axes,) = curves.draw_saturation(tables).axes
+    check_lines(axes, {"flow": tables.saturation})
+    (axes,) = curves.draw_entropy(tables).axes
+    check_lines(axes, tables.entropy)
+
+
+def test_lengths_are_means_over_the_sentences_of_a_length():
+    scores = figure_data.scores(sentences=200)
+    panels = curves.draw_lengths(scores).axes
+    labels = [text.get_text() for text in panels[-1].get_xticklabels()]
+    assert labels == ["2–3", "4–5", "6–8", "9–14", "15+"]
+    ends = [2, 4, 6, 9, 15, 1000]
+    for axes, target in zip(panels, ("blank_out", "gradient_norm"), strict=True):
+        for row in ("rollout", "flow", "position"):
+            top = scores.correlations[target][row][:, -1]
+            expected = [
+                top[[low <= n < high for n in scores.length]].mean()
+                for low, high in itertools.pairwise(ends)
+            ]
+            assert lines_of(axes)[row].get_ydata() == pytest.approx(expected)
+
+
+def test_training_curves():
+    journey = figure_data.journey()
+    loss, accuracy = curves.draw_training(journey).axes
+    (line,) = loss.get_lines()
+    np.testing.assert_array_equal(line.get_xydata().T, journey.curves["loss"])
+    lines = lines_of(accuracy)
+    np.testing.assert_array_equal(
+        lines["training batches"].get_xydata().T, journey.curves["accuracy"]
+    )
+    for split in ("val", "subjects"):
+        np.testing.assert_array_equal(lines[split].get_xydata().T, journey.held_out[split])
+
+
+def test_layer_maps_are_shaded_from_0_to_their_largest_value():
+    sentence = figure_data.sentence()
+    panels = maps.draw_layer_maps(sentence.maps["flow"], sentence.tokens).axes
+    for layer, (axes, values) in enumerate(zip(panels, sentence.maps["flow"], strict=True)):
+        (mesh,) = axes.collections
+        np.testing.assert_allclose(mesh.get_array() * values.max(), values, rtol=1e-12)
+        assert (mesh.norm.vmin, mesh.norm.vmax) == (0, 1)
+        name, top = axes.get_title().split("\n")
+        assert name == f"L{layer + 1}"
+        assert float(top.removeprefix("max ")) == pytest.approx(values.max(), abs=0.005)
+        assert axes.yaxis_inverted()  # the first query on top
+    for ticks in (panels[0].get_yticklabels(), panels[-1].get_xticklabels()):
+        assert [text.get_text() for text in ticks] == list(sentence.tokens)
+
+
+def test_lengths_that_no_sentence_has_are_left_out():
+    scores = dataclasses.replace(figure_data.scores(), length=np.array([2, 20] * 25))
+    labels = curves.draw_lengths(scores).axes[-1].get_xticklabels()
+    assert [text.get_text() for text in labels] == ["2–3", "15+"]
+
+
+def test_readout_has_the_rows_of_one_token_bottom_to_top():
+    sentence = figure_data.sentence()
+    panels = maps.draw_readout(sentence.maps, sentence.tokens, source=2).axes
+    for axes, (name, values) in zip(panels, sentence.maps.items(), strict=True):
+        assert axes.get_title() == LOOKS[name].title
+        (mesh,) = axes.collections
+        rows = values[:, 2]
+        np.testing.assert_allclose(mesh.get_array() * rows.max(1, keepdims=True), rows)
+        assert not axes.yaxis_inverted()
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == [
+        "L1", "L2", "L3", "L4", "L5", "L6",
+    ]  # fmt: skip
+
+
+def test_nothing_at_all_is_white():
+    (axes,) = maps.draw_layer_maps(np.zeros((1, 2, 2)), ("a", "b")).axes
+    assert axes.collections[0].get_array().tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("source", [(6, 0), (6, 3), (2, 1)])
+def test_the_paths_of_a_token_end_in_its_row_of_rollout(source):
+    sentence = figure_data.sentence()
+    nodes, edges = graph.path_shares(jaxflow.attention_graph(sentence.attention), source)
+    layer, token = source
+    bottom = [nodes[0, place] for place in range(6)]
+    np.testing.assert_allclose(bottom, sentence.maps["rollout"][layer - 1, token], rtol=1e-12)
+    for level in range(layer):  # nothing is lost on the way
+        assert sum(share for (_, below), share in edges.items() if below[0] == level) == (
+            pytest.approx(1)
+        )
+
+
+def test_edges_are_as_wide_as_they_are_strong():
+    sentence = figure_data.sentence()
+    network = jaxflow.attention_graph(sentence.attention)
+    first, second = graph.draw_graph(network, sentence.tokens).axes
+    _, shares = graph.path_shares(network, (6, 0))
+    weights = {edge: network.edges[edge]["capacity"] for edge in network.edges}
+    for axes, widest, wanted in ((first, 4, weights), (second, 7, shares)):
+        (drawn,) = (c for c in axes.collections if isinstance(c, LineCollection))
+        found = {}
+        for path, width in zip(drawn.get_paths(), drawn.get_linewidth(), strict=True):
+            (token, layer), (below, _) = path.vertices.astype(int).tolist()
+            found[(layer, token), (layer - 1, below)] = width / widest
+        assert found == pytest.approx({e: w for e, w in wanted.items() if w >= 0.01})
+        assert 0 < len(found) < len(wanted)
+
+
+def test_bars_are_the_scores():
+    sentence = figure_data.sentence()
+    panels = bars.draw_token_bars(sentence.scores, sentence.tokens).axes
+    assert len(panels) == len(sentence.scores)
+    for axes, (name, values) in zip(panels, sentence.scores.items(), strict=True):
+        assert [bar.get_width() for bar in axes.patches] == values.tolist()
+        assert {to_hex(bar.get_facecolor()).upper() for bar in axes.patches} == {
+            LOOKS[name].colour.upper()
+        }
+        assert axes.get_xlim()[1] >= values.max()
+        assert float(axes.get_xticklabels()[0].get_text()) == pytest.approx(values.max(), rel=0.05)
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == list(sentence.tokens)
+
+
+def test_maps_of_an_explanation():
+    rng = np.random.default_rng(0)
+    attention = rng.dirichlet(np.ones(4), (3, 2, 4)).astype(np.float32)
+    explanation = SimpleNamespace(
+        tokens=[SimpleNamespace(text=word) for word in "abcd"],
+        attention=attention,
+        scores={"raw": np.arange(4.0)},
+    )
+    found = sentence_maps(explanation)
+    assert found.tokens == ("a", "b", "c", "d")
+    np.testing.assert_allclose(found.maps["raw"], attention.mean(1), rtol=1e-6)
+    step = [0.5 * layer.mean(0) + 0.5 * np.eye(4) for layer in attention.astype(np.float64)]
+    np.testing.assert_allclose(found.maps["rollout"][2], step[2] @ step[1] @ step[0], rtol=1e-9)
+    np.testing.assert_allclose(found.maps["flow"], jaxflow.flow(attention), rtol=1e-9)
+
+
+def test_every_picture_shades_alike():
+    for share in np.linspace(0, 1, 11):
+        drawn = [255 * channel for channel in colour_map()(float(share))[:3]]
+        assert drawn == pytest.approx(shade(share), abs=1.5)
+    assert shade(1) == SEQUENTIAL[-1]
+
+
+def test_methods_without_a_look_get_one_of_their_own():
+    looks = [look(f"my_method_{place}", place) for place in range(7)]
+    assert looks[0].title == "my method 0"
+    assert len({(shown.colour, shown.marker) for shown in looks}) == 7
+    assert look("flow", 3) is LOOKS["flow"]
+    assert len({shown.colour for shown in LOOKS.values()}) == len(LOOKS)
+
+
+@pytest.mark.parametrize(("n", "width"), [(2, COLUMN), (6, COLUMN), (12, PAGE)])
+def test_a_column_holds_what_fits(n, width):
+    sentence = figure_data.sentence(n)
+    figure = maps.draw_layer_maps(sentence.maps["raw"], sentence.tokens)
+    assert figure.get_size_inches()[0] == pytest.approx(width)

@@ -1,0 +1,28 @@
+"""One page for all tests of this folder: nasty tokens, and cuts of more than one shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from attentions import attention_of
+from page_reader import NASTY
+
+import jaxflow
+from jaxflow.page.notebook import Page
+
+SHAPE = (3, 2, len(NASTY), len(NASTY))
+
+
+@pytest.fixture(scope="session")
+def attention() -> np.ndarray:
+    return attention_of("peaky", 4, SHAPE).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def own_scores() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=len(NASTY))
+
+
+@pytest.fixture(scope="session")
+def page(attention: np.ndarray, own_scores: np.ndarray) -> Page:
+    return jaxflow.show(attention, NASTY, scores={"my own": own_scores})

@@ -1,0 +1,90 @@
+"""Made-up results with known values, and every figure of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import jaxflow
+from jaxflow.eval.figures import catalogue
+from jaxflow.eval.figures.results import Journey
+from jaxflow.eval.figures.sentence import SentenceMaps
+from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
+from jaxflow.eval.tables import Tables, build_tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WORDS = ("[CLS]", "the", "key", "to", "the", "cabinets", "that", "Mary", "incomprehensibilities")
+
+
+def scores(layers: int = 6, sentences: int = 50, seed: int = 0) -> SentenceScores:
+    """Correlations that rise, fall and stay, row by row, with noise around them."""
+    rng = np.random.default_rng(seed)
+    up = np.linspace(0.1, 0.7, layers)
+    shapes = (up[::-1], up, np.minimum(2 * up, 0.7), 0 * up + 0.5, 0 * up, 0 * up + 0.3)
+
+    def noisy(centre: np.ndarray) -> np.ndarray:
+        return centre + 0.2 * rng.normal(size=(sentences, layers))
+
+    return SentenceScores(
+        correlations={
+            target: {row: noisy(shape - 0.1 * k) for row, shape in zip(ROWS, shapes, strict=True)}
+            for k, target in enumerate(TARGETS)
+        },
+        saturated=np.clip(noisy(up), 0, 1),
+        entropy={row: noisy(shapes[k]) for k, row in enumerate(ENTROPY_ROWS)},
+        length=rng.integers(2, 30, sentences),
+    )
+
+
+def tables(layers: int = 6) -> Tables:
+    """The tables of `scores`."""
+    return build_tables(scores(layers), resamples=100)
+
+
+def journey(steps: int = 40) -> Journey:
+    """A loss that falls and an accuracy that rises."""
+    at = 50 * np.arange(1, steps + 1)
+    way = np.linspace(0, 1, steps)
+    ends = at[steps // 2 - 1 :: steps // 2]
+    return Journey(
+        curves={"loss": (at, 0.7 - 0.6 * np.sqrt(way)), "accuracy": (at, 0.5 + 0.45 * way)},
+        held_out={
+            "val": (ends, np.linspace(0.9, 0.97, len(ends))),
+            "subjects": (ends, np.linspace(0.7, 0.8, len(ends))),
+        },
+    )
+
+
+def sentence(n: int = 6, layers: int = 6, seed: int = 0) -> SentenceMaps:
+    """Random attention over some of the words, again and again where n asks for it."""
+    rng = np.random.default_rng(seed)
+    attention = rng.dirichlet(np.full(n, 0.3), (layers, 2, n))
+    return SentenceMaps(
+        tokens=tuple((WORDS * (n // len(WORDS) + 1))[:n]),
+        attention=attention,
+        maps={
+            "raw": np.asarray(jaxflow.raw_attention(attention)),
+            "rollout": np.asarray(jaxflow.rollout(attention)),
+            "flow": np.asarray(jaxflow.flow(attention)),
+        },
+        scores={
+            name: rng.random(n) * size
+            for name, size in (
+                ("raw", 0.3), ("rollout", 0.2), ("flow", 1.0), ("gradient_norm", 4e-3),
+                ("blank_out", 0.5),
+            )
+        },
+    )  # fmt: skip
+
+
+def every_figure(layers: int = 6, n: int = 6) -> dict[str, Figure]:
+    """Every figure that there is."""
+    return {
+        **catalogue.table_figures(tables(layers)),
+        **catalogue.score_figures(scores(layers)),
+        **catalogue.training_figures(journey()),
+        **catalogue.sentence_figures(sentence(n, layers)),
+    }

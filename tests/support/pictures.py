@@ -1,0 +1,69 @@
+"""What a test can see in a picture: a fingerprint that bears small changes, and where text is."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+CELLS = 16
+NOTICEABLE = 2.0  # of 255: smaller steps between cells are rounding
+
+
+def fingerprint(figure: Figure) -> str:
+    """Say where the picture gets lighter to the right and downward (a difference hash).
+
+    The picture is averaged over 17 x 17 cells, in which letters of another cut or lines that lie a
+    pixel further are lost, and every step between neighbouring cells gives a bit.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, facecolor="white")
+    image = Image.open(buffer).convert("L")
+    small = image.resize((CELLS + 1, CELLS + 1), Image.Resampling.BOX)
+    cells = np.asarray(small, np.float64)
+    right = np.diff(cells, axis=1)[:CELLS] > NOTICEABLE
+    down = np.diff(cells, axis=0)[:, :CELLS] > NOTICEABLE
+    return np.packbits(np.stack([right, down])).tobytes().hex()
+
+
+def distance(first: str, second: str) -> float:
+    """Share of the bits in which two fingerprints differ."""
+    pair = (np.frombuffer(bytes.fromhex(one), np.uint8) for one in (first, second))
+    one, other = (np.unpackbits(values) for values in pair)
+    return float((one != other).mean())
+
+
+def texts(figure: Figure) -> list[tuple[Text, Bbox]]:
+    """Every text that is drawn, with its box in pixels."""
+    from matplotlib.text import Text
+
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    found = figure.findobj(lambda artist: isinstance(artist, Text))
+    beyond = _beyond(figure)
+    shown = [
+        text
+        for text in dict.fromkeys(found)
+        if text.get_text() and text.get_visible() and id(text) not in beyond
+    ]
+    return [(text, text.get_window_extent(renderer)) for text in shown]
+
+
+def _beyond(figure: Figure) -> set[int]:
+    """Labels of ticks that lie beyond the axis, or on axes that are switched off."""
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in axis.get_major_ticks() + axis.get_minor_ticks():
+                if not (axes.axison and low <= tick.get_loc() <= high):
+                    hidden |= {id(tick.label1), id(tick.label2)}
+    return hidden
