@@ -46,7 +46,7 @@ FULL = RolloutPlan(
         for tokens in (20, 64, 128)
         for layers in (6, 12)
     ),
-    Budget(seconds=4.0),
+    Budget(seconds=1.5),
 )
 
 

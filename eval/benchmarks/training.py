@@ -35,7 +35,7 @@ class TrainPlan:
 
 
 QUICK = TrainPlan()
-FULL = TrainPlan(budget=Budget(seconds=20.0, rounds=40))
+FULL = TrainPlan(budget=Budget(seconds=12.0, rounds=40))
 
 
 def run_train(plan: TrainPlan) -> Iterator[Comparison]:
