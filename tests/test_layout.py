@@ -32,6 +32,7 @@ HEAVY = (
     "matplotlib",
     "tensorflow_datasets",
     "orbax",
+    "safetensors",
     "grain",
     "flax",
     "optax",
@@ -88,6 +89,15 @@ print(jaxflow.rollout(numpy.full((1, 1, 2, 2), 0.5)).tolist())
     for file in files:
         assert Path(file).is_relative_to(wheel.installed())
     assert result == "[[[0.75, 0.25], [0.25, 0.75]]]"
+
+
+def test_the_wheel_answers_with_the_model_it_brings(tmp_path: Path) -> None:
+    code = """
+import jaxflow.models
+model = jaxflow.models.load("agreement")
+print(model.probabilities(model.tokenizer.encode_batch(["the keys to the cabinet"])).argmax())
+"""
+    assert outside(code, tmp_path) == "1"
 
 
 def test_importing_jaxflow_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import wheel
 
-ROOT = Path(__file__).parents[1]
+ROOT = wheel.ROOT
 NEEDED = ("mkdocs", "material", "mkdocstrings", "mkdocs_jupyter", "ipykernel")
 
 pytestmark = pytest.mark.site
@@ -24,9 +25,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     # Code that is compiled for tests only, without optimisation, would train for long.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    # The reference is read from files, which an editable installation has not in one place.
+    environment |= {"PYTHONPATH": str(wheel.installed())}
     environment |= {"NO_MKDOCS_2_WARNING": "1", "JUPYTER_PLATFORM_DIRS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        [sys.executable, "-P", "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env=environment,
         capture_output=True,

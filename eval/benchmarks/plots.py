@@ -15,6 +15,7 @@ from jaxflow.eval.figures.style import (
     PAGE,
     add_legend,
     dress,
+    finish,
     new_figure,
 )
 
@@ -83,7 +84,7 @@ def draw_growth(comparisons: Sequence[Entry], axis: str) -> Figure:
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xticks([], minor=True)
     add_legend(figure, handles, columns=2)
-    return figure
+    return finish(figure)
 
 
 def draw_bars(comparisons: Sequence[Entry]) -> Figure:
@@ -120,7 +121,7 @@ def draw_bars(comparisons: Sequence[Entry]) -> Figure:
     if logarithmic:
         axes.set_xscale("log")
     add_legend(figure, handles, columns=2)
-    return figure
+    return finish(figure)
 
 
 def _group(comparison: Entry) -> str:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.eval.figures.style import COLUMN, INK, PAGE, SMALL, TITLE, dress, look, new_figure
+from jaxflow.eval.figures.style import (
+    COLUMN,
+    INK,
+    PAGE,
+    SMALL,
+    TITLE,
+    dress,
+    finish,
+    look,
+    new_figure,
+)
 from jaxflow.eval.render.shade import clipped
 
 if TYPE_CHECKING:
@@ -56,4 +66,4 @@ def draw_token_bars(
     panels[0].invert_yaxis()
     if title:
         figure.suptitle(title, fontsize=TITLE, color=INK, parse_math=False)
-    return figure
+    return finish(figure)

@@ -20,6 +20,7 @@ from jaxflow.eval.figures.style import (
     Look,
     add_legend,
     dress,
+    finish,
     layer_axis,
     look,
     new_figure,
@@ -88,7 +89,7 @@ def draw_agreement(tables: Tables, target: str) -> Figure:
     axes.set_ylim(*_range(tables))
     layer_axis(axes, tables.layers)
     add_legend(figure, handles)
-    return figure
+    return finish(figure)
 
 
 def draw_saturation(tables: Tables) -> Figure:
@@ -105,7 +106,7 @@ def draw_saturation(tables: Tables) -> Figure:
     _line(axes, np.arange(1, tables.layers + 1), tables.saturation, shown)
     axes.set_ylim(-0.03, 1.03)
     layer_axis(axes, tables.layers)
-    return figure
+    return finish(figure)
 
 
 def draw_entropy(tables: Tables) -> Figure:
@@ -125,7 +126,7 @@ def draw_entropy(tables: Tables) -> Figure:
     ]
     layer_axis(axes, tables.layers)
     add_legend(figure, handles)
-    return figure
+    return finish(figure)
 
 
 def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
@@ -160,7 +161,7 @@ def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
         "tokens of the sentence, [CLS] included", fontsize=SMALL, color=INK, labelpad=2
     )
     add_legend(figure, handles)
-    return figure
+    return finish(figure)
 
 
 def draw_training(journey: Journey) -> Figure:
@@ -180,7 +181,7 @@ def draw_training(journey: Journey) -> Figure:
                 handles.append(line)
     panels[-1].set_xlabel("step", fontsize=SMALL, color=INK, labelpad=2)
     add_legend(figure, handles)
-    return figure
+    return finish(figure)
 
 
 def _range(tables: Tables) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from jaxflow.eval.figures.style import (
     PAGE,
     SMALL,
     dress,
+    finish,
     new_figure,
 )
 from jaxflow.eval.render.shade import clipped
@@ -105,7 +106,7 @@ def draw_graph(graph: DiGraph, tokens: Sequence[str], *, source: int = 0) -> Fig
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.set_ylim(-0.35, layers + 0.35)
     figure.supxlabel("input token", fontsize=SMALL, color=INK)
-    return figure
+    return finish(figure)
 
 
 def _draw_edges(axes: Axes, weights: dict[Any, float], colour: str, widest: float) -> None:

@@ -16,6 +16,7 @@ from jaxflow.eval.figures.style import (
     TITLE,
     colour_map,
     dress,
+    finish,
     look,
     new_figure,
 )
@@ -139,7 +140,7 @@ def _draw_panels(
     figure.supxlabel(names[1], fontsize=SMALL, color=INK)
     if title:
         figure.suptitle(title, fontsize=TITLE, color=INK, parse_math=False)
-    return figure
+    return finish(figure)
 
 
 def _grid(panels: int, columns: int, beside: float) -> tuple[int, float]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +41,7 @@ __all__ = [
     "add_legend",
     "colour_map",
     "dress",
+    "finish",
     "layer_axis",
     "look",
     "new_figure",
@@ -103,13 +105,13 @@ def look(name: str, place: int = 0) -> Look:
 
 
 def new_figure(width: float, height: float, pad: float = 0.04) -> Figure:
-    """Return an empty figure of its own, which places what is put on it; all in inches."""
+    """Return an empty figure of its own, to be given to `finish` once it is drawn; in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
-    figure = Figure(figsize=(width, height), facecolor="white", layout=layout)
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -164,6 +166,19 @@ def add_legend(figure: Figure, handles: Sequence[Any], columns: int = 3) -> None
         text.set(color=INK, parse_math=False)
 
 
+def finish(figure: Figure) -> Figure:
+    """Place everything on a figure once and for all, so that all its files are alike."""
+    from matplotlib.text import Text
+
+    for artist in figure.findobj():
+        if isinstance(artist, Text):
+            artist.set_fontfamily(FONT)
+    with _without_glyph_warnings():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def save(figure: Figure, path: Path, form: str, *, dpi: int = DPI) -> None:
     """Write a figure in place: the same figure always gives the same bytes.
 
@@ -185,29 +200,26 @@ def save(figure: Figure, path: Path, form: str, *, dpi: int = DPI) -> None:
     """
     if form not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
-    _use_font(figure)
+    # Without days and versions, which would make equal pictures unequal files.
+    metadata: dict[str, dict[str, str | None]] = {
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "png": {"Software": None},
+    }
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A character that the font lacks is drawn as a box; the page shows it properly.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        # Without days and versions, which would make equal pictures unequal files.
-        metadata: dict[str, dict[str, str | None]] = {
-            "svg": {"Date": None, "Creator": None},
-            "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-            "png": {"Software": None},
-        }
+    with _without_glyph_warnings():
         figure.savefig(buffer, format=form, dpi=dpi, facecolor="white", metadata=metadata[form])
     content = buffer.getvalue()
     path.write_bytes(_number_ids(content.decode()).encode() if form == "svg" else content)
 
 
-def _use_font(figure: Figure) -> None:
-    from matplotlib.text import Text
-
-    for artist in figure.findobj():
-        if isinstance(artist, Text):
-            artist.set_fontfamily(FONT)
+@contextmanager
+def _without_glyph_warnings() -> Iterator[None]:
+    # A character that the font lacks is drawn as a box; the page shows it properly.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        yield
 
 
 def _number_ids(svg: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxflow.eval.explanation import METHODS, Explanation
-from jaxflow.eval.figures.style import GREY, SMALL, new_figure, save
+from jaxflow.eval.figures.style import GREY, SMALL, finish, new_figure, save
 from jaxflow.eval.render.shade import LONGEST, NOTE, clipped, ink, relative, shade
 from jaxflow.eval.render.terminal import headline
 
@@ -42,7 +42,7 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
     for axis, explanation in zip(axes, explanations, strict=True):
         _heat_map(axis, explanation)
     figure.supxlabel(NOTE, fontsize=SMALL, color=GREY)
-    return figure
+    return finish(figure)
 
 
 def save_png(explanations: Sequence[Explanation], path: Path) -> None:

@@ -24,7 +24,7 @@ def kept_programs() -> Iterator[None]:
     folder = default_cache() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        usable = jax.config.jax_compilation_cache_dir is None
+        usable = getattr(jax.config, "jax_compilation_cache_dir", None) is None
     except OSError:
         usable = False
     if not usable:

@@ -154,7 +154,7 @@ def write_page(title: str, heading: str, sections: Sequence[Section], style: str
 
 def _policy(page: str) -> str:
     """Allow the page's own scripts by their hashes, styles, and nothing that has an address."""
-    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
+    scripts = re.findall(r"<script(?![^>]*application/json)[^>]*>(.*?)</script>", page, re.DOTALL)
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in scripts
@@ -216,7 +216,7 @@ def _graph_notes(content: Content, edges: Edges) -> tuple[str, ...]:
     notes = [
         f"Each layer keeps {content.residual:.0%} of a token and mixes the rest by its attention, "
         "heads averaged; the wider an edge, the more it weighs. Point at a token to see its "
-        "edges, even those too light for the slider. Click it to see the minimum cut between "
+        "edges, even those lighter than the slider lets through. Click it to see the minimum cut between "
         f"{top} at the top and it: the edges that together hold the flow down. Darker tokens get "
         "more flow.",
     ]

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jaxflow.eval.render.shade import ink, relative, shade, visible
 from jaxflow.eval.render.terminal import print_explanation
 from jaxflow.models.exported import write_export
 
+README = Path(__file__).parents[2] / "README.md"
 WORDS = ("the", "keys", "to", "cabinet", "Paris")
 SENTENCE = "The keys to the cabinet near Paris"
 NASTY = (
@@ -237,7 +239,7 @@ def test_cuts_are_shown_and_stay_text(explain, run, capsys, tmp_path):
     assert main([*arguments, "--html", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
     assert "Flow to &lt;b&gt; (token 3)" in text
-    assert "<b>" not in text
+    assert "b" not in Reader(text).tags
 
 
 @pytest.mark.usefixtures("prepared")
@@ -431,6 +433,19 @@ def test_the_model_that_comes_along_answers_with_nothing_trained(capsys, tmp_pat
     assert first["saturated"] == jaxflow.saturation(
         attention, sources=0, layers=-1
     ).reached[0, 0].tolist()  # fmt: skip
+
+
+def test_the_readme_shows_what_is_printed(capsys):
+    """To the digits that do not depend on the machine: the words, and the larger scores."""
+    (block,) = re.findall(r"```text\n(the keys to the cabinet\n.*?)```", README.read_text(), re.S)
+    assert main(["explain", "the keys to the cabinet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for shown, printed in zip(block.splitlines(), lines, strict=False):
+        for left, right in zip(shown.split(), printed.split(), strict=True):
+            try:
+                assert float(left) == pytest.approx(float(right), rel=0.02)
+            except ValueError:
+                assert left == right
 
 
 @pytest.mark.usefixtures("prepared")

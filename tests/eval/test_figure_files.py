@@ -86,6 +86,7 @@ def check_text(figures):
     [(("svg",), None), (("pdf", "png", "png"), ("agreement-blank-out", "graph", "maps-raw"))],
 )
 def test_files_are_valid_and_always_the_same(forms, names, figures, tmp_path):
+    # Whatever was done to the first ones in the meantime.
     figures = {name: figures[name] for name in names or figures}
     again = figure_data.every_figure()
     first = catalogue.write_figures(tmp_path / "a", figures, forms)
