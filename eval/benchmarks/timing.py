@@ -138,7 +138,8 @@ def over_parts(parts: Sequence[Sequence[Timing]]) -> list[Timing]:
 
 def take_turns(contenders: Sequence[Contender], budget: Budget) -> list[Timing]:
     """Time contenders against each other, in turns, in the order given."""
-    first, errors, calls, peaks = [], [], [], []
+    first, errors, calls = [], [], []
+    peaks: list[int | None] = []
     times: list[list[float]] = [[] for _ in contenders]
     for place, contender in enumerate(contenders):
         with PeakMemory() as peak:

@@ -25,7 +25,7 @@ def score_columns(content: Content) -> dict[str, np.ndarray]:
     Columns ``method`` (index into the layered methods, then the plain ones), ``layer`` (from 1,
     0 for plain methods), ``head`` (from 1, 0 for their mean), ``token`` and ``score``.
     """
-    parts = []
+    parts: list[tuple[np.ndarray, ...]] = []
     for place, values in enumerate(content.layered.values()):
         layer, head, token = np.indices(values.shape)
         parts.append((np.full(values.shape, place), layer + 1, head, token, values))

@@ -216,9 +216,9 @@ def _graph_notes(content: Content, edges: Edges) -> tuple[str, ...]:
     notes = [
         f"Each layer keeps {content.residual:.0%} of a token and mixes the rest by its attention, "
         "heads averaged; the wider an edge, the more it weighs. Point at a token to see its "
-        "edges, even those lighter than the slider lets through. Click it to see the minimum cut between "
-        f"{top} at the top and it: the edges that together hold the flow down. Darker tokens get "
-        "more flow.",
+        "edges, even those lighter than the slider lets through. Click it to see the minimum cut "
+        f"between {top} at the top and it: the edges that together hold the flow down. Darker "
+        "tokens get more flow.",
     ]
     kept = len(edges.weight)
     if kept < edges.total:

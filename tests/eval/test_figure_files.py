@@ -49,7 +49,7 @@ def test_fingerprints_tell_figures_apart(figures):
     assert pictures.distance(prints["maps-raw"], changed) > TOLERANCE
 
 
-@pytest.mark.parametrize(("layers", "n"), [(6, 6), (1, 2), (12, 9), (5, 17), (3, 40)])
+@pytest.mark.parametrize(("layers", "n"), [(6, 6), (1, 2), (5, 17), (2, 40)])
 def test_text_of_a_sentence_is_readable(layers, n):
     figures = catalogue.sentence_figures(figure_data.sentence(n, layers))
     check_text({name: figures[name] for name in ("maps-raw", "readout", "graph", "bars")})

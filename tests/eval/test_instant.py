@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxflow.eval.instant import instant_scores
+from jaxflow.eval.instant import BACKWARD, FORWARD, instant_scores, jit_with
 from jaxflow.eval.protocol import device_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.models.tokenizer import SPECIAL_TOKENS
@@ -51,3 +51,22 @@ def test_padding_changes_nothing(model: Model) -> None:
     )
     for name in ("raw", "rollout", "gradient_norm", "blank_out"):
         np.testing.assert_allclose(short[name][..., :5], long[name][..., :5], rtol=1e-3, atol=1e-5)
+
+
+def test_the_options_are_known_and_one_that_is_not_does_no_harm() -> None:
+    def double(values: jax.Array) -> dict[str, jax.Array]:
+        return {"double": values * 2}
+
+    values = np.ones(3, np.float32)
+    for options in (FORWARD, BACKWARD):
+        np.testing.assert_array_equal(
+            jax.jit(double, compiler_options=options)(values)["double"], 2 * values
+        )
+    forgotten = {"xla_cpu_option_of_another_version": True}
+    np.testing.assert_array_equal(jit_with(double, forgotten)(values)["double"], 2 * values)
+
+    def fails(values: jax.Array) -> dict[str, jax.Array]:
+        raise jax.errors.JaxRuntimeError("something else")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        jit_with(fails, FORWARD)(values)
