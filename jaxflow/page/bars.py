@@ -27,14 +27,15 @@ def score_columns(content: Content) -> dict[str, np.ndarray]:
     """
     parts: list[tuple[np.ndarray, ...]] = []
     for place, values in enumerate(content.layered.values()):
-        layer, head, token = np.indices(values.shape)
-        parts.append((np.full(values.shape, place), layer + 1, head, token, values))
+        at = np.indices(values.shape)
+        parts.append((np.full(values.shape, place), at[0] + 1, at[1], at[2], values))
     for place, values in enumerate(content.plain.values(), len(parts)):
         none = np.full(values.shape, ANY)
         parts.append((np.full(values.shape, place), none, none, np.arange(values.size), values))
     names = ("method", "layer", "head", "token", "score")
     columns = {
-        name: np.concatenate([part[at].ravel() for part in parts]) for at, name in enumerate(names)
+        name: np.concatenate([part[column].ravel() for part in parts])
+        for column, name in enumerate(names)
     }
     score = np.round(columns.pop("score"), DECIMALS).astype(np.float32)
     return {name: integers(values) for name, values in columns.items()} | {"score": score}
