@@ -12,7 +12,14 @@ import pytest
 from jaxflow.commands.parser import parse
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("jaxflow", "jaxflow.flow", "jaxflow.models", "jaxflow.train", "jaxflow.eval")
+PACKAGES = (
+    "jaxflow",
+    "jaxflow.flow",
+    "jaxflow.page",
+    "jaxflow.models",
+    "jaxflow.train",
+    "jaxflow.eval",
+)
 
 
 def modules():
