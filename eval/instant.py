@@ -6,7 +6,7 @@ a loop, and its two programs are compiled side by side and with less care.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,12 +24,12 @@ __all__ = ["instant_scores", "jit_with"]
 
 # On a CPU this halves the time to compile; it costs some five milliseconds a short sentence. The
 # backward pass, which takes longer to compile, is not optimised further either.
-FORWARD: dict[str, bool | int] = {"xla_cpu_use_fusion_emitters": False}
-BACKWARD: dict[str, bool | int] = {**FORWARD, "xla_backend_optimization_level": 0}
+FORWARD: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+BACKWARD: dict[str, Any] = {**FORWARD, "xla_backend_optimization_level": 0}
 
 
 def jit_with(
-    function: Callable[..., dict[str, jax.Array]], options: Mapping[str, bool | int]
+    function: Callable[..., dict[str, jax.Array]], options: dict[str, Any]
 ) -> Callable[..., dict[str, jax.Array]]:
     """Compile with options of the compiler, or without any where it does not know one of them."""
     chosen, plain = jax.jit(function, compiler_options=options), jax.jit(function)
