@@ -1,4 +1,4 @@
-"""Bounds on many flows at once: cuts from above, the layer below from below.
+"""Bounds on many flows at once, each the weight of a cut.
 
 Statement: the flow from (layer, s) to t is at most what the row of s sends, what the column of t
 takes, and the weight of two more cuts,
@@ -8,12 +8,9 @@ takes, and the weight of two more cuts,
 * ``sum_{h=0..layer-2} sum_{k!=t} A[h][k, t] + sum_j min(A[layer][s, j], A[layer-1][j, t])``: the
   same from the other end, along the line of t.
 
-On trained attention one of the four nearly always is the flow.
-
-From below: let r be the sum of the source's row and take from every token j of the layer below a
-share ``A[layer][s, j] / r`` of its own largest flow. The shares sum to 1, so no edge is overfilled,
-and j is asked for no more than the row gives it as long as its flow is at most r. Where a sink is
-saturated for all sources of one layer, it so stays saturated in all layers above.
+On trained attention one of the four nearly always is the flow. With three layers one more cut is
+known once a pass has been made: the nodes that have something left to send, and the source's own,
+on one side. It is the flow wherever the pass has found that, but for few.
 """
 
 from __future__ import annotations
@@ -23,9 +20,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.lanes import least, load, lowered, spread
+from jaxflow.flow.lanes import exceeds, least, load, lowered, spread, store
+from jaxflow.flow.network import LEAST
 
-__all__ = ["inherited", "upper_bound"]
+__all__ = ["stuck_cut", "upper_bound"]
 
 
 @njit(nogil=True)
@@ -34,7 +32,6 @@ def upper_bound(
     strays: float,
     into: np.ndarray,
     others: np.ndarray,
-    layer: int,
     column: int,
     lowest: Any,
     highest: Any,
@@ -42,25 +39,40 @@ def upper_bound(
     """Return the least of the four cuts for the lanes from `column` on.
 
     `sends` is the sum of the source's row, `strays` what its line loses to others from layer 2 up
-    to `layer`; `lowest` and `highest` are the two-step sums of the two cuts.
+    to its own; `into` and `others` ``[1, width]`` are the sums of the sink's column in the lowest
+    layer and, without the diagonal, in all but the highest two; `lowest` and `highest` are the
+    two-step sums of the two cuts.
     """
     bound = least(spread(sends), load(into, 0, column))
     bound = least(bound, spread(strays) + lowest)
-    return least(bound, load(others, layer - 2, column) + highest)
+    return least(bound, load(others, 0, column) + highest)
 
 
 @njit(nogil=True)
-def inherited(
-    line: np.ndarray, sends: float, below: np.ndarray, peak: np.ndarray, column: int
+def stuck_cut(
+    row: np.ndarray,
+    into: np.ndarray,
+    bottom: np.ndarray,
+    source: int,
+    first: int,
+    last: int,
+    column: int,
+    supply: np.ndarray,
 ) -> Any:
-    """Return a lower bound for the lanes from `column` on, from the flows of the layer below.
+    """Return a bound on three layers from what a pass has left, for the lanes from `column` on.
 
-    `below` ``[n, width]`` are those of all sources, `peak` their maxima, `sends` the sum of `line`.
+    The cut between the nodes with something left, and the source's own, and all the others.
+    `supply` is set to 1 at these nodes, to 0 elsewhere; `into` is the middle layer with queries and
+    keys exchanged.
     """
-    total = spread(0.0)
-    for j in range(len(below)):
-        total = lowered(total, spread(-line[j]), load(below, j, column))
-    one = spread(1.0)
-    return total * least(
-        one / spread(max(sends, 1e-300)), one / (load(peak, 0, column) + spread(1e-300))
-    )
+    cut = spread(0.0)
+    for j in range(first, last):
+        stuck = exceeds(load(supply, j, 0), spread(LEAST if j != source else -1.0))
+        store(supply, j, 0, stuck)
+        cut = cut + lowered(spread(row[j]), stuck, spread(row[j]))
+    for i in range(first, last):
+        reach = spread(0.0)
+        for j in range(first, last):
+            reach = lowered(reach, spread(-into[i, j]), load(supply, j, 0))
+        cut = cut + least(reach, load(bottom, i, column))
+    return cut

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from jaxflow.flow.bits import BIT, NONE
-from jaxflow.flow.lanes import LANES
+from jaxflow.flow.lanes import LANES, space
 from jaxflow.flow.network import Network, new_network
 from jaxflow.flow.pair import roll_down, solve_pair
 from jaxflow.flow.search import reach
@@ -43,7 +43,7 @@ def add_cuts(
     depth, n = weights.shape[1], weights.shape[2]
     width = (n + LANES - 1) // LANES * LANES
     sentence, net = new_sentence(depth, n, width), new_network(depth, n, width)
-    lines, order = np.zeros((depth, width)), np.empty(n, np.int64)
+    lines, order = space((depth, width)), np.empty(n, np.int64)
     for b in range(begin, min(end, len(weights))):
         lay_out(sentence, weights[b], layers.max())
         into = result[b]

@@ -1,9 +1,9 @@
 """From edge weights to a table of flows: which stage answers which pair.
 
 The lowest two layers have closed forms. Above them every pair gets an upper bound, the weight of
-its cheapest simple cut, and a lower bound: from the layer below it, where that is known for all
-sources, else from a sweep. Where the two meet, that is the flow; the pairs where they do not are
-searched one by one.
+its cheapest simple cut, and a lower bound from a sweep; where the two meet, that is the flow. What
+is left of three layers is tried again, and what is left then is searched pair by pair. In a table
+of all sources, sinks that all of one layer have brought to their bound are not looked at above.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.bounds import inherited, upper_bound
+from jaxflow.flow.again import Pack, new_pack, put, try_again
+from jaxflow.flow.bounds import stuck_cut, upper_bound
 from jaxflow.flow.closed import two_steps
-from jaxflow.flow.lanes import LANES, at_least, least, load, spread, store
+from jaxflow.flow.columns import CLOSE, Columns, absorb, all_columns, new_columns
+from jaxflow.flow.lanes import LANES, at_least, least, load, space, spread, store
 from jaxflow.flow.network import Network, new_network
 from jaxflow.flow.pair import roll_down, solve_pair
 from jaxflow.flow.sentence import Sentence, lay_out, lifts_at, new_sentence
 from jaxflow.flow.sweep import sweep_one_layer, sweep_two_layers
 
 __all__ = ["fill"]
-
-# A flow this close to an upper bound is taken for the bound.
-CLOSE = 1e-12
 
 # The mask of lanes that are all done.
 ALL = (1 << LANES) - 1
@@ -38,13 +37,14 @@ class Work(NamedTuple):
     supply, demand
         ``[n, LANES]`` and ``[n + 1, LANES]``, for the sweeps.
     bounds
-        ``[1, LANES]``: upper bounds on their way from lanes to numbers.
+        ``[2, LANES]``: upper bounds and flows on their way from lanes to numbers.
     lines, order
         ``[L, width]``, ``[n]``: see `roll_down`.
-    open
-        ``[n]``: the sinks of a row that are still to be searched; ``row`` holds their bounds.
-    below, peak
-        ``[n, width]``, ``[1, width]``: the table one layer down for all sources, and its maxima.
+    open, count
+        ``[n]``, ``[1]``: the sinks of a row that are still to be searched and how many they are;
+        ``row`` holds their bounds.
+    pack
+        Sinks to be tried again.
     """
 
     supply: np.ndarray
@@ -53,88 +53,109 @@ class Work(NamedTuple):
     lines: np.ndarray
     order: np.ndarray
     open: np.ndarray
-    below: np.ndarray
-    peak: np.ndarray
+    count: np.ndarray
+    pack: Pack
 
 
 @njit(nogil=True)
 def _fill_row(
     sentence: Sentence,
+    columns: Columns,
+    count: int,
     work: Work,
     layer: int,
     source: int,
-    known: bool,
     row: np.ndarray,
-) -> int:
+) -> None:
     """Write the flows from one token of `layer`, 2 or higher, to `row`, as far as bounds meet.
 
-    `known` says whether the flows of the layer below are there. Returns how many sinks are left.
+    Only for the first `count` of the `columns`.
     """
     edges, lines, order = sentence.edges, work.lines, work.order
-    n, width = edges.shape[1:]
+    n = edges.shape[1]
     line = edges[layer, source]
     lifts = lifts_at(layer)
     causal = sentence.causal[0]
     last = source + 1 if causal else n
-    sends = line.sum()
-    strays = 0.0
+    sends, strays = sentence.out[layer, source], 0.0
     for x in range(2, layer + 1):
-        strays += edges[x, source].sum() - edges[x, source, source]
-    ready, count = False, 0
-    for column in range(0, width, LANES):
-        first = column if causal else 0
+        strays += sentence.out[x, source] - sentence.straight[x, source]
+    roll_down(sentence, layer, source, last, lines, order)
+    work.count[0] = 0
+    for column in range(0, count, LANES):
+        first = columns.sinks[column] if causal else 0
         bound = upper_bound(
-            sends, strays, sentence.into, sentence.strays, layer, column,
-            two_steps(edges[1, source], edges[0], first, last, column),
-            two_steps(line, edges[layer - 1], first, last, column),
+            sends, strays, columns.into, columns.strays, column,
+            two_steps(edges[1, source], columns.lowest, first, last, column),
+            two_steps(line, columns.highest, first, last, column),
         )  # fmt: skip
         if causal:
-            bound = least(bound, load(sentence.ways[layer], source, column))
-        enough = bound - spread(CLOSE)
-        done = 0
-        if known:
-            done = at_least(inherited(line, sends, work.below, work.peak, column), enough)
-        if done != ALL:
-            if not ready:
-                roll_down(sentence, layer, source, last, lines, order)
-                ready = True
-            if layer == 2:
-                sent = sweep_one_layer(
-                    line, order, edges[1], edges[0], first, last, column, work.demand
-                )
-            else:
-                sent = sweep_two_layers(
-                    lines[lifts + 2], order, sentence, lifts + 2, sentence.demands[lifts],
-                    first, last, column, work.supply, work.demand,
-                )  # fmt: skip
-            done |= at_least(sent, enough)
+            bound = least(bound, load(columns.ways, source, column))
+        if layer == 2:
+            sent = sweep_one_layer(
+                line, order, edges[1], columns, first, last, column, work.supply, work.demand
+            )
+        else:
+            sent = sweep_two_layers(
+                lines[lifts + 2], order, sentence, lifts + 2, columns,
+                first, last, column, work.supply, work.demand,
+            )  # fmt: skip
+        done = at_least(sent, bound - spread(CLOSE))
+        if layer == 2 and done != ALL:
+            bound = least(
+                bound,
+                stuck_cut(
+                    line, sentence.turned[1], columns.bottom, source, first, last, column,
+                    work.supply,
+                ),
+            )  # fmt: skip
+            done = at_least(sent, bound - spread(CLOSE))
         store(work.bounds, 0, 0, bound)
-        for lane in range(min(LANES, n - column)):
-            sink = column + lane
-            if sink >= last:
-                row[sink] = 0.0
-            else:
-                row[sink] = work.bounds[0, lane]
-                if not done >> lane & 1:
-                    work.open[count] = sink
-                    count += 1
-    return count
+        store(work.bounds, 1, 0, sent)
+        for lane in range(min(LANES, count - column)):
+            sink = columns.sinks[column + lane]
+            row[sink] = work.bounds[0, lane] if sink < last else 0.0
+            if sink >= last or done >> lane & 1:
+                continue
+            if layer > 2:
+                _leave_open(work, sink)
+                continue
+            put(
+                work.pack, sentence, sink, first, last, lane, work.supply, work.demand,
+                work.bounds[0, lane], work.bounds[1, lane],
+            )  # fmt: skip
+            if work.pack.count[0] == LANES:
+                _finish(sentence, work, line, last, row)
+    if work.pack.count[0]:
+        _finish(sentence, work, line, last, row)
+
+
+@njit(nogil=True)
+def _leave_open(work: Work, sink: int) -> None:
+    work.open[work.count[0]] = sink
+    work.count[0] += 1
+
+
+@njit(nogil=True)
+def _finish(sentence: Sentence, work: Work, line: np.ndarray, last: int, row: np.ndarray) -> None:
+    """Try the packed sinks again and write their bounds to `row`; what fails stays open."""
+    pack, count = work.pack, work.pack.count[0]
+    first = pack.sinks[:count].min() if sentence.causal[0] else 0
+    done = try_again(pack, sentence, line, work.order, first, last)
+    for lane in range(count):
+        row[pack.sinks[lane]] = pack.bound[0, lane]
+        if not done >> lane & 1:
+            _leave_open(work, pack.sinks[lane])
 
 
 @njit(nogil=True)
 def _search_row(
-    sentence: Sentence,
-    net: Network,
-    work: Work,
-    layer: int,
-    source: int,
-    count: int,
-    row: np.ndarray,
+    sentence: Sentence, net: Network, work: Work, layer: int, source: int, row: np.ndarray
 ) -> None:
-    """Replace the bounds in `row` by flows for the first `count` sinks of ``work.open``."""
+    """Replace the bounds in `row` by flows for the sinks that are open."""
     causal = sentence.causal[0]
     last = source + 1 if causal else len(row)
-    for i in range(count):
+    for i in range(work.count[0]):
         sink = work.open[i]
         row[sink] = solve_pair(
             net, sentence, layer, work.order, sink, sink if causal else 0, last,
@@ -163,37 +184,51 @@ def fill(
     """
     depth, n = weights.shape[1], weights.shape[2]
     width = (n + LANES - 1) // LANES * LANES
-    sentence, net, searched = new_sentence(depth, n, width), new_network(1, 1, LANES), False
-    work = Work(
-        np.empty((n, LANES)), np.empty((n + 1, LANES)), np.empty((1, LANES)),
-        np.zeros((depth, width)), np.empty(n, np.int64), np.empty(n, np.int64),
-        np.zeros((n, width)), np.zeros((1, width)),
-    )  # fmt: skip
     full = sources.size == n and (sources == np.arange(n)).all()
+    sentence, net, searched = new_sentence(depth, n, width), new_network(1, 1, LANES), False
+    chosen, everyone = new_columns(n if full else 1, width if full else LANES), np.arange(width)
+    work = Work(
+        space((n, LANES)), space((n + 1, LANES)), space((2, LANES)),
+        space((depth, width)), np.empty(n, np.int64), np.empty(n, np.int64),
+        np.zeros(1, np.int64), new_pack(n),
+    )  # fmt: skip
     edges = sentence.edges
     for b in range(begin, min(end, len(weights))):
         lay_out(sentence, weights[b], layers.max())
         for at in range(bottom, min(top, layers.size)):
             layer = layers[at]
-            known = full and at > 0 and layers[at - 1] == layer - 1
-            if known and layer > 1:
-                work.below[:, :n] = table[b, at - 1]
-                for sink in range(n):
-                    work.peak[0, sink] = work.below[:, sink].max()
+            if layer < 2:
+                for place in range(low, min(high, sources.size)):
+                    _lowest_row(sentence, work, layer, sources[place], table[b, at, place])
+                continue
+            columns, count = all_columns(sentence, layer, everyone), n
+            if full and at > 0 and layers[at - 1] == layer - 1:
+                count = absorb(sentence, layer, table[b, at - 1], columns, chosen)
+                columns = chosen
             for place in range(low, min(high, sources.size)):
-                source = sources[place]
-                row = table[b, at, place]
-                if layer == 0:
-                    row[:] = weights[b, 0, source]
-                elif layer == 1:
-                    for column in range(0, width, LANES):
-                        flows = two_steps(edges[1, source], edges[0], 0, n, column)
-                        store(work.bounds, 0, 0, flows)
-                        for lane in range(min(LANES, n - column)):
-                            row[column + lane] = work.bounds[0, lane]
-                else:
-                    count = _fill_row(sentence, work, layer, source, known, row)
-                    if count:
-                        if not searched:
-                            net, searched = new_network(depth, n, width), True
-                        _search_row(sentence, net, work, layer, source, count, row)
+                source, row = sources[place], table[b, at, place]
+                if count < n:
+                    sends = sentence.out[layer, source]
+                    for sink in range(n):
+                        row[sink] = min(sentence.into[0, sink], sends)
+                    if count == 0:
+                        continue
+                _fill_row(sentence, columns, count, work, layer, source, row)
+                if work.count[0]:
+                    if not searched:
+                        net, searched = new_network(depth, n, width), True
+                    _search_row(sentence, net, work, layer, source, row)
+
+
+@njit(nogil=True)
+def _lowest_row(sentence: Sentence, work: Work, layer: int, source: int, row: np.ndarray) -> None:
+    """Write the flows from one token of layer 0 or 1 to `row`."""
+    n, edges = len(row), sentence.edges
+    if layer == 0:
+        row[:] = edges[0, source, :n]
+        return
+    for column in range(0, n, LANES):
+        flows = two_steps(edges[1, source], edges[0], 0, n, column)
+        store(work.bounds, 0, 0, flows)
+        for lane in range(min(LANES, n - column)):
+            row[column + lane] = work.bounds[0, lane]

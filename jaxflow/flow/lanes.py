@@ -11,18 +11,31 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, overload, register_model
 
-__all__ = ["LANES", "at_least", "least", "load", "lowered", "spread", "store", "total"]
+__all__ = [
+    "LANES",
+    "at_least",
+    "exceeds",
+    "least",
+    "load",
+    "lowered",
+    "most",
+    "space",
+    "spread",
+    "store",
+    "total",
+]
 
 # What numba makes of a function is not what its signature says to a type checker.
 intrinsic: Any = _intrinsic
 
-LANES = 32
+LANES = 16
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 
 
@@ -42,6 +55,21 @@ class LanesModel(models.PrimitiveModel):
 
     def __init__(self, manager: Any, numba_type: Any) -> None:
         super().__init__(manager, numba_type, _VECTOR)
+
+
+@njit(nogil=True)
+def space(shape: tuple[int, ...]) -> np.ndarray:
+    """Return zeros whose rows of whole lanes begin at a line of the cache.
+
+    Vectors that lie across two lines take twice as long to load, and numba's own arrays do so or
+    not from one run to the next.
+    """
+    size = 1
+    for length in shape:
+        size *= length
+    room = np.zeros(size + 8)
+    begin = (64 - room.ctypes.data % 64) % 64 // 8
+    return room[begin : begin + size].reshape(shape)
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, row: Any, column: Any) -> Any:
@@ -96,6 +124,27 @@ def least(typingctx: Any, left: Any, right: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
+
+    return lanes(lanes, lanes), generate
+
+
+@intrinsic
+def most(typingctx: Any, left: Any, right: Any) -> Any:
+    """Return the larger number of each lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
+
+    return lanes(lanes, lanes), generate
+
+
+@intrinsic
+def exceeds(typingctx: Any, left: Any, right: Any) -> Any:
+    """Return 1 in lanes where `left` is larger than `right`, 0 in the others."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one, zero = (ir.Constant(_VECTOR, [number] * LANES) for number in (1.0, 0.0))
+        return builder.select(builder.fcmp_ordered(">", *arguments), one, zero)
 
     return lanes(lanes, lanes), generate
 

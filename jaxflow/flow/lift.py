@@ -12,40 +12,44 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.lanes import LANES, load, lowered, spread, store
+from jaxflow.flow.lanes import LANES, least, load, lowered, most, space, spread, store
 
-__all__ = ["lifted", "passed_on", "rolled"]
+__all__ = ["TINY", "lifted", "passed_on", "rolled"]
+
+# Keeps quotients of an empty sum finite.
+TINY = 1e-300
 
 
 @njit(nogil=True)
 def lifted(
-    layer: np.ndarray, into: np.ndarray, demand: np.ndarray, n: int, result: np.ndarray
+    layer: np.ndarray, turned: np.ndarray, into: np.ndarray, demand: np.ndarray, result: np.ndarray
 ) -> None:
     """Write what each node above `layer` can send to each sink, given the demands below it.
 
-    `into` holds the column sums of `layer`; `demand` and `result` ``[n, width]`` one sink a
-    column. Each node i shares its demand out among the arcs into it, in proportion to them; the
-    sink's own node t takes from others before its own line, since a straight way down is what the
-    others lack.
+    `turned` is `layer` with queries and keys exchanged, `into` its column sums; `demand` and
+    `result` ``[n, width]`` hold one sink a column. Each node i shares its demand out among the arcs
+    into it, in proportion to them, but for the one from the sink's own node t, which gets what the
+    others cannot take: a source has much to send to many nodes, but little to t.
     """
-    share = np.zeros_like(demand)
-    for i in range(n):
-        if into[i] > 0.0:
-            for t in range(n):
-                share[i, t] = min(demand[i, t], into[i]) / into[i]
-    own = np.zeros(n)
-    for t in range(n):
-        others = into[t] - layer[t, t]
-        share[t, t] = min(1.0, demand[t, t] / others) if others > 0.0 else 0.0
-        own[t] = min(max(demand[t, t] - share[t, t] * others, 0.0), layer[t, t])
-    for k in range(n):
-        for column in range(0, layer.shape[1], LANES):
-            total = spread(0.0)
+    n, width = demand.shape
+    share, own = space((n, LANES)), space((1, LANES))
+    one, zero, tiny = spread(1.0), spread(0.0), spread(TINY)
+    for column in range(0, width, LANES):
+        straight = zero
+        for i in range(n):
+            wish, arc = load(demand, i, column), load(turned, i, column)
+            others = most(spread(into[i]) - arc, zero)
+            part = least(one, wish / (others + tiny))
+            store(share, i, 0, part)
+            straight = straight + least(arc, most(lowered(wish, part, others), zero))
+        store(own, 0, 0, straight)
+        for k in range(n):
+            total = zero
             for i in range(n):
-                total = lowered(total, spread(-layer[k, i]), load(share, i, column))
+                total = lowered(total, spread(-layer[k, i]), load(share, i, 0))
             store(result, k, column, total)
-    for t in range(n):
-        result[t, t] += own[t] - layer[t, t] * share[t, t]
+        for lane in range(min(LANES, n - column)):
+            result[column + lane, column + lane] = own[0, lane]
 
 
 @njit(nogil=True)
@@ -56,9 +60,13 @@ def passed_on(mass: float, out: float) -> float:
 
 @njit(nogil=True)
 def rolled(line: np.ndarray, layer: np.ndarray, out: np.ndarray, result: np.ndarray) -> None:
-    """Write where the mass `line` comes to lie one layer further down; `out` holds row sums."""
-    result[:] = 0.0
-    for j in range(len(layer)):
-        share = passed_on(line[j], out[j])
-        for k in range(layer.shape[1]):
-            result[k] += share * layer[j, k]
+    """Write where the mass `line` comes to lie one layer further down; `out` holds row sums.
+
+    `line` and `result` are ``[1, width]``.
+    """
+    for column in range(0, layer.shape[1], LANES):
+        mass = spread(0.0)
+        for j in range(len(layer)):
+            share = passed_on(line[0, j], out[j])
+            mass = lowered(mass, spread(-share), load(layer, j, column))
+        store(result, 0, column, mass)

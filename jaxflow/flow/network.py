@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from jaxflow.flow.bits import BIT, NONE, transpose
-from jaxflow.flow.lanes import LANES, at_least, load, spread
+from jaxflow.flow.lanes import LANES, at_least, load, space, spread
 
 __all__ = ["LEAST", "Network", "carry", "new_network", "open_masks", "room_on"]
 
@@ -69,11 +69,11 @@ def new_network(layers: int, n: int, width: int) -> Network:
     words = (width + 63) // 64
     depths = layers * n + 2
     return Network(
-        np.zeros((layers, n, width)),
+        space((layers, n, width)),
         np.empty((layers, n, words), np.uint64),
         np.empty((layers, n, words), np.uint64),
-        np.zeros((1, width)),
-        np.zeros((1, width)),
+        space((1, width)),
+        space((1, width)),
         np.zeros(layers, np.bool_),
         np.empty((n, words), np.uint64),
         np.empty((depths, layers, words), np.uint64),

@@ -27,7 +27,7 @@ def roll_down(
     lines[layer - 1] = edges[layer, source]
     low = 0 if layer < 3 else lifts_at(layer) + 1
     for x in range(layer - 1, low, -1):
-        rolled(lines[x], edges[x], sentence.out[x], lines[x - 1])
+        rolled(lines[x : x + 1], edges[x], sentence.out[x], lines[x - 1 : x])
     rank(lines[low if layer > 2 else layer - 1], source, last, order)
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.lanes import LANES, least, load, lowered, spread, store, total
-from jaxflow.flow.lift import passed_on
+from jaxflow.flow.lanes import LANES, least, load, lowered, space, spread, store, total
+from jaxflow.flow.lift import TINY, passed_on
 from jaxflow.flow.network import Network
-from jaxflow.flow.sweep import TINY
 
 __all__ = ["replay_one_layer", "replay_two_layers", "unlift", "unroll"]
 
@@ -124,7 +123,7 @@ def unroll(
     """
     width = layer.shape[1]
     supply, room = net.supply, net.room[x]
-    share = np.zeros((1, width))
+    share = space((1, width))
     start = first // LANES * LANES
     for k in range(first, last):
         if below[k] > 0.0:
@@ -159,26 +158,21 @@ def unlift(
     """
     width = layer.shape[1]
     room, left = net.room[x], net.demand
-    share = np.zeros((1, width))
+    share, own, taken = space((1, width)), space((1, width)), space((1, width))
     start = first // LANES * LANES
     for i in range(first, last):
-        if into[i] > 0.0:
-            share[0, i] = min(demand[i, sink], into[i]) / into[i]
-    others = into[sink] - layer[sink, sink]
-    share[0, sink] = min(1.0, demand[sink, sink] / others) if others > 0.0 else 0.0
-    own = min(max(demand[sink, sink] - share[0, sink] * others, 0.0), layer[sink, sink])
-    taken = np.zeros((1, width))
+        arc, wish = layer[sink, i], demand[i, sink]
+        others = max(into[i] - arc, 0.0)
+        share[0, i] = min(1.0, wish / (others + TINY))
+        own[0, i] = min(arc, max(wish - share[0, i] * others, 0.0))
     for k in range(first, last):
         lifted = above[k, sink]
-        used = (lifted - left[0, k]) / lifted if lifted > 0.0 else 0.0
+        used = spread((lifted - left[0, k]) / lifted if lifted > 0.0 else 0.0)
         for column in range(start, last, LANES):
             weight = load(layer, k, column)
-            part = weight * load(share, 0, column)
-            store(room, k, column, lowered(weight, spread(used), part))
-            store(taken, 0, column, lowered(load(taken, 0, column), spread(-used), part))
-        if k == sink:
-            room[k, sink] = layer[k, sink] - used * own
-            taken[0, sink] += used * (own - layer[k, sink] * share[0, sink])
+            part = load(own, 0, column) if k == sink else weight * load(share, 0, column)
+            store(room, k, column, lowered(weight, used, part))
+            store(taken, 0, column, lowered(load(taken, 0, column), spread(0.0) - used, part))
     for i in range(first, last):
         left[0, i] = demand[i, sink] - taken[0, i]
     net.turned[x] = False

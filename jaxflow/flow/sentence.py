@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from jaxflow.flow.closed import two_steps
-from jaxflow.flow.lanes import LANES, store
+from jaxflow.flow.lanes import LANES, load, space, spread, store, total
 from jaxflow.flow.lift import lifted
 
 __all__ = ["Sentence", "lay_out", "lifts_at", "new_sentence"]
@@ -60,7 +60,8 @@ class Sentence(NamedTuple):
 
 @njit(nogil=True)
 def _apart(n: int, width: int) -> np.ndarray:
-    apart = np.ones((n + 1, width))
+    apart = space((n + 1, width))
+    apart[:] = 1.0
     for token in range(n):
         apart[token, token] = 0.0
     return apart
@@ -71,15 +72,15 @@ def new_sentence(layers: int, n: int, width: int) -> Sentence:
     """Return room for a sentence of so many layers and tokens."""
     return Sentence(
         np.zeros(1, np.bool_),
-        np.zeros((layers, n, width)),
-        np.zeros((layers, n, width)),
-        np.zeros((layers, width)),
-        np.zeros((layers, n)),
-        np.zeros((layers, width)),
-        np.zeros((layers, width)),
+        space((layers, n, width)),
+        space((layers, n, width)),
+        space((layers, width)),
+        space((layers, n)),
+        space((layers, width)),
+        space((layers, width)),
         _apart(n, width),
-        np.zeros((layers, n, width)),
-        np.zeros((3, n, width)),
+        space((layers, n, width)),
+        space((3, n, width)),
     )
 
 
@@ -90,27 +91,45 @@ def lifts_at(layer: int) -> int:
 
 
 @njit(nogil=True)
+def _is_causal(weights: np.ndarray, top: int) -> bool:
+    """Say whether no token draws on a later one in any layer up to `top`."""
+    n = weights.shape[1]
+    for layer in range(top + 1):
+        for query in range(n):
+            for key in range(query + 1, n):
+                if weights[layer, query, key] != 0.0:
+                    return False
+    return True
+
+
+@njit(nogil=True)
 def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
     """Fill in a sentence's arrays up to layer `top` from its weights ``[L, n, n]``."""
-    n = weights.shape[1]
+    n, width = weights.shape[1], sentence.edges.shape[2]
     edges, turned, into, strays = sentence.edges, sentence.turned, sentence.into, sentence.strays
-    sentence.causal[0] = True
+    sentence.causal[0] = _is_causal(weights, top)
     for layer in range(top + 1):
-        into[layer] = 0.0
+        plane = edges[layer]
         for query in range(n):
-            sentence.out[layer, query] = weights[layer, query].sum()
             for key in range(n):
-                edges[layer, query, key] = weights[layer, query, key]
-                into[layer, key] += weights[layer, query, key]
-            for key in range(query + 1, n):
-                sentence.causal[0] &= weights[layer, query, key] == 0.0
+                plane[query, key] = weights[layer, query, key]
+        for column in range(0, width, LANES):
+            sums = spread(0.0)
+            for query in range(n):
+                sums = sums + load(plane, query, column)
+            store(into, layer, column, sums)
+        for query in range(n):
+            sums = load(plane, query, 0)
+            for column in range(LANES, width, LANES):
+                sums = sums + load(plane, query, column)
+            sentence.out[layer, query] = total(sums)
         if layer > 0:
             for query in range(n):
                 for key in range(n):
-                    turned[layer, key, query] = weights[layer, query, key]
+                    turned[layer, key, query] = plane[query, key]
         for key in range(n):
-            sentence.straight[layer, key] = weights[layer, key, key]
-            strays[layer, key] = into[layer, key] - weights[layer, key, key]
+            sentence.straight[layer, key] = plane[key, key]
+            strays[layer, key] = into[layer, key] - plane[key, key]
             if layer > 0:
                 strays[layer, key] += strays[layer - 1, key]
     if sentence.causal[0]:
@@ -126,4 +145,6 @@ def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
     demands = sentence.demands
     demands[0] = edges[0]
     for layer in range(lifts_at(top)):
-        lifted(edges[layer + 1], into[layer + 1], demands[layer], n, demands[layer + 1])
+        lifted(
+            edges[layer + 1], turned[layer + 1], into[layer + 1], demands[layer], demands[layer + 1]
+        )

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from jaxflow.flow.columns import Columns
 from jaxflow.flow.lanes import LANES, least, load, lowered, spread, store
+from jaxflow.flow.lift import TINY
 from jaxflow.flow.sentence import Sentence
 
-__all__ = ["TINY", "rank", "sweep_one_layer", "sweep_two_layers"]
-
-# Keeps quotients of an empty sum finite.
-TINY = 1e-300
+__all__ = ["rank", "set_apart", "sweep_one_layer", "sweep_two_layers"]
 
 
 @njit(nogil=True)
@@ -37,15 +36,19 @@ def rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
 
 
 @njit(nogil=True)
-def _demands(bottom: np.ndarray, first: int, last: int, column: int, demand: np.ndarray) -> Any:
+def set_apart(
+    bottom: np.ndarray, sinks: np.ndarray, first: int, last: int, column: int, demand: np.ndarray
+) -> Any:
     """Copy the demands of the lanes; those of the sinks' own nodes come back apart."""
     n = len(bottom)
     for i in range(first, last):
         store(demand, i, 0, load(bottom, i, column))
     store(demand, n, 0, spread(0.0))
-    for lane in range(min(LANES, last - column)):
-        demand[n, lane] = demand[column + lane, lane]
-        demand[column + lane, lane] = 0.0
+    for lane in range(LANES):
+        sink = sinks[column + lane]
+        if first <= sink < last:
+            demand[n, lane] = demand[sink, lane]
+            demand[sink, lane] = 0.0
     return load(demand, n, 0)
 
 
@@ -54,18 +57,19 @@ def sweep_one_layer(
     row: np.ndarray,
     order: np.ndarray,
     arcs: np.ndarray,
-    bottom: np.ndarray,
+    columns: Columns,
     first: int,
     last: int,
     column: int,
+    supply: np.ndarray,
     demand: np.ndarray,
 ) -> Any:
-    """Send `row` over one layer of arcs to the demands `bottom`; return what arrives.
+    """Send `row` over one layer of arcs to the demands of the columns; return what arrives.
 
     The nodes in turn, in the given order, first to the sink's own node and then to the others in
-    proportion to what these can take.
+    proportion to what these can take. `supply` and `demand` are left as they end.
     """
-    own = _demands(bottom, first, last, column, demand)
+    own = set_apart(columns.bottom, columns.sinks, first, last, column, demand)
     sent, tiny = spread(0.0), spread(TINY)
     for turn in range(last):
         j = order[turn]
@@ -74,8 +78,9 @@ def sweep_one_layer(
         out = spread(0.0)
         for i in range(first, last):
             out = out + least(load(demand, i, 0), spread(arcs[j, i]))
-        to_own = least(own, load(arcs, j, column))
+        to_own = least(own, load(columns.lower, j, column))
         passed = least(spread(row[j]), out + to_own)
+        store(supply, j, 0, spread(row[j]) - passed)
         to_own = least(to_own, passed)
         sent = sent + passed
         own = own - to_own
@@ -109,23 +114,22 @@ def sweep_two_layers(
     order: np.ndarray,
     sentence: Sentence,
     x: int,
-    bottom: np.ndarray,
+    columns: Columns,
     first: int,
     last: int,
     column: int,
     supply: np.ndarray,
     demand: np.ndarray,
 ) -> Any:
-    """Send `row` over the layers x and x - 1 to the demands `bottom`; return what arrives.
+    """Send `row` over the layers x and x - 1 to the demands of the columns; return what arrives.
 
     Each node k between the layers in turn passes on as much as its arcs let in and out, shared out
     in proportion among them: the source's own, which `order` must begin with, then, lane by lane,
     the sink's, then the others.
     """
     n, source = sentence.edges.shape[1], order[0]
-    upper, into = sentence.edges[x], sentence.turned[x]
-    lower, back = sentence.edges[x - 1], sentence.turned[x - 1]
-    own = _demands(bottom, first, last, column, demand)
+    into, lower = sentence.turned[x], sentence.edges[x - 1]
+    own = set_apart(columns.bottom, columns.sinks, first, last, column, demand)
     for j in range(first, last):
         store(supply, j, 0, spread(row[j]))
     store(supply, source, 0, spread(0.0))
@@ -141,8 +145,8 @@ def sweep_two_layers(
         passed, line, own, used_in, used_out = _share_out(
             line, own, flow_in, flow_out,
             least(line, spread(into[k, source])),
-            least(own, load(lower, k, column)),
-            load(sentence.apart, k if turn > 0 else n, column),
+            least(own, load(columns.lower, k, column)),
+            load(columns.apart, k if turn > 0 else n, column),
         )  # fmt: skip
         sent = sent + passed
         for j in range(first, last):
@@ -155,18 +159,21 @@ def sweep_two_layers(
         # The sinks' own nodes: every lane looks at a row and a column of its own.
         flow_in, flow_out = spread(0.0), spread(0.0)
         for j in range(first, last):
-            flow_in = flow_in + least(load(supply, j, 0), load(upper, j, column))
-            flow_out = flow_out + least(load(demand, j, 0), load(back, j, column))
+            flow_in = flow_in + least(load(supply, j, 0), load(columns.upper, j, column))
+            flow_out = flow_out + least(load(demand, j, 0), load(columns.back, j, column))
         passed, line, own, used_in, used_out = _share_out(
             line, own, flow_in, flow_out,
-            least(line, load(upper, source, column)),
-            least(own, load(sentence.straight, x - 1, column)),
-            load(sentence.apart, source, column),
+            least(line, load(columns.upper, source, column)),
+            least(own, load(columns.straight, 0, column)),
+            load(columns.apart, source, column),
         )  # fmt: skip
         sent = sent + passed
         for j in range(first, last):
             have, wish = load(supply, j, 0), load(demand, j, 0)
-            given, taken = least(have, load(upper, j, column)), least(wish, load(back, j, column))
+            given, taken = (
+                least(have, load(columns.upper, j, column)),
+                least(wish, load(columns.back, j, column)),
+            )
             store(supply, j, 0, lowered(have, used_in, given))
             store(demand, j, 0, lowered(wish, used_out, taken))
     return sent
