@@ -19,11 +19,13 @@ from jaxflow.flow.columns import CLOSE
 from jaxflow.flow.lanes import (
     LANES,
     at_least,
+    broadcast,
     exceeds,
     least,
     load,
     lowered,
     most,
+    raised,
     space,
     spread,
     store,
@@ -36,7 +38,7 @@ __all__ = ["Pack", "new_pack", "put", "try_again"]
 
 # How often sinks are tried again, as long as there are more than so many: a search of a few costs
 # less than another pass.
-ROUNDS, FEW = 3, 2
+ROUNDS, FEW = 3, 1
 
 
 class Pack(NamedTuple):
@@ -60,6 +62,8 @@ class Pack(NamedTuple):
         ``[n, LANES]``: what the last pass has left.
     straight
         ``[1, LANES]``: what the sink's own node can give to it.
+    beyond
+        ``[n, LANES]``: see `stuck_cut`.
     """
 
     count: np.ndarray
@@ -73,6 +77,7 @@ class Pack(NamedTuple):
     supply: np.ndarray
     demand: np.ndarray
     straight: np.ndarray
+    beyond: np.ndarray
 
 
 @njit(nogil=True)
@@ -82,7 +87,7 @@ def new_pack(n: int) -> Pack:
         np.zeros(1, np.int64), np.zeros(LANES, np.int64),
         space((n, LANES)), space((n, LANES)), space((n, LANES)), space((n, LANES)),
         space((1, LANES)), space((1, LANES)), space((n, LANES)), space((n, LANES)),
-        space((1, LANES)),
+        space((1, LANES)), space((n, LANES)),
     )  # fmt: skip
 
 
@@ -106,7 +111,7 @@ def put(
     for i in range(first, last):
         pack.bottom[i, at] = edges[0, i, sink]
         pack.own[i, at] = edges[1, i, sink]
-        pack.stuck[i, at] = supply[i, lane] > LEAST
+        pack.stuck[i, at] = 0.0
         pack.hungry[i, at] = demand[i, lane] > LEAST
 
 
@@ -133,7 +138,9 @@ def try_again(
             break
         sent = most(load(pack.sent, 0, 0), _pass(pack, row, order, sentence.edges[1], first, last))
         store(pack.sent, 0, 0, sent)
-        cut = stuck_cut(row, sentence.turned[1], pack.bottom, order[0], first, last, 0, pack.supply)
+        cut = stuck_cut(
+            row, sentence, pack.bottom, order[0], first, last, 0, pack.supply, pack.beyond
+        )
         bound = least(cut, load(pack.bound, 0, 0))
         store(pack.bound, 0, 0, bound)
         done = at_least(sent, bound - spread(CLOSE))
@@ -161,7 +168,7 @@ def _pass(
         demand[pack.sinks[lane], lane] = 0.0
         pack.straight[0, lane] = pack.bottom[pack.sinks[lane], lane]
     own = load(pack.straight, 0, 0)
-    sent, tiny, one = spread(0.0), spread(TINY), spread(1.0)
+    sent, zero, tiny, one = spread(0.0), spread(0.0), spread(TINY), spread(1.0)
     for phase in range(2):
         for turn in range(last):
             j = order[turn]
@@ -172,12 +179,12 @@ def _pass(
                 now = one - now
             if at_least(now, one) == 0:
                 continue
-            served, others = spread(0.0), spread(0.0)
+            served, others = zero, zero
             for i in range(first, last):
-                out = least(load(demand, i, 0), spread(arcs[j, i]))
+                out = least(load(demand, i, 0), broadcast(arcs, j, i))
                 others = others + out
-                served = lowered(served, spread(0.0) - out, load(hungry, i, 0))
-            others = others - served
+                served = raised(served, out, load(hungry, i, 0))
+            others = most(others - served, zero)
             to_own = least(own, load(pack.own, j, 0))
             have = load(supply, j, 0)
             passed = least(have * now, others + served + to_own)
@@ -187,10 +194,11 @@ def _pass(
             own = own - to_own
             passed = passed - to_own
             used = least(served, passed)
-            rest = (passed - used) / (others + tiny)
+            # Where nobody else is left, rounding is, and must not be blown up.
+            rest = least(one, (passed - used) / (others + tiny))
             more = used / (served + tiny) - rest
             for i in range(first, last):
                 wish = load(demand, i, 0)
-                share = lowered(rest, spread(0.0) - more, load(hungry, i, 0))
-                store(demand, i, 0, lowered(wish, share, least(wish, spread(arcs[j, i]))))
+                share = raised(rest, more, load(hungry, i, 0))
+                store(demand, i, 0, lowered(wish, share, least(wish, broadcast(arcs, j, i))))
     return sent

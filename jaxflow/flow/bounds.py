@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.lanes import exceeds, least, load, lowered, spread, store
+from jaxflow.flow.lanes import broadcast, exceeds, least, load, lowered, raised, spread, store
 from jaxflow.flow.network import LEAST
+from jaxflow.flow.sentence import Sentence
 
 __all__ = ["stuck_cut", "upper_bound"]
 
@@ -51,21 +52,24 @@ def upper_bound(
 @njit(nogil=True)
 def stuck_cut(
     row: np.ndarray,
-    into: np.ndarray,
+    sentence: Sentence,
     bottom: np.ndarray,
     source: int,
     first: int,
     last: int,
     column: int,
     supply: np.ndarray,
+    beyond: np.ndarray,
 ) -> Any:
     """Return a bound on three layers from what a pass has left, for the lanes from `column` on.
 
-    The cut between the nodes with something left, and the source's own, and all the others.
-    `supply` is set to 1 at these nodes, to 0 elsewhere; `into` is the middle layer with queries and
-    keys exchanged.
+    The lighter of two cuts. In one, the nodes of layer 1 with something left, and the source's own,
+    are on the source's side, and below them whatever is then cheaper to have there; in the other
+    these nodes of layer 0 stay, and those of layer 1 are chosen anew. `supply` is set to 1 at nodes
+    with something left, `beyond` at those of layer 0 that are on the sink's side, to 0 elsewhere.
     """
-    cut = spread(0.0)
+    arcs, into = sentence.edges[1], sentence.turned[1]
+    cut, below = spread(0.0), spread(0.0)
     for j in range(first, last):
         stuck = exceeds(load(supply, j, 0), spread(LEAST if j != source else -1.0))
         store(supply, j, 0, stuck)
@@ -73,6 +77,15 @@ def stuck_cut(
     for i in range(first, last):
         reach = spread(0.0)
         for j in range(first, last):
-            reach = lowered(reach, spread(-into[i, j]), load(supply, j, 0))
-        cut = cut + least(reach, load(bottom, i, column))
-    return cut
+            reach = raised(reach, broadcast(into, i, j), load(supply, j, 0))
+        wish = load(bottom, i, column)
+        cut = cut + least(reach, wish)
+        apart = exceeds(wish, reach)
+        store(beyond, i, 0, apart)
+        below = below + lowered(wish, apart, wish)
+    for j in range(first, last):
+        reach = spread(0.0)
+        for i in range(first, last):
+            reach = raised(reach, broadcast(arcs, j, i), load(beyond, i, 0))
+        below = below + least(reach, spread(row[j]))
+    return least(cut, below)

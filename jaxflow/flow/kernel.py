@@ -36,6 +36,8 @@ class Work(NamedTuple):
     ----------
     supply, demand
         ``[n, LANES]`` and ``[n + 1, LANES]``, for the sweeps.
+    beyond
+        ``[n, LANES]``, for the cut after a sweep.
     bounds
         ``[2, LANES]``: upper bounds and flows on their way from lanes to numbers.
     lines, order
@@ -49,6 +51,7 @@ class Work(NamedTuple):
 
     supply: np.ndarray
     demand: np.ndarray
+    beyond: np.ndarray
     bounds: np.ndarray
     lines: np.ndarray
     order: np.ndarray
@@ -105,8 +108,8 @@ def _fill_row(
             bound = least(
                 bound,
                 stuck_cut(
-                    line, sentence.turned[1], columns.bottom, source, first, last, column,
-                    work.supply,
+                    line, sentence, columns.bottom, source, first, last, column,
+                    work.supply, work.beyond,
                 ),
             )  # fmt: skip
             done = at_least(sent, bound - spread(CLOSE))
@@ -188,11 +191,10 @@ def fill(
     sentence, net, searched = new_sentence(depth, n, width), new_network(1, 1, LANES), False
     chosen, everyone = new_columns(n if full else 1, width if full else LANES), np.arange(width)
     work = Work(
-        space((n, LANES)), space((n + 1, LANES)), space((2, LANES)),
+        space((n, LANES)), space((n + 1, LANES)), space((n, LANES)), space((2, LANES)),
         space((depth, width)), np.empty(n, np.int64), np.empty(n, np.int64),
         np.zeros(1, np.int64), new_pack(n),
     )  # fmt: skip
-    edges = sentence.edges
     for b in range(begin, min(end, len(weights))):
         lay_out(sentence, weights[b], layers.max())
         for at in range(bottom, min(top, layers.size)):

@@ -21,11 +21,13 @@ from numba.extending import models, overload, register_model
 __all__ = [
     "LANES",
     "at_least",
+    "broadcast",
     "exceeds",
     "least",
     "load",
     "lowered",
     "most",
+    "raised",
     "space",
     "spread",
     "store",
@@ -72,14 +74,22 @@ def space(shape: tuple[int, ...]) -> np.ndarray:
     return room[begin : begin + size].reshape(shape)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, row: Any, column: Any) -> Any:
+def _pointer(
+    context: Any,
+    builder: Any,
+    array_type: Any,
+    array: Any,
+    row: Any,
+    column: Any,
+    kind: Any = _VECTOR,
+) -> Any:
     view = context.make_array(array_type)(context, builder, array)
     shape = cgutils.unpack_tuple(builder, view.shape)
     strides = cgutils.unpack_tuple(builder, view.strides)
     item = cgutils.get_item_pointer2(
         context, builder, view.data, shape, strides, array_type.layout, [row, column]
     )
-    return builder.bitcast(item, _VECTOR.as_pointer())
+    return builder.bitcast(item, kind.as_pointer())
 
 
 @intrinsic
@@ -105,15 +115,30 @@ def store(typingctx: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
     return types.void(array, types.intp, types.intp, lanes), generate
 
 
+def _everywhere(builder: Any, number: Any) -> Any:
+    empty = ir.Constant(_VECTOR, ir.Undefined)
+    first = builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(first, empty, zeros)
+
+
+@intrinsic
+def broadcast(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    """Return lanes that all hold ``array[row, column]``; no index is negative."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        item = _pointer(context, builder, signature.args[0], *arguments, kind=ir.DoubleType())
+        return _everywhere(builder, builder.load(item))
+
+    return lanes(array, types.intp, types.intp), generate
+
+
 @intrinsic
 def spread(typingctx: Any, number: Any) -> Any:
     """Return lanes that all hold one number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        empty = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(empty, arguments[0], ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        return builder.shuffle_vector(first, empty, zeros)
+        return _everywhere(builder, arguments[0])
 
     return lanes(types.float64), generate
 
@@ -149,15 +174,29 @@ def exceeds(typingctx: Any, left: Any, right: Any) -> Any:
     return lanes(lanes, lanes), generate
 
 
+def _multiply_add(builder: Any, value: Any, factor: Any, amount: Any) -> Any:
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f64")
+    return builder.call(function, [factor, amount, value])
+
+
+@intrinsic
+def raised(typingctx: Any, value: Any, factor: Any, amount: Any) -> Any:
+    """Return ``value + factor * amount``, fused where the machine does that in one step."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _multiply_add(builder, *arguments)
+
+    return lanes(lanes, lanes, lanes), generate
+
+
 @intrinsic
 def lowered(typingctx: Any, value: Any, factor: Any, amount: Any) -> Any:
     """Return ``value - factor * amount``, fused where the machine does that in one step."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f64")
         value, factor, amount = arguments
-        return builder.call(function, [builder.fneg(factor), amount, value])
+        return _multiply_add(builder, value, builder.fneg(factor), amount)
 
     return lanes(lanes, lanes, lanes), generate
 

@@ -12,7 +12,18 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.lanes import LANES, least, load, lowered, most, space, spread, store
+from jaxflow.flow.lanes import (
+    LANES,
+    broadcast,
+    least,
+    load,
+    lowered,
+    most,
+    raised,
+    space,
+    spread,
+    store,
+)
 
 __all__ = ["TINY", "lifted", "passed_on", "rolled"]
 
@@ -46,7 +57,7 @@ def lifted(
         for k in range(n):
             total = zero
             for i in range(n):
-                total = lowered(total, spread(-layer[k, i]), load(share, i, 0))
+                total = raised(total, broadcast(layer, k, i), load(share, i, 0))
             store(result, k, column, total)
         for lane in range(min(LANES, n - column)):
             result[column + lane, column + lane] = own[0, lane]
@@ -68,5 +79,5 @@ def rolled(line: np.ndarray, layer: np.ndarray, out: np.ndarray, result: np.ndar
         mass = spread(0.0)
         for j in range(len(layer)):
             share = passed_on(line[0, j], out[j])
-            mass = lowered(mass, spread(-share), load(layer, j, column))
+            mass = raised(mass, spread(share), load(layer, j, column))
         store(result, 0, column, mass)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from jaxflow.flow.lanes import LANES, least, load, lowered, space, spread, store, total
+from jaxflow.flow.lanes import LANES, least, load, lowered, raised, space, spread, store, total
 from jaxflow.flow.lift import TINY, passed_on
 from jaxflow.flow.network import Network
 
@@ -172,7 +172,7 @@ def unlift(
             weight = load(layer, k, column)
             part = load(own, 0, column) if k == sink else weight * load(share, 0, column)
             store(room, k, column, lowered(weight, used, part))
-            store(taken, 0, column, lowered(load(taken, 0, column), spread(0.0) - used, part))
+            store(taken, 0, column, raised(load(taken, 0, column), used, part))
     for i in range(first, last):
         left[0, i] = demand[i, sink] - taken[0, i]
     net.turned[x] = False

@@ -15,11 +15,14 @@ import numpy as np
 from numba import njit
 
 from jaxflow.flow.columns import Columns
-from jaxflow.flow.lanes import LANES, least, load, lowered, spread, store
+from jaxflow.flow.lanes import LANES, broadcast, least, load, lowered, spread, store
 from jaxflow.flow.lift import TINY
 from jaxflow.flow.sentence import Sentence
 
-__all__ = ["rank", "set_apart", "sweep_one_layer", "sweep_two_layers"]
+__all__ = ["rank", "sweep_one_layer", "sweep_two_layers"]
+
+# As `TINY`, for the product of two sums.
+ROOT = 1e-150
 
 
 @njit(nogil=True)
@@ -36,7 +39,7 @@ def rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
 
 
 @njit(nogil=True)
-def set_apart(
+def _set_apart(
     bottom: np.ndarray, sinks: np.ndarray, first: int, last: int, column: int, demand: np.ndarray
 ) -> Any:
     """Copy the demands of the lanes; those of the sinks' own nodes come back apart."""
@@ -69,7 +72,7 @@ def sweep_one_layer(
     The nodes in turn, in the given order, first to the sink's own node and then to the others in
     proportion to what these can take. `supply` and `demand` are left as they end.
     """
-    own = set_apart(columns.bottom, columns.sinks, first, last, column, demand)
+    own = _set_apart(columns.bottom, columns.sinks, first, last, column, demand)
     sent, tiny = spread(0.0), spread(TINY)
     for turn in range(last):
         j = order[turn]
@@ -77,7 +80,7 @@ def sweep_one_layer(
             continue
         out = spread(0.0)
         for i in range(first, last):
-            out = out + least(load(demand, i, 0), spread(arcs[j, i]))
+            out = out + least(load(demand, i, 0), broadcast(arcs, j, i))
         to_own = least(own, load(columns.lower, j, column))
         passed = least(spread(row[j]), out + to_own)
         store(supply, j, 0, spread(row[j]) - passed)
@@ -87,7 +90,7 @@ def sweep_one_layer(
         used = (passed - to_own) / (out + tiny)
         for i in range(first, last):
             wish = load(demand, i, 0)
-            store(demand, i, 0, lowered(wish, used, least(wish, spread(arcs[j, i]))))
+            store(demand, i, 0, lowered(wish, used, least(wish, broadcast(arcs, j, i))))
     return sent
 
 
@@ -99,12 +102,14 @@ def _share_out(
 
     Nothing passes in lanes where `keep` is 0.
     """
-    tiny = spread(TINY)
     passed = least(flow_in + from_line, flow_out + to_own) * keep
     from_line = least(from_line, passed)
     to_own = least(to_own, passed)
-    used_in = (passed - from_line) / (flow_in + tiny)
-    used_out = (passed - to_own) / (flow_out + tiny)
+    # One division for both: it is what a node waits for longest.
+    flow_in, flow_out = flow_in + spread(ROOT), flow_out + spread(ROOT)
+    over = spread(1.0) / (flow_in * flow_out)
+    used_in = (passed - from_line) * flow_out * over
+    used_out = (passed - to_own) * flow_in * over
     return passed, line - from_line, own - to_own, used_in, used_out
 
 
@@ -129,7 +134,7 @@ def sweep_two_layers(
     """
     n, source = sentence.edges.shape[1], order[0]
     into, lower = sentence.turned[x], sentence.edges[x - 1]
-    own = set_apart(columns.bottom, columns.sinks, first, last, column, demand)
+    own = _set_apart(columns.bottom, columns.sinks, first, last, column, demand)
     for j in range(first, last):
         store(supply, j, 0, spread(row[j]))
     store(supply, source, 0, spread(0.0))
@@ -140,18 +145,18 @@ def sweep_two_layers(
             continue
         flow_in, flow_out = spread(0.0), spread(0.0)
         for j in range(first, last):
-            flow_in = flow_in + least(load(supply, j, 0), spread(into[k, j]))
-            flow_out = flow_out + least(load(demand, j, 0), spread(lower[k, j]))
+            flow_in = flow_in + least(load(supply, j, 0), broadcast(into, k, j))
+            flow_out = flow_out + least(load(demand, j, 0), broadcast(lower, k, j))
         passed, line, own, used_in, used_out = _share_out(
             line, own, flow_in, flow_out,
-            least(line, spread(into[k, source])),
+            least(line, broadcast(into, k, source)),
             least(own, load(columns.lower, k, column)),
             load(columns.apart, k if turn > 0 else n, column),
         )  # fmt: skip
         sent = sent + passed
         for j in range(first, last):
             have, wish = load(supply, j, 0), load(demand, j, 0)
-            given, taken = least(have, spread(into[k, j])), least(wish, spread(lower[k, j]))
+            given, taken = least(have, broadcast(into, k, j)), least(wish, broadcast(lower, k, j))
             store(supply, j, 0, lowered(have, used_in, given))
             store(demand, j, 0, lowered(wish, used_out, taken))
         if turn > 0:
