@@ -105,6 +105,14 @@ def check_attention(attention: Any, mask: Any = None) -> tuple[Array, Array | No
         infinite, a real query's row does not sum to 1 within `ROW_SUM_TOLERANCE`, or a padded key
         holds anything but 0 there.
     """
+    attention, mask = check_layout(attention, mask)
+    if not is_traced(attention, mask):
+        check_values(attention, mask)
+    return attention, mask
+
+
+def check_layout(attention: Any, mask: Any = None) -> tuple[Array, Array | None]:
+    """Check all that `check_attention` does but the values."""
     attention = as_array("attention", attention)
     if attention.ndim < 4:
         raise InputError(
@@ -125,8 +133,6 @@ def check_attention(attention: Any, mask: Any = None) -> tuple[Array, Array | No
         mask = _check_mask(mask, attention.shape)
         if isinstance(attention, np.ndarray) and not is_traced(mask):
             mask = np.asarray(mask)
-    if not is_traced(attention, mask):
-        _check_values(attention, mask)
     return attention, mask
 
 
@@ -142,7 +148,8 @@ def _check_mask(mask: Any, shape: tuple[int, ...]) -> Array:
     return mask
 
 
-def _check_values(attention: Array, mask: Array | None) -> None:
+def check_values(attention: Array, mask: Array | None) -> None:
+    """Check the values of an attention whose layout has been checked."""
     # Only these few numbers travel from an accelerator to the host, from one compiled pass.
     if isinstance(attention, np.ndarray):
         with np.errstate(invalid="ignore", over="ignore"):  # an error below, not a warning here

@@ -100,7 +100,7 @@ def saturation(
     >>> int(result.onset)
     3
     """
-    edges, real = graph_edges(attention, residual, heads, mask)
+    edges, real = graph_edges(attention, residual, heads, mask, threads)
     depth, n = edges.shape[-3], edges.shape[-1]
     chosen = resolve_indices("sources", sources, n)
     levels = resolve_indices("layers", layers, depth)

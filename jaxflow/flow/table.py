@@ -2,34 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.attention import (
+    ROW_SUM_TOLERANCE,
     check_attention,
     check_heads,
+    check_layout,
     check_residual,
+    check_values,
     edge_weights,
     fuse_heads,
     is_traced,
 )
+from jaxflow.errors import InputError
 from jaxflow.flow.indices import resolve_indices
-from jaxflow.flow.workers import flow_tables, resolve_threads
+from jaxflow.flow.workers import flow_tables, resolve_threads, share_out
 
 __all__ = ["flow", "graph_edges"]
 
 
+# Numbers that are checked and fused at a time: a megabyte or two, which stays in the cache.
+_PIECE = 1 << 18
+
+# From so many on a compiled reading pays; a single sentence need not wait for its compiler.
+_MANY = 1 << 20
+
+
 def graph_edges(
-    attention: Any, residual: float, heads: str | int, mask: Any
+    attention: Any, residual: float, heads: str | int, mask: Any, threads: int | None = 1
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Check what the caller gave; return float64 edge weights ``[..., L, n, n]`` and the mask."""
-    attention, mask = check_attention(attention, mask)
-    mask = None if mask is None else np.asarray(mask)
+    attention, mask = check_layout(attention, mask)
+    on_host = isinstance(attention, np.ndarray)
+    if not on_host:
+        check_values(attention, mask)
     attention = np.asarray(attention)
-    heads = check_heads(heads, attention.shape[-3])
+    mask = None if mask is None else np.asarray(mask)
+    depth, count, n = attention.shape[-4:-1]
+    heads = check_heads(heads, count)
+    residual = check_residual(residual)
+    flat = attention.reshape(-1, depth, count, n, n)
+    real = None if mask is None else np.broadcast_to(mask, (*attention.shape[:-4], n))
+    real = None if real is None else real.reshape(-1, n)
+    edges = np.empty((len(flat), depth, n, n))
+    step = max(1, _PIECE // (depth * count * n * n))
+
+    compiled = _compiled(heads, count) if flat.size >= _MANY else None
+
+    def weigh(begin: int) -> None:
+        part = flat[begin : begin + step]
+        there = None if real is None else real[begin : begin + step]
+        if compiled is not None and compiled(part, there, residual, edges[begin : begin + step]):
+            return
+        if on_host:
+            check_values(part, there)
+        edges[begin : begin + step] = _weigh(part, residual, heads, there)
+
+    try:
+        share_out(weigh, range(0, len(flat), step), resolve_threads(threads))
+    except InputError:
+        check_values(attention, mask)  # to say what is wrong of the whole, not of a piece of it
+        raise
+    return edges.reshape(*attention.shape[:-4], depth, n, n), mask
+
+
+def _compiled(heads: str | int, count: int) -> Callable[..., bool] | None:
+    """Return what does the work of `check_values` and `_weigh` faster, or None if nothing does."""
+    if heads in ("max", "min"):
+        return None
+    try:
+        from jaxflow.flow.weigh import weigh
+    except ImportError:
+        return None
+    first, last = (0, count) if heads == "mean" else (int(heads), int(heads) + 1)
+
+    def compiled(part: np.ndarray, mask: Any, residual: float, edges: np.ndarray) -> bool:
+        mask = np.empty((0, part.shape[-1]), bool) if mask is None else mask
+        return weigh(part, mask, first, last, float(residual), ROW_SUM_TOLERANCE, edges)
+
+    return compiled
+
+
+def _weigh(
+    attention: np.ndarray, residual: float, heads: str | int, mask: np.ndarray | None
+) -> np.ndarray:
     if heads == "mean":
         # Summed up in float64 without a copy of all heads in it, which would cost as much as flow.
         fused = attention[..., 0, :, :].astype(np.float64)
@@ -40,11 +101,11 @@ def graph_edges(
         fused = np.asarray(fuse_heads(attention, heads), np.float64)
     edges = edge_weights(
         fused[..., None, :, :],
-        residual=check_residual(residual),
+        residual=residual,
         heads=heads if heads in ("max", "min") else 0,
         mask=mask,
     )
-    return np.asarray(edges), mask
+    return np.asarray(edges)
 
 
 def flow(
@@ -115,7 +176,7 @@ def flow(
     """
     if is_traced(attention, residual, mask):
         return _traced(attention, residual, heads, mask, sources, layers, threads)
-    edges, _ = graph_edges(attention, residual, heads, mask)
+    edges, _ = graph_edges(attention, residual, heads, mask, threads)
     depth, n = edges.shape[-3], edges.shape[-1]
     return flow_tables(
         edges,

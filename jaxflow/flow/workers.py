@@ -7,15 +7,18 @@ computed in the same way whoever does it, so results do not depend on the number
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable
+from threading import Lock, Thread
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.flow.fallback import flow_tables_by_ortools
 
-__all__ = ["cut_tables", "flow_tables", "resolve_threads"]
+__all__ = ["cut_tables", "flow_tables", "resolve_threads", "share_out"]
+
+Piece = TypeVar("Piece")
 
 
 def resolve_threads(threads: Any) -> int:
@@ -32,6 +35,36 @@ def resolve_threads(threads: Any) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1:
         raise InputError(f"threads must be None or a whole number from 1, got {threads!r}")
     return int(threads)
+
+
+def share_out(work: Callable[[Piece], None], pieces: Iterable[Piece], threads: int) -> None:
+    """Do `work` on all pieces; each thread, this one among them, takes the next when it is free.
+
+    Whatever `work` raises, the first piece in their order that raised decides.
+    """
+    rest = enumerate(pieces)
+    lock, failed = Lock(), {}
+
+    def help_out() -> None:
+        while True:
+            with lock:
+                place, piece = next(rest, (-1, None))
+            if piece is None:
+                return
+            try:
+                work(piece)
+            except Exception as error:
+                failed[place] = error
+                return
+
+    others = [Thread(target=help_out) for _ in range(threads - 1)]
+    for thread in others:
+        thread.start()
+    help_out()
+    for thread in others:
+        thread.join()
+    if failed:
+        raise failed[min(failed)]
 
 
 def flow_tables(
@@ -58,27 +91,23 @@ def flow_tables(
     if count == 1 or table.size < 1000:
         fill(flat, layer_ids, source_ids, table, 0, len(flat), 0, every[0], 0, every[1])
         return table.reshape(*batch, len(layers), len(sources), n)
-    with ThreadPoolExecutor(count) as pool:
-        # Small pieces, because sentences differ in how much work they are.
-        if len(flat) >= 2 * count:
-            step = max(1, len(flat) // (8 * count))
-            pieces = [(b, b + step, 0, every[0]) for b in range(0, len(flat), step)]
-            ranges = [(0, every[1])]
-        else:
-            step = max(1, len(sources) // (8 * count))
-            starts = range(0, len(sources), step)
-            pieces = [(b, b + 1, s, s + step) for b in range(len(flat)) for s in starts]
-            # A layer may build on all sources of the layer below it.
-            ranges = (
-                [(at, at + 1) for at in range(every[1])] if len(pieces) > 1 else [(0, every[1])]
-            )
-        for bottom, top in ranges:
-            jobs = [
-                pool.submit(fill, flat, layer_ids, source_ids, table, *piece, bottom, top)
-                for piece in pieces
-            ]
-            for job in jobs:
-                job.result()
+    # Small pieces, because sentences differ in how much work they are.
+    if len(flat) >= 2 * count:
+        step = max(1, len(flat) // (16 * count))
+        pieces = [(b, b + step, 0, every[0]) for b in range(0, len(flat), step)]
+        ranges = [(0, every[1])]
+    else:
+        step = max(1, len(sources) // (8 * count))
+        starts = range(0, len(sources), step)
+        pieces = [(b, b + 1, s, s + step) for b in range(len(flat)) for s in starts]
+        # A layer may build on all sources of the layer below it.
+        ranges = [(at, at + 1) for at in range(every[1])] if len(pieces) > 1 else [(0, every[1])]
+    for bottom, top in ranges:
+
+        def fill_piece(piece: tuple[int, ...], bottom: int = bottom, top: int = top) -> None:
+            fill(flat, layer_ids, source_ids, table, *piece, bottom, top)
+
+        share_out(fill_piece, pieces, count)
     return table.reshape(*batch, len(layers), len(sources), n)
 
 
@@ -111,15 +140,10 @@ def cut_tables(
     pulls = np.ascontiguousarray(pulls, np.float64).reshape(len(flat), len(layers), len(sources), n)
     result = np.zeros_like(flat)
     layer_ids, source_ids = np.array(layers), np.array(sources)
-    if count == 1 or len(flat) == 1:
-        add_cuts(flat, layer_ids, source_ids, pulls, result, 0, len(flat))
-    else:
-        step = max(1, len(flat) // (8 * count))
-        with ThreadPoolExecutor(count) as pool:
-            jobs = [
-                pool.submit(add_cuts, flat, layer_ids, source_ids, pulls, result, b, b + step)
-                for b in range(0, len(flat), step)
-            ]
-            for job in jobs:
-                job.result()
+    step = max(1, len(flat) // (8 * count))
+
+    def add_piece(begin: int) -> None:
+        add_cuts(flat, layer_ids, source_ids, pulls, result, begin, begin + step)
+
+    share_out(add_piece, range(0, len(flat), step), count)
     return result.reshape(edges.shape)
