@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,37 +19,37 @@ from jaxflow.eval.benchmarks.flow_growth import run_growth
 from jaxflow.eval.benchmarks.flow_plan import FlowPlan, FlowWork, attention_for
 from jaxflow.eval.benchmarks.flow_table import TableSetup, compare_tables
 from jaxflow.eval.benchmarks.record import Comparison
-from jaxflow.eval.benchmarks.trained import corpus_attention
+from jaxflow.eval.benchmarks.trained import Trained, corpus_attention
 
 __all__ = ["run_flow"]
 
 
-def run_flow(plan: FlowPlan, run: Path | None = None) -> Iterator[Comparison]:
+def run_flow(plan: FlowPlan, trained: Trained | None = None) -> Iterator[Comparison]:
     """Yield one comparison after the other.
 
     Parameters
     ----------
     plan
         What to do.
-    run
-        A trained run, for works on ``trained`` attention and for the sentences of a test set.
+    trained
+        A trained model, for works on ``trained`` attention and for the sentences of a test set.
 
     Raises
     ------
     InputError
-        If the run has no attention to give.
+        If its corpus has too short sentences only.
     """
-    # A run that has no such sentences is found out before anything is timed.
-    trained = {
-        work: attention_for(work, plan.batch_sentences, run)
+    # A corpus that has no such sentences is found out before anything is timed.
+    own = {
+        work: attention_for(work, plan.batch_sentences, trained)
         for work in (*plan.works, *plan.absorption, plan.batch)
         if work.kind == "trained"
     }
 
     def attention_of(work: FlowWork, sentences: int) -> NDArray[np.float64]:
-        if work in trained:
-            return trained[work][:sentences]
-        return attention_for(work, sentences, run)
+        if work in own:
+            return own[work][:sentences]
+        return attention_for(work, sentences, trained)
 
     setup = TableSetup(plan.budget, copy_bandwidth(), plan.slow_sentences)
     for work in plan.works:
@@ -65,15 +64,15 @@ def run_flow(plan: FlowPlan, run: Path | None = None) -> Iterator[Comparison]:
     # From here on in float32, as models give it.
     batch = attention_of(plan.batch, plan.batch_sentences).astype(np.float32)
     different = len(batch)
-    # A run may have fewer sentences of this length: they come again then.
+    # A corpus may have fewer sentences of this length: they come again then.
     batch = batch[np.arange(plan.batch_sentences) % different]
     yield compare_threads(batch, kind, different, plan.budget)
     yield compare_calls(
         batch[: plan.call_sentences], kind, min(different, plan.call_sentences), plan.budget
     )
     if plan.corpus_sentences:
-        if run is None:
+        if trained is None:
             groups, kind = mixed_attention(plan.corpus_sentences), "made-up"
         else:
-            groups, kind = corpus_attention(run, plan.corpus_sentences), "trained"
+            groups, kind = corpus_attention(trained, plan.corpus_sentences), "trained"
         yield compare_corpus(groups, kind, plan.budget)

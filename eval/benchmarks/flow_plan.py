@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,14 +10,14 @@ from numpy.typing import NDArray
 
 from jaxflow.eval.benchmarks.attentions import KINDS, synthetic_attention
 from jaxflow.eval.benchmarks.timing import Budget
-from jaxflow.eval.benchmarks.trained import trained_attention
+from jaxflow.eval.benchmarks.trained import Trained, trained_attention
 
 __all__ = ["FULL", "QUICK", "FlowPlan", "FlowWork", "Growth", "attention_for", "fit_plan"]
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowWork:
-    """Kind of attention (``trained`` needs a run, and has its layers), layers, tokens."""
+    """Kind of attention (``trained`` needs a model, and has its layers), layers, tokens."""
 
     kind: str
     layers: int
@@ -121,7 +120,7 @@ def fit_plan(
     plan: FlowPlan,
     lengths: tuple[int, ...] | None = None,
     layers: int | None = None,
-    run: Path | None = None,
+    trained: Trained | None = None,
 ) -> FlowPlan:
     """Fit a plan to what a user asked for.
 
@@ -131,9 +130,9 @@ def fit_plan(
         The plan.
     lengths, layers
         If given, only tables and batches of these sizes are done, on every kind of attention.
-    run
-        If given, the attention of this run joins the tables, and stands for "trained-like" in the
-        rest but for the growth, which needs more sizes than a run has.
+    trained
+        If given, the attention of this model joins the tables, and stands for "trained-like" in the
+        rest but for the growth, which needs more sizes than its corpus has.
     """
     if lengths is not None or layers is not None:
         works: tuple[FlowWork, ...] = tuple(
@@ -143,7 +142,7 @@ def fit_plan(
         plan = dataclasses.replace(
             plan, works=works, batch=batch, growths=(), absorption=(), corpus_sentences=0
         )
-    if run is not None:
+    if trained is not None:
         own = lengths or tuple(
             dict.fromkeys(work.tokens for work in plan.works if work.kind == "trained-like")
         )
@@ -160,15 +159,15 @@ def _on_run(work: FlowWork) -> FlowWork:
     return FlowWork("trained", 0, work.tokens) if work.kind == "trained-like" else work
 
 
-def attention_for(work: FlowWork, sentences: int, run: Path | None) -> NDArray[np.float64]:
+def attention_for(work: FlowWork, sentences: int, trained: Trained | None) -> NDArray[np.float64]:
     """Return attention ``[B, L, H, n, n]`` of a work, float64, B at most `sentences`.
 
     Raises
     ------
     InputError
-        If it is a run's and that has none to give.
+        If it is a trained model's and that has none to give.
     """
     if work.kind == "trained":
-        assert run is not None
-        return trained_attention(run, work.tokens, sentences=sentences)
+        assert trained is not None
+        return trained_attention(trained, work.tokens, sentences=sentences)
     return synthetic_attention(work.kind, work.layers, work.tokens, sentences=sentences)

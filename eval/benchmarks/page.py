@@ -24,14 +24,16 @@ The project against other people's code on the same work, on one machine, as
 [the record behind them](benchmarks.json) are written by one command:
 
 ```sh
-jaxflow benchmark --full --run RUN --docs docs
+jaxflow benchmark --full --data DIR --docs docs
 ```
 
-RUN is a run of `jaxflow train`, whose attention is called "trained" below. The other kinds are made
-up: "diffuse" and "peaky" are softmaxes of normal scores, "bert-like" mixes heads on the first and
-last token, on neighbours and on content, "trained-like" mixes heads whose queries all look at the
-same few keys with local ones, and in "causal" no query looks ahead. Nothing is left out: a goal
-that was missed is listed with its figure, and a peer that did not take part with the reason."""
+DIR holds the public agreement corpus, whose test sentences the model that comes along reads: its
+attention is called "trained" below (that of a run of `jaxflow train` with `--run RUN` instead). The
+other kinds are made up: "diffuse" and "peaky" are softmaxes of normal scores, "bert-like" mixes
+heads on the first and last token, on neighbours and on content, "trained-like" mixes heads whose
+queries all look at the same few keys with local ones, and in "causal" no query looks ahead. Nothing
+is left out: a goal that was missed is listed with its figure, and a peer that did not take part
+with the reason."""
 
 _GOALS = """A ratio says how many times longer the other one takes. For tables it is that to the
 kernel from finished edge weights, which is what the other solvers start from too; "whole call" is
@@ -49,8 +51,8 @@ _SECTIONS: tuple[tuple[str, str, str | None, Mapping[str, Any]], ...] = (
     ),
     (
         "All sources, and what absorption gives",
-        "A pair whose lower bound from the layer below meets its upper bound needs no work of its "
-        "own.",
+        "A sink that all sources of one layer have brought to its bound needs no work in the "
+        "layers above.",
         None,
         {"benchmark": "flow", "measure": "absorption"},
     ),

@@ -1,7 +1,8 @@
-"""Attention to benchmark on: that of a trained run, on the test sentences of its corpus."""
+"""Attention to benchmark on: that of a trained model, on the test sentences of its corpus."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.models import Model, load
+from jaxflow.models.shipped import shipped_model
 from jaxflow.train.batches import EncodedSplit
+from jaxflow.train.config import AGREEMENT
 from jaxflow.train.data import load_splits
 from jaxflow.train.journal import read_config
 
-__all__ = ["corpus_attention", "trained_attention"]
+__all__ = ["Trained", "corpus_attention", "from_run", "from_shipped", "trained_attention"]
 
 Attention = NDArray[np.float64]
 
@@ -22,13 +25,57 @@ _STEP = 8
 _BATCH = 128
 
 
-def trained_attention(run: Path, n: int, *, sentences: int = 1) -> Attention:
-    """Return a trained run's attention on test sentences of its corpus of n tokens.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model and the sentences it is asked about.
+
+    Attributes
+    ----------
+    model
+        The model.
+    test
+        The encoded test sentences of its corpus.
+    """
+
+    model: Model
+    test: EncodedSplit
+
+
+def from_run(run: Path) -> Trained:
+    """Load a trained run and the test sentences of its corpus.
+
+    Raises
+    ------
+    InputError
+        If there is no run or its corpus is gone.
+    """
+    config = read_config(run)
+    if config is None:
+        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
+    model = load(run)
+    return Trained(model, load_splits(config, model.tokenizer)["test"])
+
+
+def from_shipped(data: Path) -> Trained:
+    """Load the model that comes along and the test sentences of the agreement corpus in `data`.
+
+    Raises
+    ------
+    InputError
+        If the folder has no such corpus.
+    """
+    model = load(shipped_model())
+    config = dataclasses.replace(AGREEMENT, data=data)
+    return Trained(model, load_splits(config, model.tokenizer)["test"])
+
+
+def trained_attention(trained: Trained, n: int, *, sentences: int = 1) -> Attention:
+    """Return a trained model's attention on test sentences of n tokens.
 
     Parameters
     ----------
-    run
-        The run's folder.
+    trained
+        The model and its sentences.
     n
         Tokens a sentence, ``[CLS]`` included; where too few sentences have as many, the beginnings
         of longer ones are taken.
@@ -43,24 +90,24 @@ def trained_attention(run: Path, n: int, *, sentences: int = 1) -> Attention:
     Raises
     ------
     InputError
-        If there is no run, its corpus is gone, or no sentence is long enough.
+        If no sentence is long enough.
     """
-    model, test = _load(run)
+    test = trained.test
     rows = np.flatnonzero(test.lengths >= n)
     rows = rows[np.argsort(test.lengths[rows], kind="stable")][:sentences]
     if not len(rows):
-        raise InputError(f"the run {run} has no test sentence of {n} tokens")
-    attention = np.asarray(model(test.tokens[rows, :n]).attention, np.float64)
+        raise InputError(f"the trained model's corpus has no test sentence of {n} tokens")
+    attention = np.asarray(trained.model(test.tokens[rows, :n]).attention, np.float64)
     return attention / attention.sum(-1, keepdims=True)
 
 
-def corpus_attention(run: Path, sentences: int) -> list[NDArray[np.float32]]:
-    """Return the attention of the first test sentences of a run's corpus, grouped by length.
+def corpus_attention(trained: Trained, sentences: int) -> list[NDArray[np.float32]]:
+    """Return the attention of the first test sentences of a corpus, grouped by length.
 
     Parameters
     ----------
-    run
-        The run's folder.
+    trained
+        The model and its sentences.
     sentences
         How many; fewer where the corpus has fewer.
 
@@ -68,13 +115,8 @@ def corpus_attention(run: Path, sentences: int) -> list[NDArray[np.float32]]:
     -------
     list of numpy.ndarray
         For every length ``[B, L, H, n, n]`` float32 as the model gave it, without padding.
-
-    Raises
-    ------
-    InputError
-        If there is no run or its corpus is gone.
     """
-    model, test = _load(run)
+    model, test = trained.model, trained.test
     rows = np.arange(min(sentences, len(test.lengths)))
     lengths = test.lengths[rows]
     groups: dict[int, list[NDArray[np.float32]]] = {}
@@ -89,11 +131,3 @@ def corpus_attention(run: Path, sentences: int) -> list[NDArray[np.float32]]:
             for sentence, n in zip(attention, test.lengths[some], strict=False):
                 groups.setdefault(int(n), []).append(sentence[..., :n, :n])
     return [np.stack(groups[n]) for n in sorted(groups)]
-
-
-def _load(run: Path) -> tuple[Model, EncodedSplit]:
-    config = read_config(run)
-    if config is None:
-        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
-    model = load(run)
-    return model, load_splits(config, model.tokenizer)["test"]

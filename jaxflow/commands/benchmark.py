@@ -31,7 +31,9 @@ class Benchmark:
     full: bool = False
     """All sizes and kinds of attention, with more rounds; the better part of an hour."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """A trained run whose attention is used for flow too."""
+    """A trained run whose attention on the test sentences of its corpus is used for flow too."""
+    data: Path | None = None
+    """Use that of the model that comes along instead, on the agreement corpus in this folder."""
     tokens: str | None = None
     """Lengths of the sentences for flow and rollout, such as 9,20; by default those of the plan."""
     layers: int | None = None
@@ -49,6 +51,8 @@ class Benchmark:
         from jaxflow.eval.benchmarks.record import as_json, read_record, record
         from jaxflow.eval.files import write_together
 
+        if self.run_folder is not None and self.data is not None:
+            raise InputError("--run and --data name the sentences both: expected one of them")
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers must be at least 1, got {self.layers}")
         if self.record is not None:
@@ -116,11 +120,16 @@ class Benchmark:
             yield from training.run_train(training.FULL if self.full else training.QUICK)
 
     def _flow(self, lengths: tuple[int, ...] | None) -> Iterator[Comparison]:
-        from jaxflow.eval.benchmarks import flow, flow_plan
+        from jaxflow.eval.benchmarks import flow, flow_plan, trained
 
         plan = flow_plan.FULL if self.full else flow_plan.QUICK
-        plan = flow_plan.fit_plan(plan, lengths, self.layers, self.run_folder)
-        yield from flow.run_flow(plan, self.run_folder)
+        own = None
+        if self.run_folder is not None:
+            own = trained.from_run(self.run_folder)
+        elif self.data is not None:
+            own = trained.from_shipped(self.data)
+        plan = flow_plan.fit_plan(plan, lengths, self.layers, own)
+        yield from flow.run_flow(plan, own)
 
     def _lengths(self) -> tuple[int, ...] | None:
         if self.tokens is None:

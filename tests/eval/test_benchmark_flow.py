@@ -15,6 +15,7 @@ from jaxflow.eval.benchmarks.flow_growth import fit_slope
 from jaxflow.eval.benchmarks.flow_plan import FULL, FlowPlan, FlowWork, Growth, fit_plan
 from jaxflow.eval.benchmarks.flow_table import BATCH, CALL, EDMONDS_KARP, KERNEL
 from jaxflow.eval.benchmarks.record import is_own
+from jaxflow.eval.benchmarks.trained import Trained
 from jaxflow.flow.definition import flow_by_definition
 
 SIZES = {"batch_sentences": 3, "call_sentences": 2, "budget": SHORT}
@@ -131,11 +132,11 @@ def test_a_made_up_test_set_has_every_kind_and_many_lengths():
     assert corpus["settings"]["sentences"] == 12
 
 
-def test_a_plan_is_fitted_to_what_was_asked(tmp_path):
+def test_a_plan_is_fitted_to_what_was_asked():
     sized = fit_plan(FULL, (4,), 3)
     assert sized.works == tuple(FlowWork(kind, 3, 4) for kind in KINDS)
     assert (sized.growths, sized.absorption, sized.corpus_sentences) == ((), (), 0)
-    trained = fit_plan(FULL, run=tmp_path)
+    trained = fit_plan(FULL, trained=Trained(None, None))
     assert [work.tokens for work in trained.works if work.kind == "trained"] == [9, 20, 44]
     assert [work.kind for work in (*trained.absorption, trained.batch)] == [
         "trained", "bert-like", "trained"
