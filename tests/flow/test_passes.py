@@ -1,0 +1,144 @@
+"""What the stages between bounds and search promise: nothing overdrawn, no bound too low."""
+
+from __future__ import annotations
+
+import networkx
+import numpy as np
+import pytest
+from flow_graphs import KINDS, attention_of
+from numba import njit
+
+from jaxflow.attention import edge_weights
+from jaxflow.flow.again import new_pack, put, try_again
+from jaxflow.flow.bounds import stuck_cut
+from jaxflow.flow.columns import all_columns
+from jaxflow.flow.definition import flow_by_definition
+from jaxflow.flow.lanes import LANES, space, store
+from jaxflow.flow.lift import lifted
+from jaxflow.flow.pair import roll_down
+from jaxflow.flow.sentence import lay_out, new_sentence
+from jaxflow.flow.sweep import sweep_one_layer, sweep_two_layers
+
+ROUNDING = 1e-12
+
+
+@njit
+def three_layers(weights, source, results):
+    """For every sink: a sweep, the cut after it, what trying again gives and its bound."""
+    n = weights.shape[1]
+    width = (n + LANES - 1) // LANES * LANES
+    sentence, pack = new_sentence(3, n, width), new_pack(n)
+    lay_out(sentence, weights, 2)
+    columns, order = all_columns(sentence, 2, np.arange(width)), np.empty(n, np.int64)
+    roll_down(sentence, 2, source, n, space((3, width)), order)
+    row, supply, demand = sentence.edges[2, source], space((n, LANES)), space((n + 1, LANES))
+    beyond, numbers = space((n, LANES)), space((2, LANES))
+    for column in range(0, n, LANES):
+        sent = sweep_one_layer(row, order, sentence.edges[1], columns, 0, n, column, supply, demand)
+        cut = stuck_cut(row, sentence, columns.bottom, source, 0, n, column, supply, beyond)
+        store(numbers, 0, 0, sent)
+        store(numbers, 1, 0, cut)
+        for lane in range(min(LANES, n - column)):
+            sink = column + lane
+            results[:2, sink] = numbers[:, lane]
+            put(pack, sentence, sink, 0, n, lane, supply, demand, 9.0, numbers[0, lane])
+        try_again(pack, sentence, row, order, 0, n)
+        for lane in range(min(LANES, n - column)):
+            results[2, column + lane] = pack.sent[0, lane]
+            results[3, column + lane] = pack.bound[0, lane]
+
+
+@njit
+def four_layers(weights, source, results):
+    n = weights.shape[1]
+    width = (n + LANES - 1) // LANES * LANES
+    sentence = new_sentence(4, n, width)
+    lay_out(sentence, weights, 3)
+    columns, order, lines = (
+        all_columns(sentence, 3, np.arange(width)), np.empty(n, np.int64), space((4, width))
+    )  # fmt: skip
+    roll_down(sentence, 3, source, n, lines, order)
+    supply, demand, numbers = space((n, LANES)), space((n + 1, LANES)), space((1, LANES))
+    for column in range(0, n, LANES):
+        sent = sweep_two_layers(lines[2], order, sentence, 2, columns, 0, n, column, supply, demand)
+        store(numbers, 0, 0, sent)
+        for lane in range(min(LANES, n - column)):
+            results[column + lane] = numbers[0, lane]
+
+
+@njit
+def lift_once(weights, result):
+    n = weights.shape[1]
+    width = (n + LANES - 1) // LANES * LANES
+    sentence, above = new_sentence(2, n, width), space((n, width))
+    lay_out(sentence, weights, 1)
+    lifted(sentence.edges[1], sentence.turned[1], sentence.into[1], sentence.edges[0], above)
+    result[:, :] = above[:, :n]
+
+
+def edges_of(kind: str, seed: int, layers: int, n: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.ascontiguousarray(edge_weights(attention_of(kind, rng, layers, 1, n)))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("n", [3, 19])
+def test_passes_send_no_more_than_flows_and_cuts_weigh_no_less(kind, n):
+    edges = edges_of(kind, n, 4, n)
+    for source in (0, n - 1):
+        results, deeper = np.full((4, n), np.nan), np.full(n, np.nan)
+        three_layers(edges[:3], source, results)
+        four_layers(edges, source, deeper)
+        flows = [[flow_by_definition(edges, x, source, sink) for sink in range(n)] for x in (2, 3)]
+        sent, cut, again, bound = results
+        assert (sent <= np.add(flows[0], ROUNDING)).all()
+        assert (sent <= again).all()
+        assert (again <= np.add(flows[0], ROUNDING)).all()
+        assert (cut >= np.subtract(flows[0], ROUNDING)).all()
+        assert (bound >= np.subtract(flows[0], ROUNDING)).all()
+        assert (deeper <= np.add(flows[1], ROUNDING)).all()
+
+
+def test_trying_again_settles_most_of_what_a_sweep_left():
+    """Not a theorem: if it stops being so, the stage has stopped paying for its lines."""
+    left, then = 0, 0
+    for seed in range(20):
+        edges, results = edges_of("hub", seed, 3, 24), np.full((4, 24), np.nan)
+        three_layers(edges, 0, results)
+        flows = [flow_by_definition(edges, 2, 0, sink) for sink in range(24)]
+        sent, cut, again, bound = results
+        left += int((sent < np.subtract(flows, ROUNDING)).sum())
+        then += int((again < np.subtract(flows, ROUNDING)).sum())
+        met = again >= np.subtract(flows, ROUNDING)
+        assert (np.minimum(cut, bound)[met] <= np.add(flows, ROUNDING)[met]).mean() > 0.8
+    assert left > 20
+    assert then < left / 2
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_lifted_demands_can_all_be_sent_at_once(kind):
+    n = 6
+    edges, above = edges_of(kind, 2, 2, n), np.full((n, n), np.nan)
+    lift_once(edges, above)
+    assert (above >= 0).all()
+    for sink in range(n):
+        graph = networkx.DiGraph()
+        graph.add_nodes_from(["source", "sink"])
+        for k in range(n):
+            graph.add_edge("source", ("above", k), capacity=above[k, sink])
+            for i in range(n):
+                graph.add_edge(("above", k), ("below", i), capacity=edges[1, k, i])
+            graph.add_edge(("below", k), "sink", capacity=edges[0, k, sink])
+        value = networkx.maximum_flow_value(graph, "source", "sink")
+        assert value == pytest.approx(above[:, sink].sum(), abs=ROUNDING)
+        # And none of what the layers below could take is given up.
+        wanted = np.minimum(edges[0, :, sink], edges[1].sum(0)).sum()
+        assert above[:, sink].sum() == pytest.approx(wanted, abs=ROUNDING)
+
+
+def test_rows_of_lanes_begin_at_a_line_of_the_cache():
+    for _ in range(20):
+        room = space((3, 5, 2 * LANES))
+        assert room.ctypes.data % 64 == 0
+        assert room.shape == (3, 5, 2 * LANES)
+        assert not room.any()
