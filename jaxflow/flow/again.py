@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from jaxflow.flow.bounds import stuck_cut
 from jaxflow.flow.columns import CLOSE
+from jaxflow.flow.compiled import bare, counting
 from jaxflow.flow.lanes import (
     LANES,
     at_least,
@@ -80,7 +80,7 @@ class Pack(NamedTuple):
     beyond: np.ndarray
 
 
-@njit(nogil=True)
+@counting
 def new_pack(n: int) -> Pack:
     """Return an empty pack for sentences of n tokens."""
     return Pack(
@@ -91,7 +91,7 @@ def new_pack(n: int) -> Pack:
     )  # fmt: skip
 
 
-@njit(nogil=True)
+@bare
 def put(
     pack: Pack,
     sentence: Sentence,
@@ -115,7 +115,7 @@ def put(
         pack.hungry[i, at] = demand[i, lane] > LEAST
 
 
-@njit(nogil=True)
+@bare
 def try_again(
     pack: Pack, sentence: Sentence, row: np.ndarray, order: np.ndarray, first: int, last: int
 ) -> int:
@@ -151,7 +151,7 @@ def try_again(
     return done & everyone
 
 
-@njit(nogil=True)
+@bare
 def _pass(
     pack: Pack, row: np.ndarray, order: np.ndarray, arcs: np.ndarray, first: int, last: int
 ) -> Any:

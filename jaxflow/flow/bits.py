@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic as _intrinsic
+
+from jaxflow.flow.compiled import counting
 
 __all__ = ["BIT", "NONE", "lowest", "transpose"]
 
@@ -30,7 +32,7 @@ def lowest(typingctx: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@njit(nogil=True)
+@counting
 def transpose(rows: np.ndarray, columns: np.ndarray) -> None:
     """Write to `columns` the transpose of the bit matrix `rows`, both ``[n, words]``.
 

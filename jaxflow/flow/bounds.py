@@ -18,8 +18,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from jaxflow.flow.compiled import bare
 from jaxflow.flow.lanes import broadcast, exceeds, least, load, lowered, raised, spread, store
 from jaxflow.flow.network import LEAST
 from jaxflow.flow.sentence import Sentence
@@ -27,7 +27,7 @@ from jaxflow.flow.sentence import Sentence
 __all__ = ["stuck_cut", "upper_bound"]
 
 
-@njit(nogil=True)
+@bare
 def upper_bound(
     sends: float,
     strays: float,
@@ -49,7 +49,7 @@ def upper_bound(
     return least(bound, load(others, 0, column) + highest)
 
 
-@njit(nogil=True)
+@bare
 def stuck_cut(
     row: np.ndarray,
     sentence: Sentence,

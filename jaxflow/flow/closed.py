@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from jaxflow.flow.compiled import bare
 from jaxflow.flow.lanes import least, load, spread
 
 __all__ = ["two_steps"]
 
 
-@njit(nogil=True)
+@bare
 def two_steps(row: np.ndarray, below: np.ndarray, first: int, last: int, column: int) -> Any:
     """Return ``sum_j min(row[j], below[j, t])`` for the lanes t from `column` on.
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from jaxflow.flow.compiled import bare, counting
 from jaxflow.flow.lanes import LANES, space
 from jaxflow.flow.sentence import Sentence, lifts_at
 
@@ -58,7 +58,7 @@ class Columns(NamedTuple):
     ways: np.ndarray
 
 
-@njit(nogil=True)
+@counting
 def new_columns(n: int, width: int) -> Columns:
     """Return room for copies."""
     return Columns(
@@ -69,7 +69,7 @@ def new_columns(n: int, width: int) -> Columns:
     )  # fmt: skip
 
 
-@njit(nogil=True)
+@bare
 def all_columns(sentence: Sentence, layer: int, sinks: np.ndarray) -> Columns:
     """Return the columns of all sinks for sources of `layer`, 2 or higher."""
     edges, lifts = sentence.edges, lifts_at(layer)
@@ -81,7 +81,7 @@ def all_columns(sentence: Sentence, layer: int, sinks: np.ndarray) -> Columns:
     )  # fmt: skip
 
 
-@njit(nogil=True)
+@counting
 def absorb(
     sentence: Sentence, layer: int, below: np.ndarray, whole: Columns, chosen: Columns
 ) -> int:
@@ -116,7 +116,7 @@ def absorb(
     return count
 
 
-@njit(nogil=True)
+@bare
 def _choose(every: np.ndarray, sinks: np.ndarray, count: int, chosen: np.ndarray) -> None:
     end = (count + LANES - 1) // LANES * LANES
     for i in range(len(every)):

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from jaxflow.flow.bits import BIT, NONE
+from jaxflow.flow.compiled import bare
 from jaxflow.flow.lanes import LANES, space
 from jaxflow.flow.network import Network, new_network
 from jaxflow.flow.pair import roll_down, solve_pair
@@ -20,7 +21,7 @@ from jaxflow.flow.sentence import lay_out, new_sentence
 __all__ = ["add_cuts"]
 
 
-@njit(nogil=True)
+@bare
 def _reached(net: Network, layer: int, token: int) -> bool:
     return net.visited[layer, token >> 6] & (BIT << np.uint64(token & 63)) != NONE
 

@@ -17,6 +17,7 @@ from jaxflow.flow.again import Pack, new_pack, put, try_again
 from jaxflow.flow.bounds import stuck_cut, upper_bound
 from jaxflow.flow.closed import two_steps
 from jaxflow.flow.columns import CLOSE, Columns, absorb, all_columns, new_columns
+from jaxflow.flow.compiled import bare
 from jaxflow.flow.lanes import LANES, at_least, least, load, space, spread, store
 from jaxflow.flow.network import Network, new_network
 from jaxflow.flow.pair import roll_down, solve_pair
@@ -60,7 +61,7 @@ class Work(NamedTuple):
     pack: Pack
 
 
-@njit(nogil=True)
+@bare
 def _fill_row(
     sentence: Sentence,
     columns: Columns,
@@ -133,17 +134,17 @@ def _fill_row(
         _finish(sentence, work, line, last, row)
 
 
-@njit(nogil=True)
+@bare
 def _leave_open(work: Work, sink: int) -> None:
     work.open[work.count[0]] = sink
     work.count[0] += 1
 
 
-@njit(nogil=True)
+@bare
 def _finish(sentence: Sentence, work: Work, line: np.ndarray, last: int, row: np.ndarray) -> None:
     """Try the packed sinks again and write their bounds to `row`; what fails stays open."""
     pack, count = work.pack, work.pack.count[0]
-    first = pack.sinks[:count].min() if sentence.causal[0] else 0
+    first = pack.sinks[0] if sentence.causal[0] else 0  # they come in ascending order
     done = try_again(pack, sentence, line, work.order, first, last)
     for lane in range(count):
         row[pack.sinks[lane]] = pack.bound[0, lane]
@@ -151,7 +152,7 @@ def _finish(sentence: Sentence, work: Work, line: np.ndarray, last: int, row: np
             _leave_open(work, pack.sinks[lane])
 
 
-@njit(nogil=True)
+@bare
 def _search_row(
     sentence: Sentence, net: Network, work: Work, layer: int, source: int, row: np.ndarray
 ) -> None:
@@ -188,46 +189,71 @@ def fill(
     depth, n = weights.shape[1], weights.shape[2]
     width = (n + LANES - 1) // LANES * LANES
     full = sources.size == n and (sources == np.arange(n)).all()
-    sentence, net, searched = new_sentence(depth, n, width), new_network(1, 1, LANES), False
+    sentence, net = new_sentence(depth, n, width), new_network(depth, n, width)
     chosen, everyone = new_columns(n if full else 1, width if full else LANES), np.arange(width)
     work = Work(
         space((n, LANES)), space((n + 1, LANES)), space((n, LANES)), space((2, LANES)),
         space((depth, width)), np.empty(n, np.int64), np.empty(n, np.int64),
         np.zeros(1, np.int64), new_pack(n),
     )  # fmt: skip
+    limits = low, min(high, sources.size), bottom, min(top, layers.size)
     for b in range(begin, min(end, len(weights))):
-        lay_out(sentence, weights[b], layers.max())
-        for at in range(bottom, min(top, layers.size)):
-            layer = layers[at]
-            if layer < 2:
-                for place in range(low, min(high, sources.size)):
-                    _lowest_row(sentence, work, layer, sources[place], table[b, at, place])
-                continue
-            columns, count = all_columns(sentence, layer, everyone), n
-            if full and at > 0 and layers[at - 1] == layer - 1:
-                count = absorb(sentence, layer, table[b, at - 1], columns, chosen)
-                columns = chosen
-            for place in range(low, min(high, sources.size)):
-                source, row = sources[place], table[b, at, place]
-                if count < n:
-                    sends = sentence.out[layer, source]
-                    for sink in range(n):
-                        row[sink] = min(sentence.into[0, sink], sends)
-                    if count == 0:
-                        continue
-                _fill_row(sentence, columns, count, work, layer, source, row)
-                if work.count[0]:
-                    if not searched:
-                        net, searched = new_network(depth, n, width), True
-                    _search_row(sentence, net, work, layer, source, row)
+        _fill_sentence(
+            weights[b], layers, sources, limits, full, table[b],
+            sentence, net, chosen, everyone, work,
+        )  # fmt: skip
 
 
-@njit(nogil=True)
+@bare
+def _fill_sentence(
+    weights: np.ndarray,
+    layers: np.ndarray,
+    sources: np.ndarray,
+    limits: tuple[int, int, int, int],
+    full: bool,
+    table: np.ndarray,
+    sentence: Sentence,
+    net: Network,
+    chosen: Columns,
+    everyone: np.ndarray,
+    work: Work,
+) -> None:
+    """Do one sentence of `fill`; `limits` are its `low`, `high`, `bottom` and `top`."""
+    low, high, bottom, top = limits
+    n, highest = weights.shape[1], 0
+    for at in range(layers.size):
+        highest = max(highest, layers[at])
+    lay_out(sentence, weights, highest)
+    for at in range(bottom, top):
+        layer = layers[at]
+        if layer < 2:
+            for place in range(low, high):
+                _lowest_row(sentence, work, layer, sources[place], table[at, place])
+            continue
+        columns, count = all_columns(sentence, layer, everyone), n
+        if full and at > 0 and layers[at - 1] == layer - 1:
+            count = absorb(sentence, layer, table[at - 1], columns, chosen)
+            columns = chosen
+        for place in range(low, high):
+            source, row = sources[place], table[at, place]
+            if count < n:
+                sends = sentence.out[layer, source]
+                for sink in range(n):
+                    row[sink] = min(sentence.into[0, sink], sends)
+                if count == 0:
+                    continue
+            _fill_row(sentence, columns, count, work, layer, source, row)
+            if work.count[0]:
+                _search_row(sentence, net, work, layer, source, row)
+
+
+@bare
 def _lowest_row(sentence: Sentence, work: Work, layer: int, source: int, row: np.ndarray) -> None:
     """Write the flows from one token of layer 0 or 1 to `row`."""
     n, edges = len(row), sentence.edges
     if layer == 0:
-        row[:] = edges[0, source, :n]
+        for sink in range(n):
+            row[sink] = edges[0, source, sink]
         return
     for column in range(0, n, LANES):
         flows = two_steps(edges[1, source], edges[0], 0, n, column)

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, overload, register_model
+
+from jaxflow.flow.compiled import counting
 
 __all__ = [
     "LANES",
@@ -59,7 +61,7 @@ class LanesModel(models.PrimitiveModel):
         super().__init__(manager, numba_type, _VECTOR)
 
 
-@njit(nogil=True)
+@counting
 def space(shape: tuple[int, ...]) -> np.ndarray:
     """Return zeros whose rows of whole lanes begin at a line of the cache.
 

@@ -10,8 +10,8 @@ are so cut down to two layers between a rolled out supply and a lifted demand.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from jaxflow.flow.compiled import bare
 from jaxflow.flow.lanes import (
     LANES,
     broadcast,
@@ -20,7 +20,6 @@ from jaxflow.flow.lanes import (
     lowered,
     most,
     raised,
-    space,
     spread,
     store,
 )
@@ -31,9 +30,14 @@ __all__ = ["TINY", "lifted", "passed_on", "rolled"]
 TINY = 1e-300
 
 
-@njit(nogil=True)
+@bare
 def lifted(
-    layer: np.ndarray, turned: np.ndarray, into: np.ndarray, demand: np.ndarray, result: np.ndarray
+    layer: np.ndarray,
+    turned: np.ndarray,
+    into: np.ndarray,
+    demand: np.ndarray,
+    share: np.ndarray,
+    result: np.ndarray,
 ) -> None:
     """Write what each node above `layer` can send to each sink, given the demands below it.
 
@@ -43,7 +47,6 @@ def lifted(
     others cannot take: a source has much to send to many nodes, but little to t.
     """
     n, width = demand.shape
-    share, own = space((n, LANES)), space((1, LANES))
     one, zero, tiny = spread(1.0), spread(0.0), spread(TINY)
     for column in range(0, width, LANES):
         straight = zero
@@ -53,23 +56,23 @@ def lifted(
             part = least(one, wish / (others + tiny))
             store(share, i, 0, part)
             straight = straight + least(arc, most(lowered(wish, part, others), zero))
-        store(own, 0, 0, straight)
+        store(share, n, 0, straight)
         for k in range(n):
             total = zero
             for i in range(n):
                 total = raised(total, broadcast(layer, k, i), load(share, i, 0))
             store(result, k, column, total)
         for lane in range(min(LANES, n - column)):
-            result[column + lane, column + lane] = own[0, lane]
+            result[column + lane, column + lane] = share[n, lane]
 
 
-@njit(nogil=True)
+@bare
 def passed_on(mass: float, out: float) -> float:
     """Return the share of a token's arcs that its mass fills, `out` being what they carry."""
     return 1.0 if mass >= out else mass / out
 
 
-@njit(nogil=True)
+@bare
 def rolled(line: np.ndarray, layer: np.ndarray, out: np.ndarray, result: np.ndarray) -> None:
     """Write where the mass `line` comes to lie one layer further down; `out` holds row sums.
 

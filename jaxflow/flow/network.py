@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from jaxflow.flow.bits import BIT, NONE, transpose
+from jaxflow.flow.compiled import bare, counting
 from jaxflow.flow.lanes import LANES, at_least, load, space, spread
 
 __all__ = ["LEAST", "Network", "carry", "new_network", "open_masks", "room_on"]
@@ -63,7 +63,7 @@ class Network(NamedTuple):
     where: np.ndarray
 
 
-@njit(nogil=True)
+@counting
 def new_network(layers: int, n: int, width: int) -> Network:
     """Return work space for graphs of so many layers and tokens."""
     words = (width + 63) // 64
@@ -84,7 +84,7 @@ def new_network(layers: int, n: int, width: int) -> Network:
     )
 
 
-@njit(nogil=True)
+@bare
 def open_masks(net: Network, first: int, last: int, x: int, weights: np.ndarray) -> None:
     """Set the masks of the arcs of layer x among the nodes from `first` to before `last`.
 
@@ -120,13 +120,13 @@ def open_masks(net: Network, first: int, last: int, x: int, weights: np.ndarray)
     transpose(rows, across)
 
 
-@njit(nogil=True)
+@bare
 def room_on(net: Network, x: int, query: int, key: int) -> float:
     """Return what the arc (x, query) -> (x - 1, key) can still carry forwards."""
     return net.room[x, key, query] if net.turned[x] else net.room[x, query, key]
 
 
-@njit(nogil=True)
+@bare
 def carry(net: Network, edges: np.ndarray, x: int, query: int, key: int, amount: float) -> None:
     """Send an amount, backwards if negative, over (x, query) -> (x - 1, key); update the masks."""
     room = room_on(net, x, query, key) - amount

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from jaxflow.flow.compiled import bare
 from jaxflow.flow.lift import rolled
 from jaxflow.flow.network import Network, open_masks
 from jaxflow.flow.replay import replay_one_layer, replay_two_layers, unlift, unroll
@@ -15,7 +15,7 @@ from jaxflow.flow.sweep import rank
 __all__ = ["roll_down", "solve_pair"]
 
 
-@njit(nogil=True)
+@bare
 def roll_down(
     sentence: Sentence, layer: int, source: int, last: int, lines: np.ndarray, order: np.ndarray
 ) -> None:
@@ -24,14 +24,15 @@ def roll_down(
     And the order in which the nodes that the sweep goes through are to be visited.
     """
     edges = sentence.edges
-    lines[layer - 1] = edges[layer, source]
+    for key in range(edges.shape[2]):
+        lines[layer - 1, key] = edges[layer, source, key]
     low = 0 if layer < 3 else lifts_at(layer) + 1
     for x in range(layer - 1, low, -1):
         rolled(lines[x : x + 1], edges[x], sentence.out[x], lines[x - 1 : x])
     rank(lines[low if layer > 2 else layer - 1], source, last, order)
 
 
-@njit(nogil=True)
+@bare
 def solve_pair(
     net: Network,
     sentence: Sentence,

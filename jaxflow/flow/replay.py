@@ -8,8 +8,8 @@ the lanes are the nodes at the other end of a node's arcs.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from jaxflow.flow.compiled import bare, counting
 from jaxflow.flow.lanes import LANES, least, load, lowered, raised, space, spread, store, total
 from jaxflow.flow.lift import TINY, passed_on
 from jaxflow.flow.network import Network
@@ -17,7 +17,7 @@ from jaxflow.flow.network import Network
 __all__ = ["replay_one_layer", "replay_two_layers", "unlift", "unroll"]
 
 
-@njit(nogil=True)
+@bare
 def replay_one_layer(
     net: Network, order: np.ndarray, sink: int, first: int, last: int, arcs: np.ndarray
 ) -> float:
@@ -51,7 +51,7 @@ def replay_one_layer(
     return sent
 
 
-@njit(nogil=True)
+@bare
 def replay_two_layers(
     net: Network,
     order: np.ndarray,
@@ -106,7 +106,7 @@ def replay_two_layers(
     return sent
 
 
-@njit(nogil=True)
+@counting
 def unroll(
     net: Network,
     first: int,
@@ -140,7 +140,7 @@ def unroll(
     net.turned[x] = False
 
 
-@njit(nogil=True)
+@counting
 def unlift(
     net: Network,
     sink: int,

@@ -9,15 +9,15 @@ or where an upper bound has been met.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from jaxflow.flow.bits import BIT, NONE, lowest
+from jaxflow.flow.compiled import bare, counting
 from jaxflow.flow.network import LEAST, Network, carry, room_on
 
 __all__ = ["augment", "reach"]
 
 
-@njit(nogil=True)
+@bare
 def augment(net: Network, edges: np.ndarray, top: int, sent: float, bound: float) -> float:
     """Add to a flow of `sent` until `bound` is met or no path is left; return the flow.
 
@@ -50,7 +50,7 @@ def augment(net: Network, edges: np.ndarray, top: int, sent: float, bound: float
     return sent
 
 
-@njit(nogil=True)
+@counting
 def reach(net: Network, top: int, stop: bool) -> int:
     """Order the nodes by their distance from the source in ``net.front``.
 
@@ -106,7 +106,7 @@ def reach(net: Network, top: int, stop: bool) -> int:
         low = max(low - 1, 0)
 
 
-@njit(nogil=True)
+@bare
 def _push(net: Network, edges: np.ndarray, top: int, token: int, depth: int) -> float:
     """Send from one node of the top layer along shortest paths; return what has arrived.
 

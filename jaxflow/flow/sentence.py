@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from jaxflow.flow.closed import two_steps
+from jaxflow.flow.compiled import bare, counting
 from jaxflow.flow.lanes import LANES, load, space, spread, store, total
 from jaxflow.flow.lift import lifted
 
@@ -44,6 +44,8 @@ class Sentence(NamedTuple):
         nodes below it its own.
     demands
         ``[3, n, width]``: what each node can send to each sink from layer 0, 1 and 2 (`lift`).
+    share
+        ``[n + 1, LANES]``: work space of `lifted`.
     """
 
     causal: np.ndarray
@@ -56,9 +58,10 @@ class Sentence(NamedTuple):
     apart: np.ndarray
     ways: np.ndarray
     demands: np.ndarray
+    share: np.ndarray
 
 
-@njit(nogil=True)
+@counting
 def _apart(n: int, width: int) -> np.ndarray:
     apart = space((n + 1, width))
     apart[:] = 1.0
@@ -67,7 +70,7 @@ def _apart(n: int, width: int) -> np.ndarray:
     return apart
 
 
-@njit(nogil=True)
+@counting
 def new_sentence(layers: int, n: int, width: int) -> Sentence:
     """Return room for a sentence of so many layers and tokens."""
     return Sentence(
@@ -81,16 +84,17 @@ def new_sentence(layers: int, n: int, width: int) -> Sentence:
         _apart(n, width),
         space((layers, n, width)),
         space((3, n, width)),
+        space((n + 1, LANES)),
     )
 
 
-@njit(nogil=True)
+@bare
 def lifts_at(layer: int) -> int:
     """Return by how many layers the demands are lifted for a source of `layer`."""
     return 0 if layer <= 3 else (1 if layer <= 4 else 2)
 
 
-@njit(nogil=True)
+@bare
 def _is_causal(weights: np.ndarray, top: int) -> bool:
     """Say whether no token draws on a later one in any layer up to `top`."""
     n = weights.shape[1]
@@ -102,7 +106,14 @@ def _is_causal(weights: np.ndarray, top: int) -> bool:
     return True
 
 
-@njit(nogil=True)
+@bare
+def _copy(plane: np.ndarray, to: np.ndarray) -> None:
+    for i in range(len(plane)):
+        for column in range(0, plane.shape[1], LANES):
+            store(to, i, column, load(plane, i, column))
+
+
+@bare
 def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
     """Fill in a sentence's arrays up to layer `top` from its weights ``[L, n, n]``."""
     n, width = weights.shape[1], sentence.edges.shape[2]
@@ -134,7 +145,7 @@ def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
                 strays[layer, key] += strays[layer - 1, key]
     if sentence.causal[0]:
         # Elsewhere this bound is never the least and not worth its n^3 steps.
-        sentence.ways[0] = edges[0]
+        _copy(edges[0], sentence.ways[0])
         for layer in range(1, top + 1):
             for column in range(0, edges.shape[2], LANES):
                 for query in range(column, n):
@@ -143,8 +154,9 @@ def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
                     )
                     store(sentence.ways[layer], query, column, reaching)
     demands = sentence.demands
-    demands[0] = edges[0]
+    _copy(edges[0], demands[0])
     for layer in range(lifts_at(top)):
         lifted(
-            edges[layer + 1], turned[layer + 1], into[layer + 1], demands[layer], demands[layer + 1]
-        )
+            edges[layer + 1], turned[layer + 1], into[layer + 1], demands[layer],
+            sentence.share, demands[layer + 1],
+        )  # fmt: skip

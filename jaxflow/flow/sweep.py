@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from jaxflow.flow.columns import Columns
+from jaxflow.flow.compiled import bare
 from jaxflow.flow.lanes import LANES, broadcast, least, load, lowered, spread, store
 from jaxflow.flow.lift import TINY
 from jaxflow.flow.sentence import Sentence
@@ -25,7 +25,7 @@ __all__ = ["rank", "sweep_one_layer", "sweep_two_layers"]
 ROOT = 1e-150
 
 
-@njit(nogil=True)
+@bare
 def rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
     """Write the places of the first `count` values: `first`, then the others, largest first."""
     order[0] = first
@@ -38,7 +38,7 @@ def rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
             order[at] = i
 
 
-@njit(nogil=True)
+@bare
 def _set_apart(
     bottom: np.ndarray, sinks: np.ndarray, first: int, last: int, column: int, demand: np.ndarray
 ) -> Any:
@@ -55,7 +55,7 @@ def _set_apart(
     return load(demand, n, 0)
 
 
-@njit(nogil=True)
+@bare
 def sweep_one_layer(
     row: np.ndarray,
     order: np.ndarray,
@@ -94,7 +94,7 @@ def sweep_one_layer(
     return sent
 
 
-@njit(nogil=True)
+@bare
 def _share_out(
     line: Any, own: Any, flow_in: Any, flow_out: Any, from_line: Any, to_own: Any, keep: Any
 ) -> Any:
@@ -113,7 +113,7 @@ def _share_out(
     return passed, line - from_line, own - to_own, used_in, used_out
 
 
-@njit(nogil=True)
+@bare
 def sweep_two_layers(
     row: np.ndarray,
     order: np.ndarray,

@@ -6,12 +6,12 @@ import networkx
 import numpy as np
 import pytest
 from flow_graphs import KINDS, attention_of
-from numba import njit
 
 from jaxflow.attention import edge_weights
 from jaxflow.flow.again import new_pack, put, try_again
 from jaxflow.flow.bounds import stuck_cut
 from jaxflow.flow.columns import all_columns
+from jaxflow.flow.compiled import bare
 from jaxflow.flow.definition import flow_by_definition
 from jaxflow.flow.lanes import LANES, space, store
 from jaxflow.flow.lift import lifted
@@ -22,17 +22,13 @@ from jaxflow.flow.sweep import sweep_one_layer, sweep_two_layers
 ROUNDING = 1e-12
 
 
-@njit
-def three_layers(weights, source, results):
+@bare
+def three_layers(sentence, pack, rooms, everyone, order, source, results):
     """For every sink: a sweep, the cut after it, what trying again gives and its bound."""
-    n = weights.shape[1]
-    width = (n + LANES - 1) // LANES * LANES
-    sentence, pack = new_sentence(3, n, width), new_pack(n)
-    lay_out(sentence, weights, 2)
-    columns, order = all_columns(sentence, 2, np.arange(width)), np.empty(n, np.int64)
-    roll_down(sentence, 2, source, n, space((3, width)), order)
-    row, supply, demand = sentence.edges[2, source], space((n, LANES)), space((n + 1, LANES))
-    beyond, numbers = space((n, LANES)), space((2, LANES))
+    lines, supply, demand, beyond, numbers = rooms
+    n = len(supply)
+    columns, row = all_columns(sentence, 2, everyone), sentence.edges[2, source]
+    roll_down(sentence, 2, source, n, lines, order)
     for column in range(0, n, LANES):
         sent = sweep_one_layer(row, order, sentence.edges[1], columns, 0, n, column, supply, demand)
         cut = stuck_cut(row, sentence, columns.bottom, source, 0, n, column, supply, beyond)
@@ -40,7 +36,7 @@ def three_layers(weights, source, results):
         store(numbers, 1, 0, cut)
         for lane in range(min(LANES, n - column)):
             sink = column + lane
-            results[:2, sink] = numbers[:, lane]
+            results[0, sink], results[1, sink] = numbers[0, lane], numbers[1, lane]
             put(pack, sentence, sink, 0, n, lane, supply, demand, 9.0, numbers[0, lane])
         try_again(pack, sentence, row, order, 0, n)
         for lane in range(min(LANES, n - column)):
@@ -48,17 +44,13 @@ def three_layers(weights, source, results):
             results[3, column + lane] = pack.bound[0, lane]
 
 
-@njit
-def four_layers(weights, source, results):
-    n = weights.shape[1]
-    width = (n + LANES - 1) // LANES * LANES
-    sentence = new_sentence(4, n, width)
-    lay_out(sentence, weights, 3)
-    columns, order, lines = (
-        all_columns(sentence, 3, np.arange(width)), np.empty(n, np.int64), space((4, width))
-    )  # fmt: skip
+@bare
+def four_layers(sentence, rooms, everyone, order, source, results):
+    """For every sink what a sweep over two layers gives."""
+    lines, supply, demand, _, numbers = rooms
+    n = len(supply)
+    columns = all_columns(sentence, 3, everyone)
     roll_down(sentence, 3, source, n, lines, order)
-    supply, demand, numbers = space((n, LANES)), space((n + 1, LANES)), space((1, LANES))
     for column in range(0, n, LANES):
         sent = sweep_two_layers(lines[2], order, sentence, 2, columns, 0, n, column, supply, demand)
         store(numbers, 0, 0, sent)
@@ -66,14 +58,32 @@ def four_layers(weights, source, results):
             results[column + lane] = numbers[0, lane]
 
 
-@njit
-def lift_once(weights, result):
-    n = weights.shape[1]
-    width = (n + LANES - 1) // LANES * LANES
-    sentence, above = new_sentence(2, n, width), space((n, width))
-    lay_out(sentence, weights, 1)
-    lifted(sentence.edges[1], sentence.turned[1], sentence.into[1], sentence.edges[0], above)
-    result[:, :] = above[:, :n]
+@bare
+def lift_once(sentence, above):
+    lifted(
+        sentence.edges[1], sentence.turned[1], sentence.into[1], sentence.edges[0],
+        sentence.share, above,
+    )  # fmt: skip
+
+
+def laid_out(edges):
+    """The sentence's arrays, work space, and all its sinks."""
+    layers, n = edges.shape[:2]
+    width = -(-n // LANES) * LANES
+    sentence = new_sentence(layers, n, width)
+    lay_out(sentence, edges, layers - 1)
+    shapes = ((layers, width), (n, LANES), (n + 1, LANES), (n, LANES), (2, LANES))
+    return sentence, tuple(space(shape) for shape in shapes), np.arange(width)
+
+
+def passes(edges, source):
+    n = edges.shape[-1]
+    results, deeper, order = np.full((4, n), np.nan), np.full(n, np.nan), np.empty(n, np.int64)
+    sentence, rooms, everyone = laid_out(edges[:3])
+    three_layers(sentence, new_pack(n), rooms, everyone, order, source, results)
+    sentence, rooms, everyone = laid_out(edges)
+    four_layers(sentence, rooms, everyone, order, source, deeper)
+    return results, deeper
 
 
 def edges_of(kind: str, seed: int, layers: int, n: int) -> np.ndarray:
@@ -86,9 +96,7 @@ def edges_of(kind: str, seed: int, layers: int, n: int) -> np.ndarray:
 def test_passes_send_no_more_than_flows_and_cuts_weigh_no_less(kind, n):
     edges = edges_of(kind, n, 4, n)
     for source in (0, n - 1):
-        results, deeper = np.full((4, n), np.nan), np.full(n, np.nan)
-        three_layers(edges[:3], source, results)
-        four_layers(edges, source, deeper)
+        results, deeper = passes(edges, source)
         flows = [[flow_by_definition(edges, x, source, sink) for sink in range(n)] for x in (2, 3)]
         sent, cut, again, bound = results
         assert (sent <= np.add(flows[0], ROUNDING)).all()
@@ -103,8 +111,8 @@ def test_trying_again_settles_most_of_what_a_sweep_left():
     """Not a theorem: if it stops being so, the stage has stopped paying for its lines."""
     left, then = 0, 0
     for seed in range(20):
-        edges, results = edges_of("hub", seed, 3, 24), np.full((4, 24), np.nan)
-        three_layers(edges, 0, results)
+        edges = edges_of("hub", seed, 4, 24)
+        results, _ = passes(edges, 0)
         flows = [flow_by_definition(edges, 2, 0, sink) for sink in range(24)]
         sent, cut, again, bound = results
         left += int((sent < np.subtract(flows, ROUNDING)).sum())
@@ -118,8 +126,10 @@ def test_trying_again_settles_most_of_what_a_sweep_left():
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_lifted_demands_can_all_be_sent_at_once(kind):
     n = 6
-    edges, above = edges_of(kind, 2, 2, n), np.full((n, n), np.nan)
-    lift_once(edges, above)
+    edges = edges_of(kind, 2, 2, n)
+    above = space((n, LANES))
+    lift_once(laid_out(edges)[0], above)
+    above = above[:, :n]
     assert (above >= 0).all()
     for sink in range(n):
         graph = networkx.DiGraph()
