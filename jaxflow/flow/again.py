@@ -99,20 +99,20 @@ def put(
     first: int,
     last: int,
     lane: int,
-    supply: np.ndarray,
     demand: np.ndarray,
     bound: float,
     sent: float,
 ) -> None:
-    """Add a sink; `supply` and `demand` hold what the pass has left in its `lane`."""
+    """Add a sink; `demand` holds what the pass, from `first` on, has left in its `lane`."""
     edges, at = sentence.edges, pack.count[0]
     pack.count[0] += 1
     pack.sinks[at], pack.bound[0, at], pack.sent[0, at] = sink, bound, sent
-    for i in range(first, last):
+    # All rows up to the last, not from the first only: another sink's may be further up.
+    for i in range(last):
         pack.bottom[i, at] = edges[0, i, sink]
         pack.own[i, at] = edges[1, i, sink]
         pack.stuck[i, at] = 0.0
-        pack.hungry[i, at] = demand[i, lane] > LEAST
+        pack.hungry[i, at] = i >= first and demand[i, lane] > LEAST
 
 
 @bare

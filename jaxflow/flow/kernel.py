@@ -125,7 +125,7 @@ def _fill_row(
                 _leave_open(work, sink)
                 continue
             put(
-                work.pack, sentence, sink, first, last, lane, work.supply, work.demand,
+                work.pack, sentence, sink, first, last, lane, work.demand,
                 work.bounds[0, lane], work.bounds[1, lane],
             )  # fmt: skip
             if work.pack.count[0] == LANES:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flow_graphs import KINDS, attention_of
 
+import jaxflow
 from jaxflow.attention import edge_weights
 from jaxflow.flow.again import new_pack, put, try_again
 from jaxflow.flow.bounds import stuck_cut
@@ -37,7 +38,7 @@ def three_layers(sentence, pack, rooms, everyone, order, source, results):
         for lane in range(min(LANES, n - column)):
             sink = column + lane
             results[0, sink], results[1, sink] = numbers[0, lane], numbers[1, lane]
-            put(pack, sentence, sink, 0, n, lane, supply, demand, 9.0, numbers[0, lane])
+            put(pack, sentence, sink, 0, n, lane, demand, 9.0, numbers[0, lane])
         try_again(pack, sentence, row, order, 0, n)
         for lane in range(min(LANES, n - column)):
             results[2, column + lane] = pack.sent[0, lane]
@@ -152,3 +153,21 @@ def test_rows_of_lanes_begin_at_a_line_of_the_cache():
         assert room.ctypes.data % 64 == 0
         assert room.shape == (3, 5, 2 * LANES)
         assert not room.any()
+
+
+def test_what_earlier_rows_have_left_in_a_pack_does_no_harm():
+    """Under a causal mask a row starts anywhere, and one pack holds sinks of several chunks."""
+    n = 40
+    rng = np.random.default_rng(8)
+    scores = np.where(np.tri(n, dtype=bool), rng.normal(size=(3, 3, 1, n, n)) * 3, -np.inf)
+    attention = np.exp(scores)
+    attention /= attention.sum(-1, keepdims=True)
+    together = jaxflow.flow(attention, layers=2, threads=1)
+    for sentence, table in zip(attention, together, strict=True):
+        edges = edge_weights(sentence)
+        for source in (5, 17, 33, 39):
+            alone = jaxflow.flow(sentence, sources=source, layers=2, threads=1)
+            np.testing.assert_allclose(table[0, source], alone[0, 0], rtol=0, atol=ROUNDING)
+            for sink in range(0, n, 3):
+                flow = flow_by_definition(edges, 2, source, sink)
+                assert table[0, source, sink] == pytest.approx(flow, abs=1e-9)
