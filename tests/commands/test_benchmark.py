@@ -116,6 +116,8 @@ def test_a_run_without_sentences_of_a_length_is_refused(run, capsys):
         (["flow", "--tokens", "1"], "at least 2"),
         (["rollout", "--layers", "0"], "layers must be at least 1"),
         (["flow", "--run", "nowhere"], "no run at nowhere"),
+        (["flow", "--data", "nowhere"], "nowhere"),
+        (["flow", "--run", "one", "--data", "two"], "expected one of them"),
         (["nothing"], "nothing"),
         (["--from", "record.json"], "expected --docs"),
         (["--from", "record.json", "--docs", "docs"], "cannot read a benchmark's record"),

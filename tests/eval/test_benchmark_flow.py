@@ -1,5 +1,7 @@
 """The flow benchmark: all solvers agree, and every comparison is what it says. Nothing is timed."""
 
+from pathlib import Path
+
 import networkx
 import numpy as np
 import pytest
@@ -15,9 +17,15 @@ from jaxflow.eval.benchmarks.flow_growth import fit_slope
 from jaxflow.eval.benchmarks.flow_plan import FULL, FlowPlan, FlowWork, Growth, fit_plan
 from jaxflow.eval.benchmarks.flow_table import BATCH, CALL, EDMONDS_KARP, KERNEL
 from jaxflow.eval.benchmarks.record import is_own
-from jaxflow.eval.benchmarks.trained import Trained
+from jaxflow.eval.benchmarks.trained import (
+    Trained,
+    corpus_attention,
+    from_shipped,
+    trained_attention,
+)
 from jaxflow.flow.definition import flow_by_definition
 
+REAL_DATA = Path(__file__).parents[2] / "../shared/data/agreement"
 SIZES = {"batch_sentences": 3, "call_sentences": 2, "budget": SHORT}
 
 
@@ -142,6 +150,20 @@ def test_a_plan_is_fitted_to_what_was_asked():
         "trained", "bert-like", "trained"
     ]  # fmt: skip
     assert trained.growths == FULL.growths
+
+
+@pytest.mark.skipif(
+    not REAL_DATA.is_dir(), reason="the real corpus ../shared/data/agreement is not here"
+)
+def test_the_model_that_comes_along_reads_a_corpus():
+    trained = from_shipped(REAL_DATA)
+    attention = trained_attention(trained, 9, sentences=3)
+    assert attention.shape == (3, 6, 8, 9, 9)
+    check_attention(attention)
+    groups = corpus_attention(trained, 20)
+    assert sum(len(group) for group in groups) == 20
+    for group in groups:
+        check_attention(group)
 
 
 def test_own_names_are_told_from_others():
