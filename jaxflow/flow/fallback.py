@@ -19,7 +19,7 @@ SCALE = 2.0**40
 
 
 def flow_tables_by_ortools(
-    weights: np.ndarray, layers: tuple[int, ...], sources: tuple[int, ...], reason: ImportError
+    weights: np.ndarray, layers: tuple[int, ...], sources: tuple[int, ...], reason: Exception
 ) -> np.ndarray:
     """Return the flows ``[B, L', S, n]`` on `weights` ``[B, L, n, n]``, within the bound above.
 
@@ -33,7 +33,7 @@ def flow_tables_by_ortools(
     except ImportError as error:
         raise InputError(
             "attention flow needs numba ('pip install numba'), or OR-tools as a slower and less "
-            f"exact way out, and neither can be imported: {reason}; {error}"
+            f"exact way out, and neither can be used: {reason}; {error}"
         ) from error
     warnings.warn(
         f"numba cannot be used ({reason}): flow is computed by OR-tools, some hundred times slower "

@@ -21,7 +21,13 @@ from jaxflow.attention import (
 )
 from jaxflow.errors import InputError
 from jaxflow.flow.indices import resolve_indices
-from jaxflow.flow.workers import flow_tables, resolve_threads, share_out
+from jaxflow.flow.workers import (
+    CompilerError,
+    flow_tables,
+    make_ready,
+    resolve_threads,
+    share_out,
+)
 
 __all__ = ["flow", "graph_edges"]
 
@@ -52,7 +58,7 @@ def graph_edges(
     edges = np.empty((len(flat), depth, n, n))
     step = max(1, _PIECE // (depth * count * n * n))
 
-    compiled = _compiled(heads, count) if flat.size >= _MANY else None
+    compiled = _compiled(heads, count, flat.dtype) if flat.size >= _MANY else None
 
     def weigh(begin: int) -> None:
         part = flat[begin : begin + step]
@@ -71,13 +77,16 @@ def graph_edges(
     return edges.reshape(*attention.shape[:-4], depth, n, n), mask
 
 
-def _compiled(heads: str | int, count: int) -> Callable[..., bool] | None:
+def _compiled(heads: str | int, count: int, dtype: Any) -> Callable[..., bool] | None:
     """Return what does the work of `check_values` and `_weigh` faster, or None if nothing does."""
     if heads in ("max", "min"):
         return None
     try:
         from jaxflow.flow.weigh import weigh
-    except ImportError:
+
+        one = np.ones((1, 1, 1, 1, 1), dtype)
+        make_ready(weigh, one, np.empty((0, 1), bool), 0, 1, 0.5, 1e-3, np.ones((1, 1, 1, 1)))
+    except (ImportError, CompilerError):  # flow itself will say so; these weights do without
         return None
     first, last = (0, count) if heads == "mean" else (int(heads), int(heads) + 1)
 

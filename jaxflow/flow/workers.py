@@ -16,7 +16,14 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.flow.fallback import flow_tables_by_ortools
 
-__all__ = ["cut_tables", "flow_tables", "resolve_threads", "share_out"]
+__all__ = [
+    "CompilerError",
+    "cut_tables",
+    "flow_tables",
+    "make_ready",
+    "resolve_threads",
+    "share_out",
+]
 
 Piece = TypeVar("Piece")
 
@@ -67,6 +74,36 @@ def share_out(work: Callable[[Piece], None], pieces: Iterable[Piece], threads: i
         raise failed[min(failed)]
 
 
+class CompilerError(Exception):
+    """numba is there but cannot compile."""
+
+
+def make_ready(function: Any, *arguments: Any) -> None:
+    """Have numba compile a function, by a first call that is right; later calls find it compiled.
+
+    Raises
+    ------
+    CompilerError
+        If that fails, for whatever reason a machine may have.
+    """
+    if function.signatures:
+        return
+    try:
+        function(*arguments)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CompilerError(f"it cannot compile on this machine: {reason}") from error
+
+
+def _compiled_fill() -> Any:
+    from jaxflow.flow.kernel import fill
+
+    first = np.zeros(1, np.int64)
+    one = np.ones((1, 1, 1, 1))
+    make_ready(fill, one, first, first, one.copy(), 0, 1, 0, 1, 0, 1)
+    return fill
+
+
 def flow_tables(
     edges: np.ndarray, layers: tuple[int, ...], sources: tuple[int, ...], threads: int | None
 ) -> np.ndarray:
@@ -75,14 +112,14 @@ def flow_tables(
     Raises
     ------
     InputError
-        If numba cannot be imported, nor OR-tools in its place.
+        If numba cannot be used, nor OR-tools in its place.
     """
     count = resolve_threads(threads)
     batch, (depth, n) = edges.shape[:-3], edges.shape[-3:-1]
     flat = np.ascontiguousarray(edges, np.float64).reshape(-1, depth, n, n)
     try:
-        from jaxflow.flow.kernel import fill
-    except ImportError as error:
+        fill = _compiled_fill()
+    except (ImportError, CompilerError) as error:
         table = flow_tables_by_ortools(flat, layers, sources, error)
         return table.reshape(*batch, *table.shape[1:])
     table = np.empty((len(flat), len(layers), len(sources), n))
@@ -125,14 +162,18 @@ def cut_tables(
     Raises
     ------
     InputError
-        If numba cannot be imported.
+        If numba cannot be used.
     """
     try:
         from jaxflow.flow.cuts import add_cuts
-    except ImportError as error:
+
+        first = np.zeros(1, np.int64)
+        one = np.ones((1, 1, 1, 1))
+        make_ready(add_cuts, one, first, first, one, one.copy(), 0, 1)
+    except (ImportError, CompilerError) as error:
         raise InputError(
             "minimum cuts and the derivative of flow need numba ('pip install numba'), which "
-            f"cannot be imported: {error}"
+            f"cannot be used: {error}"
         ) from error
     count = resolve_threads(threads)
     depth, n = edges.shape[-3:-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import sys
 
 import numpy as np
@@ -48,3 +49,24 @@ def test_cuts_say_what_they_need(without_numba):
     attention = attention_of("dense", np.random.default_rng(0), 2, 1, 3)
     with pytest.raises(jaxflow.InputError, match="pip install numba"):
         jaxflow.flow_cut(attention, layer=1, source=0, sink=0)
+
+
+def test_a_compiler_that_fails_is_as_good_as_none(monkeypatch):
+    pytest.importorskip("ortools", reason="OR-tools is not installed")
+    kernel = importlib.import_module("jaxflow.flow.kernel")
+    cuts = importlib.import_module("jaxflow.flow.cuts")
+
+    def broken(*arguments):
+        raise RuntimeError("LLVM has no target for this processor\nand more lines")
+
+    broken.signatures = []
+    monkeypatch.setattr(kernel, "fill", broken)
+    monkeypatch.setattr(cuts, "add_cuts", broken)
+    attention = attention_of("dense", np.random.default_rng(0), 2, 1, 3)
+    reason = "cannot compile on this machine: LLVM has no target for this processor"
+    with pytest.warns(RuntimeWarning, match=reason):
+        rough = jaxflow.flow(attention)
+    with pytest.raises(jaxflow.InputError, match=reason):
+        jaxflow.flow_cut(attention, layer=1, source=0, sink=0)
+    monkeypatch.undo()
+    np.testing.assert_allclose(rough, jaxflow.flow(attention), rtol=0, atol=1e-10)
