@@ -46,7 +46,7 @@ class Pack(NamedTuple):
 
     Attributes
     ----------
-    count
+    size
         ``[1]``: how many there are.
     sinks
         ``[LANES]``: which.
@@ -66,7 +66,7 @@ class Pack(NamedTuple):
         ``[n, LANES]``: see `stuck_cut`.
     """
 
-    count: np.ndarray
+    size: np.ndarray
     sinks: np.ndarray
     bottom: np.ndarray
     own: np.ndarray
@@ -104,8 +104,8 @@ def put(
     sent: float,
 ) -> None:
     """Add a sink; `demand` holds what the pass, from `first` on, has left in its `lane`."""
-    edges, at = sentence.edges, pack.count[0]
-    pack.count[0] += 1
+    edges, at = sentence.edges, pack.size[0]
+    pack.size[0] += 1
     pack.sinks[at], pack.bound[0, at], pack.sent[0, at] = sink, bound, sent
     # All rows up to the last, not from the first only: another sink's may be further up.
     for i in range(last):
@@ -124,8 +124,8 @@ def try_again(
     `row` is the source's, nodes from `first` to before `last` are on a way. Returns the mask of the
     lanes in which the two have met; ``pack.bound`` holds the bounds.
     """
-    count = pack.count[0]
-    pack.count[0] = 0
+    count = pack.size[0]
+    pack.size[0] = 0
     everyone = (1 << count) - 1
     for lane in range(count, LANES):
         pack.bottom[first:last, lane] = 0.0

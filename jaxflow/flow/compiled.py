@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from numba import njit as _njit
 
 __all__ = ["bare", "counting"]
+
+# Its signature does not name the option.
+njit: Any = _njit
 
 
 def counting(function: Callable[..., Any]) -> Any:

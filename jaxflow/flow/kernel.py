@@ -43,7 +43,7 @@ class Work(NamedTuple):
         ``[2, LANES]``: upper bounds and flows on their way from lanes to numbers.
     lines, order
         ``[L, width]``, ``[n]``: see `roll_down`.
-    open, count
+    open, opened
         ``[n]``, ``[1]``: the sinks of a row that are still to be searched and how many they are;
         ``row`` holds their bounds.
     pack
@@ -57,7 +57,7 @@ class Work(NamedTuple):
     lines: np.ndarray
     order: np.ndarray
     open: np.ndarray
-    count: np.ndarray
+    opened: np.ndarray
     pack: Pack
 
 
@@ -85,7 +85,7 @@ def _fill_row(
     for x in range(2, layer + 1):
         strays += sentence.out[x, source] - sentence.straight[x, source]
     roll_down(sentence, layer, source, last, lines, order)
-    work.count[0] = 0
+    work.opened[0] = 0
     for column in range(0, count, LANES):
         first = columns.sinks[column] if causal else 0
         bound = upper_bound(
@@ -128,22 +128,22 @@ def _fill_row(
                 work.pack, sentence, sink, first, last, lane, work.demand,
                 work.bounds[0, lane], work.bounds[1, lane],
             )  # fmt: skip
-            if work.pack.count[0] == LANES:
+            if work.pack.size[0] == LANES:
                 _finish(sentence, work, line, last, row)
-    if work.pack.count[0]:
+    if work.pack.size[0]:
         _finish(sentence, work, line, last, row)
 
 
 @bare
 def _leave_open(work: Work, sink: int) -> None:
-    work.open[work.count[0]] = sink
-    work.count[0] += 1
+    work.open[work.opened[0]] = sink
+    work.opened[0] += 1
 
 
 @bare
 def _finish(sentence: Sentence, work: Work, line: np.ndarray, last: int, row: np.ndarray) -> None:
     """Try the packed sinks again and write their bounds to `row`; what fails stays open."""
-    pack, count = work.pack, work.pack.count[0]
+    pack, count = work.pack, work.pack.size[0]
     first = pack.sinks[0] if sentence.causal[0] else 0  # they come in ascending order
     done = try_again(pack, sentence, line, work.order, first, last)
     for lane in range(count):
@@ -159,7 +159,7 @@ def _search_row(
     """Replace the bounds in `row` by flows for the sinks that are open."""
     causal = sentence.causal[0]
     last = source + 1 if causal else len(row)
-    for i in range(work.count[0]):
+    for i in range(work.opened[0]):
         sink = work.open[i]
         row[sink] = solve_pair(
             net, sentence, layer, work.order, sink, sink if causal else 0, last,
@@ -243,7 +243,7 @@ def _fill_sentence(
                 if count == 0:
                     continue
             _fill_row(sentence, columns, count, work, layer, source, row)
-            if work.count[0]:
+            if work.opened[0]:
                 _search_row(sentence, net, work, layer, source, row)
 
 

@@ -129,7 +129,8 @@ def broadcast(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
     """Return lanes that all hold ``array[row, column]``; no index is negative."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        item = _pointer(context, builder, signature.args[0], *arguments, kind=ir.DoubleType())
+        array, row, column = arguments
+        item = _pointer(context, builder, signature.args[0], array, row, column, ir.DoubleType())
         return _everywhere(builder, builder.load(item))
 
     return lanes(array, types.intp, types.intp), generate

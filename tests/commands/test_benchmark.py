@@ -14,7 +14,7 @@ from jaxflow import models
 from jaxflow.commands import main
 from jaxflow.eval.benchmarks import flow_peers
 from jaxflow.eval.benchmarks.attentions import KINDS
-from jaxflow.eval.benchmarks.trained import corpus_attention, trained_attention
+from jaxflow.eval.benchmarks.trained import corpus_attention, from_run, trained_attention
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits
 
@@ -43,14 +43,14 @@ def test_trained_attention_is_that_of_the_runs_test_sentences(run):
     n = int(test.lengths.max())
     row = int(np.flatnonzero(test.lengths == n)[0])
     expected = np.asarray(model(test.tokens[[row], :n]).attention)
-    np.testing.assert_allclose(trained_attention(run, n), expected, atol=1e-6)
+    np.testing.assert_allclose(trained_attention(from_run(run), n), expected, atol=1e-6)
 
 
 def test_a_test_set_comes_without_padding(run):
     model = models.load(run)
     config = TrainConfig.from_dict(json.loads((run / "config.json").read_text()))
     test = load_splits(config, model.tokenizer)["test"]
-    groups = corpus_attention(run, 10)
+    groups = corpus_attention(from_run(run), 10)
     assert sorted(test.lengths[:10]) == [len(one[0, 0]) for group in groups for one in group]
     for group in groups:
         n = group.shape[-1]
