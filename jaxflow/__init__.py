@@ -12,6 +12,7 @@ if __name__ == "jaxflow" and (_Path(__file__).parents[1] / "pyproject.toml").is_
     __path__.append(str(_Path(__file__).parents[1]))
 
 from jaxflow.correlation import spearman
+from jaxflow.discard import discard
 from jaxflow.errors import InputError
 from jaxflow.flow import flow, flow_cut, saturation
 from jaxflow.gradients import (
@@ -31,6 +32,7 @@ __all__ = [
     "attention_graph",
     "blank_out",
     "completeness_gap",
+    "discard",
     "flow",
     "flow_cut",
     "gradient_norm",

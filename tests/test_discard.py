@@ -1,0 +1,254 @@
+"""Discarding the lowest entries: against counting in loops, and by what must hold of any ratio."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from attentions import (
+    Foreign,
+    attention_of,
+    attentions,
+    heads_options,
+    junk_values,
+    pad,
+    paddings,
+    residuals,
+    unpad,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxflow
+
+ratios = st.sampled_from([0, 0.1, 0.29, 0.5, 0.75, 0.9, 0.999])
+
+
+def tolerance(attention: np.ndarray) -> float:
+    return 1e-6 if attention.dtype == np.float32 else 1e-14
+
+
+def discard_by_counting(
+    attention: np.ndarray, ratio: str, residual: float = 0.5, heads: str | int = "mean"
+) -> np.ndarray:
+    """An entry is dropped if no more than floor(ratio m) entries are as low as it or lower."""
+    fused = oracles.raw_attention(attention, heads)
+    layers, n, _ = fused.shape
+    most = math.floor(Fraction(ratio) * n * n)
+    result = np.zeros((layers, 1, n, n))
+    for layer in range(layers):
+        entries = [float(entry) for entry in fused[layer].ravel()]
+        for i in range(n):
+            row = []
+            for j in range(n):
+                entry = float(fused[layer, i, j])
+                dropped = sum(other <= entry for other in entries) <= most
+                row.append((1 - residual) * (0 if dropped else entry) + residual * (i == j))
+            if sum(row) == 0:
+                row = [float(entry == max(fused[layer, i])) for entry in fused[layer, i]]
+            result[layer, 0, i] = [entry / math.fsum(row) for entry in row]
+    return result
+
+
+@given(attention=attentions(), ratio=ratios, residual=residuals, heads=heads_options)
+def test_against_counting(
+    attention: np.ndarray, ratio: float, residual: float, heads: str | int
+) -> None:
+    result = jaxflow.discard(attention, ratio, residual=residual, heads=heads)
+    assert result.dtype == attention.dtype
+    expected = discard_by_counting(attention, str(ratio), residual, heads)
+    np.testing.assert_allclose(result, expected, atol=tolerance(attention))
+
+
+def test_by_hand() -> None:
+    attention = np.array([[[[0.7, 0.2, 0.1], [0.15, 0.6, 0.25], [0.3, 0.4, 0.3]]]])
+    # Of nine entries .5 drops four: .1, .15, .2 and .25; the two of .3 are kept together.
+    expected = [[1, 0, 0], [0, 1, 0], [0.15, 0.2, 0.65]]
+    np.testing.assert_allclose(jaxflow.discard(attention, 0.5)[0, 0], expected, atol=1e-15)
+    # .6 would drop a fifth, but it equals the sixth, and .75 drops both.
+    np.testing.assert_allclose(jaxflow.discard(attention, 0.6)[0, 0], expected, atol=1e-15)
+    third = jaxflow.discard(attention, 0.75)[0, 0, 2]
+    np.testing.assert_allclose(third, [0, 0.2 / 0.7, 0.5 / 0.7], atol=1e-15)
+    # Without a residual a row that would be empty keeps its largest entry.
+    bare = jaxflow.discard(attention, 0.85, residual=0)[0, 0]
+    np.testing.assert_allclose(bare, [[1, 0, 0], [0, 1, 0], [0, 1, 0]], atol=1e-15)
+
+
+@given(attention=attentions(), residual=residuals, heads=heads_options)
+def test_ratio_zero_is_plain(attention: np.ndarray, residual: float, heads: str | int) -> None:
+    edges = jaxflow.discard(attention, 0, residual=residual, heads=heads)
+    if residual == 0 and (oracles.raw_attention(attention, heads).sum(-1) == 0).any():
+        return  # fusing by the minimum alone has emptied a row, which rollout leaves at 0
+    np.testing.assert_allclose(
+        jaxflow.rollout(edges, residual=0),
+        jaxflow.rollout(attention, residual=residual, heads=heads),
+        atol=2e-6,
+    )
+
+
+def test_flow_takes_it_as_rollout_does() -> None:
+    attention = attention_of("peaky", 3, (3, 2, 5, 5))
+    edges = jaxflow.discard(attention, 0.4)
+    flows = jaxflow.flow(edges, residual=0)
+    np.testing.assert_allclose(flows[0], edges[0, 0], atol=1e-12)
+    assert (flows >= jaxflow.rollout(edges, residual=0) - 1e-12).all()
+    plain = jaxflow.flow(jaxflow.discard(attention, 0), residual=0)
+    np.testing.assert_allclose(plain, jaxflow.flow(attention), atol=1e-12)
+
+
+@given(attention=attentions(), ratio=ratios, residual=residuals, heads=heads_options)
+def test_rows_sum_to_one(
+    attention: np.ndarray, ratio: float, residual: float, heads: str | int
+) -> None:
+    result = jaxflow.discard(attention, ratio, residual=residual, heads=heads)
+    assert result.min() >= 0
+    np.testing.assert_allclose(result.sum(-1), 1, atol=1e-6)
+    rolled = jaxflow.rollout(result, residual=0)
+    np.testing.assert_allclose(rolled.sum(-1), 1, atol=1e-5)
+
+
+@given(attention=attentions(), residual=residuals, heads=heads_options, data=st.data())
+def test_a_higher_ratio_keeps_no_more(
+    attention: np.ndarray, residual: float, heads: str | int, data: st.DataObject
+) -> None:
+    low, high = sorted([data.draw(ratios), data.draw(ratios)])
+    n = attention.shape[-1]
+    kept = [
+        jaxflow.discard(attention, ratio, residual=residual, heads=heads) for ratio in (low, high)
+    ]
+    assert not ((kept[0] == 0) & (kept[1] > 0)).any()
+    fused = oracles.raw_attention(attention, heads)[:, None]
+    off = ~np.eye(n, dtype=bool)
+    lost = ((kept[1] == 0) & (fused > 0) & off).sum((-1, -2))
+    if residual < 1:  # else there is nothing left of the attention at any ratio
+        assert (lost <= math.floor(Fraction(str(high)) * n * n)).all()
+
+
+@given(
+    attention=attentions(dtypes=(np.float64,)),
+    ratio=ratios,
+    residual=residuals,
+    seed=st.integers(0, 99),
+)
+def test_renaming_tokens_renames_the_result(
+    attention: np.ndarray, ratio: float, residual: float, seed: int
+) -> None:
+    order = np.random.default_rng(seed).permutation(attention.shape[-1])
+    renamed = attention[..., order[:, None], order]
+    result = jaxflow.discard(renamed, ratio, residual=residual)
+    expected = jaxflow.discard(attention, ratio, residual=residual)[..., order[:, None], order]
+    np.testing.assert_allclose(result, expected, atol=1e-14)
+
+
+def test_equal_entries_fall_together() -> None:
+    uniform = attention_of("uniform", 0, (2, 3, 4, 4))
+    np.testing.assert_allclose(
+        jaxflow.discard(uniform, 0.9, residual=0)[:, 0], uniform[:, 0], atol=1e-15
+    )
+
+
+def test_the_first_entry_is_no_exception() -> None:
+    """Known code keeps what ``[CLS]`` pays to itself, whatever the ratio."""
+    attention = np.array([[[[0.1, 0.9], [0.2, 0.8]]]])
+    np.testing.assert_array_equal(jaxflow.discard(attention, 0.25, residual=0)[0, 0, 0], [0, 1])
+
+
+@given(
+    attention=attentions(dtypes=(np.float32,), batch=(2,)),
+    ratio=ratios,
+    residual=st.sampled_from([0.0, 0.5]),
+    heads=st.sampled_from(["mean", "min"]),
+    junk=junk_values,
+    data=st.data(),
+)
+def test_padding_changes_nothing(
+    attention: np.ndarray,
+    ratio: float,
+    residual: float,
+    heads: str,
+    junk: float,
+    data: st.DataObject,
+) -> None:
+    n = attention.shape[-1]
+    places = data.draw(paddings(n))
+    padded, mask = pad(attention, places, n + 2, junk)
+    result = jaxflow.discard(padded, ratio, residual=residual, heads=heads, mask=mask)
+    expected = jaxflow.discard(attention, ratio, residual=residual, heads=heads)
+    np.testing.assert_allclose(unpad(result, places), expected, atol=1e-6)
+
+
+def test_a_batch_under_vmap_and_jit_is_its_images_one_by_one() -> None:
+    attention = attention_of("peaky", 9, (3, 2, 2, 4, 4)).astype(np.float32)
+    mask = np.array([[True] * 4, [True, True, False, True], [True] * 2 + [False] * 2])
+    attention = np.where(mask[:, None, None, None, :], attention, 0)
+    attention /= attention.sum(-1, keepdims=True)
+    expected = [
+        jaxflow.discard(one, 0.4, mask=real) for one, real in zip(attention, mask, strict=True)
+    ]
+
+    def masked(one: Any, real: Any) -> Any:
+        return jaxflow.discard(one, 0.4, mask=real)
+
+    device, real = jnp.asarray(attention), jnp.asarray(mask)
+    for result in (
+        jaxflow.discard(attention, 0.4, mask=mask),
+        jax.vmap(masked)(device, real),
+        jax.jit(masked)(device, real),
+    ):
+        np.testing.assert_allclose(result, np.stack(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.5])
+@pytest.mark.parametrize("heads", ["mean", "max"])
+def test_gradient_against_finite_differences(heads: str, residual: float) -> None:
+    attention = attention_of("dense", 3, (2, 2, 4, 4))
+    weights = np.random.default_rng(4).normal(size=(2, 1, 4, 4))
+
+    def plain(values: np.ndarray) -> float:
+        return float((discard_by_counting(values, "0.4", residual, heads) * weights).sum())
+
+    def score(values: jax.Array) -> jax.Array:
+        edges = jaxflow.discard(values, 0.4, residual=residual, heads=heads)
+        return (edges * jnp.asarray(weights)).sum()
+
+    with jax.enable_x64(True):
+        gradient = jax.grad(score)(jnp.asarray(attention))
+    assert np.abs(gradient).max() > 0
+    np.testing.assert_allclose(gradient, oracles.finite_differences(plain, attention), atol=1e-8)
+
+
+def test_arrays_of_other_frameworks_and_precisions() -> None:
+    attention = attention_of("dense", 5, (2, 2, 3, 3))
+    expected = jaxflow.discard(attention, 0.3)
+    assert isinstance(expected, np.ndarray)
+    np.testing.assert_array_equal(jaxflow.discard(Foreign(attention), 0.3), expected)
+    device = jaxflow.discard(jnp.asarray(attention, jnp.float32), np.float32(0.3))
+    assert isinstance(device, jax.Array)
+    np.testing.assert_allclose(device, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "ratio", [-0.1, 1, 1.5, True, "0.5", None, float("nan"), float("inf"), [0.5]]
+)
+def test_unusable_ratios_are_named(ratio: Any) -> None:
+    with pytest.raises(ValueError, match="ratio must be a number of at least 0 and below 1"):
+        jaxflow.discard(attention_of("dense", 0, (1, 1, 2, 2)), ratio)
+
+
+def test_a_traced_ratio_is_refused() -> None:
+    attention = attention_of("dense", 0, (1, 1, 2, 2))
+    with pytest.raises(ValueError, match="ratio must be a plain number"):
+        jax.jit(lambda ratio: jaxflow.discard(attention, ratio))(0.5)
+
+
+@pytest.mark.parametrize("option", [{"residual": 2}, {"heads": 7}, {"heads": "median"}])
+def test_other_options_are_checked(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        jaxflow.discard(attention_of("dense", 0, (1, 1, 2, 2)), 0.5, **option)
