@@ -139,7 +139,7 @@ def _discard(
     counts: tuple[int, ...],
     heads: str | int,
 ) -> jax.Array:
-    fused = mask_tokens(jnp.asarray(fuse_heads(attention, heads)), mask)  # [..., L, n, n]
+    fused = jnp.asarray(mask_tokens(fuse_heads(attention, heads), mask))  # [..., L, n, n]
     kept = jnp.where(fused >= _lowest_kept(fused, mask, counts), fused, 0)
     identity = jnp.broadcast_to(jnp.eye(fused.shape[-1], dtype=fused.dtype), fused.shape)
     edges = (1 - residual) * kept + residual * identity
