@@ -43,7 +43,7 @@ class Case:
     log_probabilities
         Of the two fillers at the mask, among all words.
     weights
-        Method -> float64 ``[L, 2]``: what reaches the mask of each referent, its word pieces summed.
+        Method -> float64 ``[L, 2]``: what of each referent reaches the mask, word pieces summed.
     column_sums
         ``[2]``: what each referent sends in the lowest layer, ``min(1, Σ A[1][:, t])`` summed over
         its word pieces: flow's bound, which does not depend on the mask.
