@@ -83,8 +83,8 @@ def _draw_case(part: Any, case: Case, layers: int) -> None:
         for which in (0, 1):
             place = np.arange(1, layers + 1) + (-0.2, 0.2)[which]
             _bars(axes, place, weights[:, which], which, width=0.4)
-        step = -(-layers // 12)
-        axes.set_xticks(range(1, layers + 1, step))
+        step = 1 if layers <= 8 else -(-layers // 6)
+        axes.set_xticks(range(layers, 0, -step))  # the top one is always named
         axes.set_xlim(0.4, layers + 0.6)
         axes.tick_params(axis="x", length=0)
         _fit(axes, weights)

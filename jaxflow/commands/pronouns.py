@@ -1,0 +1,82 @@
+"""``jaxflow reproduce pronouns``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import tyro
+
+import jaxflow.commands.progress as progress
+
+__all__ = ["ReproducePronouns"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproducePronouns:
+    """Mask a pronoun and say which referent the model means, and which one attention comes from.
+
+    Prints the paper's Figure 4 in numbers, then how often raw attention, rollout and flow prefer
+    the referent that the model prefers, over the pairs of sentences that come with jaxflow.
+    """
+
+    model: str = "bert-base-uncased"
+    """A masked language model (BERT, DistilBERT or RoBERTa): its folder, or its name on the hub."""
+    schemas: Path | None = None
+    """A file of sentences to count; by default the 50 pairs that come with jaxflow."""
+    sentence: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A sentence of your own to show: "Ann met Paul near [MASK] car. | Ann=her | Paul=his". May be
+    given several times."""
+    out: Path | None = None
+    """Folder for the results; by default runs/pronouns-MODEL."""
+    threads: int | None = None
+    """Threads for attention flow; by default all cores."""
+
+    def run(self) -> None:
+        """Measure, print and write."""
+        from rich.console import Console
+
+        from jaxflow.commands.compiled import kept_programs
+        from jaxflow.eval.evaluate import check_out
+        from jaxflow.eval.pronoun_report import print_pronouns
+        from jaxflow.eval.pronoun_schemas import SHIPPED, parse_schema, read_schemas
+        from jaxflow.eval.pronoun_study import study, write_study
+        from jaxflow.models import load
+
+        own = [parse_schema(text) for text in self.sentence]
+        schemas = read_schemas(self.schemas or SHIPPED)  # refused before a model is fetched
+        out = self.out or Path("runs") / f"pronouns-{_plain_name(self.model)}"
+        check_out(out)
+        with kept_programs():
+            model = load(self.model, head="masked-lm")
+            with progress.counting("pronouns") as count:
+                done = study(
+                    model,
+                    schemas,
+                    own=own,
+                    described={
+                        "model": _name(self.model),
+                        "schemas": "those of jaxflow" if self.schemas is None else self.schemas,
+                    },
+                    threads=self.threads,
+                    report=count,
+                )
+        files = write_study(out, done)
+        console = Console(highlight=False)
+        if not console.is_terminal:  # a file has no width that a table must fit
+            console = Console(highlight=False, width=200)
+        print_pronouns(console, done.paper, done.own, done.found, len(done.cases))
+        print()
+        for file in files:
+            print(f"wrote {file}")
+
+
+def _name(model: str) -> str:
+    """Return a folder's own name, or a hub name as it is: results must not name a machine."""
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+def _plain_name(model: str) -> str:
+    """Return a name that is good for a folder."""
+    return re.sub(r"[^\w.-]+", "-", _name(model)).strip("-.") or "model"
