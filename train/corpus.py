@@ -1,15 +1,12 @@
 """Agreement corpora as arrays in memory: prepared once by TFDS, then read from the cache.
 
 A prepared corpus lies in a folder named after a fingerprint of everything it was made from, so a
-file that changed is never answered with old rows. TFDS writes into a temporary folder and renames
-it when all is done; a run that fails or is killed leaves nothing that a later one would take.
+file that changed is never answered with old rows (`jaxflow.train.prepared`).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.train.prepared import columns, prepared_blocks
 from jaxflow.train.sources import CorpusName, default_cache, find_source, fingerprint
 from jaxflow.train.synthetic import TRAIN_SIZE
 
@@ -113,10 +111,17 @@ def load_corpus(
     source = find_source(name, None if path is None else Path(path), folder)
     size = TRAIN_SIZE if size is None else size
     data_dir = folder / "corpora" / fingerprint(name, source, seed, size)
-    _need_writable(data_dir)
-    with _quiet_tfds():
-        builder = _prepared(name, source, seed, size, data_dir, folder / "downloads")
-        splits = _read(builder, data_dir)
+
+    def builder() -> AgreementCorpus:
+        from jaxflow.train.builder import AgreementCorpus
+
+        return AgreementCorpus(config=name, data_dir=data_dir, source=source, seed=seed, size=size)
+
+    numbers = ("labels", "n_attractors", "subject_index")
+    splits = {}
+    for split, blocks in prepared_blocks(builder, data_dir, folder / "downloads").items():
+        prefixes, arrays = columns(blocks, "prefixes", numbers, data_dir)
+        splits[split] = Split(prefixes, *arrays)
     if name == "full":
         test = splits["test"]
         for k in range(1, 6):
@@ -124,95 +129,3 @@ def load_corpus(
             if chosen.any():
                 splits[f"test_{k}"] = test.where(chosen)
     return splits
-
-
-def _need_writable(data_dir: Path) -> None:
-    """Raise unless the corpus is there to be read or can be written."""
-    if any(data_dir.glob("*/*/*/dataset_info.json")):
-        return
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        probe = data_dir / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"the cache folder {data_dir} cannot be written ({error.strerror or error}): give "
-            f"another one, or set XDG_CACHE_HOME."
-        ) from error
-
-
-def _prepared(
-    name: CorpusName,
-    source: Path | None,
-    seed: int,
-    size: int,
-    data_dir: Path,
-    downloads: Path,
-) -> AgreementCorpus:
-    from jaxflow.train.builder import AgreementCorpus
-
-    def builder() -> AgreementCorpus:
-        with _damage_reported(data_dir):
-            return AgreementCorpus(
-                config=name, data_dir=data_dir, source=source, seed=seed, size=size
-            )
-
-    try:
-        new = builder()
-        new.download_and_prepare(download_dir=downloads)
-        return new
-    except InputError:
-        raise
-    except Exception as error:  # a full disk, for one, is an OSError here and a RuntimeError there
-        # Another process may have prepared the same corpus and renamed its folder first.
-        other = builder()
-        if (Path(other.data_dir) / "dataset_info.json").exists():
-            return other
-        raise InputError(
-            f"the corpus cannot be prepared in {data_dir}: {' '.join(str(error).split())}"
-        ) from error
-
-
-def _read(builder: AgreementCorpus, data_dir: Path) -> dict[str, Split]:
-    with _damage_reported(data_dir):
-        sources = builder.as_data_source()
-        return {
-            name: _split([source[i] for i in range(len(source))])
-            for name, source in sources.items()
-        }
-
-
-@contextmanager
-def _damage_reported(data_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # TFDS, protobuf and array_record each raise kinds of their own
-        raise InputError(
-            f"the prepared corpus in {data_dir} is damaged ({type(error).__name__}): delete that "
-            f"folder, and it is made again."
-        ) from error
-
-
-def _split(blocks: list[dict[str, np.ndarray | bytes]]) -> Split:
-    prefixes = [p for block in blocks for p in block["prefixes"].decode().split("\n")]  # type: ignore[union-attr]
-    columns = [
-        np.concatenate([np.asarray(block[name], np.int32) for block in blocks])
-        for name in ("labels", "n_attractors", "subject_index")
-    ]
-    if any(len(column) != len(prefixes) for column in columns):
-        raise ValueError("the columns of a split differ in length")
-    return Split(tuple(prefixes), *columns)
-
-
-@contextmanager
-def _quiet_tfds() -> Iterator[None]:
-    """Switch the progress bars of TFDS off, and back to what they were."""
-    from tensorflow_datasets.core.utils import tqdm_utils
-
-    before = getattr(tqdm_utils, "_active", True)
-    tqdm_utils.display_progress_bar(False)
-    try:
-        yield
-    finally:
-        tqdm_utils.display_progress_bar(before)

@@ -25,9 +25,12 @@ __all__ = [
     "SUBJECT_COLUMNS",
     "UNKNOWN",
     "Example",
+    "lines_of",
+    "need_rows",
     "read_full",
     "read_simple",
     "read_subjects",
+    "shown",
 ]
 
 SINGULAR, PLURAL = 0, 1
@@ -82,19 +85,19 @@ def read_simple(path: str | Path) -> Iterator[Example]:
     suffix = path.suffix[1:]
     n_attractors = int(suffix) if suffix in set("12345") else UNKNOWN
     number = 0
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         label, tab, text = line.partition("\t")
         if not tab:
             raise InputError(
                 f"{path}, line {number}: expected a label, a tab and the sentence up to its verb, "
-                f"but there is no tab in {_shown(line)}."
+                f"but there is no tab in {shown(line)}."
             )
         if "\t" in text:
             raise InputError(f"{path}, line {number}: expected one tab, but there are more.")
         yield Example(
             _prefix(text, path, number), _label(label, path, number), n_attractors, UNKNOWN
         )
-    _need_rows(path, number)
+    need_rows(path, number)
 
 
 def read_subjects(path: str | Path) -> Iterator[Example]:
@@ -117,13 +120,13 @@ def read_subjects(path: str | Path) -> Iterator[Example]:
     """
     path = Path(path)
     number = 0
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         cells = line.split("\t")
         if number == 1:
             if tuple(cells) != SUBJECT_COLUMNS:
                 raise InputError(
                     f"{path}, line 1: expected the header {' '.join(SUBJECT_COLUMNS)} (separated "
-                    f"by tabs), but found {_shown(line)}."
+                    f"by tabs), but found {shown(line)}."
                 )
             continue
         if len(cells) != len(SUBJECT_COLUMNS):
@@ -136,7 +139,7 @@ def read_subjects(path: str | Path) -> Iterator[Example]:
         _check_subject(subject, prefix.count(" ") + 1, 0, path, number)
         attractors = _integer(cells[3], "n_attractors", path, number)
         yield Example(prefix, _label(cells[0], path, number), attractors, subject)
-    _need_rows(path, number - 1)
+    need_rows(path, number - 1)
 
 
 def read_full(path: str | Path) -> Iterator[Example]:
@@ -164,7 +167,7 @@ def read_full(path: str | Path) -> Iterator[Example]:
 
     def texts() -> Iterator[str]:
         nonlocal number
-        for number, line in _lines(path):  # noqa: B007
+        for number, line in lines_of(path):  # noqa: B007
             yield line + "\n"
 
     # The authors wrote the file with Python's csv module, so a word may hold a quoted quote.
@@ -193,7 +196,7 @@ def read_full(path: str | Path) -> Iterator[Example]:
             yield _full_row([cells[place] for place in places], path, number)
     except csv.Error as error:
         raise InputError(f"{path}, line {number}: not a tab-separated row ({error}).") from error
-    _need_rows(path, count if header else 0)
+    need_rows(path, count if header else 0)
 
 
 def _full_row(cells: list[str], path: Path, number: int) -> Example:
@@ -213,7 +216,7 @@ def _full_row(cells: list[str], path: Path, number: int) -> Example:
     return Example(prefix, _label(verb_pos, path, number), count, subject - 1)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """Yield line numbers, from 1, and lines without their end; gunzip where the name says so."""
     number = 0
     try:
@@ -239,7 +242,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _label(name: str, path: Path, number: int) -> int:
     if name not in LABELS:
         raise InputError(
-            f"{path}, line {number}: expected the label VBZ or VBP, but found {_shown(name)}."
+            f"{path}, line {number}: expected the label VBZ or VBP, but found {shown(name)}."
         )
     return LABELS[name]
 
@@ -255,7 +258,7 @@ def _integer(text: str, column: str, path: Path, number: int) -> int:
     if not (text.isascii() and text.isdigit()):
         raise InputError(
             f"{path}, line {number}: expected a whole number in the column {column}, but found "
-            f"{_shown(text)}."
+            f"{shown(text)}."
         )
     return int(text)
 
@@ -268,10 +271,12 @@ def _check_subject(subject: int, n_words: int, first: int, path: Path, number: i
         )
 
 
-def _need_rows(path: Path, count: int) -> None:
+def need_rows(path: Path, count: int) -> None:
+    """Raise unless a file had rows."""
     if count < 1:
         raise InputError(f"{path}: expected at least one row, but the file has none.")
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Return a text in quotes, cut where it is long."""
     return repr(text if len(text) <= 40 else text[:37] + "...")

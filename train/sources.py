@@ -18,6 +18,7 @@ __all__ = [
     "default_cache",
     "find_source",
     "fingerprint",
+    "hash_file",
 ]
 
 CorpusName = Literal["synthetic", "simple", "full"]
@@ -81,14 +82,21 @@ def fingerprint(name: CorpusName, source: Path | None, seed: int, size: int) -> 
         assert source is not None
         for file in SIMPLE_FILES.values():
             if (source / file).exists():
-                digest.update(f" {file} {_hash(source / file)}".encode())
+                digest.update(f" {file} {hash_file(source / file)}".encode())
     else:
-        digest.update(f" {seed} {_hash(source) if source else FULL_URL}".encode())
+        digest.update(f" {seed} {hash_file(source) if source else FULL_URL}".encode())
         digest.update(b" gzipped" if source is None or source.suffix == ".gz" else b" plain")
     return digest.hexdigest()[:24]
 
 
-def _hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

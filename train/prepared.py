@@ -1,0 +1,143 @@
+"""What TFDS prepares once and reads back: blocks of rows under a folder of their own.
+
+TFDS writes into a temporary folder and renames it when all is done, so that a run that fails or is
+killed leaves nothing that a later one would take.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import GeneratorBasedBuilder
+
+__all__ = ["columns", "prepared_blocks"]
+
+Block = dict[str, Any]
+
+
+def prepared_blocks(
+    make: Callable[[], GeneratorBasedBuilder], data_dir: Path, downloads: Path
+) -> dict[str, list[Block]]:
+    """Read a corpus's blocks of rows, preparing it first if that was not done before.
+
+    Parameters
+    ----------
+    make
+        Gives the builder, whose files lie under `data_dir`; its imports are its own affair.
+    data_dir
+        Folder of this corpus alone, named after everything it is made from.
+    downloads
+        Where fetched files are kept.
+
+    Returns
+    -------
+    dict
+        Split -> its records, in the order they were written.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written, what is in it is damaged, or the builder refuses its
+        source.
+    """
+    _need_writable(data_dir)
+    with _quiet_tfds():
+        builder = _prepared(make, data_dir, downloads)
+        with _damage_reported(data_dir):
+            return {
+                name: [source[i] for i in range(len(source))]
+                for name, source in builder.as_data_source().items()
+            }
+
+
+def columns(
+    blocks: Sequence[Block], text: str, numbers: Sequence[str], data_dir: Path
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Join blocks: the lines of the feature `text`, and int32 ``[N]`` of each in `numbers`.
+
+    Raises
+    ------
+    InputError
+        If the columns differ in length.
+    """
+    with _damage_reported(data_dir):
+        lines = tuple(line for block in blocks for line in block[text].decode().split("\n"))
+        arrays = [
+            np.concatenate([np.asarray(block[name], np.int32) for block in blocks])
+            for name in numbers
+        ]
+        if any(len(array) != len(lines) for array in arrays):
+            raise ValueError("the columns of a split differ in length")
+    return lines, arrays
+
+
+def _need_writable(data_dir: Path) -> None:
+    """Raise unless the corpus is there to be read or can be written."""
+    if any(data_dir.glob("*/*/*/dataset_info.json")):
+        return
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        probe = data_dir / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"the cache folder {data_dir} cannot be written ({error.strerror or error}): give "
+            f"another one, or set XDG_CACHE_HOME."
+        ) from error
+
+
+def _prepared(
+    make: Callable[[], GeneratorBasedBuilder], data_dir: Path, downloads: Path
+) -> GeneratorBasedBuilder:
+    def builder() -> GeneratorBasedBuilder:
+        with _damage_reported(data_dir):
+            return make()
+
+    try:
+        new = builder()
+        new.download_and_prepare(download_dir=downloads)
+        return new
+    except InputError:
+        raise
+    except Exception as error:  # a full disk, for one, is an OSError here and a RuntimeError there
+        # Another process may have prepared the same corpus and renamed its folder first.
+        other = builder()
+        if (Path(other.data_dir) / "dataset_info.json").exists():
+            return other
+        raise InputError(
+            f"the corpus cannot be prepared in {data_dir}: {' '.join(str(error).split())}"
+        ) from error
+
+
+@contextmanager
+def _damage_reported(data_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # TFDS, protobuf and array_record each raise kinds of their own
+        raise InputError(
+            f"the prepared corpus in {data_dir} is damaged ({type(error).__name__}): delete that "
+            f"folder, and it is made again."
+        ) from error
+
+
+@contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Switch the progress bars of TFDS off, and back to what they were."""
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    before = getattr(tqdm_utils, "_active", True)
+    tqdm_utils.display_progress_bar(False)
+    try:
+        yield
+    finally:
+        tqdm_utils.display_progress_bar(before)
