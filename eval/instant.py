@@ -74,8 +74,8 @@ def instant_scores(
         blanked = jnp.where(jnp.eye(tokens.size, dtype=bool), UNK, tokens[None])
         rows = jnp.concatenate([tokens[None], blanked])
         every = jnp.broadcast_to(mask, rows.shape)
-        logits, attentions = encoder.encode(params, encoder.embed(params, rows), every)
-        probabilities, attention = jax.nn.softmax(logits), attentions[0]
+        output = encoder.encode(params, encoder.embed(params, rows), every)
+        probabilities, attention = jax.nn.softmax(output.logits), output.attention[0]
         chosen = probabilities[:, probabilities[0].argmax()]
         change = jnp.abs(chosen[0] - chosen[1:])
         rolled = jaxflow.rollout(attention, residual=residual, mask=mask)
@@ -92,7 +92,7 @@ def instant_scores(
         mask = (tokens != PAD)[None]
 
         def difference(embeddings: jax.Array) -> jax.Array:
-            probabilities = jax.nn.softmax(encoder.encode(params, embeddings, mask)[0])
+            probabilities = jax.nn.softmax(encoder.encode(params, embeddings, mask).logits)
             return probabilities[:, 0] - probabilities[:, 1]
 
         embeddings = encoder.embed(params, tokens[None])

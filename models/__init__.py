@@ -1,17 +1,39 @@
 """Models written from scratch whose attention is a pure output."""
 
+from jaxflow.models.architectures import init, make_module
+from jaxflow.models.bert import Bert, BertConfig
 from jaxflow.models.config import EncoderConfig
-from jaxflow.models.encoder import AgreementEncoder, EncoderOutput
+from jaxflow.models.encoder import AgreementEncoder
+from jaxflow.models.gpt2 import Gpt2, Gpt2Config
 from jaxflow.models.model import Model
+from jaxflow.models.output import EncoderOutput, Values
+from jaxflow.models.pretrained import save_pretrained, with_head
 from jaxflow.models.store import load, save
-from jaxflow.models.tokenizer import WordTokenizer
+from jaxflow.models.subword import SubwordTokenizer, read_tokenizer
+from jaxflow.models.tokenizer import Pieces, Tokenizer, WordTokenizer
+from jaxflow.models.vit import ViT, ViTConfig
 
 __all__ = [
     "AgreementEncoder",
+    "Bert",
+    "BertConfig",
     "EncoderConfig",
     "EncoderOutput",
+    "Gpt2",
+    "Gpt2Config",
     "Model",
+    "Pieces",
+    "SubwordTokenizer",
+    "Tokenizer",
+    "Values",
+    "ViT",
+    "ViTConfig",
     "WordTokenizer",
+    "init",
     "load",
+    "make_module",
+    "read_tokenizer",
     "save",
+    "save_pretrained",
+    "with_head",
 ]

@@ -1,17 +1,80 @@
-"""The encoder's configuration."""
+"""Configurations: frozen records of sizes that say at once what cannot be."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, Self
 
 from jaxflow.errors import InputError
+from jaxflow.models.blocks import BlockConfig
+from jaxflow.models.layers import ACTIVATIONS
 
-__all__ = ["EncoderConfig"]
+__all__ = ["ConfigRecord", "EncoderConfig", "Head", "check_heads", "check_rates", "check_sizes"]
+
+Head = Literal["none", "classification", "masked-lm", "lm"]
+"""What is read off a model: nothing, classes, the masked tokens, or the next ones."""
+
+
+class ConfigRecord:
+    """Base of the configurations: to a dictionary and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dictionary."""
+        fields: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Build a configuration from `to_dict`'s result.
+
+        Raises
+        ------
+        InputError
+            If a field is unknown or holds an impossible value.
+        """
+        try:
+            given = dict(fields)
+            for name, value in given.items():
+                given[name] = tuple(value) if isinstance(value, list) else value
+            return cls(**given)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the model's configuration does not fit: {error}") from error
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    """Check that fields are whole numbers of at least 1."""
+    for name in names:
+        size = getattr(config, name)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
+
+
+def check_heads(config: Any) -> None:
+    """Check that the heads divide the width, and that the activation is known."""
+    if config.width % config.heads:
+        raise InputError(
+            f"width must be a multiple of heads, got width {config.width} for {config.heads} heads"
+        )
+    activation = getattr(config, "activation", ACTIVATIONS[0])
+    if activation not in ACTIVATIONS:
+        raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+
+
+def check_rates(config: Any, *names: str) -> None:
+    """Check that dropout rates are at least 0 and below 1."""
+    for name in names:
+        rate = getattr(config, name)
+        if not 0 <= rate < 1:
+            raise InputError(f"{name} must be at least 0 and below 1, got {rate}")
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(ConfigRecord):
     """Sizes of an `AgreementEncoder`; the defaults are the paper's model.
 
     Attributes
@@ -47,33 +110,30 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         sizes = ["vocabulary", "positions", "layers", "heads", "width", "classes"]
-        if self.hidden_width is not None:
-            sizes.append("hidden_width")
-        for name in sizes:
-            size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
-        if self.width % self.heads:
-            raise InputError(
-                f"width must be a multiple of heads, got width {self.width} for {self.heads} heads"
-            )
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        check_sizes(self, *sizes, *(["hidden_width"] if self.hidden_width is not None else []))
+        check_heads(self)
+        check_rates(self, "dropout")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON-ready dictionary."""
-        return dataclasses.asdict(self)
+    @property
+    def head(self) -> Head:
+        """What is read off the model."""
+        return "classification"
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> EncoderConfig:
-        """Build a configuration from `to_dict`'s result.
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names: which verb would go on with the sentence."""
+        if self.classes == 2:
+            return ("singular", "plural")
+        return tuple(f"class {number}" for number in range(self.classes))
 
-        Raises
-        ------
-        InputError
-            If a field is unknown or holds an impossible value.
-        """
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise InputError(f"the model's configuration does not fit: {error}") from error
+    @property
+    def block(self) -> BlockConfig:
+        """The blocks' configuration."""
+        return BlockConfig(
+            layers=self.layers,
+            heads=self.heads,
+            width=self.width,
+            hidden_width=self.hidden_width or 4 * self.width,
+            dropout=self.dropout,
+            attention_dropout=self.dropout,
+        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.models.config import EncoderConfig
 from jaxflow.models.encoder import AgreementEncoder
+from jaxflow.models.files import write_files
 from jaxflow.models.model import Model
 from jaxflow.models.tokenizer import WordTokenizer
 
@@ -82,10 +82,15 @@ def write_export(
     """
     from safetensors.numpy import save
 
+    tokenizer = model.tokenizer
+    if not isinstance(model.config, EncoderConfig) or not isinstance(tokenizer, WordTokenizer):
+        raise InputError(
+            "only an agreement encoder can be exported: use save_pretrained for others"
+        )
     flat = flax.traverse_util.flatten_dict(rounded(model, precision).params["params"], sep=".")
     content = {
         "model.safetensors": save({name: leaf.astype(precision) for name, leaf in flat.items()}),
-        "vocabulary.txt": "".join(f"{word}\n" for word in model.tokenizer.words).encode(),
+        "vocabulary.txt": "".join(f"{word}\n" for word in tokenizer.words).encode(),
         "accuracy.json": _json(accuracy),
     }
     card = {
@@ -97,21 +102,7 @@ def write_export(
     }
     # Last of all: until then the folder holds no export, or one whose checksums tell of the other.
     content["config.json"] = _json(card)
-    beside = {name: folder / f".{name}.{os.getpid()}" for name in content}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, data in content.items():
-                beside[name].write_bytes(data)
-            for name in content:
-                beside[name].replace(folder / name)
-        finally:
-            for part in beside.values():
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the model cannot be written to {folder}: {error.strerror or error}"
-        ) from error
+    write_files(folder, content)
 
 
 def is_export(folder: Path) -> bool:

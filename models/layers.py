@@ -15,10 +15,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["PLAIN", "TRAINING", "Layers"]
+__all__ = ["ACTIVATIONS", "PLAIN", "TRAINING", "Layers"]
 
 EPSILON = 1e-5
-"""What layer normalisation adds to the variance, as GPT-2 does."""
+"""What layer normalisation adds to the variance where nothing is said, as GPT-2 does."""
+
+ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
+"""The activations of feed-forward layers, by the names that published configurations use."""
 
 _SLOPE, _CUBE = math.sqrt(2 / math.pi), 0.044715
 
@@ -29,55 +32,71 @@ class Layers(NamedTuple):
     Attributes
     ----------
     layer_norm
-        From values ``[..., D]``, scale and bias ``[D]`` to
+        From values ``[..., D]``, scale and bias ``[D]`` and epsilon to
         :math:`(x - \bar x) / \sqrt{\mathrm{var}(x) + \epsilon} \cdot s + b`.
     gelu
         GPT-2's :math:`\frac{x}{2} (1 + \tanh(\sqrt{2 / \pi} (x + 0.044715 x^3)))`.
+    exact_gelu
+        BERT's :math:`x \Phi(x)`, Φ the normal distribution function.
     product
         Matrix product of ``[..., m, k]`` and ``[..., k, d]``.
     """
 
-    layer_norm: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    layer_norm: Callable[..., jax.Array]
     gelu: Callable[[jax.Array], jax.Array]
+    exact_gelu: Callable[[jax.Array], jax.Array]
     product: Callable[[jax.Array, jax.Array], jax.Array]
 
+    def activation(self, name: str) -> Callable[[jax.Array], jax.Array]:
+        """Return the activation of one of the names in `ACTIVATIONS`."""
+        if name in ("gelu_new", "gelu_pytorch_tanh"):
+            return self.gelu
+        return {"gelu": self.exact_gelu, "relu": jax.nn.relu, "silu": jax.nn.silu}[name]
 
-def _normal(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+
+def _normal(values: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     centred = values - values.mean(-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + EPSILON)
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
     return centred * inverse, inverse
 
 
-def _layer_norm(values: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+def _layer_norm(
+    values: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = EPSILON
+) -> jax.Array:
     scale, bias = (jnp.expand_dims(part, range(values.ndim - 1)) for part in (scale, bias))
-    return _normal(values)[0] * scale + bias
+    return _normal(values, epsilon)[0] * scale + bias
 
 
 def _gelu(values: jax.Array) -> jax.Array:
     return 0.5 * values * (1 + jnp.tanh(_SLOPE * (values + _CUBE * values**3)))
 
 
+def _exact_gelu(values: jax.Array) -> jax.Array:
+    return 0.5 * values * (1 + jax.lax.erf(values * math.sqrt(0.5)))
+
+
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:
     return left @ right
 
 
-PLAIN = Layers(_layer_norm, _gelu, _product)
+PLAIN = Layers(_layer_norm, _gelu, _exact_gelu, _product)
 
-_train_layer_norm = jax.custom_vjp(_layer_norm)
+_train_layer_norm = jax.custom_vjp(_layer_norm, nondiff_argnums=(3,))
 _train_gelu = jax.custom_vjp(_gelu)
+_train_exact_gelu = jax.custom_vjp(_exact_gelu)
 _train_product = jax.custom_vjp(_product)
 
 
 def _layer_norm_kept(
-    values: jax.Array, scale: jax.Array, bias: jax.Array
+    values: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     scale, bias = (jnp.expand_dims(part, range(values.ndim - 1)) for part in (scale, bias))
-    normal, inverse = _normal(values)
+    normal, inverse = _normal(values, epsilon)
     return normal * scale + bias, (normal, inverse, scale)
 
 
 def _layer_norm_pulled(
-    kept: tuple[jax.Array, ...], pull: jax.Array
+    _: float, kept: tuple[jax.Array, ...], pull: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     normal, inverse, scale = kept
     inner = pull * scale
@@ -99,6 +118,17 @@ def _gelu_pulled(values: jax.Array, pull: jax.Array) -> tuple[jax.Array]:
     return (pull * 0.5 * (1 + tanh + values * (1 - tanh**2) * inner),)
 
 
+def _exact_gelu_kept(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _exact_gelu(values), values
+
+
+def _exact_gelu_pulled(values: jax.Array, pull: jax.Array) -> tuple[jax.Array]:
+    values = jax.lax.optimization_barrier(values)  # as above
+    share = 0.5 * (1 + jax.lax.erf(values * math.sqrt(0.5)))
+    density = jnp.exp(-0.5 * values**2) / math.sqrt(2 * math.pi)
+    return (pull * (share + values * density),)
+
+
 def _product_kept(
     left: jax.Array, right: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -116,6 +146,7 @@ def _product_pulled(
 
 _train_layer_norm.defvjp(_layer_norm_kept, _layer_norm_pulled)
 _train_gelu.defvjp(_gelu_kept, _gelu_pulled)
+_train_exact_gelu.defvjp(_exact_gelu_kept, _exact_gelu_pulled)
 _train_product.defvjp(_product_kept, _product_pulled)
 
-TRAINING = Layers(_train_layer_norm, _train_gelu, _train_product)
+TRAINING = Layers(_train_layer_norm, _train_gelu, _train_exact_gelu, _train_product)

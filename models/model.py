@@ -1,4 +1,4 @@
-"""A trained encoder with all that belongs to it, ready to call."""
+"""A trained model with all that belongs to it, ready to call."""
 
 from __future__ import annotations
 
@@ -7,58 +7,80 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.models.config import EncoderConfig
-from jaxflow.models.encoder import AgreementEncoder, EncoderOutput
-from jaxflow.models.tokenizer import WordTokenizer
+from jaxflow.models.architectures import ModelConfig, make_module
+from jaxflow.models.output import EncoderOutput
+from jaxflow.models.tokenizer import Tokenizer
 
 __all__ = ["Model"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained encoder, ready to call.
+    """A trained model, ready to call.
 
     Attributes
     ----------
     config
-        The encoder's configuration.
+        The model's configuration, which says its architecture.
     params
-        Its variables, as `AgreementEncoder.apply` takes them.
+        Its variables, as ``module.apply`` takes them.
     tokenizer
-        The vocabulary it was trained with.
+        The vocabulary it was trained with; None of a model of images, or where a folder has none.
     """
 
-    config: EncoderConfig
+    config: ModelConfig
     params: Any
-    tokenizer: WordTokenizer
+    tokenizer: Tokenizer | None
 
     @cached_property
-    def module(self) -> AgreementEncoder:
+    def module(self) -> nn.Module:
         """The Flax module."""
-        return AgreementEncoder(self.config)
+        return make_module(self.config)
+
+    @property
+    def text(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises
+        ------
+        InputError
+            If the model has none.
+        """
+        if self.tokenizer is None:
+            raise InputError(
+                "the model must have a tokenizer to read text, and none came with it: put its "
+                "tokenizer.json or vocab.txt into its folder"
+            )
+        return self.tokenizer
 
     @cached_property
     def _apply(self) -> Callable[..., EncoderOutput]:
-        return jax.jit(self.module.apply)
+        apply: Callable[..., Any] = self.module.apply
+        return jax.jit(apply, static_argnames="values")
 
     @cached_property
     def _probabilities(self) -> Callable[..., jax.Array]:
         classify: Any = partial(self.module.apply, method="classify")
         return jax.jit(lambda params, tokens: jax.nn.softmax(classify(params, tokens)))
 
-    def __call__(self, tokens: Any, mask: Any = None) -> EncoderOutput:
-        """Encode and classify ``[B, n]`` tokens, compiled once for each shape.
+    def __call__(self, tokens: Any, mask: Any = None, **options: Any) -> EncoderOutput:
+        """Run the model on a batch, compiled once for each shape.
 
         Parameters
         ----------
         tokens
-            ``[B, n]`` whole numbers, NumPy or JAX, ``[CLS]`` first.
+            ``[B, n]`` whole numbers, NumPy or JAX, special tokens included; for a model of images
+            ``[B, height, width, channels]``, normalised.
         mask
             ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
+        **options
+            What the module's call takes besides: ``token_types`` of BERT, ``values=True`` for value
+            vectors and output projections.
 
         Returns
         -------
@@ -71,7 +93,7 @@ class Model:
             If a shape or dtype is wrong or a number is outside the vocabulary.
         """
         self._check(tokens)
-        return self._apply(self.params, tokens, mask)
+        return self._apply(self.params, tokens, mask, **options)
 
     def probabilities(self, tokens: Any) -> jax.Array:
         """Return the classes' probabilities ``[B, C]`` of ``[B, n]`` tokens.
@@ -86,11 +108,12 @@ class Model:
 
     def _check(self, tokens: Any) -> None:
         # Looking a number up outside the table would silently give the last word.
-        if isinstance(tokens, jax.core.Tracer):
+        vocabulary = getattr(self.config, "vocabulary", None)
+        if vocabulary is None or isinstance(tokens, jax.core.Tracer):
             return
         values = np.asarray(tokens)
-        if values.size and not 0 <= values.min() <= values.max() < self.config.vocabulary:
+        if values.size and not 0 <= values.min() <= values.max() < vocabulary:
             raise InputError(
-                f"tokens must be numbers from 0 to {self.config.vocabulary - 1}, got "
+                f"tokens must be numbers from 0 to {vocabulary - 1}, got "
                 f"{values.min()} to {values.max()}"
             )

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.models.config import EncoderConfig
+from jaxflow.models.config import EncoderConfig, Head
 from jaxflow.models.encoder import AgreementEncoder
 from jaxflow.models.exported import is_export, read_export
+from jaxflow.models.hub import from_hub, is_hub_name
 from jaxflow.models.model import Model
+from jaxflow.models.pretrained import is_pretrained, read_pretrained
 from jaxflow.models.shipped import shipped_model, shipped_names
 from jaxflow.models.tokenizer import WordTokenizer
 
@@ -62,6 +64,9 @@ def save(folder: Path, model: Model) -> None:
     """
     import orbax.checkpoint as ocp
 
+    tokenizer = model.tokenizer
+    if not isinstance(model.config, EncoderConfig) or not isinstance(tokenizer, WordTokenizer):
+        raise InputError("only an agreement encoder is saved so: use save_pretrained for others")
     folder = Path(folder).absolute()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -70,7 +75,7 @@ def save(folder: Path, model: Model) -> None:
         beside.mkdir(parents=True)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(beside / "params", host)
-        model.tokenizer.save(beside / "vocabulary.txt")
+        tokenizer.save(beside / "vocabulary.txt")
         card = {
             "format": FORMAT,
             "config": model.config.to_dict(),
@@ -90,15 +95,20 @@ def save(folder: Path, model: Model) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def load(path_or_name: str | os.PathLike[str]) -> Model:
+def load(path_or_name: str | os.PathLike[str], *, head: Head | None = None) -> Model:
     """Load a trained model.
 
     Parameters
     ----------
     path_or_name
-        A run's folder, as ``jaxflow train`` leaves it, the ``model`` folder inside, a folder that
-        ``jaxflow export`` wrote, or, as text, the name of a model that comes with the package:
-        ``"agreement"``. A folder of such a name is given as ``"./agreement"`` or as a `Path`.
+        A folder: a run, as ``jaxflow train`` leaves it, or the ``model`` folder inside; what
+        ``jaxflow export`` wrote; or a published model of BERT, DistilBERT, RoBERTa, GPT-2 or ViT,
+        with ``config.json`` and ``model.safetensors``. Or, as text, the name of a model that comes
+        with the package, ``"agreement"``, or of one on the Hugging Face hub:
+        ``"bert-base-uncased"``. A folder of such a name is given as ``"./agreement"`` or a `Path`.
+    head
+        What is to be read off a published model: ``none``, ``classification``, ``masked-lm`` or
+        ``lm``; None takes what its configuration names.
 
     Returns
     -------
@@ -108,20 +118,32 @@ def load(path_or_name: str | os.PathLike[str]) -> Model:
     Raises
     ------
     InputError
-        If there is no finished model, or its files are damaged or not this project's.
+        If there is no finished model, its files are damaged or not of these kinds, or the hub
+        cannot be reached.
     """
-    if isinstance(path_or_name, str) and path_or_name in shipped_names():
-        return read_export(shipped_model(path_or_name))
+    name = path_or_name if isinstance(path_or_name, str) else None
+    if name is not None and name in shipped_names():
+        return read_export(shipped_model(name))
     path = Path(path_or_name)
+    if name is not None and not path.exists() and is_hub_name(name):
+        return read_pretrained(from_hub(name), head)
+    for folder in (path, path / "model"):
+        if is_pretrained(folder):
+            return read_pretrained(folder, head)
     if is_export(path):
         return read_export(path)
     folder = path if (path / "model.json").is_file() else path / "model"
     if not (folder / "model.json").is_file():
         raise InputError(
             f"no trained model at {path}: expected the folder of a run that jaxflow train finished "
-            "or jaxflow export wrote, or the name of a model that comes with jaxflow: "
+            "or jaxflow export wrote, or of a published model with config.json and "
+            "model.safetensors, or the name of a model that comes with jaxflow: "
             f"{' or '.join(shipped_names())}"
         )
+    return _read_run(folder)
+
+
+def _read_run(folder: Path) -> Model:
     import orbax.checkpoint as ocp
 
     try:

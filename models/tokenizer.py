@@ -1,4 +1,4 @@
-"""Words to numbers and back: a fixed vocabulary with three special tokens."""
+"""Words to numbers and back: what every tokenizer does, and the one of whole words."""
 
 from __future__ import annotations
 
@@ -7,15 +7,101 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from jaxflow.errors import InputError
 
-__all__ = ["CLS", "PAD", "SPECIAL_TOKENS", "UNK", "WordTokenizer"]
+__all__ = ["CLS", "PAD", "SPECIAL_TOKENS", "UNK", "Pieces", "Tokenizer", "WordTokenizer", "stack"]
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[UNK]")
 PAD, CLS, UNK = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """A text as a model reads it: n tokens, special ones included.
+
+    Attributes
+    ----------
+    ids
+        Their numbers.
+    tokens
+        Their entries of the vocabulary.
+    words
+        The word that each belongs to, from 0; None for special tokens.
+    spans
+        Where each stands in the text, first character and the one after the last; (0, 0) for
+        special tokens that the text does not hold.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    words: tuple[int | None, ...]
+    spans: tuple[tuple[int, int], ...]
+
+
+class Tokenizer(Protocol):
+    """What models need of a tokenizer."""
+
+    def __len__(self) -> int:
+        """Return the size of the vocabulary."""
+
+    @property
+    def pad_id(self) -> int | None:
+        """Number of the padding token; this and the others are None where there is none."""
+
+    @property
+    def unk_id(self) -> int | None:
+        """Number of the token for what the vocabulary lacks."""
+
+    @property
+    def cls_id(self) -> int | None:
+        """Number of the token that a text begins with."""
+
+    @property
+    def sep_id(self) -> int | None:
+        """Number of the token that a text ends with."""
+
+    @property
+    def mask_id(self) -> int | None:
+        """Number of the token that stands for a hidden one."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return a text's numbers, special tokens included."""
+
+    def encode_batch(self, texts: Sequence[str], length: int | None = None) -> np.ndarray:
+        """Encode texts to int32 ``[B, n]``, padded to `length` or to the longest."""
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Return the vocabulary's entries of the numbers."""
+
+    def read(self, text: str) -> Pieces:
+        """Return a text's tokens with the words and places they come from."""
+
+
+def stack(rows: Sequence[Sequence[int]], length: int | None, pad_id: int | None) -> np.ndarray:
+    """Pad rows of numbers to int32 ``[B, n]``.
+
+    Raises
+    ------
+    InputError
+        If a row is longer than `length`, or rows differ and there is nothing to pad with.
+    """
+    longest = max((len(row) for row in rows), default=1)
+    if length is not None and longest > length:
+        raise InputError(f"texts must be at most {length} tokens with [CLS], got {longest}")
+    n = length or longest
+    if pad_id is None and any(len(row) < n for row in rows):
+        raise InputError(
+            "texts must be of equal length for this tokenizer, which has no padding token: give "
+            "them one by one"
+        )
+    batch = np.full((len(rows), n), pad_id or 0, np.int32)
+    for row, numbers in zip(batch, rows, strict=True):
+        row[: len(numbers)] = numbers
+    return batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +122,13 @@ class WordTokenizer:
         if len(set(self.words)) != len(self.words):
             word, times = collections.Counter(self.words).most_common(1)[0]
             raise InputError(f"a vocabulary must name each word once, got {word!r} {times} times")
+
+    # What a word tokenizer has of the special tokens that others know, too.
+    pad_id: ClassVar[int] = PAD
+    cls_id: ClassVar[int] = CLS
+    unk_id: ClassVar[int] = UNK
+    sep_id: ClassVar[None] = None
+    mask_id: ClassVar[None] = None
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -85,14 +178,18 @@ class WordTokenizer:
         InputError
             If a text is longer than `length`.
         """
-        rows = [self.encode(text) for text in texts]
-        longest = max((len(row) for row in rows), default=1)
-        if length is not None and longest > length:
-            raise InputError(f"texts must be at most {length} tokens with [CLS], got {longest}")
-        batch = np.full((len(rows), length or longest), PAD, np.int32)
-        for row, numbers in zip(batch, rows, strict=True):
-            row[: len(numbers)] = numbers
-        return batch
+        return stack([self.encode(text) for text in texts], length, PAD)
+
+    def read(self, text: str) -> Pieces:
+        """Return the numbers of ``[CLS]`` and the words, with where each stands in the text."""
+        ids = self.encode(text)
+        spans = [(0, 0)]
+        begin = 0
+        for word in text.split(" "):
+            spans.append((begin, begin + len(word)))
+            begin += len(word) + 1
+        words = (None, *range(len(ids) - 1))
+        return Pieces(tuple(ids), tuple(self.decode(ids)), words, tuple(spans))
 
     def save(self, path: Path) -> None:
         """Write one word a line."""

@@ -1,12 +1,15 @@
 """The layers against Flax's own, and their written-out derivatives against automatic ones."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from jaxflow.models.layers import PLAIN, TRAINING, Layers
+from jaxflow.models.layers import ACTIVATIONS, PLAIN, TRAINING, Layers
 
 RNG = np.random.default_rng(0)
 SHAPES = [(7,), (5, 7), (2, 3, 5, 7)]
@@ -19,7 +22,7 @@ def normal(*shape):
 def arguments(name, shape):
     if name == "layer_norm":
         return 3 * normal(*shape) + 2, normal(shape[-1]), normal(shape[-1])
-    if name == "gelu":
+    if name.endswith("gelu"):
         return (3 * normal(*shape),)
     return normal(*shape), normal(*shape[:-2], shape[-1], 4)
 
@@ -37,6 +40,31 @@ def test_layer_norm_is_that_of_flax(layers, shape):
 def test_gelu_is_that_of_jax(layers):
     values = jnp.linspace(-8, 8, 101)
     np.testing.assert_allclose(layers.gelu(values), jax.nn.gelu(values), atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [PLAIN, TRAINING])
+def test_exact_gelu_is_that_of_scipy(layers):
+    values = np.linspace(-8, 8, 101)
+    np.testing.assert_allclose(
+        layers.exact_gelu(jnp.asarray(values, jnp.float32)), values * norm.cdf(values), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("layers", [PLAIN, TRAINING])
+def test_layer_norm_takes_another_epsilon(layers):
+    values, scale, bias = (jnp.asarray(part) for part in ([[1.0, 3.0]], [2.0, 2.0], [1.0, 1.0]))
+    found = layers.layer_norm(values, scale, bias, 3.0)  # deviation 1 over the root of 1 + 3
+    np.testing.assert_allclose(found, [[0.0, 2.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_their_names(name):
+    def named(values):
+        wanted = {"gelu": partial(jax.nn.gelu, approximate=False), "relu": nn.relu, "silu": nn.silu}
+        return wanted.get(name, jax.nn.gelu)(values)
+
+    values = jnp.linspace(-6, 6, 41)
+    np.testing.assert_allclose(PLAIN.activation(name)(values), named(values), atol=1e-6)
 
 
 @pytest.mark.parametrize("layers", [PLAIN, TRAINING])

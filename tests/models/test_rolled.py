@@ -30,7 +30,8 @@ def test_the_loop_is_the_encoder(causal: bool) -> None:
         return output.logits, output.attention  # type: ignore[union-attr]
 
     def looped(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return rolled.encode(rolled.params, embeddings, mask)
+        output = rolled.encode(rolled.params, embeddings, mask)
+        return output.logits, output.attention
 
     embeddings = rolled.embed(rolled.params, jnp.asarray(TOKENS))
     np.testing.assert_array_equal(embeddings, encoder.apply(params, TOKENS, method="embed"))

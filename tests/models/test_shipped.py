@@ -82,13 +82,15 @@ def test_a_folder_of_that_name_is_something_else(
 
 def test_unknown_names_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError) as caught:
         load("disagreement")
-    assert str(caught.value) == (
-        "no trained model at disagreement: expected the folder of a run that jaxflow train "
-        "finished or jaxflow export wrote, or the name of a model that comes with jaxflow: "
-        "agreement"
+    assert str(caught.value).startswith(
+        "no trained model at disagreement: there is no such folder, none of that name comes with "
+        "jaxflow (agreement), and the hub"
     )
+    with pytest.raises(InputError, match="no trained model at .* jaxflow train finished .* agree"):
+        load(Path("disagreement"))
     with pytest.raises(InputError, match=r"no model 'disagreement' comes .* which has agreement"):
         shipped_model("disagreement")
 

@@ -1,0 +1,36 @@
+"""Files of a model, written beside and renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxflow.errors import InputError
+
+__all__ = ["write_files"]
+
+
+def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Write files to a folder, all or none, the last of them last; others there are left alone.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    beside = {name: folder / f".{name}.{os.getpid()}" for name in content}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, data in content.items():
+                beside[name].write_bytes(data)
+            for name in content:
+                beside[name].replace(folder / name)
+        finally:
+            for part in beside.values():
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the model cannot be written to {folder}: {error.strerror or error}"
+        ) from error

@@ -1,0 +1,245 @@
+"""Word pieces to numbers and back, by the files that published models come with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from jaxflow.errors import InputError
+from jaxflow.models.tokenizer import Pieces, stack
+
+__all__ = ["ROLES", "SubwordTokenizer", "read_tokenizer"]
+
+#: Special tokens by what they are for, and the names that they usually have.
+ROLES = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SubwordTokenizer:
+    """A tokenizer of the ``tokenizers`` library, with special tokens by what they are for.
+
+    Attributes
+    ----------
+    backend
+        The ``tokenizers.Tokenizer``, without truncation and padding.
+    special
+        ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``, where there is one -> its number.
+    """
+
+    backend: Any
+    special: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def pad_id(self) -> int | None:
+        """Number of the padding token; this and the others are None where there is none."""
+        return self.special.get("pad")
+
+    @property
+    def unk_id(self) -> int | None:
+        """Number of the token for what the vocabulary lacks."""
+        return self.special.get("unk")
+
+    @property
+    def cls_id(self) -> int | None:
+        """Number of the token that a text begins with."""
+        return self.special.get("cls")
+
+    @property
+    def sep_id(self) -> int | None:
+        """Number of the token that a text ends with."""
+        return self.special.get("sep")
+
+    @property
+    def mask_id(self) -> int | None:
+        """Number of the token that stands for a hidden one."""
+        return self.special.get("mask")
+
+    def encode(self, text: str) -> list[int]:
+        """Return a text's numbers, special tokens included."""
+        return list(self.backend.encode(_valid(text)).ids)
+
+    def encode_batch(self, texts: Sequence[str], length: int | None = None) -> np.ndarray:
+        """Encode texts to int32 ``[B, n]``, padded to `length` or to the longest.
+
+        Raises
+        ------
+        InputError
+            If a text is longer than `length`, or they differ and there is no padding token.
+        """
+        found = self.backend.encode_batch([_valid(text) for text in texts])
+        return stack([one.ids for one in found], length, self.pad_id)
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Return the vocabulary's entries of the numbers.
+
+        Raises
+        ------
+        InputError
+            If a number is outside the vocabulary.
+        """
+        tokens = []
+        for number in ids:
+            token = self.backend.id_to_token(int(number)) if int(number) >= 0 else None
+            if token is None:
+                raise InputError(f"ids must be numbers of the vocabulary, got {int(number)}")
+            tokens.append(token)
+        return tokens
+
+    def read(self, text: str) -> Pieces:
+        """Return a text's tokens with the words and places they come from.
+
+        Words are what the tokenizer splits into pieces: a punctuation mark is one of its own.
+        """
+        found = self.backend.encode(_valid(text))
+        return Pieces(
+            tuple(found.ids), tuple(found.tokens), tuple(found.word_ids), tuple(found.offsets)
+        )
+
+
+def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
+    """Read the tokenizer of a published model; None where its folder holds none.
+
+    Parameters
+    ----------
+    folder
+        With ``tokenizer.json``, else ``vocab.txt`` (BERT's word pieces), else ``vocab.json`` and
+        ``merges.txt`` (GPT-2's); ``tokenizer_config.json`` and ``special_tokens_map.json`` name
+        the special tokens where they differ from the usual.
+
+    Raises
+    ------
+    InputError
+        If a file is no tokenizer's.
+    """
+    settings = {
+        **_settings(folder / "special_tokens_map.json"),
+        **_settings(folder / "tokenizer_config.json"),
+    }
+    file = next(
+        (
+            folder / name
+            for name in ("tokenizer.json", "vocab.txt", "vocab.json")
+            if (folder / name).is_file()
+        ),
+        None,
+    )
+    if file is None:
+        return None
+    try:
+        if file.name == "tokenizer.json":
+            from tokenizers import Tokenizer
+
+            backend = Tokenizer.from_file(str(file))
+        elif file.name == "vocab.txt":
+            backend = _word_pieces(file, settings)
+        else:
+            backend = _byte_pairs(file, settings)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises plain exceptions for what it cannot read
+        reason = " ".join(str(error).split())
+        raise InputError(f"the tokenizer {file} cannot be read: {reason}") from error
+    # Some files ask for texts to be cut at a length; nothing is cut here without a word.
+    backend.no_truncation()
+    backend.no_padding()
+    special = {}
+    for role, usual in ROLES.items():
+        named = settings.get(f"{role}_token")
+        named = named.get("content") if isinstance(named, dict) else named
+        for token in (named, *usual) if isinstance(named, str) else usual:
+            number = backend.token_to_id(token)
+            if number is not None:
+                special[role] = number
+                break
+    return SubwordTokenizer(backend, MappingProxyType(special))
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the tokenizer's settings {path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"the tokenizer's settings {path} must be one JSON object")
+    return found
+
+
+def _word_pieces(file: Path, settings: Mapping[str, Any]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    words = file.read_text(encoding="utf-8").split("\n")
+    vocabulary = {word.rstrip("\r"): number for number, word in enumerate(words) if word}
+    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
+    if missing:
+        raise InputError(f"the vocabulary {file} must have {', '.join(missing)}, and has not")
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=bool(settings.get("do_lower_case", True)),
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens(
+        [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token in vocabulary]
+    )
+    return backend
+
+
+def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    merges = file.with_name("merges.txt")
+    if not merges.is_file():
+        raise InputError(f"the tokenizer {file} must have merges.txt beside it, and has not")
+    backend = Tokenizer(models.BPE.from_file(str(file), str(merges)))
+    spaced = bool(settings.get("add_prefix_space", False))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    backend.decoder = decoders.ByteLevel()
+    special = [
+        token
+        for token in ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
+        if backend.token_to_id(token) is not None
+    ]
+    backend.add_special_tokens([AddedToken(token, special=True) for token in special])
+    if backend.token_to_id("<mask>") is not None:  # it takes the space before it along
+        backend.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    if "<s>" in special and "</s>" in special:
+        backend.post_processor = processors.RobertaProcessing(
+            sep=("</s>", backend.token_to_id("</s>")),
+            cls=("<s>", backend.token_to_id("<s>")),
+            add_prefix_space=spaced,
+        )
+    else:
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    return backend
+
+
+def _valid(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text {text!r} must be valid Unicode text") from error
+    return text
