@@ -100,19 +100,25 @@ def measure(
         If the model is none that predicts masked words, or a sentence does not fit it.
     """
     head = getattr(model.config, "head", None)
-    if head != "masked-lm" or getattr(model.tokenizer, "mask_id", None) is None:
+    if head != "masked-lm" or model.text.mask_id is None:
         raise InputError(
             "model must be a masked language model, such as bert-base-uncased, got one "
             + (f"with the head {head!r}" if head != "masked-lm" else "without a mask token")
         )
-    placed = [place(model.tokenizer, schema) for schema in schemas]
+    placed = [place(model.text, schema) for schema in schemas]
+    for schema, each in zip(schemas, placed, strict=True):
+        if len(each.ids) > model.config.positions:
+            raise InputError(
+                f"{schema.where}: the sentence must be at most {model.config.positions} tokens for "
+                f"this model, got {len(each.ids)}"
+            )
     longest = max((len(each.ids) for each in placed), default=0)
     cases: list[Case] = []
     for start in range(0, len(placed), BATCH):
         part = placed[start : start + BATCH]
         found = _measure(model, part, longest, residual, threads)
         for schema, each, values in zip(schemas[start:], part, found, strict=False):
-            tokens = tuple(model.tokenizer.decode(each.ids))
+            tokens = tuple(model.text.decode(each.ids))
             cases.append(_case(schema, each, tokens, values))
         report(len(cases), len(placed))
     return tuple(cases)
@@ -124,7 +130,7 @@ def _measure(
     """Return the masks' log-probabilities, rows of every method, and column sums, by sentence."""
     # The last batch is filled up with its first sentence, so that it needs no program of its own.
     rows = [*placed, *[placed[0]] * (BATCH - len(placed))]
-    tokens = np.full((BATCH, n), model.tokenizer.pad_id or 0, np.int32)
+    tokens = np.full((BATCH, n), model.text.pad_id or 0, np.int32)
     mask = np.zeros((BATCH, n), bool)
     for row, each in enumerate(rows):
         tokens[row, : len(each.ids)] = each.ids
