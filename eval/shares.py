@@ -55,7 +55,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     share, weight = successes / n, Z95**2 / n
     centre = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the formula gives 0 and 1 but for rounding.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
 def share_of(holds: ArrayLike, decided: ArrayLike) -> Share:

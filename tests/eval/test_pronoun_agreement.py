@@ -1,0 +1,207 @@
+"""Agreement is counted as it is defined, and its intervals are what their theorems say."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from jaxflow.errors import InputError
+from jaxflow.eval.pronoun_agreement import BASELINES, agreement
+from jaxflow.eval.pronoun_schemas import Schema
+from jaxflow.eval.pronouns import METHODS, Case
+from jaxflow.eval.shares import Z95, share_of, wilson
+
+
+def case(odds, weights, *, pair="", intended=None, sums=(1.0, 0.5), distances=(5, 2)):
+    """A case whose methods all have the weights ``[L][2]`` given."""
+    schema = Schema(
+        "Ann met Paul near [MASK] car.", ("Ann", "Paul"), ("her", "his"), intended, pair
+    )
+    array = np.array(weights, float)
+    return Case(
+        schema=schema,
+        tokens=("Ann", "met", "Paul", "near", "[MASK]", "car", "."),
+        pieces=(1, 1),
+        log_probabilities=(odds - 1.0, -1.0),
+        weights={name: array for name in METHODS},
+        column_sums=np.array(sums),
+        distances=distances,
+    )
+
+
+def random_cases(seed, count=40, layers=3):
+    rng = np.random.default_rng(seed)
+    cases = []
+    for place in range(count):
+        made = case(
+            rng.normal(),
+            rng.integers(0, 3, (layers, 2)) / 2,
+            pair=f"p{place // 2}" if place < count - 5 else f"alone{place}",
+            intended=[None, 0, 1][rng.integers(3)],
+            sums=rng.integers(0, 3, 2) / 2,
+            distances=tuple(rng.integers(1, 4, 2).tolist()),
+        )
+        weights = {name: rng.integers(0, 3, (layers, 2)) / 2 for name in METHODS}
+        made.__dict__["weights"] = weights
+        cases.append(made)
+    return cases
+
+
+def side(values):
+    return None if values[0] == values[1] else int(values[1] > values[0])
+
+
+def count(cases, prefers):
+    """Agreeing, decided, tied: by asking every sentence."""
+    agree = tied = 0
+    for each in cases:
+        mine, its = side(each.log_probabilities), prefers(each)
+        tied += its is None
+        agree += its == mine
+    return agree, len(cases) - tied, tied
+
+
+def count_pairs(cases, prefers):
+    agree = decided = tied = 0
+    for k, one in enumerate(cases):
+        for other in cases[k + 1 :]:
+            if one.schema.pair != other.schema.pair:
+                continue
+            if side(one.log_probabilities) == side(other.log_probabilities):
+                continue
+            its = [prefers(each) for each in (one, other)]
+            if None in its:
+                tied += 1
+                continue
+            decided += 1
+            agree += its == [side(each.log_probabilities) for each in (one, other)]
+    return agree, decided, tied
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_are_counts(seed):
+    cases = random_cases(seed)
+    found = agreement(cases)
+
+    def check(share, counts):
+        agree, decided, tied = counts
+        assert (share.n, share.ties) == (decided, tied)
+        assert share.share == pytest.approx(agree / decided)
+        assert share.ci95 == wilson(agree, decided)
+
+    rows = ((found.sentences, count), (found.turned, count_pairs))
+    for table, counter in rows:
+        assert set(table.methods) == set(METHODS)
+        assert set(table.baselines) == set(BASELINES)
+        for name in METHODS:
+            for layer, share in enumerate(table.methods[name]):
+                check(
+                    share,
+                    counter(cases, lambda each, n=name, k=layer: side(each.weights[n][k])),
+                )
+        check(table.baselines["column_sum"], counter(cases, lambda each: side(each.column_sums)))
+        nearest = counter(cases, lambda each: side([-d for d in each.distances]))
+        check(table.baselines["nearest"], nearest)
+        check(table.baselines["first"], counter(cases, lambda each: 0))
+    meant = [each for each in cases if each.schema.intended is not None]
+    check(found.model_intended, count(meant, lambda each: each.schema.intended))
+    check(found.model_first, count(cases, lambda each: 0))
+    assert found.undecided == 0
+
+
+def test_what_always_takes_one_place_follows_no_turning_pair():
+    cases = [
+        case(2, [[0.6, 0.4]], pair="a"),
+        case(-1, [[0.9, 0.4]], pair="a"),
+        case(-3, [[0.3, 0.1]], pair="b"),  # the model turns in a, and not in b
+        case(-3, [[0.2, 0.1]], pair="b"),
+    ]
+    found = agreement(cases)
+    (share,) = found.turned.methods["flow"]
+    assert (share.share, share.n) == (0, 1)
+    assert found.sentences.methods["flow"][0].share == 0.25
+    assert found.turned.baselines["first"].share == 0
+
+
+def test_sentences_without_a_preference_are_left_out_and_counted():
+    cases = [case(0, [[0.6, 0.4]]), case(1, [[0.6, 0.4]]), case(1, [[0.4, 0.4 + 1e-12]])]
+    found = agreement(cases)
+    (share,) = found.sentences.methods["raw"]
+    assert (share.share, share.n, share.ties) == (1, 1, 1)
+    assert found.undecided == 1
+    assert (found.model_first.n, found.model_first.ties) == (2, 1)
+    assert found.model_intended.n == 0
+    assert math.isnan(found.model_intended.share)
+
+
+def test_sentences_without_a_pairs_name_are_no_pair():
+    found = agreement([case(1, [[0.6, 0.4]]), case(-1, [[0.4, 0.6]])])
+    assert found.turned.baselines["first"].n == 0
+    assert math.isnan(found.turned.methods["raw"][0].share)
+
+
+def test_correlations_are_scipys():
+    cases = random_cases(7)
+    found = agreement(cases)
+    odds = [each.log_odds for each in cases]
+    for name in METHODS:
+        for layer, cell in enumerate(found.correlations[name]):
+            shares = []
+            for each in cases:
+                first, second = each.weights[name][layer]
+                shares.append((first - second) / (first + second) if first + second else 0.0)
+            assert cell.rho == pytest.approx(stats.spearmanr(shares, odds).statistic)
+            assert cell.n == len(cases)
+            # Fisher's transformation, backwards: half the width is z times Bonett and Wright's.
+            low, high = np.arctanh(cell.ci95)
+            error = math.sqrt((1 + cell.rho**2 / 2) / (len(cases) - 3))
+            assert (low + high) / 2 == pytest.approx(math.atanh(cell.rho))
+            assert high - low == pytest.approx(2 * stats.norm.ppf(0.975) * error)
+
+
+def test_a_correlation_of_one_and_one_that_is_undefined():
+    cases = [case(k, [[k, 1.0]]) for k in range(1, 8)]
+    (cell,) = agreement(cases).correlations["raw"]
+    assert cell.rho == pytest.approx(1)
+    assert all(bound == pytest.approx(1, abs=1e-9) for bound in cell.ci95)
+    (cell,) = agreement([case(k, [[0.5, 0.5]]) for k in range(1, 8)]).correlations["raw"]
+    assert math.isnan(cell.rho)
+    assert all(math.isnan(bound) for bound in cell.ci95)
+
+
+def test_no_sentences_are_refused():
+    with pytest.raises(InputError, match="at least one sentence"):
+        agreement([])
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilsons_bounds_solve_their_equation(counts):
+    successes, n = counts
+    share = Fraction(successes, n)
+    low, high = wilson(successes, n)
+    assert 0 <= low <= share <= high <= 1
+    for bound in (low, high):
+        if 0 < bound < 1:
+            assert abs(float(share) - bound) == pytest.approx(
+                Z95 * math.sqrt(bound * (1 - bound) / n), rel=1e-6, abs=1e-12
+            )
+    assert (low == 0) == (successes == 0)
+    assert (high == 1) == (successes == n)
+
+
+def test_wilson_is_scipys():
+    for successes, n in ((0, 5), (3, 7), (50, 100), (9, 9)):
+        theirs = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+        assert wilson(successes, n) == pytest.approx((theirs.low, theirs.high))
+    assert all(math.isnan(bound) for bound in wilson(0, 0))
+
+
+def test_a_tie_is_never_an_agreement():
+    found = share_of([True, True, False], [True, False, True])
+    assert (found.share, found.n, found.ties) == (0.5, 2, 1)
