@@ -33,7 +33,7 @@ class Rows:
     methods
         ``raw``, ``rollout`` and ``flow`` -> L shares.
     baselines
-        ``column_sum`` (of A[1], cut at 1), ``nearest`` (to the mask) and ``first`` (in the
+        ``column_sum`` (of A[1]), ``nearest`` (to the mask) and ``first`` (in the
         sentence) -> a share.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -87,11 +88,13 @@ def sections(
 def _of_case(case: Case) -> Section:
     schema = case.schema
     said = ", ".join(
-        f"{filler} ({name}) {_weight(value)}"
+        f"{filler} ({name}) {_probability(value)}"
         for filler, name, value in zip(
             schema.fillers, schema.referents, case.probabilities, strict=True
         )
     )
+    share = 1 / (1 + math.exp(-case.log_odds)) if abs(case.log_odds) < 700 else case.log_odds > 0
+    said += f"; between the two {short(share)} and {short(1 - share)}"
     lines = []
     for method in METHODS:
         for which, name in enumerate(schema.referents):
@@ -120,6 +123,11 @@ def _ties(rows: Rows) -> str:
     ]
     counted += [f"{NAMES[name]} {cell.ties}" for name, cell in rows.baselines.items() if cell.ties]
     return f" Ties, left out of the shares: {'; '.join(counted)}." if counted else " No ties."
+
+
+def _probability(value: float) -> str:
+    """Three decimals, or the power of ten of what they would not show."""
+    return _weight(value) if value >= 0.001 else f"{value:.1e}"
 
 
 def _weight(value: float) -> str:
@@ -173,7 +181,8 @@ def print_pronouns(
     from rich.text import Text
 
     def say(text: str, style: str = "") -> None:
-        console.print(Text(text, style))  # as Text, because [MASK] is no markup
+        # As Text, because [MASK] is no markup; a file has no width to break lines at.
+        console.print(Text(text, style), soft_wrap=not console.is_terminal)
 
     for section in sections(paper, own, found, count):
         say(section.title, "bold")

@@ -45,8 +45,8 @@ class Case:
     weights
         Method -> float64 ``[L, 2]``: what of each referent reaches the mask, word pieces summed.
     column_sums
-        ``[2]``: what each referent sends in the lowest layer, ``min(1, Σ A[1][:, t])`` summed over
-        its word pieces: flow's bound, which does not depend on the mask.
+        ``[2]``: what each referent sends to all tokens in the lowest layer, ``Σ A[1][:, t]`` summed
+        over its word pieces. It bounds flow, and does not depend on the mask.
     distances
         Tokens from the mask to each referent's nearest word piece.
     """
@@ -156,7 +156,7 @@ def _measure(
                 "raw": raw[row, :, each.mask],
                 "rollout": rolled[row, :, each.mask],
                 "flow": np.asarray(flows)[:, 0],
-                "column_sums": np.minimum(lowest[row].sum(-2), 1),
+                "column_sums": lowest[row].sum(-2),
             }
         )
     return found

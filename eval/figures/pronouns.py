@@ -38,9 +38,10 @@ __all__ = ["REFERENTS", "draw_pronoun_agreement", "draw_referents"]
 REFERENTS = (("#3B3B3B", ""), ("#E69F00", "////"))
 
 TITLES = {"raw": "raw attention", "rollout": "attention rollout", "flow": "attention flow"}
-HEIGHT = 1.62  # inches a sentence
+HEIGHT = 1.7  # inches a sentence
 WIDEST = 24  # layers whose bars still fit a page
-LONGEST = 90  # characters of a sentence above its panels
+HATCHED = 14  # layers whose bars are broad enough for a hatch
+LONGEST = 72  # characters of a sentence, so that its legend fits beside it
 
 
 def draw_referents(cases: Sequence[Case]) -> Figure:
@@ -56,43 +57,67 @@ def draw_referents(cases: Sequence[Case]) -> Figure:
         One or more, of one model.
     """
     layers = len(cases[0].weights["raw"])
-    width = PAGE * max(1, layers / WIDEST)
-    figure = new_figure(width, 0.1 + HEIGHT * len(cases))
-    parts: Any = figure.subfigures(len(cases), 1, squeeze=False, hspace=0.04)
-    for part, case in zip(parts[:, 0], cases, strict=True):
-        _draw_case(part, case, layers)
+    figure = new_figure(PAGE * max(1, layers / WIDEST), 0.1 + HEIGHT * len(cases))
+    grid = figure.subplots(len(cases), 4, squeeze=False, width_ratios=(0.5, 1, 1, 1))
+    for panels, case in zip(grid, cases, strict=True):
+        _draw_case(panels, case, layers)
     return finish(figure)
 
 
-def _draw_case(part: Any, case: Case, layers: int) -> None:
-    panels = part.subplots(1, 4, width_ratios=(0.5, 1, 1, 1))
-    part.suptitle(
-        clipped(case.schema.sentence, LONGEST), fontsize=TITLE, color=INK, x=0.01, ha="left"
-    ).set_parse_math(False)
-    axes = dress(panels[0], title="model", y="probability", grid="y")
-    names = [f"{filler}\n({clipped(name)})" for filler, name in _readings(case)]
+def _draw_case(panels: Sequence[Axes], case: Case, layers: int) -> None:
+    first, *others = panels
+    dress(first, title="model", y="probability", grid="y")
     for which, value in enumerate(case.probabilities):
-        _bars(axes, np.array([which]), np.array([value]), which, width=0.62)
-    axes.set_xticks((0, 1), names, parse_math=False)
-    axes.set_xlim(-0.55, 1.55)
-    axes.tick_params(axis="x", length=0)
-    _fit(axes, np.array(case.probabilities))
-    for axes, method in zip(panels[1:], METHODS, strict=True):
+        _bars(first, np.array([which]), np.array([value]), which, width=0.62)
+    first.set_xticks((0, 1), case.schema.fillers, parse_math=False)
+    first.set_xlim(-0.55, 1.55)
+    first.tick_params(axis="x", length=0)
+    _fit(first, np.array(case.probabilities))
+    # Room for two lines of titles; the first one goes across all panels, as no title can.
+    first.set_title(" \n ", loc="left", fontsize=TITLE + 3, pad=4)
+    first.annotate(
+        clipped(case.schema.sentence, LONGEST),
+        (0, 1),
+        (-26, 19),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        annotation_clip=False,
+        fontsize=TITLE,
+        color=INK,
+        parse_math=False,
+        in_layout=False,
+    )
+    handles: list[Any] = []
+    for axes, method in zip(others, METHODS, strict=True):
         weights = case.weights[method]
         dress(axes, title=TITLES[method], x="layer", grid="y")
-        for which in (0, 1):
+        handles = []
+        for which, name in enumerate(case.schema.referents):
             place = np.arange(1, layers + 1) + (-0.2, 0.2)[which]
-            _bars(axes, place, weights[:, which], which, width=0.4)
+            bars = _bars(axes, place, weights[:, which], which, width=0.4, hatch=layers <= HATCHED)
+            bars.set_label(f"{clipped(name)} ({case.schema.fillers[which]})")
+            handles.append(bars)
         step = 1 if layers <= 8 else -(-layers // 6)
         axes.set_xticks(range(layers, 0, -step))  # the top one is always named
         axes.set_xlim(0.4, layers + 0.6)
         axes.tick_params(axis="x", length=0)
         _fit(axes, weights)
-    panels[1].set_ylabel("weight", fontsize=SMALL, color=INK, labelpad=2)
-
-
-def _readings(case: Case) -> list[tuple[str, str]]:
-    return list(zip(case.schema.fillers, case.schema.referents, strict=True))
+    others[0].set_ylabel("weight", fontsize=SMALL, color=INK, labelpad=2)
+    legend = others[-1].legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1.02, 1.23),
+        ncols=2,
+        frameon=False,
+        fontsize=SMALL,
+        handlelength=1.1,
+        columnspacing=1.2,
+        borderaxespad=0,
+        borderpad=0,
+    )
+    legend.set_in_layout(False)  # the sentence beside it has made the room
+    for text in legend.get_texts():
+        text.set(color=INK, parse_math=False)
 
 
 def _bars(
@@ -102,15 +127,16 @@ def _bars(
     which: int,
     *,
     width: float,
-) -> None:
-    colour, hatch = REFERENTS[which]
-    axes.bar(
+    hatch: bool = True,
+) -> Any:
+    colour, pattern = REFERENTS[which]
+    return axes.bar(
         places,
         values,
         width=width,
         color=colour,
         edgecolor="white",
-        hatch=hatch,
+        hatch=pattern if hatch else "",
         linewidth=0.3,
     )
 
@@ -147,6 +173,11 @@ def draw_pronoun_agreement(found: Agreement) -> Figure:
         handles += _baselines(axes, rows.baselines, layers, chance)
         axes.set_ylim(-0.03, 1.03)
         layer_axis(axes, layers)
+        if rows.baselines["first"].n == 0:
+            note = "the model turns in no pair" if pairs else "the model prefers none"
+            axes.text(
+                0.5, 0.6, note, transform=axes.transAxes, ha="center", fontsize=SMALL, color=GREY
+            )
     panels[1].set_xlabel("layer", fontsize=SMALL, color=INK, labelpad=2)
     add_legend(figure, handles, columns=3)
     return finish(figure)
