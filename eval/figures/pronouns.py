@@ -41,7 +41,7 @@ TITLES = {"raw": "raw attention", "rollout": "attention rollout", "flow": "atten
 HEIGHT = 1.7  # inches a sentence
 WIDEST = 24  # layers whose bars still fit a page
 HATCHED = 14  # layers whose bars are broad enough for a hatch
-LONGEST = 72  # characters of a sentence, so that its legend fits beside it
+LETTERS = 102  # characters that fit above the panels: a sentence and its legend
 
 
 def draw_referents(cases: Sequence[Case]) -> Figure:
@@ -73,10 +73,14 @@ def _draw_case(panels: Sequence[Axes], case: Case, layers: int) -> None:
     first.set_xlim(-0.55, 1.55)
     first.tick_params(axis="x", length=0)
     _fit(first, np.array(case.probabilities))
+    labels = [
+        f"{clipped(name)} ({filler})"
+        for name, filler in zip(case.schema.referents, case.schema.fillers, strict=True)
+    ]
     # Room for two lines of titles; the first one goes across all panels, as no title can.
     first.set_title(" \n ", loc="left", fontsize=TITLE + 3, pad=4)
     first.annotate(
-        clipped(case.schema.sentence, LONGEST),
+        clipped(case.schema.sentence, max(20, LETTERS - sum(map(len, labels)))),
         (0, 1),
         (-26, 19),
         xycoords="axes fraction",
@@ -92,10 +96,10 @@ def _draw_case(panels: Sequence[Axes], case: Case, layers: int) -> None:
         weights = case.weights[method]
         dress(axes, title=TITLES[method], x="layer", grid="y")
         handles = []
-        for which, name in enumerate(case.schema.referents):
+        for which, label in enumerate(labels):
             place = np.arange(1, layers + 1) + (-0.2, 0.2)[which]
             bars = _bars(axes, place, weights[:, which], which, width=0.4, hatch=layers <= HATCHED)
-            bars.set_label(f"{clipped(name)} ({case.schema.fillers[which]})")
+            bars.set_label(label)
             handles.append(bars)
         step = 1 if layers <= 8 else -(-layers // 6)
         axes.set_xticks(range(layers, 0, -step))  # the top one is always named
