@@ -1,4 +1,4 @@
-"""What holds the flow to a token down: the cut between `[CLS]` at the top and that token."""
+"""What holds the flow to a token down: the cut between the readout at the top and that token."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.protocol import READOUT
 
 __all__ = ["Bottleneck", "bottlenecks"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Bottleneck:
-    """The minimum cut between ``[CLS]`` at the top layer and one token of the sentence.
+    """The minimum cut between the token read out at the top layer and one token of the sentence.
 
     Attributes
     ----------
     token
-        Index of the token, 0 is ``[CLS]``.
+        Index of the token.
     value
         The flow to it: what the edges carry together.
     edges
@@ -40,7 +39,11 @@ class Bottleneck:
 
 
 def bottlenecks(
-    attention: NDArray, tokens: Sequence[str], wanted: Sequence[str], residual: float
+    attention: NDArray,
+    tokens: Sequence[str],
+    wanted: Sequence[str],
+    residual: float,
+    readout: int = 0,
 ) -> tuple[Bottleneck, ...]:
     """Find what holds the flow to some tokens down.
 
@@ -55,6 +58,8 @@ def bottlenecks(
         word of the sentence and a number is the word.
     residual
         Share of the residual connection.
+    readout
+        The token that the prediction is read off.
 
     Returns
     -------
@@ -71,7 +76,7 @@ def bottlenecks(
         places |= dict.fromkeys(_places(word, tokens))
     found = []
     for place in places:
-        cut = jaxflow.flow_cut(attention, layer=-1, source=READOUT, sink=place, residual=residual)
+        cut = jaxflow.flow_cut(attention, layer=-1, source=readout, sink=place, residual=residual)
         found.append(
             Bottleneck(place, cut.value, cut.edges, cut.describe(tokens), cut.summary(tokens))
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from jaxflow.errors import InputError
 from jaxflow.eval.bottleneck import Bottleneck, bottlenecks
 from jaxflow.eval.instant import instant_scores
-from jaxflow.eval.protocol import READOUT
+from jaxflow.eval.reading import Token, reader
 from jaxflow.flow.saturated import TOLERANCE
 from jaxflow.flow.scaled import flow_rows_scaled
 from jaxflow.flow.table import graph_edges
-from jaxflow.models import Model
-from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK
+from jaxflow.models import EncoderConfig, Model, ViTConfig
 
 __all__ = ["CLASSES", "METHODS", "Explanation", "Token", "explainer", "with_cuts"]
 
-#: The model's classes, by number: which verb would go on with the sentence.
+#: An agreement encoder's classes: which verb would go on with the sentence.
 CLASSES = ("singular", "plural")
 #: Every method's name, and how it is shown.
 METHODS = {
@@ -38,49 +37,33 @@ METHODS = {
 STEP = 16
 
 RESIDUAL = 0.5  # the paper's
-
-
-@dataclasses.dataclass(frozen=True)
-class Token:
-    """A token as it was written and as the model read it.
-
-    Attributes
-    ----------
-    text
-        The word of the sentence, or ``[CLS]``.
-    seen
-        The entry of the vocabulary that the model got: the word, the word in lower case, or
-        ``[UNK]`` where the vocabulary has neither.
-    known
-        Whether the vocabulary has the word.
-    """
-
-    text: str
-    seen: str
-    known: bool
+#: How many of a language model's tokens are named.
+SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a model and every method say of one sentence of n tokens, ``[CLS]`` included.
+    """What a model and every method say of one sentence of n tokens, special ones included.
+
+    Where word pieces are joined, a token here is a word.
 
     Attributes
     ----------
     text
         The sentence as it was given.
     tokens
-        The n tokens, ``[CLS]`` first.
+        The n tokens.
     probabilities
-        Class (`CLASSES`) -> probability.
+        Class -> probability; of a language model the likeliest `SHOWN` tokens.
     scores
-        Method (`METHODS`) -> float64 ``[n]``, none negative: the ``[CLS]`` row of the top layer
+        Method (`METHODS`) -> float64 ``[n]``, none negative: the row of `readout` on the top layer
         for raw attention, rollout and flow; norm of the input gradient; blank-out of the predicted
-        class. Their scales differ from method to method.
+        class or token. Their scales differ from method to method.
     agreement
         float64 ``[M, M]``: Spearman's correlation of every two methods over the n tokens, in the
         order of `METHODS`; NaN where one of them is constant.
     layers
-        ``raw``, ``rollout`` and ``flow`` -> float64 ``[L, n]``: the ``[CLS]`` row of every layer.
+        ``raw``, ``rollout`` and ``flow`` -> float64 ``[L, n]``: the row of `readout`, every layer.
     saturated
         bool ``[n]``: flow from the top layer is at its bound, the token's column of the lowest
         layer, and depends on nothing else.
@@ -88,6 +71,8 @@ class Explanation:
         float32 ``[L, H, n, n]``, what the methods on attention started from.
     cuts
         What holds flow down, for the tokens that `with_cuts` was asked for.
+    readout
+        The token that the prediction is read off: ``[CLS]``, the mask, or the last one.
     """
 
     text: str
@@ -99,6 +84,7 @@ class Explanation:
     saturated: NDArray[np.bool_]
     attention: NDArray[np.float32]
     cuts: tuple[Bottleneck, ...] = ()
+    readout: int = 0
 
     @property
     def prediction(self) -> str:
@@ -111,60 +97,90 @@ class Explanation:
         return tuple(dict.fromkeys(token.text for token in self.tokens if not token.known))
 
 
-def explainer(model: Model) -> Callable[[str], Explanation]:
+def explainer(model: Model, *, words: bool = False) -> Callable[[str], Explanation]:
     """Prepare a model for explaining sentences.
 
     Parameters
     ----------
     model
-        A trained agreement encoder.
+        A trained model of text with a head.
+    words
+        Whether pieces of one word are joined: it attends with the mean of its pieces' attention
+        and is attended with their sum, and what follows is worked out on words.
 
     Returns
     -------
     callable
-        From a sentence, its words separated by spaces, to its `Explanation`. It compiles for
-        every new multiple of 16 tokens. It raises `InputError` for a sentence that is empty,
-        longer than the model's positions or not valid Unicode.
+        From a sentence to its `Explanation`. It compiles for every new multiple of 16 tokens. It
+        raises `InputError` for a sentence that is empty, longer than the model's positions or not
+        valid Unicode, and, for a masked language model, without one ``[MASK]``.
 
     Raises
     ------
     InputError
-        If the model is not one of singular against plural.
+        If the model is one of images, has no head, or is an agreement encoder of other classes
+        than singular and plural.
     """
-    if model.config.classes != len(CLASSES):
-        raise InputError(
-            f"the model must tell {' from '.join(CLASSES)}, got one of {model.config.classes} "
-            "classes"
-        )
-    score = instant_scores(model, RESIDUAL)
+    _check(model)
+    read, score = reader(model, words=words), instant_scores(model, RESIDUAL)
 
     def explain(text: str) -> Explanation:
-        tokens = _read(text, model)
-        n = len(tokens)
+        reading = read(text)
+        n, m = len(reading.ids), len(reading.units)
         padded = min(-(-n // STEP) * STEP, model.config.positions)
-        ids = model.tokenizer.encode_batch([" ".join(token.seen for token in tokens[1:])], padded)
-        found = score(ids[0])
-        probabilities = found["probabilities"].astype(np.float64)
+        members = np.concatenate([reading.members, np.arange(n, padded)]).astype(np.int32)
+        ids = reading.padded(padded, model.text.pad_id)
+        found = score(ids, members, reading.place, reading.readout, n)
 
-        attention = found["attention"][:, :, :n, :n]
-        rows = {name: found[name][:, :n].astype(np.float64) for name in ("raw", "rollout")}
-        rows["flow"], saturated = _flow(attention)
+        attention = found["attention"][:, :, :m, :m]
+        rows = {name: found[name][:, :m].astype(np.float64) for name in ("raw", "rollout")}
+        rows["flow"], saturated = _flow(attention, reading.readout)
         scores = {name: values[-1] for name, values in rows.items()}
         scores |= {
-            name: found[name][:n].astype(np.float64) for name in ("gradient_norm", "blank_out")
+            name: found[name][:m].astype(np.float64) for name in ("gradient_norm", "blank_out")
         }
         return Explanation(
             text=text,
-            tokens=tokens,
-            probabilities=dict(zip(CLASSES, probabilities.tolist(), strict=True)),
+            tokens=reading.units,
+            probabilities=_named(model, found["probabilities"].astype(np.float64)),
             scores={name: scores[name] for name in METHODS},
             agreement=_agreement(np.stack([scores[name] for name in METHODS])),
             layers=rows,
             saturated=saturated,
             attention=attention,
+            readout=reading.readout,
         )
 
     return explain
+
+
+def _check(model: Model) -> None:
+    config = model.config
+    if config.head == "none":
+        raise InputError(
+            "the model must have a head to explain what it predicts, and has none: load one with a "
+            "head, or read its attention with jaxflow attribute"
+        )
+    if isinstance(config, ViTConfig):
+        raise InputError("the model must be one of text, got one of images: give it --image")
+    if isinstance(config, EncoderConfig) and config.classes != len(CLASSES):
+        raise InputError(
+            f"the model must tell {' from '.join(CLASSES)}, got one of {config.classes} classes"
+        )
+
+
+def _named(model: Model, probabilities: NDArray[np.float64]) -> dict[str, float]:
+    """Name the classes, or the likeliest tokens."""
+    if model.config.head == "classification":
+        return dict(zip(model.config.labels, probabilities.tolist(), strict=True))
+    known = min(len(model.text), len(probabilities))
+    likeliest = np.argsort(-probabilities[:known], kind="stable")[:SHOWN]
+    names = [token.replace("Ġ", " ").strip() or token for token in model.text.decode(likeliest)]
+    entries = zip(names, model.text.decode(likeliest), probabilities[likeliest], strict=True)
+    # A word with and without the space before it are two tokens.
+    return {
+        name if names.count(name) == 1 else token: float(value) for name, token, value in entries
+    }
 
 
 def with_cuts(explanation: Explanation, wanted: Sequence[str]) -> Explanation:
@@ -183,46 +199,19 @@ def with_cuts(explanation: Explanation, wanted: Sequence[str]) -> Explanation:
         If the sentence has no such token.
     """
     tokens = [token.text for token in explanation.tokens]
-    cuts = bottlenecks(explanation.attention, tokens, wanted, RESIDUAL)
+    cuts = bottlenecks(explanation.attention, tokens, wanted, RESIDUAL, explanation.readout)
     return dataclasses.replace(explanation, cuts=cuts)
 
 
-def _read(text: str, model: Model) -> tuple[Token, ...]:
-    """Split a sentence into words and look each one up."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(f"the sentence {text!r} must be valid Unicode text") from error
-    words = text.split()
-    if not words:
-        raise InputError("a sentence must have at least one word, got an empty one")
-    if len(words) + 1 > model.config.positions:
-        raise InputError(
-            f"a sentence must be at most {model.config.positions - 1} words for this model, got "
-            f"{len(words)}: {' '.join(words[:5])} ..."
-        )
-    first = Token(SPECIAL_TOKENS[1], SPECIAL_TOKENS[1], True)
-    return (first, *_look_up(words, model))
-
-
-def _look_up(words: Iterable[str], model: Model) -> Iterable[Token]:
-    for word in words:
-        # Special tokens are no words: a sentence that spells one must not be read as padding.
-        tries = [
-            form
-            for form in (word, word.lower())
-            if form in model.tokenizer and form not in SPECIAL_TOKENS
-        ]
-        yield Token(word, tries[0] if tries else SPECIAL_TOKENS[UNK], bool(tries))
-
-
-def _flow(attention: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the ``[CLS]`` row of flow for every layer, and where the top one is at its bound.
+def _flow(
+    attention: NDArray[np.float32], readout: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the readout's row of flow for every layer, and where the top one is at its bound.
 
     What `jaxflow.flow` and `jaxflow.saturation` say, without the kernel that they would compile.
     """
     edges, _ = graph_edges(attention, RESIDUAL, "mean", None)
-    rows = flow_rows_scaled(edges, READOUT)
+    rows = flow_rows_scaled(edges, readout)
     slack = TOLERANCE + len(edges) * np.abs(edges.sum(-1) - 1).max()
     return rows, rows[-1] >= np.minimum(1.0, edges[0].sum(0)) - slack
 

@@ -99,6 +99,9 @@ class BertConfig(ConfigRecord):
                 f"{self.head}"
             )
 
+        if self.pooler and self.head != "none":
+            raise InputError("pooler must be False for a model with a head, got True")
+
     @property
     def classes(self) -> int:
         """Number of classes."""

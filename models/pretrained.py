@@ -19,7 +19,15 @@ from jaxflow.models.config import Head
 from jaxflow.models.files import write_files
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.model import Model
-from jaxflow.models.names import PREFIXES, Rule, not_needed, rules, to_ours, to_published
+from jaxflow.models.names import (
+    COPIES,
+    PREFIXES,
+    Rule,
+    not_needed,
+    rules,
+    to_ours,
+    to_published,
+)
 from jaxflow.models.published import kind_of, read_published, write_published
 from jaxflow.models.subword import ROLES, SubwordTokenizer, read_tokenizer
 from jaxflow.models.tokenizer import WordTokenizer
@@ -114,7 +122,7 @@ def _without_prefix(prefix: str, weights: Weights) -> dict[str, str]:
             plain = plain.replace("LayerNorm.gamma", "LayerNorm.weight")
             plain = plain.replace("LayerNorm.beta", "LayerNorm.bias")
         names[plain] = name
-    return names
+    return names | {name: names[copy] for copy, name in COPIES.items() if copy in names}
 
 
 def _classes(weights: Weights, names: dict[str, str]) -> int | None:
@@ -201,6 +209,8 @@ def with_head(
     Model
         A new one; the model given is left as it is.
     """
+    if isinstance(model.config, BertConfig) and head != "none":
+        changes["pooler"] = False  # a head has its own, or none
     config = dataclasses.replace(
         model.config,  # type: ignore[type-var]
         head=head,
@@ -245,6 +255,9 @@ def save_pretrained(folder: Path, model: Model) -> None:
         parts = to_published(rule, np.asarray(flat[rule.ours]))
         for name, part in zip(rule.published, parts, strict=True):
             tensors[f"{prefix if rule.backbone else ''}{name}"] = part
+    for copy, name in COPIES.items():
+        if name in tensors and f"{copy.removesuffix('bias')}weight" in tensors:  # a decoder apart
+            tensors[copy] = tensors[name]
     content = {"model.safetensors": save(tensors, metadata={"format": "pt"})}
     if isinstance(config, ViTConfig):
         content["preprocessor_config.json"] = _bytes(_image_settings(config))

@@ -68,14 +68,16 @@ def training_figures(journey: Journey) -> Figures:
 
 
 def sentence_figures(sentence: SentenceMaps, residual: float = 0.5) -> Figures:
-    """Draw one sentence: maps of every layer, the first token's rows, the graph and the bars."""
-    tokens, maps = sentence.tokens, sentence.maps
+    """Draw one sentence: maps of every layer, the readout's rows, the graph and the bars."""
+    tokens, maps, source = sentence.tokens, sentence.maps, sentence.readout
+    graph = jaxflow.attention_graph(sentence.attention, residual=residual)
+    title = f"{tokens[source]} over the layers"
     return {
         "maps-raw": draw_layer_maps(maps["raw"], tokens, title="Raw attention", residual=False),
         "maps-rollout": draw_layer_maps(maps["rollout"], tokens, title="Attention rollout"),
         "maps-flow": draw_layer_maps(maps["flow"], tokens, title="Attention flow"),
-        "readout": draw_readout(maps, tokens, title=f"{tokens[0]} over the layers"),
-        "graph": draw_graph(jaxflow.attention_graph(sentence.attention, residual=residual), tokens),
+        "readout": draw_readout(maps, tokens, source=source, title=title),
+        "graph": draw_graph(graph, tokens, source=source),
         "bars": draw_token_bars(sentence.scores, tokens),
     }
 

@@ -24,19 +24,22 @@ class SentenceMaps:
     Attributes
     ----------
     tokens
-        The n tokens, the one read out first.
+        The n tokens.
     attention
         ``[L, H, n, n]``.
     maps
         ``raw``, ``rollout`` and ``flow`` -> float64 token attention ``[L, n, n]``.
     scores
         Method -> float64 ``[n]``, what it says of each token in the end.
+    readout
+        The token that the prediction is read off.
     """
 
     tokens: tuple[str, ...]
     attention: NDArray[np.floating]
     maps: Mapping[str, NDArray[np.float64]]
     scores: Mapping[str, NDArray[np.float64]]
+    readout: int = 0
 
 
 def sentence_maps(explanation: Explanation, residual: float = 0.5) -> SentenceMaps:
@@ -59,4 +62,5 @@ def sentence_maps(explanation: Explanation, residual: float = 0.5) -> SentenceMa
             "flow": np.asarray(jaxflow.flow(attention, residual=residual)),
         },
         scores=dict(explanation.scores),
+        readout=explanation.readout,
     )

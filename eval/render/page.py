@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from jaxflow.errors import InputError
 from jaxflow.eval.explanation import METHODS, RESIDUAL, Explanation
-from jaxflow.eval.protocol import READOUT
 from jaxflow.eval.render.shade import NOTE, ink, relative, shade, visible
 from jaxflow.eval.render.terminal import headline, notes
 from jaxflow.eval.text import short
@@ -88,7 +87,7 @@ def _content(explanation: Explanation) -> Content:
             if name not in explanation.layers
         },
         residual=RESIDUAL,
-        source=READOUT,
+        source=explanation.readout,
     )
 
 

@@ -24,11 +24,12 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
 
         ================= =========================================================
         ``text``          the sentence as given
-        ``prediction``    ``"singular"`` or ``"plural"``
+        ``prediction``    the likeliest class or token: ``"singular"`` or ``"plural"``
         ``probabilities`` ``{"singular": p, "plural": p}``
-        ``tokens``        n objects ``{"text", "seen", "known"}``, ``[CLS]`` first
+        ``tokens``        n objects ``{"text", "seen", "known"}``
+        ``readout``       index of the token that the prediction is read off, of ``[CLS]`` 0
         ``unknown``       the words that the vocabulary does not have
-        ``scores``        method -> n numbers, top layer, ``[CLS]`` row
+        ``scores``        method -> n numbers, top layer, readout row
         ``agreement``     method -> method -> Spearman's correlation, null where undefined
         ``layers``        ``raw``, ``rollout``, ``flow`` -> L lists of n numbers, bottom first
         ``saturated``     n booleans: flow is at the bound of its token
@@ -60,6 +61,7 @@ def _sentence(explanation: Explanation) -> dict[str, Any]:
         "prediction": explanation.prediction,
         "probabilities": plain(explanation.probabilities),
         "tokens": plain(explanation.tokens),
+        "readout": explanation.readout,
         "unknown": list(explanation.unknown),
         "scores": plain(explanation.scores),
         "agreement": agreement,

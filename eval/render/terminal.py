@@ -28,7 +28,8 @@ def notes(explanation: Explanation) -> list[str]:
     lines = []
     if explanation.unknown:
         words = ", ".join(visible(word) for word in explanation.unknown)
-        lines.append(f"Not in the vocabulary, read as [UNK]: {words}")
+        seen = next(token.seen for token in explanation.tokens if not token.known)
+        lines.append(f"Not in the vocabulary, read as {visible(seen)}: {words}")
     lowered = [
         f"{visible(token.text)} as {visible(token.seen)}"
         for token in explanation.tokens
@@ -56,18 +57,14 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from jaxflow.models.tokenizer import CLS, SPECIAL_TOKENS
-
     def write(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
     write(visible(explanation.text), "bold")
     write(f"prediction: {headline(explanation)}")
     top = len(explanation.attention)
-    write(
-        f"raw attention, rollout and flow: of {SPECIAL_TOKENS[CLS]} after layer {top}, the top one",
-        "dim",
-    )
+    readout = visible(explanation.tokens[explanation.readout].text)
+    write(f"raw attention, rollout and flow: of {readout} after layer {top}, the top one", "dim")
 
     table = Table(box=None, pad_edge=False)
     table.add_column("token", no_wrap=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.eval.saved_attention import Attribution
+    from jaxflow.eval.saved_attention import Attribution, SavedAttention
 
 __all__ = ["Attribute"]
 
@@ -20,14 +20,20 @@ TOP = 5  # tokens that the summary names
 
 @dataclasses.dataclass(frozen=True)
 class Attribute:
-    """Work out token attention for an attention that any framework saved.
+    """Work out token attention for an attention that any framework saved, or that a model pays.
 
     The file holds an array 'attention' [..., layers, heads, tokens, tokens], optionally 'mask'
-    [..., tokens] (boolean, true at real tokens) and 'tokens' [..., tokens] (text or numbers).
+    [..., tokens] (boolean, true at real tokens) and 'tokens' [..., tokens] (text or numbers). With
+    --model it is a text, a sentence a line, and the attention is the model's.
     """
 
     attention_file: tyro.conf.Positional[Path]
-    """The npz file."""
+    """The npz file, or the text."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    """A model to read the text: a folder of a run or a published model, or a name on the Hugging
+    Face hub."""
+    words: bool = False
+    """Join the pieces of a word, with --model."""
     method: Literal["raw", "rollout", "flow", "head-rollout"] = "rollout"
     """How attention is followed through the layers."""
     out: Path | None = None
@@ -61,14 +67,32 @@ class Attribute:
             threads=self.threads,
         )
         source = self.attention_file
-        out = self.out or source.with_name(f"{source.name.removesuffix('.npz')}.{self.method}.npz")
+        if self.words and self.model is None:
+            raise InputError("words has no meaning without --model: leave it out")
+        stem = source.stem if self.model else source.name.removesuffix(".npz")
+        out = self.out or source.with_name(f"{stem}.{self.method}.npz")
         if out.absolute() == source.absolute() or (out.exists() and out.samefile(source)):
             raise InputError(f"out must be another file than {source}, which it would replace")
-        result = attribute(read_attention(source), options)
+        saved = read_attention(source) if self.model is None else self._attention()
+        result = attribute(saved, options)
         write_attribution(out, result)
         for line in summary(result):
             print(line)
         print(f"wrote {out}")
+
+    def _attention(self) -> SavedAttention:
+        """Return the model's attention in the file's sentences."""
+        import jaxflow.commands.progress as progress
+        from jaxflow.commands.naming import named_model
+        from jaxflow.commands.sentences import read_sentences
+        from jaxflow.eval.model_attention import attention_of
+
+        sentences = read_sentences(self.attention_file)
+        if not sentences:
+            raise InputError(f"{self.attention_file} must hold a sentence a line, got none")
+        model = named_model(None, self.model)
+        with progress.counting("reading") as report:
+            return attention_of(model, sentences, words=self.words, report=report)
 
 
 def summary(result: Attribution) -> list[str]:

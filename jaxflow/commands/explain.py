@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from jaxflow.commands.naming import named_model
+from jaxflow.commands.sentences import read_sentences
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,10 +26,12 @@ PICTURED = 20  # sentences that one picture has room for
 class Explain:
     """Say which tokens a prediction came from, by every method.
 
-    The model predicts whether the verb that comes next is singular or plural. Words, and
-    punctuation too, are separated by spaces. Without --html, --png and --json it prints tables;
-    --json's schema is in jaxflow.eval.render.record. Nothing needs to be trained: a model comes
-    with jaxflow.
+    The model that comes with jaxflow predicts whether the verb that comes next is singular or
+    plural; for it, and for runs of jaxflow train, words, and punctuation too, are separated by
+    spaces. --model takes a published model instead: BERT, DistilBERT, RoBERTa or GPT-2, with
+    classes or as a language model (write [MASK] for a masked one). Without --html, --png and --json
+    it prints tables; --json's schema is in jaxflow.eval.render.record. Blank-out runs the model
+    once for every token: long texts take as much longer.
     """
 
     sentences: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -38,6 +42,11 @@ class Explain:
     run_folder: Annotated[str | None, tyro.conf.arg(name="run", metavar="PATH")] = None
     """A folder that jaxflow train or jaxflow export wrote; by default the model that comes with
     jaxflow."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    """A published model: its folder, with config.json and model.safetensors, or its name on the
+    Hugging Face hub."""
+    words: bool = False
+    """Join the pieces of a word, for a published model."""
     cut: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Say what holds the flow to this token down: a word of the sentence or its index from 0.
     May be given several times, and takes half a minute the first time on a new installation."""
@@ -82,11 +91,10 @@ class Explain:
         import jaxflow.commands.progress as progress
         from jaxflow.commands.compiled import kept_programs
         from jaxflow.eval.explanation import explainer, with_cuts
-        from jaxflow.models import load
-        from jaxflow.models.shipped import shipped_model
 
         with kept_programs():
-            explain = explainer(load(self.run_folder or shipped_model()))
+            model = named_model(self.run_folder, self.model)
+            explain = explainer(model, words=self.words)
             if len(sentences) == 1:
                 explanations = [explain(sentences[0])]
             else:
@@ -102,18 +110,7 @@ class Explain:
     def _all_sentences(self) -> list[str]:
         sentences = list(self.sentences)
         if self.file is not None:
-            standard = str(self.file) == "-"
-            try:
-                data = sys.stdin.buffer.read() if standard else self.file.read_bytes()
-                text = data.decode("utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or error
-                name = "standard input" if standard else self.file
-                raise InputError(
-                    f"{name} must be text, a sentence a line, and cannot be read: {reason}"
-                ) from error
-            # Only line ends: some text has other characters that Python takes for one.
-            sentences += [line.strip("\r") for line in text.split("\n") if line.strip()]
+            sentences += read_sentences(self.file)
         if self.png is not None and len(sentences) > PICTURED:
             raise InputError(
                 f"png must be asked for at most {PICTURED} sentences, got {len(sentences)}: a "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from jaxflow.commands.naming import named_model
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class Figures:
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder; by default run/ in RESULTS or the folder above, as those commands leave
     it, else the model that comes with jaxflow."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    """A published model for the figures of a sentence: its folder or its name on the hub."""
+    words: bool = False
+    """Join the pieces of a word, for a published model."""
     sentence: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A sentence up to its verb; may be given several times. By default "the key to the
     cabinets"."""
@@ -53,7 +58,6 @@ class Figures:
         )
         from jaxflow.eval.figures.results import read_journey, read_tables
         from jaxflow.eval.scores import SentenceScores
-        from jaxflow.models.shipped import shipped_model
 
         formats = self.format.split(",")
         check_formats(formats)
@@ -71,9 +75,9 @@ class Figures:
         else:
             left_out.append("training: no folder of a run with metrics.jsonl is beside or named")
         try:
-            figures |= self._of_sentences(run or shipped_model())
+            figures |= self._of_sentences(run)
         except InputError as error:
-            if run is not None or self.sentence:
+            if run is not None or self.sentence or self.model:
                 raise
             left_out.append(f"a sentence: {error}")
         for path in write_figures(out, figures, formats):
@@ -88,13 +92,14 @@ class Figures:
                 return place
         return None
 
-    def _of_sentences(self, run: Path) -> dict[str, Figure]:
+    def _of_sentences(self, run: Path | None) -> dict[str, Figure]:
         from jaxflow.eval.explanation import explainer
         from jaxflow.eval.figures.catalogue import sentence_figures
         from jaxflow.eval.figures.sentence import sentence_maps
-        from jaxflow.models import load
 
-        explain = explainer(load(run))
+        # A run that lies beside the results is theirs; a model that is named comes first.
+        model = named_model(run if self.run_folder or not self.model else None, self.model)
+        explain = explainer(model, words=self.words)
         sentences = self.sentence or (SENTENCE,)
         figures = {}
         for number, sentence in enumerate(sentences, start=1):

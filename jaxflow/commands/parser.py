@@ -14,6 +14,7 @@ from jaxflow.commands.evaluate import Evaluate
 from jaxflow.commands.explain import Explain
 from jaxflow.commands.export import Export
 from jaxflow.commands.figures import Figures
+from jaxflow.commands.pronouns import ReproducePronouns
 from jaxflow.commands.reproduce import Reproduce
 from jaxflow.commands.subject_mass import CompareSubjects
 from jaxflow.commands.train import Train
@@ -31,6 +32,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "attribute": Attribute,
     "benchmark": Benchmark,
     "subject-mass": CompareSubjects,
+}
+
+#: Further experiments of ``jaxflow reproduce``, by the word that follows it.
+STUDIES: dict[str, Callable[..., Any]] = {
+    "pronouns": ReproducePronouns,
 }
 
 
@@ -51,16 +57,26 @@ def parse(arguments: list[str]) -> Command:
     """
     import tyro
 
+    manner = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     complaint = io.StringIO()
+    command: Command
     try:
         with contextlib.redirect_stderr(complaint):
-            command: Command = tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="jaxflow",
-                description="Which input tokens a Transformer's output came from.",
-                args=arguments or ["--help"],
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-            )
+            if arguments[:1] == ["reproduce"] and arguments[1:2] and arguments[1] in STUDIES:
+                command = tyro.cli(
+                    STUDIES[arguments[1]],
+                    prog=f"jaxflow reproduce {arguments[1]}",
+                    args=arguments[2:],
+                    config=manner,
+                )
+            else:
+                command = tyro.extras.subcommand_cli_from_dict(
+                    COMMANDS,
+                    prog="jaxflow",
+                    description="Which input tokens a Transformer's output came from.",
+                    args=arguments or ["--help"],
+                    config=manner,
+                )
     except SystemExit as end:
         if end.code in (0, None):
             raise

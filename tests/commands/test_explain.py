@@ -68,7 +68,7 @@ def run(tmp_path_factory, model):
 @pytest.fixture
 def prepared(explain, monkeypatch):
     """Spare the command what a test before it has compiled."""
-    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda model: explain)
+    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda model, words: explain)
 
 
 def test_scores_are_those_of_the_public_functions_without_padding(model, explain):
@@ -153,7 +153,7 @@ def test_json_is_strict_and_complete(run, capsys):
     for sentence in record["sentences"]:
         assert set(sentence) == {
             "text", "prediction", "probabilities", "tokens", "unknown", "scores", "agreement",
-            "layers", "saturated", "cuts",
+            "layers", "saturated", "cuts", "readout",
         }  # fmt: skip
         assert sentence["cuts"] == []
         n = len(sentence["text"].split()) + 1

@@ -37,7 +37,7 @@ def explained(monkeypatch):
         words = [SimpleNamespace(text=word) for word in maps.tokens]
         return SimpleNamespace(tokens=words, attention=maps.attention, scores=maps.scores)
 
-    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda model: explain)
+    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda model, words: explain)
     monkeypatch.setattr("jaxflow.models.load", seen.runs.append)
     return seen
 

@@ -220,9 +220,11 @@ def test_maps_of_an_explanation():
         tokens=[SimpleNamespace(text=word) for word in "abcd"],
         attention=attention,
         scores={"raw": np.arange(4.0)},
+        readout=2,
     )
     found = sentence_maps(explanation)
     assert found.tokens == ("a", "b", "c", "d")
+    assert found.readout == 2
     np.testing.assert_allclose(found.maps["raw"], attention.mean(1), rtol=1e-6)
     step = [0.5 * layer.mean(0) + 0.5 * np.eye(4) for layer in attention.astype(np.float64)]
     np.testing.assert_allclose(found.maps["rollout"][2], step[2] @ step[1] @ step[0], rtol=1e-9)

@@ -1,0 +1,215 @@
+"""How a model reads a text: its tokens, the words they are pieces of, and where it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.models import Model, WordTokenizer
+from jaxflow.models.subword import ROLES
+from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK, Pieces
+
+__all__ = ["Reading", "Token", "blank_id", "reader", "with_mask_token"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """A token as it was written and as the model read it.
+
+    Attributes
+    ----------
+    text
+        The word of the sentence, the piece of one (``##ing`` goes on with a word), or a special
+        token.
+    seen
+        What the vocabulary has for it: the same, the same in lower case, or the token for unknown
+        words where it has neither.
+    known
+        Whether the vocabulary has it.
+    """
+
+    text: str
+    seen: str
+    known: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A text as a model reads it: n tokens, shown as m units.
+
+    Attributes
+    ----------
+    ids
+        The n tokens' numbers.
+    units
+        The m units: the tokens themselves, or the words that they are joined to.
+    members
+        The unit of each token.
+    place
+        The token that the model's answer is read off.
+    """
+
+    ids: tuple[int, ...]
+    units: tuple[Token, ...]
+    members: tuple[int, ...]
+    place: int
+
+    @property
+    def readout(self) -> int:
+        """The unit that the model's answer is read off."""
+        return self.members[self.place]
+
+    def padded(self, length: int, pad_id: int | None) -> NDArray[np.int32]:
+        """Return the tokens' numbers, int32 ``[length]``."""
+        ids = np.full(length, pad_id or 0, np.int32)
+        ids[: len(self.ids)] = self.ids
+        return ids
+
+
+def blank_id(model: Model) -> int:
+    """Return the number that a token is replaced by in blank-out.
+
+    That of unknown words, as in the paper; of a hidden token where the vocabulary has none.
+
+    Raises
+    ------
+    InputError
+        If the tokenizer has neither.
+    """
+    tokenizer = model.text
+    number = tokenizer.mask_id if tokenizer.unk_id is None else tokenizer.unk_id
+    if number is None:
+        raise InputError(
+            "the tokenizer must have a token for unknown words or a mask token to blank words out, "
+            "and has neither: name one in its tokenizer_config.json (unk_token)"
+        )
+    return number
+
+
+def with_mask_token(text: str, model: Model) -> str:
+    """Write the model's own mask token for ``[MASK]``."""
+    mask_id = model.text.mask_id
+    return text if mask_id is None else text.replace("[MASK]", model.text.decode([mask_id])[0])
+
+
+def reader(model: Model, *, words: bool = False, answer: bool = True) -> Callable[[str], Reading]:
+    """Prepare a model for reading texts.
+
+    Parameters
+    ----------
+    model
+        A model of text.
+    words
+        Whether pieces of one word are joined to one unit.
+    answer
+        Whether the model is to answer: without, the place is that of the first token.
+
+    Returns
+    -------
+    callable
+        From a text to its `Reading`. It raises `InputError` for a text that is empty, too long for
+        the model or not valid Unicode, and, for a masked language model, without one mask token.
+    """
+    if isinstance(model.text, WordTokenizer):
+        return lambda text: _whole_words(text, model)
+    return lambda text: _pieces(text, model, words, answer)
+
+
+def _check(text: str, size: int, model: Model, unit: str, special: int) -> None:
+    if size > model.config.positions:
+        raise InputError(
+            f"a sentence must be at most {model.config.positions - special} {unit} for this model, "
+            f"got {size - special}: {' '.join(text.split()[:5])} ..."
+        )
+
+
+def _valid(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the sentence {text!r} must be valid Unicode text") from error
+    if not text.split():
+        raise InputError("a sentence must have at least one word, got an empty one")
+
+
+def _whole_words(text: str, model: Model) -> Reading:
+    _valid(text)
+    words = text.split()
+    _check(text, len(words) + 1, model, "words", 1)
+    first = Token(SPECIAL_TOKENS[1], SPECIAL_TOKENS[1], True)
+    units = (first, *_look_up(words, model.text))
+    ids = model.text.encode(" ".join(unit.seen for unit in units[1:]))
+    return Reading(tuple(ids), units, tuple(range(len(ids))), 0)
+
+
+def _look_up(words: Iterable[str], tokenizer: Any) -> Iterable[Token]:
+    for word in words:
+        # Special tokens are no words: a sentence that spells one must not be read as padding.
+        tries = [
+            form
+            for form in (word, word.lower())
+            if form in tokenizer and form not in SPECIAL_TOKENS
+        ]
+        yield Token(word, tries[0] if tries else SPECIAL_TOKENS[UNK], bool(tries))
+
+
+def _pieces(text: str, model: Model, words: bool, answer: bool) -> Reading:
+    _valid(text)
+    text = with_mask_token(text, model)
+    read = model.text.read(text)
+    special = sum(word is None for word in read.words)
+    _check(text, len(read.ids), model, "word pieces", special)
+    place = _place(read, model) if answer else 0
+    if not words:
+        units = tuple(_token(text, read, [number], model) for number in range(len(read.ids)))
+        return Reading(read.ids, units, tuple(range(len(read.ids))), place)
+    members: list[int] = []
+    groups: list[list[int]] = []
+    for number, word in enumerate(read.words):
+        if word is None or number == 0 or word != read.words[number - 1]:
+            groups.append([])
+        groups[-1].append(number)
+        members.append(len(groups) - 1)
+    units = tuple(_token(text, read, group, model) for group in groups)
+    return Reading(read.ids, units, tuple(members), place)
+
+
+def _place(read: Pieces, model: Model) -> int:
+    if model.config.head == "lm" or (model.config.head != "masked-lm" and _is_causal(model)):
+        return len(read.ids) - 1
+    if model.config.head != "masked-lm":
+        return 0
+    places = [place for place, number in enumerate(read.ids) if number == model.text.mask_id]
+    if len(places) != 1:
+        raise InputError(
+            "a sentence for a masked language model must have one [MASK], got "
+            f"{len(places)}: write it in the place of the word to be predicted"
+        )
+    return places[0]
+
+
+def _is_causal(model: Model) -> bool:
+    return type(model.config).__name__ == "Gpt2Config"
+
+
+def _token(text: str, read: Pieces, group: list[int], model: Model) -> Token:
+    """Show one unit: what stands in the text for its tokens."""
+    entries = [read.tokens[number] for number in group]
+    ids = [read.ids[number] for number in group]
+    begin, end = read.spans[group[0]][0], read.spans[group[-1]][1]
+    written = text[begin:end].strip()
+    tokenizer = model.text
+    roles = {getattr(tokenizer, f"{role}_id") for role in ROLES if role != "unk"}
+    if not written or ids[0] in roles:  # special tokens, and pieces of a character
+        return Token(written or entries[0], entries[0], True)
+    if tokenizer.unk_id in ids and read.words[group[0]] is not None and written != entries[0]:
+        return Token(written, tokenizer.decode([tokenizer.unk_id or 0])[0], False)
+    if len(group) == 1 and entries[0].startswith("##"):
+        return Token(f"##{written}", entries[0], True)
+    bare = "".join(entry.removeprefix("##") for entry in entries)
+    return Token(written, bare if bare == written.lower() else written, True)
