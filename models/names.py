@@ -18,7 +18,16 @@ from jaxflow.models.bert import BertConfig
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.vit import ViTConfig
 
-__all__ = ["PREFIXES", "PublishedConfig", "Rule", "not_needed", "rules", "to_ours", "to_published"]
+__all__ = [
+    "COPIES",
+    "PREFIXES",
+    "PublishedConfig",
+    "Rule",
+    "not_needed",
+    "rules",
+    "to_ours",
+    "to_published",
+]
 
 PublishedConfig = BertConfig | Gpt2Config | ViTConfig
 
@@ -29,6 +38,12 @@ PREFIXES = {
     "roberta": "roberta.",
     "gpt2": "transformer.",
     "vit": "vit.",
+}
+
+#: Tensors that a checkpoint may hold a second time under a name that then counts, if they differ.
+COPIES = {
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "lm_head.decoder.bias": "lm_head.bias",
 }
 
 Layout = Literal["same", "transposed", "joined", "patches", "one row", "one image"]

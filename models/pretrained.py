@@ -103,7 +103,7 @@ def read_pretrained(folder: Path, head: Head | None = None) -> Model:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the model's file {path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"the model's file {path} must be one JSON object")
@@ -115,12 +115,14 @@ def _without_prefix(prefix: str, weights: Weights) -> dict[str, str]:
 
     Norms of the oldest checkpoints have gamma and beta for weight and bias.
     """
-    names = {}
+    names: dict[str, str] = {}
     for name in weights.shapes:
         plain = name.removeprefix(prefix)
         if plain.endswith(("LayerNorm.gamma", "LayerNorm.beta")):
             plain = plain.replace("LayerNorm.gamma", "LayerNorm.weight")
             plain = plain.replace("LayerNorm.beta", "LayerNorm.bias")
+        if plain in names:
+            raise InputError(f"a tensor must have one name, got {names[plain]} and {name}")
         names[plain] = name
     return names | {name: names[copy] for copy, name in COPIES.items() if copy in names}
 

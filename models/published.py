@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,8 +53,9 @@ _ONLY: dict[str, Any] = {
     "embedding_size": None,
 }
 
-#: Sizes beyond these are refused before anything is read for them.
+#: Sizes beyond these are refused before anything is made for them.
 _LARGEST = 1 << 24
+_MOST_LAYERS, _MOST_CLASSES, _MOST_CHANNELS = 1 << 10, 1 << 20, 1 << 10
 
 
 def kind_of(config: PublishedConfig) -> str:
@@ -93,7 +95,7 @@ def read_published(
         heads, relative positions, cross-attention), or a size is missing or impossible.
     """
     kind = fields.get("model_type")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(
             f"model_type must be one of {', '.join(KINDS)}, got {kind!r}: other architectures are "
             "not built here"
@@ -137,9 +139,9 @@ def _head(kind: str, fields: Mapping[str, Any]) -> Head:
 def _labels(fields: Mapping[str, Any], classes: int | None) -> tuple[str, ...]:
     named = fields.get("id2label")
     if named is None:
-        count = fields.get("num_labels", classes if classes is not None else 2)
-        if not isinstance(count, int) or not 1 <= count <= _LARGEST:
-            raise InputError(f"num_labels must be a whole number of at least 1, got {count!r}")
+        count = _size(
+            fields, "num_labels", classes if classes is not None else 2, largest=_MOST_CLASSES
+        )
         return tuple(f"LABEL_{number}" for number in range(count))
     try:
         labels = {int(number): str(label) for number, label in named.items()}
@@ -150,10 +152,12 @@ def _labels(fields: Mapping[str, Any], classes: int | None) -> tuple[str, ...]:
     return tuple(labels[number] for number in range(len(labels)))
 
 
-def _size(fields: Mapping[str, Any], name: str, default: int | None = None) -> int:
+def _size(
+    fields: Mapping[str, Any], name: str, default: int | None = None, *, largest: int = _LARGEST
+) -> int:
     value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        raise InputError(f"{name} must be a whole number from 0 to {_LARGEST:,}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+        raise InputError(f"{name} must be a whole number from 0 to {largest:,}, got {value!r}")
     return value
 
 
@@ -161,9 +165,25 @@ def _rate(fields: Mapping[str, Any], name: str, default: float) -> float:
     value = fields.get(name, default)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name} must be a number, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")
     return float(value)
+
+
+def _flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = fields.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def _channel_values(images: Mapping[str, Any], name: str, channels: int) -> tuple[float, ...]:
+    values = images.get(name, (0.5,) * channels)
+    if not isinstance(values, list | tuple) or not all(
+        isinstance(value, int | float) and math.isfinite(value) for value in values
+    ):
+        raise InputError(f"{name} must be a list of numbers, got {values!r}")
+    return tuple(values)
 
 
 def _bert(
@@ -173,7 +193,7 @@ def _bert(
     positions = _size(fields, "max_position_embeddings", 512)
     if kind == "distilbert":
         sizes = {
-            "layers": _size(fields, "n_layers", 6),
+            "layers": _size(fields, "n_layers", 6, largest=_MOST_LAYERS),
             "heads": _size(fields, "n_heads", 12),
             "width": _size(fields, "dim", 768),
             "hidden_width": _size(fields, "hidden_dim", 3072),
@@ -186,7 +206,7 @@ def _bert(
         manner = {"activation": fields.get("activation", "gelu"), "epsilon": 1e-12}
     else:
         sizes = {
-            "layers": _size(fields, "num_hidden_layers", 12),
+            "layers": _size(fields, "num_hidden_layers", 12, largest=_MOST_LAYERS),
             "heads": _size(fields, "num_attention_heads", 12),
             "width": _size(fields, "hidden_size", 768),
             "hidden_width": _size(fields, "intermediate_size", 3072),
@@ -209,7 +229,7 @@ def _bert(
         token_types=0 if kind == "distilbert" else _size(fields, "type_vocab_size", 2),
         labels=labels,
         pooler=pooler and head == "none" and kind != "distilbert",
-        tied=bool(fields.get("tie_word_embeddings", True)),
+        tied=_flag(fields, "tie_word_embeddings", True),
         pad_id=pad_id,
         **sizes,
         **rates,  # type: ignore[arg-type]
@@ -225,7 +245,7 @@ def _gpt2(fields: Mapping[str, Any], head: Head, labels: tuple[str, ...]) -> Gpt
         head=head,
         vocabulary=_size(fields, "vocab_size", 50_257),
         positions=_size(fields, "n_positions", 1024),
-        layers=_size(fields, "n_layer", 12),
+        layers=_size(fields, "n_layer", 12, largest=_MOST_LAYERS),
         heads=_size(fields, "n_head", 12),
         width=width,
         hidden_width=4 * width if inner is None else _size(fields, "n_inner"),
@@ -235,7 +255,7 @@ def _gpt2(fields: Mapping[str, Any], head: Head, labels: tuple[str, ...]) -> Gpt
         dropout=_rate(fields, "resid_pdrop", 0.1),
         attention_dropout=_rate(fields, "attn_pdrop", 0.1),
         embedding_dropout=_rate(fields, "embd_pdrop", 0.1),
-        tied=bool(fields.get("tie_word_embeddings", True)),
+        tied=_flag(fields, "tie_word_embeddings", True),
         pad_id=None if pad_id is None else _size(fields, "pad_token_id"),
     )
 
@@ -243,20 +263,20 @@ def _gpt2(fields: Mapping[str, Any], head: Head, labels: tuple[str, ...]) -> Gpt
 def _vit(
     fields: Mapping[str, Any], head: Head, labels: tuple[str, ...], images: Mapping[str, Any]
 ) -> ViTConfig:
-    channels = _size(fields, "num_channels", 3)
+    channels = _size(fields, "num_channels", 3, largest=_MOST_CHANNELS)
     side = fields.get("image_size", 224)
-    image = (side, side) if isinstance(side, int) else tuple(side)
+    image = tuple(side) if isinstance(side, list) else (side, side)
     if len(image) != 2 or not all(isinstance(part, int) and 1 <= part <= 1 << 16 for part in image):
         raise InputError(f"image_size must be one or two whole numbers of pixels, got {side!r}")
     patch = fields.get("patch_size", 16)
-    if isinstance(patch, list) and len(set(patch)) == 1:
+    if isinstance(patch, list) and patch == patch[:1] * 2:
         patch = patch[0]
     return ViTConfig(
         head=head,
         image=image,
         patch=_size({"patch_size": patch}, "patch_size"),
         channels=channels,
-        layers=_size(fields, "num_hidden_layers", 12),
+        layers=_size(fields, "num_hidden_layers", 12, largest=_MOST_LAYERS),
         heads=_size(fields, "num_attention_heads", 12),
         width=_size(fields, "hidden_size", 768),
         hidden_width=_size(fields, "intermediate_size", 3072),
@@ -265,8 +285,8 @@ def _vit(
         epsilon=_rate(fields, "layer_norm_eps", 1e-12),
         dropout=_rate(fields, "hidden_dropout_prob", 0.0),
         attention_dropout=_rate(fields, "attention_probs_dropout_prob", 0.0),
-        mean=tuple(images.get("image_mean", (0.5,) * channels)),
-        std=tuple(images.get("image_std", (0.5,) * channels)),
+        mean=_channel_values(images, "image_mean", channels),
+        std=_channel_values(images, "image_std", channels),
         readout=fields.get("jaxflow_readout", "cls"),
     )
 

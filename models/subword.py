@@ -174,7 +174,7 @@ def _settings(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the tokenizer's settings {path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"the tokenizer's settings {path} must be one JSON object")

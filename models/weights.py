@@ -23,6 +23,9 @@ _OTHERS = (
     "flax_model.msgpack",
 )
 _LONGEST_HEADER = 100_000_000
+# What reading JSON of another form than expected may raise.
+_MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_KINDS = ("F16", "BF16", "F32", "F64")
 
 
 class Weights(NamedTuple):
@@ -40,8 +43,23 @@ class Weights(NamedTuple):
     files: dict[str, Any]
 
     def read(self, name: str) -> NDArray[Any]:
-        """Return one tensor, as stored."""
-        tensor: NDArray[Any] = self.files[name].get_tensor(name)
+        """Return one tensor, as stored.
+
+        Raises
+        ------
+        InputError
+            If its numbers are no floating-point ones of 16 bits or more, or cannot be read.
+        """
+        from safetensors import SafetensorError
+
+        kind = self.files[name].get_slice(name).get_dtype()
+        if kind not in _KINDS:
+            raise InputError(f"{name} must be one of {', '.join(_KINDS)}, got {kind}")
+        try:
+            # NumPy knows BF16 because JAX is imported.
+            tensor: NDArray[Any] = self.files[name].get_tensor(name)
+        except SafetensorError as error:
+            raise InputError(f"the tensor {name} cannot be read: {error}") from error
         return tensor
 
 
@@ -88,7 +106,7 @@ def _paths(folder: Path) -> list[Path]:
         raise InputError(f"{folder} must hold {SINGLE} or {INDEX}, and holds neither")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         raise InputError(f"the list of shards {index} is damaged: {error}") from error
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise InputError(f"the list of shards {index} must name files of its folder, got {names}")
@@ -112,7 +130,7 @@ def _damage(path: Path, error: Exception) -> str:
                     for name, entry in header.items()
                     if name != "__metadata__" and 8 + length + entry["data_offsets"][1] > size
                 ]
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, IndexError):
+    except (*_MALFORMED, struct.error):
         pass  # a header that cannot be read is what the error says
     if cut:
         shown = ", ".join(sorted(cut)[:10]) + (f" and {len(cut) - 10} more" if cut[10:] else "")

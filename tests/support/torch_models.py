@@ -1,0 +1,196 @@
+"""Models of the transformers library with random parameters: what ours are held against."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+#: The tiniest sizes that still tell one axis from another, by the names of each architecture.
+SIZES: dict[str, dict[str, Any]] = {
+    "Bert": {
+        "vocab_size": 37,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "max_position_embeddings": 16,
+    },
+    "DistilBert": {
+        "vocab_size": 37,
+        "dim": 24,
+        "n_layers": 2,
+        "n_heads": 3,
+        "hidden_dim": 40,
+        "max_position_embeddings": 16,
+    },
+    "GPT2": {
+        "vocab_size": 37,
+        "n_embd": 24,
+        "n_layer": 2,
+        "n_head": 3,
+        "n_positions": 16,
+        "bos_token_id": 36,
+        "eos_token_id": 36,
+    },
+    "ViT": {
+        "image_size": [8, 12],
+        "patch_size": 4,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+    },
+}
+SIZES["Roberta"] = {**SIZES["Bert"], "type_vocab_size": 1, "max_position_embeddings": 18}
+
+#: Where each block adds what attention read to the stream, in a model without a head.
+PROJECTIONS = {
+    "bert": "encoder.layer.{}.attention.output.dense",
+    "roberta": "encoder.layer.{}.attention.output.dense",
+    "distilbert": "transformer.layer.{}.attention.out_lin",
+    "gpt2": "h.{}.attn.c_proj",
+    "vit": "layers.{}.attention.o_proj",
+}
+
+
+@functools.cache
+def library() -> Any:
+    """Return ``transformers``, told to be quiet; skips where it is not installed."""
+    reason = "transformers and torch are the oracle: pip install 'jaxflow[test]'"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("torch", reason=reason)
+        transformers = pytest.importorskip("transformers", reason=reason)
+        transformers.utils.logging.set_verbosity(50)
+        transformers.utils.logging.disable_progress_bar()
+        for name in ("BertModel", "BertTokenizerFast", "AutoTokenizer", "AutoModel"):
+            getattr(transformers, name)  # their modules are imported here
+    return transformers
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Let the other library warn: its warnings are none of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What one of their models says, as ours would: NumPy, layers on the second axis.
+
+    Attributes
+    ----------
+    logits, pooled
+        As the model returns them; None where it does not.
+    attention, hidden
+        ``[B, L, H, n, n]`` and ``[B, L + 1, n, D]``.
+    """
+
+    logits: np.ndarray | None
+    attention: np.ndarray
+    hidden: np.ndarray
+    pooled: np.ndarray | None
+
+
+def random_model(name: str, changes: Mapping[str, Any], seed: int = 0) -> Any:
+    """Build a model of a class of theirs, every parameter of it drawn at random.
+
+    Scales are such that attention is far from even and each parameter counts.
+    """
+    import torch
+
+    transformers = library()
+    family = name.split("For")[0].split("LM")[0].removesuffix("Model")
+    config = getattr(transformers, f"{family}Config")(**(SIZES[family] | dict(changes)))
+    config._attn_implementation = "eager"
+    with quietly():
+        model = getattr(transformers, name)(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            is_scale = parameter.ndim == 1 and parameter_name.endswith("weight")
+            parameter.copy_(1 + 0.2 * drawn if is_scale else 0.2 * drawn)
+    return model
+
+
+def write(model: Any, folder: Path, **options: Any) -> Path:
+    """Save a model as its library does."""
+    with quietly():
+        model.save_pretrained(folder, **options)
+    return folder
+
+
+def read(folder: Path, name: str) -> Any:
+    """Read a model as its library does, with the class of that name."""
+    with quietly():
+        kind = getattr(library(), name)
+        return kind.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def base(model: Any) -> Any:
+    """Return a model without its head."""
+    return getattr(model, model.base_model_prefix, model)
+
+
+def tell(
+    model: Any, tokens: np.ndarray, mask: np.ndarray | None = None, **inputs: np.ndarray
+) -> Told:
+    """Run one of their models on tokens ``[B, n]``, or on pixels ``[B, height, width, channels]``.
+
+    GPT-2's last hidden state is theirs after the closing norm; what enters that norm is returned.
+    """
+    import torch
+
+    entered = []
+    if model.config.model_type == "gpt2":
+        norm = base(model).ln_f
+        handle = norm.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+    if tokens.ndim == 4:
+        given = {"pixel_values": torch.tensor(tokens).permute(0, 3, 1, 2)}
+    else:
+        given = {"input_ids": torch.tensor(tokens, dtype=torch.long)}
+    if mask is not None:
+        given["attention_mask"] = torch.tensor(mask, dtype=torch.long)
+    given |= {key: torch.tensor(value, dtype=torch.long) for key, value in inputs.items()}
+    with torch.no_grad(), quietly():
+        found = model(**given, output_attentions=True, output_hidden_states=True)
+    hidden = list(found.hidden_states)
+    if entered:
+        handle.remove()
+        hidden[-1] = entered[0]
+    logits = getattr(found, "logits", getattr(found, "prediction_logits", None))
+    pooled = getattr(found, "pooler_output", None)
+    return Told(
+        None if logits is None else logits.numpy(),
+        np.stack([part.numpy() for part in found.attentions], 1),
+        np.stack([part.numpy() for part in hidden], 1),
+        None if pooled is None else pooled.numpy(),
+    )
+
+
+def written_to_the_stream(
+    model: Any, tokens: np.ndarray, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """Return what the attention of each block adds to the stream, ``[B, L, n, D]``."""
+    found = []
+    handles = []
+    encoder = base(model)
+    path = PROJECTIONS[model.config.model_type]
+    for layer in range(model.config.num_hidden_layers):
+        part = encoder.get_submodule(path.format(layer))
+        handles.append(part.register_forward_hook(lambda _, __, given: found.append(given)))
+    tell(model, tokens, mask)
+    for handle in handles:
+        handle.remove()
+    return np.stack([part.numpy().reshape(len(tokens), -1, part.shape[-1]) for part in found], 1)
