@@ -1,0 +1,113 @@
+"""From a picture file to what a vision model takes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.models import Model, ViTConfig
+
+__all__ = ["read_picture", "to_pixels", "vision_config"]
+
+# Modes of 8 bits a channel, or of a palette of such colours; deeper ones Pillow would clip.
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
+
+
+def vision_config(model: Model) -> ViTConfig:
+    """Return the configuration of a model that classifies images.
+
+    Raises
+    ------
+    InputError
+        If it is another model, or a ViT without a classification head.
+    """
+    if not isinstance(model.config, ViTConfig) or model.config.head != "classification":
+        raise InputError(
+            "model must be a vision Transformer that classifies images, got "
+            f"{type(model.config).__name__} with the head {model.config.head}"
+        )
+    return model.config
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read a picture of any format that Pillow knows, the first frame where it has several.
+
+    Turned upright where its camera says how it was held; what is transparent becomes white.
+
+    Returns
+    -------
+    array
+        uint8 ``[height, width, 3]``, red, green and blue.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is no picture, or has more than 8 bits a channel.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # A picture of so many pixels that Pillow warns of an attack is not read at all.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                opened.load()
+                picture = ImageOps.exif_transpose(opened)
+    except UnidentifiedImageError:
+        raise InputError(f"the picture {path} is of no format that can be read") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"the picture {path} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"the picture {path} cannot be read: {reason}") from error
+    if picture.mode not in _MODES:
+        raise InputError(
+            f"the picture {path} must have 8 bits a channel, got Pillow's mode {picture.mode}: "
+            "convert it first"
+        )
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.array(picture.convert("RGB"))
+
+
+def to_pixels(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.float32]:
+    """Resize a picture to the model's size and normalise it.
+
+    Parameters
+    ----------
+    picture
+        uint8 ``[height, width, 3]``.
+    config
+        The model's: 1 channel takes the picture's luminance, 3 its red, green and blue.
+
+    Returns
+    -------
+    array
+        float32 ``[H, W, C]``. The whole picture is taken, so one of other proportions is squashed,
+        as the image processors of published ViTs do it, with the same (bilinear) filter.
+
+    Raises
+    ------
+    InputError
+        If the model has another number of channels.
+    """
+    from PIL import Image
+
+    if config.channels not in (1, 3):
+        raise InputError(
+            f"model must take 1 or 3 channels to read a picture, got {config.channels}"
+        )
+    image: Any = Image.fromarray(picture)
+    image = image.convert("L" if config.channels == 1 else "RGB")
+    height, width = config.image
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    values = np.asarray(image, np.float32).reshape(height, width, config.channels) / 255
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    return np.asarray((values - mean) / std, np.float32)
