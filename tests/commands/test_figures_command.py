@@ -35,7 +35,9 @@ def explained(monkeypatch):
     def explain(text):
         seen.sentences.append(text)
         words = [SimpleNamespace(text=word) for word in maps.tokens]
-        return SimpleNamespace(tokens=words, attention=maps.attention, scores=maps.scores)
+        return SimpleNamespace(
+            tokens=words, attention=maps.attention, scores=maps.scores, readout=0
+        )
 
     monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda model, words: explain)
     monkeypatch.setattr("jaxflow.models.load", seen.runs.append)

@@ -1,0 +1,46 @@
+"""Tiny published models with a tokenizer of word pieces, to be explained; random parameters."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxflow.models import (
+    BertConfig,
+    Gpt2Config,
+    Model,
+    SubwordTokenizer,
+    init,
+    read_tokenizer,
+)
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PIECES = ("the", "key", "##s", "to", "cabinet", "un", "##like", "##ly", "are", ".", "'")
+
+
+def tokenizer() -> SubwordTokenizer:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.txt").write_text("\n".join((*SPECIAL, *PIECES)), encoding="utf-8")
+        found = read_tokenizer(Path(folder))
+    assert found is not None
+    return found
+
+
+def sharpened(params: Any) -> Any:
+    """Larger weights than the first ones, so that no score is lost in rounding."""
+    return jax.tree.map(lambda leaf: leaf * 8 if np.ndim(leaf) > 1 else leaf, params)
+
+
+def tiny(head: str = "classification", *, causal: bool = False, **changes: Any) -> Model:
+    """A model of two layers and two heads; `causal` a GPT-2, else a BERT."""
+    labels = ("negative", "neutral", "positive") if head == "classification" else ()
+    sizes = {
+        "vocabulary": len(SPECIAL) + len(PIECES), "positions": 40, "layers": 2, "heads": 2,
+        "width": 16, "hidden_width": 24, "labels": labels, "head": head, "pad_id": 0,
+    }  # fmt: skip
+    config = (Gpt2Config if causal else BertConfig)(**(sizes | changes))
+    return Model(config, sharpened(init(config)), tokenizer())
