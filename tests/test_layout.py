@@ -213,7 +213,7 @@ def test_public_names_take_what_is_promised(name: str) -> None:
 
 def test_models_offer_what_is_promised() -> None:
     models = importlib.import_module("jaxflow.models")
-    assert list(inspect.signature(models.load).parameters) == ["path_or_name"]
+    assert list(inspect.signature(models.load).parameters) == ["path_or_name", "head"]
     assert list(inspect.signature(models.Model.__call__).parameters) == ["self", "tokens", "mask"]
     assert {"config", "params", "tokenizer"} <= set(models.Model.__dataclass_fields__)
     fields = list(models.EncoderOutput.__dataclass_fields__)
