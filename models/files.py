@@ -14,6 +14,9 @@ __all__ = ["write_files"]
 def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
     """Write files to a folder, all or none, the last of them last; others there are left alone.
 
+    A reader knows a finished folder by the last: one from before is taken away first, so that it
+    never stands beside files that are not its own.
+
     Raises
     ------
     InputError
@@ -25,6 +28,7 @@ def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
         try:
             for name, data in content.items():
                 beside[name].write_bytes(data)
+            (folder / list(content)[-1]).unlink(missing_ok=True)
             for name in content:
                 beside[name].replace(folder / name)
         finally:

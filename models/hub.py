@@ -39,11 +39,14 @@ def from_hub(name: str) -> Path:
         If the hub has no such model, or cannot be reached and the cache has it not.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
     except Exception as error:  # the library and what it stands on raise many kinds here
-        if "RepositoryNotFound" in type(error).__name__:
+        if isinstance(error, GatedRepoError):
+            reason = "the hub gives it only to those who have agreed to its terms and are logged in"
+        elif isinstance(error, RepositoryNotFoundError):
             reason = "the hub has none of that name, or it is not public"
         else:
             reason = "the hub cannot be reached and its cache on this machine has none"

@@ -93,6 +93,7 @@ class Model:
             If a shape or dtype is wrong or a number is outside the vocabulary.
         """
         self._check(tokens)
+        self._check_range("token_types", options.get("token_types"))
         return self._apply(self.params, tokens, mask, **options)
 
     def probabilities(self, tokens: Any) -> jax.Array:
@@ -107,13 +108,15 @@ class Model:
         return self._probabilities(self.params, tokens)
 
     def _check(self, tokens: Any) -> None:
+        self._check_range("tokens", tokens, "vocabulary")
+
+    def _check_range(self, name: str, numbers: Any, size: str = "token_types") -> None:
         # Looking a number up outside the table would silently give the last word.
-        vocabulary = getattr(self.config, "vocabulary", None)
-        if vocabulary is None or isinstance(tokens, jax.core.Tracer):
+        rows = getattr(self.config, size, None)
+        if not rows or numbers is None or isinstance(numbers, jax.core.Tracer):
             return
-        values = np.asarray(tokens)
-        if values.size and not 0 <= values.min() <= values.max() < vocabulary:
+        values = np.asarray(numbers)
+        if values.size and not 0 <= values.min() <= values.max() < rows:
             raise InputError(
-                f"tokens must be numbers from 0 to {vocabulary - 1}, got "
-                f"{values.min()} to {values.max()}"
+                f"{name} must be numbers from 0 to {rows - 1}, got {values.min()} to {values.max()}"
             )

@@ -271,11 +271,13 @@ def to_published(rule: Rule, values: NDArray[Any]) -> list[NDArray[np.float32]]:
 #: Tensors that published checkpoints hold and a model does without: tables of constants, the
 #: word embeddings a second time, and heads other than the one that is read.
 _NOT_NEEDED = {
-    "bert": r"embeddings\.position_ids|cls\..*|pooler\..*|classifier\..*",
-    "distilbert": r"embeddings\.position_ids|vocab_.*|pre_classifier\..*|classifier\..*",
-    "roberta": r"embeddings\.position_ids|lm_head\..*|pooler\..*|classifier\..*",
+    "bert": r"embeddings\.position_ids|cls\..*|pooler\..*|classifier\..*|qa_outputs\..*",
+    "distilbert": (
+        r"embeddings\.position_ids|vocab_.*|pre_classifier\..*|classifier\..*|qa_outputs\..*"
+    ),
+    "roberta": r"embeddings\.position_ids|lm_head\..*|pooler\..*|classifier\..*|qa_outputs\..*",
     "gpt2": r"h\.\d+\.attn\.(masked_)?bias|lm_head\.weight|score\.weight",
-    "vit": r"pooler\..*|classifier\..*",
+    "vit": r"embeddings\.mask_token|decoder\..*|pooler\..*|classifier\..*",
 }
 
 

@@ -88,12 +88,11 @@ def read_pretrained(folder: Path, head: Head | None = None) -> Model:
         config = _untied(config, weights, names)
         wanted = rules(config)
         _check(folder, kind, wanted, weights, names)
-        flat = {
-            rule.ours: jax.device_put(
-                to_ours(rule, [weights.read(names[name]) for name in rule.published])
-            )
-            for rule in wanted
-        }
+        flat = {}
+        for rule in wanted:
+            values = to_ours(rule, [weights.read(names[name]) for name in rule.published])
+            # Waited for, lest what is still to be copied piles up in memory.
+            flat[rule.ours] = jax.block_until_ready(jax.device_put(values))
     tree = {"params": flax.traverse_util.unflatten_dict(flat, sep=".")}
     tokenizer = None if isinstance(config, ViTConfig) else read_tokenizer(folder)
     _check_vocabulary(folder, config, tokenizer)
@@ -210,15 +209,21 @@ def with_head(
     -------
     Model
         A new one; the model given is left as it is.
+
+    Raises
+    ------
+    InputError
+        If the model is an `AgreementEncoder`, the architecture has no such head, or a field is
+        unknown or impossible.
     """
+    if not isinstance(model.config, BertConfig | Gpt2Config | ViTConfig):
+        raise InputError("an agreement encoder has one head alone: train another one")
     if isinstance(model.config, BertConfig) and head != "none":
         changes["pooler"] = False  # a head has its own, or none
-    config = dataclasses.replace(
-        model.config,  # type: ignore[type-var]
-        head=head,
-        labels=tuple(labels),
-        **changes,
-    )
+    try:
+        config = dataclasses.replace(model.config, head=head, labels=tuple(labels), **changes)
+    except TypeError as error:
+        raise InputError(f"the model's configuration does not fit: {error}") from error
     fresh = flax.traverse_util.flatten_dict(init(config, seed)["params"], sep=".")
     kept = flax.traverse_util.flatten_dict(model.params["params"], sep=".")
     flat = {
