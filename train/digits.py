@@ -96,6 +96,7 @@ class DigitsConfig:
             layers=self.layers,
             heads=self.heads,
             width=self.width,
+            hidden_width=4 * self.width,
             labels=tuple(str(digit) for digit in range(CLASSES)),
             dropout=self.dropout,
             attention_dropout=self.dropout,

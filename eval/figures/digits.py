@@ -66,8 +66,10 @@ def draw_digits(model: Model, scores: ImageScores) -> Figure:
         line[-1].imshow(
             blended(pale, scores.targets[TARGET][place].reshape(config.grid), smooth=False)
         )
-        line[-1].set_xlabel(f"−{scores.targets[TARGET][place].max():.1g}")
-    for axis, title in zip(grid[0], ("predicted\n", *COLUMNS, "occlusion\n"), strict=True):
+        line[-1].set_xlabel(f"{-1 * scores.targets[TARGET][place].max():.1g}")
+    for axis, title in zip(
+        grid[0], ("predicted\n", *COLUMNS, "occlusion\nlargest fall"), strict=True
+    ):
         axis.set_title(title, fontsize=SMALL, color=INK, pad=4)
     for axis in grid.flat:
         axis.set_xticks([])
