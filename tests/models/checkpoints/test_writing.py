@@ -1,0 +1,130 @@
+"""Writing: there and back through transformers, and never half a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch_models
+from checkpoints import assert_same_parameters
+from model_examples import EXAMPLES, Example, make_example
+from model_pairs import assert_close, tokens_with_padding
+
+from jaxflow.errors import InputError
+from jaxflow.models import (
+    AgreementEncoder,
+    BertConfig,
+    EncoderConfig,
+    Model,
+    WordTokenizer,
+    init,
+    load,
+    save_pretrained,
+    with_head,
+)
+
+
+@pytest.fixture(scope="module", params=EXAMPLES)
+def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Example:
+    return make_example(request.param, tmp_path_factory.mktemp("pretrained"))
+
+
+def test_there_and_back_through_transformers(example: Example, tmp_path: Path) -> None:
+    pair = example.pair
+    save_pretrained(tmp_path, pair.ours)
+    assert_same_parameters(load(tmp_path), pair.ours)
+    back = torch_models.read(tmp_path, type(pair.theirs).__name__)
+    told = torch_models.tell(back, pair.inputs, pair.mask)
+    np.testing.assert_array_equal(told.logits, pair.told.logits)
+    assert back.config.id2label == pair.theirs.config.id2label
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "RobertaForMaskedLM", "GPT2LMHeadModel"])
+def test_a_decoder_of_its_own_goes_there_and_back(name: str, tmp_path: Path) -> None:
+    theirs = torch_models.random_model(name, {"tie_word_embeddings": False})
+    ours = load(torch_models.write(theirs, tmp_path / "theirs"))
+    assert not ours.config.tied
+    save_pretrained(tmp_path / "ours", ours)
+    assert_same_parameters(load(tmp_path / "ours"), ours)
+    back = torch_models.read(tmp_path / "ours", name)
+    tokens = tokens_with_padding((7, 4), 1)
+    told = [torch_models.tell(model, tokens, tokens != 1).logits for model in (back, theirs)]
+    np.testing.assert_array_equal(*told)
+
+
+def test_fresh_parameters_are_read_by_transformers(tmp_path: Path) -> None:
+    config = BertConfig(
+        head="classification",
+        vocabulary=37,
+        positions=9,
+        token_types=1,
+        layers=1,
+        heads=3,
+        width=12,
+        hidden_width=20,
+        labels=("negative", "neither", "positive"),
+        activation="relu",
+        epsilon=1e-4,
+        dropout=0.25,
+        attention_dropout=0.0,
+        readout_dropout=0.5,
+    )
+    model = Model(config, init(config, 3), None)
+    save_pretrained(tmp_path, model)
+    assert_same_parameters(load(tmp_path), model)
+    back = torch_models.read(tmp_path, "AutoModelForSequenceClassification")
+    assert list(back.config.id2label.values()) == list(config.labels)
+    tokens = tokens_with_padding((8, 3), 0)
+    told = torch_models.tell(back, tokens, tokens != 0)
+    assert_close(model(tokens).logits, told.logits)
+
+
+def test_a_model_of_words_is_not_written(tmp_path: Path) -> None:
+    config = EncoderConfig(vocabulary=4, positions=4, layers=1, heads=1, width=4)
+    model = Model(config, init(config), WordTokenizer(("[PAD]", "[CLS]", "[UNK]", "dog")))
+    assert isinstance(model.module, AgreementEncoder)
+    with pytest.raises(InputError, match=r"^only BERT, .* can be written .* use jaxflow export$"):
+        save_pretrained(tmp_path / "model", model)
+    with pytest.raises(InputError, match=r"^an agreement encoder has one head"):
+        with_head(model, "none")
+    assert not (tmp_path / "model").exists()
+
+
+def test_writing_that_was_cut_off_shows_no_model(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it was cut off, and whether or not a model was there before."""
+    whole = Path.replace
+    for left in range(3):
+        folder = tmp_path / f"model{left % 2}"
+        moved: list[Path] = []
+
+        def stop(path: Path, target: Path, left: int = left, moved: list[Path] = moved) -> Path:
+            if len(moved) == left:
+                raise KeyboardInterrupt
+            moved.append(target)
+            return whole(path, target)
+
+        if left != 2:
+            monkeypatch.setattr(Path, "replace", stop)
+            with pytest.raises(KeyboardInterrupt):
+                save_pretrained(folder, model)
+            assert not (folder / "config.json").exists()
+            assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+            monkeypatch.undo()
+        save_pretrained(folder, model)
+        assert_same_parameters(load(folder), model)
+        monkeypatch.setattr(Path, "replace", stop)
+        if left != 2:
+            moved.clear()
+            with pytest.raises(KeyboardInterrupt):
+                save_pretrained(folder, model)
+            assert not (folder / "config.json").exists()
+        monkeypatch.undo()
+
+
+def test_a_folder_that_cannot_be_written(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"^the model cannot be written to .*file"):
+        save_pretrained(tmp_path / "file" / "model", model)
