@@ -11,6 +11,7 @@ from jaxflow.models.pretrained import save_pretrained, with_head
 from jaxflow.models.store import load, save
 from jaxflow.models.subword import SubwordTokenizer, read_tokenizer
 from jaxflow.models.tokenizer import Pieces, Tokenizer, WordTokenizer
+from jaxflow.models.tracing import trace
 from jaxflow.models.vit import ViT, ViTConfig
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "read_tokenizer",
     "save",
     "save_pretrained",
+    "trace",
     "with_head",
 ]

@@ -32,6 +32,7 @@ def attend(
     rate: float = 0.0,
     rng: jax.Array | None = None,
     product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
+    offset: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     r"""Attend over the allowed keys.
 
@@ -45,6 +46,9 @@ def attend(
         Dropout of the weights, and its key; None for none.
     product
         The matrix product, of `jaxflow.models.layers.TRAINING` where only gradients are wanted.
+    offset
+        ``[B, H, n, n]``, added to the weights that mix the values, not to those returned: at 0 it
+        is where gradients with respect to attention are taken.
 
     Returns
     -------
@@ -62,6 +66,8 @@ def attend(
     scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
     weights = jnp.where(allowed, jax.nn.softmax(scores, axis=-1), 0)
     dropped = weights if rng is None else dropout(rng, weights, rate)
+    if offset is not None:
+        dropped = dropped + offset
     return product(dropped.astype(value.dtype), value), weights
 
 

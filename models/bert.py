@@ -220,11 +220,15 @@ class Bert(nn.Module):
         *,
         token_types: jax.Array | None = None,
         values: bool = False,
+        offsets: jax.Array | None = None,
     ) -> EncoderOutput:
-        """Encode word embeddings ``[B, n, D]``; without a mask all are real."""
+        """Encode word embeddings ``[B, n, D]``; without a mask all are real.
+
+        `offsets`, ``[B, L, H, n, n]``, are added to the attention that mixes values.
+        """
         mask = full_mask(embeddings, mask, self.config.positions)
         positions = self._positions(mask)
-        return self._read(embeddings, mask, train, token_types, positions, values)
+        return self._read(embeddings, mask, train, token_types, positions, values, offsets)
 
     def classify(
         self,
@@ -257,8 +261,9 @@ class Bert(nn.Module):
         token_types: Any,
         positions: jax.Array,
         values: bool,
+        offsets: jax.Array | None = None,
     ) -> EncoderOutput:
-        trunk = self._run(embeddings, mask, train, token_types, positions, None, values)
+        trunk = self._run(embeddings, mask, train, token_types, positions, None, values, offsets)
         logits, pooled = self._head(trunk.stream, train)
         return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
 
@@ -271,12 +276,15 @@ class Bert(nn.Module):
         positions: jax.Array,
         readers: int | None,
         with_values: bool = False,
+        offsets: jax.Array | None = None,
     ) -> Trunk:
         config, layers = self.config, TRAINING if train else PLAIN
         mask = full_mask(embeddings, mask, config.positions)
         stream = embeddings + self.position[positions]
         if config.token_types:
             types = jnp.zeros((1, 1), jnp.int32) if token_types is None else token_types
+            if token_types is not None and types.shape != mask.shape:
+                raise InputError(f"token_types must be of shape {mask.shape}, got {types.shape}")
             stream = stream + self.token_type[types]
         elif token_types is not None:
             raise InputError("token_types must be None: DistilBERT knows no segments")
@@ -284,7 +292,7 @@ class Bert(nn.Module):
         if train and config.dropout:
             stream = dropout(self.make_rng("dropout"), stream, config.dropout)
         allowed = allowed_pairs(mask, causal=False)
-        return run_blocks(self.blocks, stream, allowed, train, readers, with_values)
+        return run_blocks(self.blocks, stream, allowed, train, readers, with_values, offsets)
 
     def _head(self, stream: jax.Array, train: bool) -> tuple[jax.Array | None, jax.Array | None]:
         """Return logits and what they are read off."""

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxflow.errors import InputError
 from jaxflow.models.attention import attend, dropout
 from jaxflow.models.layers import EPSILON, PLAIN, TRAINING, Layers
 from jaxflow.models.output import Values
@@ -105,6 +106,7 @@ class Block(nn.Module):
         train: bool = False,
         readers: int | None = None,
         with_values: bool = False,
+        offset: jax.Array | None = None,
     ) -> tuple[jax.Array, BlockOutput]:
         """Return the stream ``[B, n, D]``, twice: to go on with, and beside the attention.
 
@@ -113,7 +115,7 @@ class Block(nn.Module):
         config, layers = self.config, TRAINING if train else PLAIN
         first, last = config.norm_first, not config.norm_first
         read = self.norm_attention(stream, layers) if first else stream
-        mixed, attention, value = self._attend(read, allowed, train, readers)
+        mixed, attention, value = self._attend(read, allowed, train, readers, offset)
         stream = stream[:, :readers] + self._drop(self.attention_out(mixed), train)  # [B, m, D]
         if last:
             stream = self.norm_attention(stream, layers)
@@ -127,7 +129,12 @@ class Block(nn.Module):
         return stream, BlockOutput(stream, attention, values)
 
     def _attend(
-        self, read: jax.Array, allowed: jax.Array, train: bool, readers: int | None
+        self,
+        read: jax.Array,
+        allowed: jax.Array,
+        train: bool,
+        readers: int | None,
+        offset: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return the mixed values ``[B, m, D]``, the weights, and the values ``[B, H, n, d]``."""
         batch, n, width = read.shape
@@ -141,7 +148,14 @@ class Block(nn.Module):
         allowed = allowed[:, :, :readers]  # its queries may be one for all
         product = (TRAINING if train else PLAIN).product
         mixed, attention = attend(
-            query[:, :, :readers], key, value, allowed, rate=rate, rng=rng, product=product
+            query[:, :, :readers],
+            key,
+            value,
+            allowed,
+            rate=rate,
+            rng=rng,
+            product=product,
+            offset=offset,
         )
         return mixed.transpose(0, 2, 1, 3).reshape(batch, -1, width), attention, value
 
@@ -189,13 +203,17 @@ def run_blocks(
     train: bool = False,
     readers: int | None = None,
     with_values: bool = False,
+    offsets: jax.Array | None = None,
 ) -> Trunk:
     """Run a stream ``[B, n, D]`` through all blocks.
 
     `readers` is how many first tokens of the last block are wanted, where it is not all; a loop
-    works all out. Loops are for reading a model, not for training it.
+    works all out. Loops are for reading a model, not for training it. `offsets`, ``[B, L, H, n,
+    n]``, are added to the attention that mixes values: see `jaxflow.models.attention.attend`.
     """
     if isinstance(blocks, nn.Module):
+        if offsets is not None:
+            raise InputError("offsets must be None for a model whose blocks are one loop")
         last, told = blocks(stream, allowed, False, None, with_values)
         if readers is not None:
             return Trunk(last[:, :readers], None, None, None)
@@ -209,7 +227,8 @@ def run_blocks(
     last = stream
     for place, block in enumerate(blocks, start=1):
         wanted = readers if place == len(blocks) else None
-        last, told = block(last, allowed, train, wanted, with_values)
+        offset = None if offsets is None else offsets[:, place - 1]
+        last, told = block(last, allowed, train, wanted, with_values, offset)
         outputs.append(told)
     if readers is not None:
         return Trunk(last, None, None, None)

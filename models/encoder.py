@@ -86,9 +86,13 @@ class AgreementEncoder(nn.Module):
         train: bool = False,
         *,
         values: bool = False,
+        offsets: jax.Array | None = None,
     ) -> EncoderOutput:
-        """Encode and classify word embeddings ``[B, n, D]``; without a mask all are real."""
-        trunk = self._run(embeddings, mask, train, with_values=values)
+        """Encode and classify word embeddings ``[B, n, D]``; without a mask all are real.
+
+        `offsets`, ``[B, L, H, n, n]``, are added to the attention that mixes values.
+        """
+        trunk = self._run(embeddings, mask, train, with_values=values, offsets=offsets)
         logits, pooled = self._classes(trunk.stream, train)
         return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
 
@@ -115,6 +119,7 @@ class AgreementEncoder(nn.Module):
         train: bool,
         readers: int | None = None,
         with_values: bool = False,
+        offsets: jax.Array | None = None,
     ) -> Trunk:
         n = embeddings.shape[1]
         mask = full_mask(embeddings, mask, self.config.positions)
@@ -122,4 +127,4 @@ class AgreementEncoder(nn.Module):
         if train and self.config.dropout:
             stream = dropout(self.make_rng("dropout"), stream, self.config.dropout)
         allowed = allowed_pairs(mask, causal=self.config.causal)
-        return run_blocks(self.blocks, stream, allowed, train, readers, with_values)
+        return run_blocks(self.blocks, stream, allowed, train, readers, with_values, offsets)

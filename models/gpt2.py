@@ -161,15 +161,19 @@ class Gpt2(nn.Module):
         train: bool = False,
         *,
         values: bool = False,
+        offsets: jax.Array | None = None,
     ) -> EncoderOutput:
-        """Encode word embeddings ``[B, n, D]``; without a mask all are real."""
+        """Encode word embeddings ``[B, n, D]``; without a mask all are real.
+
+        `offsets`, ``[B, L, H, n, n]``, are added to the attention that mixes values.
+        """
         config = self.config
         mask = full_mask(embeddings, mask, config.positions)
         stream = embeddings + self.position[None, : embeddings.shape[1]]
         if train and config.embedding_dropout:
             stream = dropout(self.make_rng("dropout"), stream, config.embedding_dropout)
         allowed = allowed_pairs(mask, causal=True)
-        trunk = run_blocks(self.blocks, stream, allowed, train, with_values=values)
+        trunk = run_blocks(self.blocks, stream, allowed, train, with_values=values, offsets=offsets)
         logits, pooled = self._head(trunk.stream, mask, train)
         return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
 

@@ -196,8 +196,12 @@ class ViT(nn.Module):
         train: bool = False,
         *,
         values: bool = False,
+        offsets: jax.Array | None = None,
     ) -> EncoderOutput:
-        """Encode and classify embeddings ``[B, n, D]`` of ``[CLS]`` and the patches."""
+        """Encode and classify embeddings ``[B, n, D]`` of ``[CLS]`` and the patches.
+
+        `offsets`, ``[B, L, H, n, n]``, are added to the attention that mixes values.
+        """
         config = self.config
         if embeddings.shape[1] != config.positions:
             raise InputError(
@@ -208,7 +212,7 @@ class ViT(nn.Module):
         if train and config.dropout:
             stream = dropout(self.make_rng("dropout"), stream, config.dropout)
         allowed = allowed_pairs(mask, causal=False)
-        trunk = run_blocks(self.blocks, stream, allowed, train, with_values=values)
+        trunk = run_blocks(self.blocks, stream, allowed, train, with_values=values, offsets=offsets)
 
         layers = TRAINING if train else PLAIN
         if config.readout == "cls":

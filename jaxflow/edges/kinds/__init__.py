@@ -1,0 +1,1 @@
+"""One edge weight a file: what has ``EDGES`` here is offered everywhere."""

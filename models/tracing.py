@@ -1,0 +1,148 @@
+"""A model's forward pass with all that edge weights look at: a `jaxflow.edges.Trace`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.edges.trace import BlockWeights, Norm, Trace
+from jaxflow.models.architectures import ModelConfig, make_module
+from jaxflow.models.model import Model
+from jaxflow.models.subword import ROLES
+
+__all__ = ["Target", "block_weights", "trace", "tracer"]
+
+Target = Callable[[jax.Array], jax.Array]
+"""From logits (``[B, C]`` or ``[B, n, V]``) to ``[B]``, the output that is explained."""
+
+
+def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
+    """Stack the parameters of all blocks along a first axis.
+
+    Parameters
+    ----------
+    config, params
+        A model's configuration and variables, blocks one by one.
+    """
+    parts = params["params"]
+    blocks: Any = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves),
+        *(parts[f"blocks_{layer}"] for layer in range(config.layers)),
+    )
+    block = config.block
+
+    def norm(name: str) -> Norm:
+        return Norm(blocks[name]["scale"], blocks[name]["bias"], block.epsilon)
+
+    out = blocks["attention_out"]
+    projection = out["kernel"].reshape(block.layers, block.heads, -1, block.width)
+    return BlockWeights(
+        projection=projection,
+        projection_bias=out["bias"],
+        norm_attention=norm("norm_attention"),
+        norm_feed_forward=norm("norm_feed_forward"),
+        up=blocks["up"]["kernel"],
+        up_bias=blocks["up"]["bias"],
+        down=blocks["down"]["kernel"],
+        down_bias=blocks["down"]["bias"],
+        activation=block.activation,
+        norm_first=block.norm_first,
+    )
+
+
+def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., Trace]:
+    """Build the pure function ``(params, tokens, mask) -> Trace``, to be jitted by the caller.
+
+    Parameters
+    ----------
+    config
+        The model's configuration.
+    target
+        The output whose gradient with respect to attention is wanted; None leaves it out.
+    """
+    module = make_module(config)
+
+    def run(params: Any, tokens: jax.Array, mask: jax.Array) -> Trace:
+        embeddings: Any = module.apply(params, tokens, method="embed")
+
+        def encode(offsets: jax.Array | None) -> Any:
+            return module.apply(
+                params, embeddings, mask, method="encode", values=True, offsets=offsets
+            )
+
+        gradient = None
+        if target is not None:
+            n = embeddings.shape[1]
+            shape = (embeddings.shape[0], config.layers, config.heads, n, n)
+
+            def explained(offsets: jax.Array) -> tuple[jax.Array, Any]:
+                output = encode(offsets)
+                return target(output.logits).sum(), output
+
+            gradient, output = jax.grad(explained, has_aux=True)(jnp.zeros(shape, jnp.float32))
+        else:
+            output = encode(None)
+        return Trace(
+            attention=output.attention,
+            mask=mask,
+            gradient=gradient,
+            vectors=output.values.vectors,
+            stream=output.hidden,
+            blocks=block_weights(config, params),
+        )
+
+    return run
+
+
+def trace(model: Model, tokens: Any, mask: Any = None, target: Target | None = None) -> Trace:
+    """Run a model on a batch and keep all that edge weights look at.
+
+    Parameters
+    ----------
+    model
+        A model with its blocks one by one.
+    tokens
+        ``[B, n]`` whole numbers, or the pixels of images.
+    mask
+        ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
+    target
+        The output that is explained, for edge weights that look at gradients; by default the logit
+        of the predicted class of a model with classes, nothing of another.
+
+    Returns
+    -------
+    Trace
+        With everything but ``gradient`` where there is no target, and ``special`` where the
+        tokenizer does not say.
+    """
+    tokens = jnp.asarray(tokens)
+    pad_id = getattr(model.config, "pad_id", None)
+    if mask is None:
+        positions = model.config.positions if tokens.ndim == 4 else tokens.shape[1]
+        every = jnp.ones((len(tokens), positions), bool)
+        mask = every if pad_id is None or tokens.ndim == 4 else tokens != pad_id
+    if target is None and model.config.head == "classification":
+        target = _predicted
+    found = jax.jit(tracer(model.config, target))(model.params, tokens, jnp.asarray(mask))
+    special = _special(model, tokens)
+    return found if special is None else dataclasses.replace(found, special=special)
+
+
+def _predicted(logits: jax.Array) -> jax.Array:
+    return logits.max(-1)
+
+
+def _special(model: Model, tokens: jax.Array) -> jax.Array | None:
+    if tokens.ndim != 2:
+        first = np.zeros((len(tokens), model.config.positions), bool)
+        first[:, 0] = True
+        return jnp.asarray(first)
+    if model.tokenizer is None:
+        return None
+    numbers = [getattr(model.tokenizer, f"{role}_id") for role in ROLES if role != "unk"]
+    return jnp.isin(tokens, jnp.array([number for number in numbers if number is not None]))

@@ -1,0 +1,99 @@
+"""What a trace holds: the model's own numbers, and gradients that differences confirm."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from traces import model, tokens, traced
+
+from jaxflow.edges.contributions import brought
+from jaxflow.errors import InputError
+from jaxflow.models import make_module, trace
+from jaxflow.models.rolled import roll_up
+
+KINDS = ("pre", "post", "causal")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_trace_is_the_models_forward_pass(kind):
+    found, one = traced(kind), model(kind)
+    output = one(tokens(kind), values=True)
+    np.testing.assert_allclose(found.attention, output.attention, atol=1e-6)
+    np.testing.assert_allclose(found.stream, output.hidden, atol=1e-5)
+    np.testing.assert_allclose(found.vectors, output.values.vectors, atol=1e-5)
+    np.testing.assert_array_equal(found.blocks.projection, output.values.projection)
+    np.testing.assert_array_equal(found.mask, tokens(kind) != 0)
+    special = {"pre": [0, 1], "post": [0, 2, 3, 4], "causal": [0, 2, 3, 4]}[kind]
+    np.testing.assert_array_equal(found.special, np.isin(tokens(kind), special))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_can_be_run_from_the_trace(kind):
+    """What a block returns, worked out in float64 from what the trace holds of it."""
+    found = traced(kind)
+    blocks, stream = found.blocks, np.asarray(found.stream, np.float64)
+    for layer in range(stream.shape[1] - 1):
+        parts = brought(
+            jnp.asarray(found.attention)[:, layer],
+            jnp.asarray(found.vectors)[:, layer],
+            blocks.projection[layer],
+        )
+        added = np.asarray(parts, np.float64).sum(-2) + np.asarray(blocks.projection_bias[layer])
+        middle = stream[:, layer] + added
+
+        def normal(values, norm, layer=layer):
+            centred = values - values.mean(-1, keepdims=True)
+            scaled = centred / np.sqrt(values.var(-1, keepdims=True) + norm.epsilon)
+            return scaled * np.asarray(norm.scale[layer]) + np.asarray(norm.bias[layer])
+
+        if not blocks.norm_first:
+            middle = normal(middle, blocks.norm_attention)
+        read = normal(middle, blocks.norm_feed_forward) if blocks.norm_first else middle
+        expanded = read @ np.asarray(blocks.up[layer]) + np.asarray(blocks.up_bias[layer])
+        exact = blocks.activation == "gelu"
+        expanded = np.asarray(jax.nn.gelu(jnp.asarray(expanded), approximate=not exact))
+        result = middle + expanded @ np.asarray(blocks.down[layer])
+        result = result + np.asarray(blocks.down_bias[layer])
+        if not blocks.norm_first:
+            result = normal(result, blocks.norm_feed_forward)
+        real = np.asarray(found.mask)
+        np.testing.assert_allclose(result[real], stream[:, layer + 1][real], rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_at_attention_are_those_of_differences(kind):
+    one, ids = model(kind), jnp.asarray(tokens(kind))
+    found = trace(one, ids, target=lambda logits: logits[:, 1])
+    shape = found.attention.shape
+    rng = np.random.default_rng(0)
+    step = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    step = jnp.where(jnp.asarray(found.attention) > 0, step, 0)
+    embeddings = one.module.apply(one.params, ids, method="embed")
+    real = ids != 0
+
+    def value(offsets):
+        output = one.module.apply(one.params, embeddings, real, method="encode", offsets=offsets)
+        return float(output.logits[:, 1].sum())
+
+    size = 2e-3
+    difference = (value(size * step) - value(-size * step)) / (2 * size)
+    assert difference == pytest.approx(float((found.gradient * step).sum()), rel=2e-2, abs=2e-2)
+
+
+def test_the_predicted_class_is_what_is_explained_by_default():
+    found = traced("post")
+    label = np.asarray(model("post")(tokens("post")).logits).argmax(-1)
+    named = trace(model("post"), tokens("post"), target=lambda z: z[jnp.arange(2), label])
+    np.testing.assert_allclose(found.gradient, named.gradient, atol=1e-6)
+
+
+def test_a_loop_takes_no_offsets():
+    one = model("post")
+    rolled = roll_up(one.config, one.params)
+    offsets = jnp.zeros((1, 2, 2, 3, 3))
+    with pytest.raises(InputError, match="offsets must be None"):
+        make_module(one.config, rolled=True).apply(
+            {"params": rolled.params}, jnp.zeros((1, 3, 16)), method="encode", offsets=offsets
+        )
