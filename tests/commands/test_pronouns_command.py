@@ -82,7 +82,7 @@ def test_what_it_writes_is_what_the_models_rule_makes_of_the_sentences(
 
     # Shares once more, from the weights in the file.
     for method in METHODS:
-        for layer in range(3):
+        for layer in range(2):
             agree = [
                 preferred(*each["weights"][method][layer]) == preferred(*each["probabilities"])
                 for each in found["sentences"]
@@ -90,25 +90,17 @@ def test_what_it_writes_is_what_the_models_rule_makes_of_the_sentences(
             share = agreement["sentences"]["methods"][method][layer]
             assert share["n"] + share["ties"] == 48
             assert share["share"] == pytest.approx(np.mean(agree))
-    # What the rule needs comes from the word that it asks for: the paper's claim, on this model.
-    tops = {name: agreement["sentences"]["methods"][name][1]["share"] for name in METHODS}
-    assert tops["rollout"] > 0.6
-    assert agreement["sentences"]["baselines"]["nearest"]["share"] < 0.6
-
     printed = capsys.readouterr().out
     for line in ("The author talked to Sara about [MASK] book.", "Mary convinced John of [MASK]"):
         assert line in printed
-    for each in (*found["paper"], *found["own"]):
+    blocks = printed.split("Model: ")[1:]  # a sentence each, in the order of the file
+    for block, each in zip(blocks, (*found["paper"], *found["own"]), strict=True):
         for which, name in enumerate(each["referents"]):
             for method in METHODS:
-                numbers = re.search(rf"^{method}, {name} +(.*)$", printed, re.MULTILINE)[1]
+                (numbers,) = re.findall(rf"^{method}, {name} +(.*)$", block, re.MULTILINE)
                 weights = [layer[which] for layer in each["weights"][method]]
                 read = [float(number) for number in numbers.split()]
-                assert any(
-                    np.allclose(read, [layer[which] for layer in one["weights"][method]], atol=6e-4)
-                    for one in (*found["paper"], *found["own"])
-                    if name in one["referents"]
-                ), weights
+                assert read == pytest.approx(weights, abs=6e-4)
     assert set(agreement["sentences"]["baselines"]) == set(BASELINES)
     for name in FILES:
         assert f"wrote {out / name}" in printed
@@ -118,7 +110,7 @@ def test_what_it_writes_is_what_the_models_rule_makes_of_the_sentences(
     page = (out / "pronouns.md").read_text(encoding="utf-8")
     assert page.count("## ") >= 7
     tables = [line for line in page.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {5}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {4}
 
 
 def test_without_options_it_takes_the_sentences_that_come_along(

@@ -95,7 +95,7 @@ def test_the_model_follows_the_rule_and_attention_takes_part(folder):
     for case in cases:
         assert sum(case.probabilities) == pytest.approx(1, abs=0.05)
         for method in METHODS:
-            assert case.weights[method].shape == (3, 2)
+            assert case.weights[method].shape == (2, 2)
             assert (case.weights[method] >= 0).all()
         assert (case.weights["rollout"] <= case.weights["flow"] + 1e-6).all()
         np.testing.assert_allclose(case.weights["rollout"][0], case.weights["flow"][0], atol=1e-6)

@@ -74,7 +74,7 @@ def tokenizer() -> SubwordTokenizer:
 
 
 @functools.cache
-def trained(layers: int = 3, steps: int = 250, seed: int = 0) -> Model:
+def trained(layers: int = 2, steps: int = 500, seed: int = 0) -> Model:
     """Train a model on three quarters of the rule's sentences, drawn at random.
 
     As many sentences with two referents of the same gender are mixed in: with the others alone, no
@@ -109,7 +109,7 @@ def trained(layers: int = 3, steps: int = 250, seed: int = 0) -> Model:
 
     def step(carry, key):
         params, state = carry
-        drawn = jax.random.randint(key, (64,), 0, len(tokens))
+        drawn = jax.random.randint(key, (32,), 0, len(tokens))
         slope = jax.grad(loss)(params, tokens[drawn], numbers[drawn])
         updates, state = optimiser.update(slope, state, params)
         return (optax.apply_updates(params, updates), state), None
