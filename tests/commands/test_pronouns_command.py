@@ -8,10 +8,8 @@ import re
 import numpy as np
 import pytest
 import tiny_masked
-import tyro
 
-from jaxflow.commands.pronouns import ReproducePronouns
-from jaxflow.errors import InputError
+from jaxflow.commands import main
 from jaxflow.eval.pronoun_agreement import BASELINES
 from jaxflow.eval.pronoun_schemas import read_schemas
 from jaxflow.eval.pronouns import METHODS
@@ -22,12 +20,7 @@ OWN = "The king feared the queen because [MASK] was late. | king=he | queen=she"
 
 
 def run(*arguments):
-    """As the subcommand would: the same options, the same parser."""
-    tyro.cli(
-        ReproducePronouns,
-        args=[str(argument) for argument in arguments],
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    ).run()
+    return main(["reproduce", "pronouns", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +50,15 @@ def schemas(tmp_path):
     return path
 
 
+def check_refusal(code, message, capsys):
+    """One line on standard error, exit status 2 and nothing printed."""
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert re.search(message, line), line
+
+
 def preferred(first, second):
     return int(second > first)
 
@@ -65,7 +67,7 @@ def test_what_it_writes_is_what_the_models_rule_makes_of_the_sentences(
     model, schemas, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    run("--model", model, "--schemas", schemas, "--out", out, "--sentence", OWN)
+    assert run("--model", model, "--schemas", schemas, "--out", out, "--sentence", OWN) == 0
     assert {path.name for path in out.iterdir()} == FILES | {"sentences.svg"}
     found = json.loads((out / "pronouns.json").read_text(encoding="utf-8"))
     assert [each["sentence"] for each in found["own"]] == [OWN.split(" | ")[0]]
@@ -117,7 +119,7 @@ def test_without_options_it_takes_the_sentences_that_come_along(
     model, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    run("--model", model)
+    assert run("--model", model) == 0
     out = tmp_path / "runs" / "pronouns-tiny"
     assert {path.name for path in out.iterdir()} == FILES
     found = json.loads((out / "pronouns.json").read_text(encoding="utf-8"))
@@ -136,28 +138,28 @@ def test_without_options_it_takes_the_sentences_that_come_along(
         (["--model", "nowhere/at/all"], "nowhere"),
     ],
 )
-def test_what_is_refused_writes_nothing(arguments, message, model, tmp_path, monkeypatch):
+def test_what_is_refused_writes_nothing(arguments, message, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match=message):
-        run("--model", model, *arguments)
+    if "--model" not in arguments:
+        arguments = ["--model", model, *arguments]
+    check_refusal(run(*arguments), message, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_model_without_masked_words_is_refused(tmp_path, monkeypatch):
+def test_a_model_without_masked_words_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_pretrained(tmp_path / "bare", with_head(tiny_masked.trained(), "none"))
-    with pytest.raises(InputError):
-        run("--model", tmp_path / "bare")
+    check_refusal(run("--model", tmp_path / "bare"), "tensors in .*bare", capsys)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_referent_that_the_schema_names_wrongly_is_named_with_its_line(
-    model, tmp_path, monkeypatch
+    model, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     text = "pair\tsentence\treferent_1\tfiller_1\treferent_2\tfiller_2\n"
     text += "a\tThe king led the queen as [MASK] knew.\tking\tgrandson\tqueen\tshe\n"
     (tmp_path / "own.tsv").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"own\.tsv, line 2: the filler 'grandson' must be one"):
-        run("--model", model, "--schemas", "own.tsv")
+    code = run("--model", model, "--schemas", "own.tsv")
+    check_refusal(code, r"own\.tsv, line 2: the filler 'grandson' must be one word piece", capsys)
