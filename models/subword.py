@@ -71,7 +71,7 @@ class SubwordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return a text's numbers, special tokens included."""
-        return list(self.backend.encode(_valid(text)).ids)
+        return list(self._split([text])[0].ids)
 
     def encode_batch(self, texts: Sequence[str], length: int | None = None) -> np.ndarray:
         """Encode texts to int32 ``[B, n]``, padded to `length` or to the longest.
@@ -81,8 +81,7 @@ class SubwordTokenizer:
         InputError
             If a text is longer than `length`, or they differ and there is no padding token.
         """
-        found = self.backend.encode_batch([_valid(text) for text in texts])
-        return stack([one.ids for one in found], length, self.pad_id)
+        return stack([found.ids for found in self._split(texts)], length, self.pad_id)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Return the vocabulary's entries of the numbers.
@@ -105,10 +104,17 @@ class SubwordTokenizer:
 
         Words are what the tokenizer splits into pieces: a punctuation mark is one of its own.
         """
-        found = self.backend.encode(_valid(text))
-        return Pieces(
-            tuple(found.ids), tuple(found.tokens), tuple(found.word_ids), tuple(found.offsets)
-        )
+        (found,) = self._split([text])
+        # The entries, not what was found: a token that takes a space along has it not in its name.
+        tokens = tuple(self.decode(found.ids))
+        return Pieces(tuple(found.ids), tokens, tuple(found.word_ids), tuple(found.offsets))
+
+    def _split(self, texts: Sequence[str]) -> list[Any]:
+        valid = [_valid(text) for text in texts]
+        try:
+            return list(self.backend.encode_batch(valid))
+        except Exception as error:  # plain ones, of a vocabulary without what is to stand for words
+            raise InputError(f"the tokenizer cannot split the text: {error}") from error
 
 
 def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
@@ -149,8 +155,8 @@ def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
             backend = _word_pieces(file, settings)
         else:
             backend = _byte_pairs(file, settings)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"the tokenizer {file} cannot be read: {error}") from error
     except Exception as error:  # the library raises plain exceptions for what it cannot read
         reason = " ".join(str(error).split())
         raise InputError(f"the tokenizer {file} cannot be read: {reason}") from error
@@ -181,6 +187,13 @@ def _settings(path: Path) -> dict[str, Any]:
     return found
 
 
+def _flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = settings.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"{name} of a tokenizer must be true or false, got {value!r}")
+    return value
+
+
 def _word_pieces(file: Path, settings: Mapping[str, Any]) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -188,12 +201,12 @@ def _word_pieces(file: Path, settings: Mapping[str, Any]) -> Any:
     vocabulary = {word.rstrip("\r"): number for number, word in enumerate(words) if word}
     missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
     if missing:
-        raise InputError(f"the vocabulary {file} must have {', '.join(missing)}, and has not")
+        raise InputError(f"it must have {', '.join(missing)}, and has not")
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(
-        lowercase=bool(settings.get("do_lower_case", True)),
+        lowercase=_flag(settings, "do_lower_case", True),
         strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+        handle_chinese_chars=_flag(settings, "tokenize_chinese_chars", True),
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.TemplateProcessing(
@@ -213,9 +226,12 @@ def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
 
     merges = file.with_name("merges.txt")
     if not merges.is_file():
-        raise InputError(f"the tokenizer {file} must have merges.txt beside it, and has not")
+        raise InputError("merges.txt must lie beside it, and does not")
+    vocabulary = _settings(file)
+    if not all(isinstance(number, int) for number in vocabulary.values()):  # else passed over
+        raise InputError("it must number every entry")
     backend = Tokenizer(models.BPE.from_file(str(file), str(merges)))
-    spaced = bool(settings.get("add_prefix_space", False))
+    spaced = _flag(settings, "add_prefix_space", False)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     backend.decoder = decoders.ByteLevel()
     special = [
@@ -224,12 +240,15 @@ def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
         if backend.token_to_id(token) is not None
     ]
     backend.add_special_tokens([AddedToken(token, special=True) for token in special])
-    if backend.token_to_id("<mask>") is not None:  # it takes the space before it along
-        backend.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    if backend.token_to_id("<mask>") is not None:
+        # It takes the space before it along, where nothing else is said.
+        named = settings.get("mask_token")
+        along = _flag(named, "lstrip", True) if isinstance(named, dict) else True
+        backend.add_special_tokens([AddedToken("<mask>", lstrip=along, special=True)])
     if "<s>" in special and "</s>" in special:
         backend.post_processor = processors.RobertaProcessing(
-            sep=("</s>", backend.token_to_id("</s>")),
-            cls=("<s>", backend.token_to_id("<s>")),
+            ("</s>", backend.token_to_id("</s>")),  # named differently in each version
+            ("<s>", backend.token_to_id("<s>")),
             add_prefix_space=spaced,
         )
     else:
