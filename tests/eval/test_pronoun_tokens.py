@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 import pytest
 import tiny_masked
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 
 from jaxflow.errors import InputError
 from jaxflow.eval.pronoun_schemas import MASK, PAPER, Schema, read_schemas
 from jaxflow.eval.pronoun_tokens import place
-from jaxflow.models import SubwordTokenizer
-
-SPECIAL = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
 
 
 @pytest.fixture(scope="module")
 def byte_pairs():
-    """RoBERTa's kind: spaces belong to the words after them, and the mask takes its own along."""
-    texts = [each.sentence.replace(MASK, "his") for each in read_schemas()]
-    backend = Tokenizer(models.BPE(unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=[*list(SPECIAL.values())[:4], AddedToken("<mask>", lstrip=True)],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([*texts, " he she him her his" * 200], trainer)
-    backend.post_processor = processors.RobertaProcessing(
-        ("</s>", backend.token_to_id("</s>")), ("<s>", backend.token_to_id("<s>"))
-    )
-    special = {role: backend.token_to_id(token) for role, token in SPECIAL.items()}
-    return SubwordTokenizer(backend, MappingProxyType(special))
+    return tiny_masked.byte_pairs()
 
 
 @pytest.fixture(scope="module")

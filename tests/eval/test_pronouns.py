@@ -125,12 +125,12 @@ def test_a_sentence_does_not_depend_on_its_company(folder):
 
 @pytest.mark.parametrize("kind", ["distilbert", "roberta"])
 def test_the_other_two_kinds(kind, tmp_path):
-    pieces = tiny_masked.tokenizer()
+    pieces = {"distilbert": tiny_masked.tokenizer, "roberta": tiny_masked.byte_pairs}[kind]()
     config = BertConfig(
         kind=kind,
         head="masked-lm",
         vocabulary=len(pieces),
-        positions=30,
+        positions=40,
         token_types={"distilbert": 0, "roberta": 1}[kind],
         layers=2,
         heads=2,
@@ -139,15 +139,18 @@ def test_the_other_two_kinds(kind, tmp_path):
         pad_id=pieces.pad_id,
     )
     save_pretrained(tmp_path, Model(config, init(config), pieces))
-    schema = read_schemas(PAPER)[1]
-    (case,) = measure(load(tmp_path, head="masked-lm"), [schema])
-    theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)
-    ids = torch.tensor([pieces.encode(schema.sentence)])
-    with torch.no_grad():
-        logits = theirs.eval()(ids).logits[0, pieces.encode(schema.sentence).index(pieces.mask_id)]
-    expected = torch.log_softmax(logits.double(), -1)
-    numbers = [pieces.backend.token_to_id(filler) for filler in schema.fillers]
-    np.testing.assert_allclose(case.log_probabilities, expected[numbers], atol=1e-4)
+    schemas = read_schemas(PAPER)
+    cases = measure(load(tmp_path, head="masked-lm"), schemas)
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    token, space = {"distilbert": (MASK, ""), "roberta": ("<mask>", "Ġ")}[kind]
+    for schema, case in zip(schemas, cases, strict=True):
+        ids = pieces.backend.encode(schema.sentence.replace(MASK, token)).ids
+        with torch.no_grad():
+            logits = theirs(torch.tensor([ids])).logits[0, ids.index(pieces.mask_id)]
+        numbers = [pieces.backend.token_to_id(f"{space}{filler}") for filler in schema.fillers]
+        expected = torch.log_softmax(logits.double(), -1)[numbers]
+        np.testing.assert_allclose(case.log_probabilities, expected, atol=1e-4)
+        assert case.tokens.count(token) == 1
 
 
 def test_residual_is_passed_on(folder):

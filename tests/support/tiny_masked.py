@@ -11,11 +11,13 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 
 from jaxflow.eval.pronoun_schemas import MASK, PAPER, Schema, read_schemas
 from jaxflow.models import BertConfig, Model, SubwordTokenizer, init, make_module, read_tokenizer
@@ -71,6 +73,26 @@ def tokenizer() -> SubwordTokenizer:
         text = "\n".join(vocabulary()) + "\n"
         (Path(folder) / "vocab.txt").write_text(text, encoding="utf-8")
         return read_tokenizer(Path(folder))
+
+
+def byte_pairs() -> SubwordTokenizer:
+    """RoBERTa's kind: spaces belong to the words after them, and the mask takes its own along."""
+    special = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[*list(special.values())[:4], AddedToken("<mask>", lstrip=True)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [each.sentence.replace(MASK, "his") for each in read_schemas()]
+    backend.train_from_iterator([*texts, " he she him her his" * 200], trainer)
+    backend.post_processor = processors.RobertaProcessing(
+        ("</s>", backend.token_to_id("</s>")), ("<s>", backend.token_to_id("<s>"))
+    )
+    numbers = {role: backend.token_to_id(token) for role, token in special.items()}
+    return SubwordTokenizer(backend, MappingProxyType(numbers))
 
 
 @functools.cache
