@@ -39,7 +39,11 @@ def from_hub(name: str) -> Path:
         If the hub has no such model, or cannot be reached and the cache has it not.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
@@ -48,6 +52,8 @@ def from_hub(name: str) -> Path:
             reason = "the hub gives it only to those who have agreed to its terms and are logged in"
         elif isinstance(error, RepositoryNotFoundError):
             reason = "the hub has none of that name, or it is not public"
+        elif isinstance(error, HFValidationError):
+            reason = "the hub has no names of that form"
         else:
             reason = "the hub cannot be reached and its cache on this machine has none"
         raise InputError(

@@ -112,6 +112,8 @@ class SubwordTokenizer:
     def _split(self, texts: Sequence[str]) -> list[Any]:
         valid = [_valid(text) for text in texts]
         try:
+            if len(valid) == 1:  # no threads for one
+                return [self.backend.encode(valid[0])]
             return list(self.backend.encode_batch(valid))
         except Exception as error:  # plain ones, of a vocabulary without what is to stand for words
             raise InputError(f"the tokenizer cannot split the text: {error}") from error
