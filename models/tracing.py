@@ -13,6 +13,7 @@ import numpy as np
 from jaxflow.edges.trace import BlockWeights, Norm, Trace
 from jaxflow.models.architectures import ModelConfig, make_module
 from jaxflow.models.model import Model
+from jaxflow.models.relevance import attention_relevance, has_relevance
 from jaxflow.models.subword import ROLES
 
 __all__ = ["Target", "block_weights", "trace", "tracer"]
@@ -63,7 +64,8 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
     config
         The model's configuration.
     target
-        The output whose gradient with respect to attention is wanted; None leaves it out.
+        The output whose gradient with respect to attention is wanted, and the relevance of
+        attention where the model reads classes off one token; None leaves both out.
     """
     module = make_module(config)
 
@@ -75,7 +77,7 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
                 params, embeddings, mask, method="encode", values=True, offsets=offsets
             )
 
-        gradient = None
+        gradient = relevance = None
         if target is not None:
             n = embeddings.shape[1]
             shape = (embeddings.shape[0], config.layers, config.heads, n, n)
@@ -85,6 +87,9 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
                 return target(output.logits).sum(), output
 
             gradient, output = jax.grad(explained, has_aux=True)(jnp.zeros(shape, jnp.float32))
+            if has_relevance(config):
+                start = jax.grad(lambda logits: target(logits).sum())(output.logits)
+                relevance = attention_relevance(config, params, output, mask, start)
         else:
             output = encode(None)
         return Trace(
@@ -94,6 +99,7 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
             vectors=output.values.vectors,
             stream=output.hidden,
             blocks=block_weights(config, params),
+            relevance=relevance,
         )
 
     return run
@@ -117,8 +123,8 @@ def trace(model: Model, tokens: Any, mask: Any = None, target: Target | None = N
     Returns
     -------
     Trace
-        With everything but ``gradient`` where there is no target, and ``special`` where the
-        tokenizer does not say.
+        With everything but ``gradient`` and ``relevance`` where there is no target, ``relevance``
+        where classes are not read off one token, and ``special`` where the tokenizer does not say.
     """
     tokens = jnp.asarray(tokens)
     pad_id = getattr(model.config, "pad_id", None)

@@ -83,6 +83,9 @@ class Trace:
         The blocks' parameters.
     special
         ``[..., n]`` boolean, True at special tokens such as ``[CLS]`` and ``[SEP]``.
+    relevance
+        ``[..., L, H, n, n]``, of attention for the output that is explained, propagated down from
+        it layer by layer.
     """
 
     attention: Array
@@ -92,6 +95,7 @@ class Trace:
     stream: Array | None = None
     blocks: BlockWeights | None = None
     special: Array | None = None
+    relevance: Array | None = None
 
 
 #: What each field is, in the words of an error.
@@ -101,6 +105,7 @@ _FIELDS = {
     "stream": "hidden states",
     "blocks": "the blocks' parameters",
     "special": "which tokens are special",
+    "relevance": "relevances of attention",
 }
 
 
