@@ -1,7 +1,13 @@
-r"""What each token brings to what attention adds, as vectors: the parts that norms are taken of.
+r"""What each token brings to an attention block's output, as vectors: norms are taken of these.
 
-Attention of one layer adds to token i's stream
-:math:`\sum_j T_{ij} + b`, with :math:`T_{ij} = \sum_h \alpha^h_{ij} v^h_j W_O^h`.
+Attention of one layer adds to token i's stream :math:`\sum_j F_{ij} + b_O`, with
+:math:`F_{ij} = \sum_h \alpha^h_{ij} v^h_j W_O^h`, value vectors with their bias. With
+:math:`T_{ij} = g_i(F_{ij} + \delta_{ij} x_i)` the attention block returns
+
+.. math:: y_i = \sum_j T_{ij} + \text{what biases bring}
+
+with :math:`g_i` the normalisation after the sum, linearised at its actual deviation, of a
+post-LayerNorm block; of a pre-LayerNorm block, where nothing follows the sum, it is the identity.
 """
 
 from __future__ import annotations
@@ -12,13 +18,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.edges.trace import BlockWeights, Trace
+from jaxflow.edges.trace import BlockWeights, Trace, require
 
-__all__ = ["brought", "by_layer", "linear_norm", "with_own"]
+__all__ = ["brought", "by_layer", "linear_norm", "reconstruction", "transformed", "with_own"]
 
 
 def brought(attention: jax.Array, vectors: jax.Array, projection: jax.Array) -> jax.Array:
-    """Return T of one layer, ``[..., n, n, D]``.
+    """Return F of one layer, ``[..., n, n, D]``.
 
     Parameters
     ----------
@@ -51,6 +57,53 @@ def linear_norm(parts: jax.Array, whole: jax.Array, scale: jax.Array, epsilon: f
     centred = parts - parts.mean(-1, keepdims=True)
     deviation = jnp.sqrt(whole.var(-1) + epsilon)[..., None, None]
     return centred / deviation * jnp.broadcast_to(scale, centred.shape)
+
+
+def transformed(
+    attention: jax.Array, vectors: jax.Array, stream: jax.Array, block: BlockWeights
+) -> tuple[jax.Array, jax.Array]:
+    """Return T of one layer, ``[..., n, n, D]``, and y, ``[..., n, D]``, put together from it.
+
+    Parameters
+    ----------
+    attention, vectors, stream, block
+        As `by_layer` hands them over.
+    """
+    parts = with_own(brought(attention, vectors, jnp.asarray(block.projection)), stream)
+    bias = jnp.broadcast_to(block.projection_bias, stream.shape)
+    whole = parts.sum(-2) + bias
+    if block.norm_first:
+        return parts, whole
+    norm = block.norm_attention
+    scale = jnp.asarray(norm.scale)
+    parts = linear_norm(parts, whole, scale, norm.epsilon)
+    rest = linear_norm(bias[..., None, :], whole, scale, norm.epsilon)[..., 0, :]
+    return parts, parts.sum(-2) + rest + jnp.broadcast_to(norm.bias, stream.shape)
+
+
+def reconstruction(trace: Trace) -> jax.Array:
+    """Put every attention block's output together from what each token brings and the biases.
+
+    What comes out is what the model's own blocks hold after attention, before the feed-forward
+    layer, in floating point's precision: that this is so is what the decomposition claims.
+
+    Parameters
+    ----------
+    trace
+        With ``vectors``, ``stream`` and ``blocks``.
+
+    Returns
+    -------
+    jax.Array
+        ``[..., L, n, D]``: y of the module's docstring.
+
+    Raises
+    ------
+    InputError
+        If the trace lacks one of these.
+    """
+    require(trace, ("vectors", "stream", "blocks"), "the reconstruction")
+    return by_layer(trace, lambda *layer: transformed(*layer)[1])
 
 
 def by_layer(
