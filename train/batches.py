@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.models import WordTokenizer
+from jaxflow.models import Tokenizer, WordTokenizer
 from jaxflow.train.corpus import Split
 
-__all__ = ["Batch", "BatchPlan", "EncodedSplit", "encode_split", "evaluation_batches", "iterate"]
+__all__ = [
+    "Batch",
+    "BatchPlan",
+    "EncodedSplit",
+    "encode_sentences",
+    "encode_split",
+    "evaluation_batches",
+    "iterate",
+]
 
 
 class Batch(TypedDict):
@@ -46,6 +54,8 @@ class EncodedSplit:
         int64 ``[N]``, each row's place in the split it came from.
     too_long
         How many sentences did not fit the positions and are left out.
+    pad_id
+        The number that fills rows up.
     """
 
     tokens: np.ndarray
@@ -55,28 +65,57 @@ class EncodedSplit:
     subject_index: np.ndarray
     rows: np.ndarray
     too_long: int
+    pad_id: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def encode_split(split: Split, tokenizer: WordTokenizer, positions: int) -> EncodedSplit:
-    """Encode a split; sentences longer than `positions` are left out and counted."""
-    rows = [tokenizer.encode(prefix) for prefix in split.prefixes]
-    lengths = np.fromiter((len(row) for row in rows), np.int32, len(rows))
+def encode_sentences(
+    texts: Sequence[str], labels: np.ndarray, tokenizer: Tokenizer, positions: int
+) -> EncodedSplit:
+    """Encode labelled sentences; those of more than `positions` tokens are left out and counted.
+
+    Nothing is known of their attractors and subjects.
+
+    Raises
+    ------
+    InputError
+        If the tokenizer has no padding token.
+    """
+    pad = tokenizer.pad_id
+    if pad is None:
+        raise InputError(
+            "the model's tokenizer must have a padding token, because sentences of several lengths "
+            "share a batch"
+        )
+    encoded = [tokenizer.encode(text) for text in texts]
+    lengths = np.fromiter((len(row) for row in encoded), np.int32, len(encoded))
     kept = np.flatnonzero(lengths <= positions)
-    tokens = np.zeros((len(kept), positions), np.int32)
+    tokens = np.full((len(kept), positions), pad, np.int32)
     for place, row in enumerate(kept):
-        tokens[place, : lengths[row]] = rows[row]
-    subject = split.subject_index[kept]
+        tokens[place, : lengths[row]] = encoded[row]
+    unknown = np.full(len(kept), -1, np.int32)
     return EncodedSplit(
         tokens=tokens,
         lengths=lengths[kept],
-        labels=split.labels[kept].astype(np.int32),
-        n_attractors=split.n_attractors[kept],
-        subject_index=np.where(subject < 0, -1, subject + 1).astype(np.int32),
+        labels=labels[kept].astype(np.int32),
+        n_attractors=unknown,
+        subject_index=unknown,
         rows=kept,
-        too_long=len(rows) - len(kept),
+        too_long=len(encoded) - len(kept),
+        pad_id=pad,
+    )
+
+
+def encode_split(split: Split, tokenizer: WordTokenizer, positions: int) -> EncodedSplit:
+    """Encode a split of an agreement corpus, as `encode_sentences` does."""
+    encoded = encode_sentences(split.prefixes, split.labels, tokenizer, positions)
+    subject = split.subject_index[encoded.rows]
+    return dataclasses.replace(
+        encoded,
+        n_attractors=split.n_attractors[encoded.rows],
+        subject_index=np.where(subject < 0, -1, subject + 1).astype(np.int32),
     )
 
 
@@ -169,7 +208,7 @@ class BatchPlan:
         epoch, place = divmod(int(step), self.steps_per_epoch)
         rows = self._epoch(epoch)[place]
         length = int(bucket_of(self._lengths[rows].max(keepdims=True), self.buckets)[0])
-        tokens = np.zeros((self.batch, length), np.int32)
+        tokens = np.full((self.batch, length), self.train.pad_id, np.int32)
         labels = np.zeros(self.batch, np.int32)
         own = rows < len(self.train)
         tokens[own] = self.train.tokens[rows[own], :length]
@@ -202,7 +241,7 @@ def evaluation_batches(
         members = np.flatnonzero(bucket == length)
         for begin in range(0, len(members), batch):
             rows = members[begin : begin + batch]
-            tokens = np.zeros((batch, length), np.int32)
+            tokens = np.full((batch, length), split.pad_id, np.int32)
             labels = np.zeros(batch, np.int32)
             tokens[: len(rows)] = split.tokens[rows, :length]
             labels[: len(rows)] = split.labels[rows]

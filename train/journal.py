@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar, overload
 
 from jaxflow.errors import InputError
 from jaxflow.train.config import TrainConfig
 
-__all__ = ["Journal", "claim_run", "open_journal", "read_config", "write_json"]
+__all__ = ["Journal", "RunConfig", "claim_run", "open_journal", "read_config", "write_json"]
+
+
+class RunConfig(Protocol):
+    """What a run's configuration can do: to a dictionary and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dictionary."""
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Build a configuration from `to_dict`'s result."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -34,8 +45,22 @@ def _replace(path: Path, text: str) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def read_config(run: Path) -> TrainConfig | None:
+C = TypeVar("C", bound=RunConfig)
+
+
+@overload
+def read_config(run: Path) -> TrainConfig | None: ...
+@overload
+def read_config(run: Path, kind: type[C]) -> C | None: ...
+def read_config(run: Path, kind: type[RunConfig] = TrainConfig) -> RunConfig | None:
     """Return the configuration of the run in a folder, or None where there is no run.
+
+    Parameters
+    ----------
+    run
+        The folder.
+    kind
+        The configuration's class: `TrainConfig`, or that of a fine-tuning run.
 
     Raises
     ------
@@ -51,7 +76,7 @@ def read_config(run: Path) -> TrainConfig | None:
         raise InputError(f"the run's configuration {path} cannot be read: {error}") from error
     if not isinstance(fields, dict):
         raise InputError(f"the run's configuration {path} must hold a JSON object")
-    return TrainConfig.from_dict(fields)
+    return kind.from_dict(fields)
 
 
 class Journal:
@@ -93,13 +118,14 @@ def open_journal(run: Path, step: int) -> Journal:
     return Journal(path, seconds)
 
 
-def _comparable(config: TrainConfig) -> dict[str, Any]:
+def _comparable(config: RunConfig) -> dict[str, Any]:
     # The same folder may be named in several ways.
-    data = None if config.data is None else str(config.data.resolve())
-    return {**config.to_dict(), "data": data}
+    fields = config.to_dict()
+    data = fields.get("data")
+    return {**fields, "data": None if data is None else str(Path(data).resolve())}
 
 
-def claim_run(run: Path, config: TrainConfig) -> None:
+def claim_run(run: Path, config: RunConfig) -> None:
     """Make a run's folder and write its configuration, or check that it is the same run.
 
     Raises
@@ -107,7 +133,7 @@ def claim_run(run: Path, config: TrainConfig) -> None:
     InputError
         If the folder holds a run with another configuration, or cannot be written.
     """
-    there = read_config(run)
+    there = read_config(run, type(config))
     if there is not None:
         mine, theirs = _comparable(config), _comparable(there)
         for name, value in mine.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -15,7 +15,7 @@ from jaxflow import models
 from jaxflow.errors import InputError
 from jaxflow.models import Model
 from jaxflow.train.accuracy import accuracies
-from jaxflow.train.batches import iterate
+from jaxflow.train.batches import BatchPlan, EncodedSplit, iterate
 from jaxflow.train.checkpoint import Checkpoints, all_finite, open_checkpoints
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import RunData, encoder_config, prepare
@@ -30,7 +30,7 @@ from jaxflow.train.step import (
     make_train_step,
 )
 
-__all__ = ["Progress", "TrainResult", "train"]
+__all__ = ["Loop", "Progress", "TrainResult", "train"]
 
 LOG_EVERY = 50
 
@@ -126,7 +126,18 @@ def train(
         journal = open_journal(run, int(state.step))
         try:
             until = steps if stop_after is None else min(steps, stop_after)
-            loop = _Loop(config, data, checkpoints, journal, report, make_evaluation_step(model))
+            predict = make_evaluation_step(model)
+            loop = Loop(
+                plan=data.plan,
+                watched={name: data.held_out[name] for name in WATCHED if name in data.held_out},
+                lengths=config.lengths,
+                predict=lambda state, tokens: predict(state.params, tokens),
+                checkpoints=checkpoints,
+                checkpoint_every=config.checkpoint_every,
+                journal=journal,
+                report=report,
+                flow_weight=config.flow_weight,
+            )
             state = loop.run(state, make_train_step(model, optimizer, config), until)
         finally:
             journal.close()
@@ -139,25 +150,38 @@ def train(
     return TrainResult(finished, data, accuracy, loop.seconds)
 
 
-class _Loop:
-    """The loop's fixed surroundings; the state goes through `run` and nowhere else."""
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """The loop's fixed surroundings; the state goes through `run` and nowhere else.
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        data: RunData,
-        checkpoints: Checkpoints,
-        journal: Journal,
-        report: Callable[[Progress], None],
-        predict: Callable[..., jax.Array],
-    ) -> None:
-        self.config = config
-        self.data = data
-        self.checkpoints = checkpoints
-        self.journal = journal
-        self.report = report
-        self.predict = predict
-        self.begun = time.monotonic()
+    Attributes
+    ----------
+    plan
+        All training batches, by step.
+    watched, lengths
+        Splits that are scored after every epoch, and the lengths they are padded to.
+    predict
+        ``(state, tokens [B, n]) -> probabilities [B, C]``.
+    checkpoints, checkpoint_every
+        Where states are kept, and after how many steps one is, besides the ends of epochs.
+    journal, report
+        Told of every few steps.
+    flow_weight
+        Weight of the regulariser's term in the loss.
+    begun
+        When this process began, by the monotonic clock.
+    """
+
+    plan: BatchPlan
+    watched: Mapping[str, EncodedSplit]
+    lengths: tuple[int, ...]
+    predict: Callable[[TrainState, jax.Array], jax.Array]
+    checkpoints: Checkpoints
+    checkpoint_every: int
+    journal: Journal
+    report: Callable[[Progress], None]
+    flow_weight: float = 0.0
+    begun: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
@@ -171,7 +195,7 @@ class _Loop:
         until: int,
     ) -> TrainState:
         """Take steps until `until`, logging, scoring and keeping checkpoints on the way."""
-        plan, steps = self.data.plan, len(self.data.plan)
+        plan, steps = self.plan, len(self.plan)
         step = int(state.step)
         pending: list[Metrics] = []
         for batch in iterate(plan, step) if step < until else ():
@@ -179,7 +203,7 @@ class _Loop:
             pending.append(metrics)
             step += 1
             epoch_ends = step % plan.steps_per_epoch == 0
-            keeps = step % self.config.checkpoint_every == 0 or step == until or epoch_ends
+            keeps = step % self.checkpoint_every == 0 or step == until or epoch_ends
             if keeps or len(pending) >= LOG_EVERY:
                 self._log(step, steps, pending)
                 pending = []
@@ -197,7 +221,7 @@ class _Loop:
         means = {name: float(jnp.stack(v).mean()) for name, v in columns if v[0] is not None}
         loss = means["loss"]
         if "subject_share" in means:
-            means["flow_term"] = -self.config.flow_weight * means["subject_share"]
+            means["flow_term"] = -self.flow_weight * means["subject_share"]
             loss += means["flow_term"]
         if not math.isfinite(loss):
             raise InputError(
@@ -213,14 +237,11 @@ class _Loop:
         )
 
     def _score(self, step: int, steps: int, state: TrainState) -> None:
-        watched = {name: self.data.held_out[name] for name in WATCHED if name in self.data.held_out}
-        scores = accuracies(
-            lambda tokens: self.predict(state.params, tokens), watched, self.config.lengths
-        )
+        scores = accuracies(lambda tokens: self.predict(state, tokens), self.watched, self.lengths)
         values = {name: score["accuracy"] for name, score in scores.items()}
         self.journal.write(step, held_out=values, seconds=round(self.seconds, 3))
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        epoch = step // self.data.plan.steps_per_epoch
+        epoch = step // self.plan.steps_per_epoch
         self.report(Progress(step, steps, f"epoch {epoch}: accuracy {shown}"))
 
     def _keep(self, state: TrainState) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput
-from jaxflow.models.tokenizer import PAD, UNK
+from jaxflow.models.tokenizer import CLS, PAD, UNK
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.regulariser import subject_share
 
-__all__ = ["Metrics", "TrainState", "init_state", "make_evaluation_step", "make_train_step"]
+__all__ = [
+    "Metrics",
+    "TrainState",
+    "init_state",
+    "make_evaluation_step",
+    "make_optimizer",
+    "make_train_step",
+]
+
+SPECIAL = (PAD, CLS, UNK)
 
 
 class TrainState(NamedTuple):
@@ -55,19 +64,65 @@ class Metrics(NamedTuple):
     subject_share: jax.Array | None = None
 
 
-def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine decay, weight decay on matrices only, norm clipped."""
+class OptimizerOptions(Protocol):
+    """What a run's configuration says of its optimiser; fields as in `TrainConfig`."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate."""
+
+    @property
+    def warmup(self) -> float:
+        """Share of all steps."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Decay of the matrices."""
+
+    @property
+    def clip(self) -> float:
+        """Largest global norm of a gradient."""
+
+
+def make_optimizer(
+    config: OptimizerOptions,
+    steps: int,
+    *,
+    schedule: Literal["cosine", "linear"] = "cosine",
+    b2: float = 0.98,
+) -> optax.GradientTransformation:
+    """AdamW with warm-up and decay to zero, weight decay on matrices only, norm clipped.
+
+    Parameters
+    ----------
+    config
+        Peak learning rate, warm-up, weight decay and clipping.
+    steps
+        Of the whole run.
+    schedule
+        How the learning rate goes down.
+    b2
+        Memory of Adam's second moment.
+    """
     warmup = max(1, round(config.warmup * steps))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warmup, max(steps, warmup + 1)
-    )
+    end = max(steps, warmup + 1)
+    if schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, end)
+    else:
+        rate = optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, config.learning_rate, warmup),
+                optax.linear_schedule(config.learning_rate, 0.0, end - warmup),
+            ],
+            [warmup],
+        )
 
     def matrices(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=matrices),
+        optax.adamw(rate, b2=b2, weight_decay=config.weight_decay, mask=matrices),
     )
 
 
@@ -80,10 +135,19 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def drop_words(rng: jax.Array, tokens: jax.Array, rate: float) -> jax.Array:
-    """Replace a share of the words by ``[UNK]``; special tokens stay."""
-    dropped = jax.random.bernoulli(rng, rate, tokens.shape) & (tokens > UNK)
-    return jnp.where(dropped, UNK, tokens)
+def drop_words(
+    rng: jax.Array,
+    tokens: jax.Array,
+    rate: float,
+    *,
+    by: int = UNK,
+    special: tuple[int, ...] = SPECIAL,
+) -> jax.Array:
+    """Replace a share of the words by the token `by`; special tokens stay."""
+    dropped = jax.random.bernoulli(rng, rate, tokens.shape)
+    for number in special:
+        dropped &= tokens != number
+    return jnp.where(dropped, by, tokens)
 
 
 def make_train_step(

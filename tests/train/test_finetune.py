@@ -1,0 +1,383 @@
+"""Fine-tuning: a run that was killed ends with the same bits, and what it learns can be read."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_sst2 import (
+    POSITIONS,
+    corpus,
+    sentences,
+    small_finetuning,
+    tiny_bert,
+    tokenizer,
+)
+
+from jaxflow import models
+from jaxflow.errors import InputError
+from jaxflow.models import AgreementEncoder, EncoderConfig, Gpt2Config, Model, WordTokenizer, init
+from jaxflow.train import finetune as module
+from jaxflow.train import loop
+from jaxflow.train.batches import encode_sentences
+from jaxflow.train.config import TrainConfig
+from jaxflow.train.finetune import finetune, prepare_model
+from jaxflow.train.finetune_config import FineTuneConfig
+from jaxflow.train.finetune_step import (
+    averaged,
+    make_finetune_optimizer,
+    make_finetune_step,
+    rate_scales,
+    start_state,
+)
+from jaxflow.train.journal import read_config
+from jaxflow.train.sst2 import Sentences
+from jaxflow.train.step import make_optimizer
+
+STEPS = 30
+
+
+COMPILED = {}
+
+
+@contextlib.contextmanager
+def surroundings():
+    """A line in the journal for every step, and each step compiled once, as in test_loop."""
+
+    def once(make):
+        def cached(model, *given):
+            config = given[-1] if given else None
+            key = (make, model.config, config and dataclasses.replace(config, started_from=""))
+            return COMPILED.setdefault(key, make(model, *given))
+
+        return cached
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 1)
+        patch.setattr(module, "make_finetune_step", once(make_finetune_step))
+        patch.setattr(module, "_predictor", once(module._predictor))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _surroundings():
+    with surroundings():
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed: its folder and its result."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    with surroundings():
+        return run, finetune(tiny_bert(), corpus(), small_finetuning(), run)
+
+
+def journal_of(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def assert_equal_trees(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def assert_ends_like(run, whole):
+    there, result = whole
+    assert_equal_trees(models.load(run).params, result.model.params)
+    for name in ("model/model.safetensors", "accuracy.json", "config.json"):
+        assert (run / name).read_bytes() == (there / name).read_bytes()
+    assert journal_of(run) == journal_of(there)
+
+
+def test_a_whole_run_leaves_what_it_promises_and_has_learned(whole):
+    run, result = whole
+    assert {path.name for path in run.iterdir()} == {
+        "config.json", "metrics.jsonl", "checkpoints", "checkpoints.json", "model", "accuracy.json"
+    }  # fmt: skip
+    # The test split has no labels: it is never scored.
+    assert set(result.accuracy) == {"dev"}
+    assert result.accuracy["dev"]["n"] == 60
+    assert result.accuracy["dev"]["accuracy"] > 0.7  # .5 ± .065 by chance
+    config = read_config(run, FineTuneConfig)
+    assert dataclasses.replace(config, started_from="") == small_finetuning()
+    scores = [entry["held_out"] for entry in journal_of(run) if "held_out" in entry]
+    assert len(scores) == 3
+    assert scores[-1] == {"dev": result.accuracy["dev"]["accuracy"]}
+
+
+def test_the_saved_model_is_the_averaged_one_and_is_read_back(whole):
+    run, result = whole
+    loaded = models.load(run)
+    assert loaded.config == result.model.config
+    assert loaded.config.labels == ("negative", "positive")
+    assert_equal_trees(loaded.params, result.model.params)
+    dev = corpus()["dev"]
+    ids = loaded.text.encode_batch(dev.texts)
+    right = np.asarray(loaded.probabilities(ids)).argmax(-1) == dev.labels
+    assert right.mean() == result.accuracy["dev"]["accuracy"]
+
+
+def test_transformers_reads_the_saved_model(whole):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    run, result = whole
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(run / "model").eval()
+    texts = list(corpus()["dev"].texts[:9])
+    given = transformers.AutoTokenizer.from_pretrained(run / "model")(
+        texts, padding=True, return_tensors="pt"
+    )
+    ids = result.model.text.encode_batch(texts)
+    np.testing.assert_array_equal(given["input_ids"].numpy(), ids)
+    with torch.no_grad():
+        logits = theirs(**given).logits.numpy()
+    np.testing.assert_allclose(np.asarray(result.model(ids).logits), logits, atol=1e-5)
+    assert theirs.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_run_cut_off_after_a_checkpoint_goes_on_bit_for_bit(tmp_path, whole):
+    run = tmp_path / "run"
+    cut = finetune(tiny_bert(), corpus(), small_finetuning(), run, stop_after=13)
+    assert cut.accuracy == {}
+    assert not (run / "model").exists()
+    finetune(tiny_bert(), corpus(), small_finetuning(), run)
+    assert_ends_like(run, whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from small_sst2 import corpus, small_finetuning, tiny_bert
+from jaxflow.train import finetune as module
+from jaxflow.train import loop
+from jaxflow.train.finetune import finetune
+
+def report(progress):
+    if progress.step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+loop.LOG_EVERY = 1
+finetune(tiny_bert(), corpus(), small_finetuning(), Path(sys.argv[1]), report)
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole):
+    run = tmp_path / "run"
+    support = os.path.dirname(sys.modules["small_sst2"].__file__)
+    path = os.pathsep.join([support, *(entry for entry in sys.path if entry)])
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED.format(step=12), str(run)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    said = []
+    finetune(tiny_bert(), corpus(), small_finetuning(), run, said.append)
+    assert said[0].message == "going on after step 10"
+    assert_ends_like(run, whole)
+
+
+def test_a_run_never_goes_on_from_something_else(tmp_path, whole):
+    run, _ = whole
+    model, splits, config = tiny_bert(), corpus(), small_finetuning()
+    others = {**splits, "train": sentences(200, 4)}
+    for name, given in {
+        "started_from": (tiny_bert(seed=1), splits, config),
+        "started_from is": (model, others, config),
+        "seed": (model, splits, small_finetuning(seed=1)),
+    }.items():
+        with pytest.raises(InputError, match=f"another configuration .{name}"):
+            finetune(*given, run)
+
+
+def test_a_classifier_keeps_its_head_and_others_get_a_fresh_one():
+    bare = tiny_bert(pooler=True)
+    ready = prepare_model(bare, small_finetuning(dropout=0.25))
+    assert (ready.config.head, ready.config.labels) == ("classification", ("negative", "positive"))
+    assert {ready.config.dropout, ready.config.attention_dropout} == {0.25}
+    for name, kept in bare.params["params"].items():
+        assert_equal_trees(ready.params["params"][name], kept)
+    again = prepare_model(ready, small_finetuning())
+    assert again.config == ready.config
+    assert_equal_trees(again.params, ready.params)
+    other = prepare_model(bare, small_finetuning(seed=1))
+    assert not np.array_equal(
+        other.params["params"]["readout"]["kernel"], ready.params["params"]["readout"]["kernel"]
+    )
+
+
+def test_what_cannot_be_fine_tuned_is_refused():
+    three = tiny_bert(head="classification", labels=("a", "b", "c"))
+    with pytest.raises(InputError, match=r"tell 2 classes apart .* has 3"):
+        prepare_model(three, small_finetuning())
+    with pytest.raises(InputError, match="needs a model of text"):
+        prepare_model(dataclasses.replace(tiny_bert(), tokenizer=None), small_finetuning())
+    nothing = dataclasses.replace(
+        tokenizer(), special={name: 1 for name in ("unk", "cls", "sep", "mask")}
+    )
+    with pytest.raises(InputError, match="must have a padding token"):
+        encode_sentences(("a",), np.zeros(1, np.int32), nothing, 8)
+
+
+def test_other_architectures_are_fine_tuned_too(tmp_path):
+    words = tokenizer()
+    gpt2 = Gpt2Config(
+        vocabulary=len(words), positions=POSITIONS, layers=1, heads=2, width=8, pad_id=0
+    )
+    encoder = EncoderConfig(vocabulary=12, positions=POSITIONS, layers=1, heads=2, width=8)
+    vocabulary = WordTokenizer.build(corpus()["train"].texts, 9)
+    started = {
+        "gpt2": Model(gpt2, init(gpt2), words),
+        "agreement": Model(encoder, init(encoder), vocabulary),
+        "distilbert": tiny_bert(kind="distilbert", token_types=0, layers=1, head="masked-lm"),
+    }
+    for name, model in started.items():
+        config = small_finetuning(epochs=1)
+        result = finetune(model, corpus(), config, tmp_path / name)
+        assert result.model.config.head == "classification"
+        loaded = models.load(tmp_path / name)
+        assert_equal_trees(loaded.params, result.model.params)
+        moved = jax.tree.map(
+            lambda a, b: bool((a != b).any()), prepare_model(model, config).params, loaded.params
+        )
+        assert all(jax.tree.leaves(moved))
+
+
+def test_sentences_that_do_not_fit_are_counted_and_wrong(tmp_path):
+    splits = corpus()
+    long = " ".join(["film"] * POSITIONS)
+    splits["dev"] = Sentences((*splits["dev"].texts, long), np.append(splits["dev"].labels, 1))
+    splits["train"] = Sentences(
+        (*splits["train"].texts, long), np.append(splits["train"].labels, 1)
+    )
+    said = []
+    result = finetune(
+        tiny_bert(), splits, small_finetuning(epochs=1, positions=99), tmp_path / "run", said.append
+    )
+    assert said[0].message == "1 training sentences exceed 14 tokens and are left out"
+    assert result.accuracy["dev"]["too_long"] == 1
+    assert result.accuracy["dev"]["n"] == 61
+
+
+def test_learning_rates_fall_from_the_head_to_the_embeddings():
+    model = prepare_model(tiny_bert(layers=3), small_finetuning())
+    scales = rate_scales(model.params, 3, 0.5, norm_first=False)["params"]
+    found = {name: set(jax.tree.leaves(part)) for name, part in scales.items()}
+    assert found == {
+        "readout": {1.0},
+        "pooler": {1.0},
+        "blocks_2": {0.5},
+        "blocks_1": {0.25},
+        "blocks_0": {0.125},
+        **{name: {0.0625} for name in ("word", "position", "token_type", "norm")},
+    }
+    encoder = EncoderConfig(vocabulary=5, layers=1, heads=1, width=4)
+    variables = init(encoder)
+    scales = rate_scales(variables, 1, 0.5, norm_first=True)["params"]
+    assert set(jax.tree.leaves(scales["norm"])) == {1.0}
+    assert set(jax.tree.leaves([scales["word"], scales["position"]])) == {0.25}
+
+
+def test_one_step_against_numpy():
+    """AdamW's first step moves every parameter by its rate times the sign of its gradient."""
+    config = small_finetuning(
+        dropout=0.0, word_dropout=0.0, warmup=0.1, weight_decay=0.0, clip=1e6, layer_decay=0.5
+    )
+    model = prepare_model(tiny_bert(), config)
+    optimizer = make_finetune_optimizer(config, model, 10)
+    step = make_finetune_step(model, optimizer, config)
+    split = corpus()["train"]
+    encoded = encode_sentences(split.texts, split.labels, model.text, POSITIONS)
+    tokens, labels = jnp.asarray(encoded.tokens[:20]), jnp.asarray(encoded.labels[:20])
+
+    def loss(params):
+        logits = model.module.apply(params, tokens, method="classify")
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+    before = jax.tree.map(np.array, model.params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(model.params)
+    state, metrics = step(start_state(model, optimizer), tokens, labels)
+    np.testing.assert_allclose(metrics.loss, value, rtol=1e-5)
+    np.testing.assert_allclose(metrics.gradient_norm, optax.tree.norm(gradient), rtol=1e-4)
+    assert_equal_trees(jax.tree.map(np.array, state.params), before)  # the warm-up begins at 0
+    state, _ = step(state, tokens, labels)
+    scales = rate_scales(before, 1, 0.5, norm_first=False)
+    after = jax.tree.map(np.array, state.params)
+    for old, new, slope, scale in zip(
+        *(jax.tree.leaves(tree) for tree in (before, after, gradient, scales)), strict=True
+    ):
+        clear = np.abs(slope) > 1e-5
+        np.testing.assert_allclose(
+            (new - old)[clear], -2e-2 * scale * np.sign(np.asarray(slope)[clear]), rtol=2e-2
+        )
+    # The average starts at the first parameters and its first memories are 1/10 and 2/11.
+    average = jax.tree.map(np.array, averaged(state))
+    for old, new, mean in zip(
+        *(jax.tree.leaves(tree) for tree in (before, after, average)), strict=True
+    ):
+        np.testing.assert_allclose(mean, old + (1 - 2 / 11) * (new - old), atol=1e-6)
+
+
+def test_without_an_average_the_last_parameters_are_taken():
+    config = small_finetuning(average=0.0)
+    model = prepare_model(tiny_bert(), config)
+    state = start_state(model, make_finetune_optimizer(config, model, 10))
+    assert averaged(state) is state.params
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_learning_rate_goes_up_and_down(schedule):
+    """Plain signs of a constant gradient show the rate at every step."""
+    config = TrainConfig(learning_rate=0.5, warmup=0.2, weight_decay=0.0, clip=1e9)
+    optimizer = make_optimizer(config, 20, schedule=schedule, b2=0.999)
+    params = {"w": jnp.zeros((1, 1))}
+    state, rates = optimizer.init(params), []
+    for _ in range(20):
+        updates, state = optimizer.update({"w": jnp.ones((1, 1))}, state, params)
+        rates.append(-float(updates["w"][0, 0]))
+    up = [0.5 * step / 4 for step in range(4)]
+    part = np.arange(16) / 16
+    down = 0.5 * (1 - part) if schedule == "linear" else 0.5 * (1 + np.cos(np.pi * part)) / 2
+    np.testing.assert_allclose(rates, [*up, *down], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"average": 1.0}, r"average must be in \[0, 1\)"),
+        ({"dropout": -0.1}, r"dropout must be in \[0, 1\)"),
+        ({"layer_decay": 0.0}, r"layer_decay must be in \(0, 1\]"),
+        ({"schedule": "square"}, "schedule must be linear or cosine"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"buckets": (0,)}, "buckets must be lengths from 1"),
+    ],
+)
+def test_impossible_configurations(options, message):
+    with pytest.raises(InputError, match=message):
+        FineTuneConfig(**options)
+
+
+def test_configurations_go_to_json_and_back(tmp_path):
+    config = small_finetuning(data=tmp_path, model="somewhere")
+    assert FineTuneConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(InputError, match="configuration does not fit"):
+        FineTuneConfig.from_dict({"width": 3})
+
+
+def test_the_agreement_encoder_was_not_forgotten():
+    """Its module is what a model of its configuration runs."""
+    encoder = EncoderConfig(vocabulary=5, layers=1, heads=1, width=4)
+    assert isinstance(Model(encoder, init(encoder), None).module, AgreementEncoder)

@@ -1,0 +1,185 @@
+"""Fine-tuning: a pretrained model and labelled sentences to a classifier, in one resumable run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxflow.errors import InputError
+from jaxflow.models import EncoderConfig, Model, save, save_pretrained, with_head
+from jaxflow.train.accuracy import accuracies
+from jaxflow.train.batches import BatchPlan, EncodedSplit, encode_sentences
+from jaxflow.train.checkpoint import open_checkpoints
+from jaxflow.train.finetune_config import FineTuneConfig
+from jaxflow.train.finetune_step import (
+    averaged,
+    checksum,
+    make_finetune_optimizer,
+    make_finetune_step,
+    start_state,
+)
+from jaxflow.train.journal import claim_run, open_journal, write_json
+from jaxflow.train.loop import Loop, Progress
+from jaxflow.train.sst2 import LABEL_NAMES, Sentences
+from jaxflow.train.step import TrainState
+
+__all__ = ["FineTuneResult", "encode_held_out", "finetune", "prepare_model"]
+
+# Rates of dropout by the names that configurations have for them.
+_RATES = ("dropout", "attention_dropout", "readout_dropout", "embedding_dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuneResult:
+    """A finished run: the model, its held-out splits, their accuracy and seconds of training."""
+
+    model: Model
+    held_out: dict[str, EncodedSplit]
+    accuracy: dict[str, dict[str, float | int]]
+    seconds: float
+
+
+def prepare_model(
+    model: Model, config: FineTuneConfig, labels: tuple[str, ...] = LABEL_NAMES
+) -> Model:
+    """Return the model to begin with: a classifier of these classes, with the run's dropout.
+
+    Raises
+    ------
+    InputError
+        If the model has no text, or classes of another number.
+    """
+    if model.tokenizer is None or not hasattr(model.config, "vocabulary"):
+        raise InputError("fine-tuning on sentences needs a model of text with its tokenizer")
+    have = model.config
+    if have.head == "classification" and have.classes != len(labels):
+        raise InputError(
+            f"the model must tell {len(labels)} classes apart ({', '.join(labels)}), this one has "
+            f"{have.classes}"
+        )
+    rates: dict[str, Any] = {}
+    if config.dropout is not None:
+        rates = {name: config.dropout for name in _RATES if name in have.__dataclass_fields__}
+    if have.head != "classification":
+        return with_head(model, "classification", labels=labels, seed=config.seed, **rates)
+    return dataclasses.replace(model, config=dataclasses.replace(have, **rates))
+
+
+def encode_held_out(
+    corpus: Mapping[str, Sentences], model: Model, positions: int
+) -> dict[str, EncodedSplit]:
+    """Encode the labelled splits that are not trained on."""
+    return {
+        name: encode_sentences(split.texts, split.labels, model.text, positions)
+        for name, split in corpus.items()
+        if name != "train" and split.labelled
+    }
+
+
+def finetune(
+    start: Model,
+    corpus: Mapping[str, Sentences],
+    config: FineTuneConfig,
+    run: Path,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop_after: int | None = None,
+) -> FineTuneResult:
+    """Fine-tune a model into a run's folder, going on from its last checkpoint if there is one.
+
+    Parameters
+    ----------
+    start
+        Any model of text that `jaxflow.models.load` gives. One without classes gets a fresh head.
+    corpus
+        Splits by name; ``train`` is trained on, ``dev`` scored after every epoch.
+    config
+        The run's configuration.
+    run
+        The folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (which
+        `jaxflow.models.load` and ``transformers`` read) and ``accuracy.json`` are written there.
+    report
+        Called with the progress every few steps.
+    stop_after
+        Steps after which to stop without a model, as if cut off right after a checkpoint.
+
+    Returns
+    -------
+    FineTuneResult
+        The model with its accuracy on every labelled split that was not trained on.
+
+    Raises
+    ------
+    InputError
+        If model, corpus or folder are unusable, or the loss stops being finite; the last good
+        checkpoint is kept then.
+    """
+    model = prepare_model(start, config)
+    positions = min(config.positions, model.config.positions)  # type: ignore[union-attr]
+    config = dataclasses.replace(config, positions=positions)
+    train = corpus["train"]
+    encoded = encode_sentences(train.texts, train.labels, model.text, positions)
+    held_out = encode_held_out(corpus, model, positions)
+    plan = BatchPlan(
+        train=encoded,
+        extra=None,
+        share=0.0,
+        buckets=config.lengths,
+        batch=config.batch,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+    began = checksum(model.params, encoded.tokens, encoded.labels)
+    config = dataclasses.replace(config, started_from=began)
+    claim_run(run, config)  # what is refused leaves nothing behind
+    steps = len(plan)
+    if encoded.too_long:
+        report(
+            Progress(
+                0,
+                steps,
+                f"{encoded.too_long} training sentences exceed {positions} tokens and are left out",
+            )
+        )
+    optimizer = make_finetune_optimizer(config, model, steps)
+    with open_checkpoints(run / "checkpoints") as checkpoints:
+        fresh = start_state(model, optimizer)
+        state = checkpoints.restore(fresh) or fresh
+        if int(state.step):
+            report(Progress(int(state.step), steps, f"going on after step {int(state.step)}"))
+        journal = open_journal(run, int(state.step))
+        try:
+            until = steps if stop_after is None else min(steps, stop_after)
+            loop = Loop(
+                plan=plan,
+                watched={name: held_out[name] for name in ("dev",) if name in held_out},
+                lengths=config.lengths,
+                predict=_predictor(model),
+                checkpoints=checkpoints,
+                checkpoint_every=config.checkpoint_every,
+                journal=journal,
+                report=report,
+            )
+            state = loop.run(state, make_finetune_step(model, optimizer, config), until)
+        finally:
+            journal.close()
+    finished = dataclasses.replace(model, params=averaged(state))
+    if until < steps:
+        return FineTuneResult(finished, held_out, {}, loop.seconds)
+    (save if isinstance(model.config, EncoderConfig) else save_pretrained)(run / "model", finished)
+    accuracy = accuracies(finished.probabilities, held_out, config.lengths)
+    write_json(run / "accuracy.json", accuracy)
+    return FineTuneResult(finished, held_out, accuracy, loop.seconds)
+
+
+def _predictor(model: Model) -> Callable[[TrainState, jax.Array], jax.Array]:
+    apply: Callable[..., Any] = model.module.apply
+
+    @jax.jit
+    def probabilities(params: Any, tokens: jax.Array) -> jax.Array:
+        return jax.nn.softmax(apply(params, tokens, method="classify"))
+
+    return lambda state, tokens: probabilities(averaged(state), tokens)
