@@ -22,7 +22,7 @@ from jaxflow.eval.text import (
     short,
 )
 
-__all__ = ["comparison_note", "to_markdown"]
+__all__ = ["claim_blocks", "comparison_note", "splits_block", "table_blocks", "to_markdown"]
 
 
 def to_markdown(
@@ -55,15 +55,30 @@ def to_markdown(
         "# Agreement of token scores with blank-out and input gradients",
         f"Spearman's correlation per sentence, mean±standard deviation over {sentences} sentences; "
         "intervals are 95 % bootstrap intervals of the mean, NaN counts the sentences left out "
-        f"because one side is constant. {comparison_note(tables.layers)}",
+        f"because one side is constant. {comparison_note(tables)}",
         "\n".join(f"- {line}" for line in accuracy_lines(accuracy)),
-        _splits(accuracy_by_split or {}),
+        splits_block(accuracy_by_split or {}),
     ]
+    blocks += table_blocks(tables)
+    blocks += claim_blocks(claims)
+    if config is not None or versions is not None:
+        blocks += ["## Made with", f"```json\n{dump({'config': config, 'versions': versions})}```"]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def table_blocks(tables: Tables, targets: Sequence[str] | None = None) -> list[str]:
+    """Give the tables as Markdown blocks: those of `targets` alone, or all there is."""
+    blocks = []
     for target, rows in tables.correlations.items():
-        blocks.append(f"## {paper.TABLE_TITLES[target]}")
+        if targets is not None and target not in targets:
+            continue
+        blocks.append(f"## {tables.reference.titles[target]}")
         blocks.append(_compared(tables, target))
         blocks.append(_intervals({paper.ROW_TITLES[row]: cells for row, cells in rows.items()}))
-    blocks += [
+    if targets is not None:
+        return blocks
+    return [
+        *blocks,
         "## Saturated share of the pairs ([CLS], token)",
         "Pairs whose flow is at its bound, the column sum of A[1] cut at 1.",
         _means({"saturated": tables.saturation}),
@@ -73,19 +88,20 @@ def to_markdown(
         _means(tables.entropy),
         _intervals(tables.entropy),
     ]
-    if claims:
-        blocks += ["## Claims", _claims(claims), NOTE]
-    if config is not None or versions is not None:
-        blocks += ["## Made with", f"```json\n{dump({'config': config, 'versions': versions})}```"]
-    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def comparison_note(layers: int) -> str:
+def claim_blocks(claims: Sequence[Claim]) -> list[str]:
+    """Give the claims as Markdown blocks; none where none were tested."""
+    return ["## Claims", _claims(claims), NOTE] if claims else []
+
+
+def comparison_note(tables: Tables) -> str:
     """Say what the numbers are compared with, or why they are not."""
-    if layers == paper.LAYERS:
-        return f"Paper: {paper.SOURCE} ({paper.SENTENCES} sentences)."
+    if tables.layers == paper.LAYERS:
+        return f"Paper: {tables.reference.source} ({tables.reference.sentences} sentences)."
     return (
-        f"No comparison with the paper: its model has {paper.LAYERS} layers, this one has {layers}."
+        f"No comparison with the paper: its model has {paper.LAYERS} layers, this one has "
+        f"{tables.layers}."
     )
 
 
@@ -114,7 +130,8 @@ def _intervals(rows: dict[str, tuple[Cell, ...]]) -> str:
     return _grid(["95 % interval", *layers, "n", "NaN"], lines)
 
 
-def _splits(splits: Mapping[str, Mapping[str, float | int]]) -> str:
+def splits_block(splits: Mapping[str, Mapping[str, float | int]]) -> str:
+    """Give the accuracy by split as a Markdown table; empty where none is known."""
     # Splits may differ in what is known of them: every figure of any is a column.
     names = list(dict.fromkeys(name for figures in splits.values() for name in figures))
     lines = [

@@ -8,9 +8,11 @@ over the tokens of a sentence.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 __all__ = [
+    "AGREEMENT",
     "LAYERS",
     "ROW_TITLES",
     "SENTENCES",
@@ -18,6 +20,7 @@ __all__ = [
     "TABLES",
     "TABLE_TITLES",
     "TARGET_TITLES",
+    "Reference",
     "paper_row",
 ]
 
@@ -131,3 +134,34 @@ def paper_row(target: str, row: str, layers: int) -> _Row | None:
         One pair per layer, bottom to top.
     """
     return TABLES.get(target, {}).get(row) if layers == LAYERS else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Published tables that ours are set beside.
+
+    Attributes
+    ----------
+    source
+        Where they are published.
+    sentences
+        How many sentences they are means over.
+    tables
+        Target -> row -> (mean, standard deviation) of each of the model's 6 layers, bottom to top;
+        NaN for a layer that is not in the paper.
+    titles
+        Target -> the title of our table.
+    """
+
+    source: str
+    sentences: int
+    tables: Mapping[str, Mapping[str, _Row]]
+    titles: Mapping[str, str]
+
+    def row(self, target: str, row: str, layers: int) -> _Row | None:
+        """Look up one row; None if it is not there, or our model has another depth."""
+        return self.tables.get(target, {}).get(row) if layers == LAYERS else None
+
+
+#: Tables 1 and 2.
+AGREEMENT = Reference(SOURCE, SENTENCES, TABLES, TABLE_TITLES)

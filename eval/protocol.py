@@ -2,14 +2,15 @@
 
 Every sentence gives the ``[CLS]`` row of raw attention, rollout and flow for every layer, and two
 reference scores from the model itself: blank-out and input gradient. The tables are Spearman's
-correlations between the two kinds over the sentence's tokens.
+correlations between the two kinds over the sentence's tokens. What the authors did otherwise for
+Table 3 is a matter of three options.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,17 @@ import numpy as np
 
 import jaxflow
 from jaxflow.errors import InputError
+from jaxflow.eval.dense import dense_spearman
 from jaxflow.eval.scores import ROWS, TARGETS, SentenceScores
 from jaxflow.models import Model
-from jaxflow.models.tokenizer import CLS, PAD, UNK
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
 
 __all__ = ["ProtocolConfig", "TokenScores", "choose", "score_sentences", "token_scores"]
 
 READOUT = 0  # [CLS] comes first
 PAPER_SAMPLES = 2000
+
+Score = Literal["difference", "predicted", "last"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,8 @@ class ProtocolConfig:
     seed
         Of that draw, of the random baseline and of the bootstrap.
     special_tokens
-        Whether ``[CLS]`` counts among the tokens that are correlated, as it does in the paper.
+        Whether ``[CLS]`` and ``[SEP]`` count among the tokens that are correlated, as they do in
+        the paper.
     min_tokens
         Shorter sentences, counted with ``[CLS]``, are left out.
     residual
@@ -49,6 +53,15 @@ class ProtocolConfig:
         Sentences scored at once.
     threads
         For flow; None takes all cores.
+    score
+        What gradients are taken of: the ``difference`` of the two probabilities (Table 2), the
+        logit of the ``predicted`` class, or that of the ``last`` one.
+    reading
+        A token's relevance at a layer: the ``readout`` row, that of ``[CLS]``, or the ``maximum``
+        over all queries (Table 3), for which the authors make each row of flows sum to 1.
+    ranks
+        Spearman's correlation of ``average`` ranks, or the authors' of Table 3, of ``dense`` ranks
+        (`jaxflow.eval.dense`).
     """
 
     samples: int | None = None
@@ -58,6 +71,9 @@ class ProtocolConfig:
     residual: float = 0.5
     batch: int = 32
     threads: int | None = None
+    score: Score = "difference"
+    reading: Literal["readout", "maximum"] = "readout"
+    ranks: Literal["average", "dense"] = "average"
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -78,7 +94,7 @@ class TokenScores:
     Attributes
     ----------
     methods
-        Row of the tables -> float64 ``[S, L, n]``, of the ``[CLS]`` row.
+        Row of the tables -> float64 ``[S, L, n]``, of the ``[CLS]`` row or the maximum over rows.
     targets
         What they are compared with (`TARGETS`) -> float64 ``[S, n]``.
     saturated
@@ -115,61 +131,100 @@ def choose(split: EncodedSplit, config: ProtocolConfig) -> EncodedSplit:
     return dataclasses.replace(split, **{name: getattr(split, name)[rows] for name in fields})
 
 
-def gradient_scores(model: Model) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+def gradient_scores(
+    model: Model, of: Score = "difference"
+) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
     r"""Build the jitted ``(params, tokens [B, n]) -> scores [B, n]`` by two readings of a gradient.
 
-    With g the gradient of ``p₀ − p₁`` at a token's embedding, ``gradient`` is the paper's
-    ``|Σ_d g_d|`` and ``gradient_norm`` is ``‖g‖₂``.
+    With g the gradient of a score, by default ``p₀ − p₁``, at a token's embedding, ``gradient`` is
+    the paper's ``|Σ_d g_d|`` and ``gradient_norm`` is ``‖g‖₂``.
     """
     apply: Callable[..., Any] = model.module.apply  # Flax does not say what it returns
+    padding = model.config.pad_id  # type: ignore[union-attr]
 
     @jax.jit
     def scores(params: Any, tokens: jax.Array) -> dict[str, jax.Array]:
-        def difference(embeddings: jax.Array) -> jax.Array:
-            output = apply(params, embeddings, tokens != PAD, method="encode")
-            probabilities = jax.nn.softmax(output.logits)
+        def score(embeddings: jax.Array) -> jax.Array:
+            logits = apply(params, embeddings, tokens != padding, method="encode").logits
+            if of == "predicted":
+                return jnp.asarray(logits.max(-1))
+            if of == "last":
+                return jnp.asarray(logits[:, -1])
+            probabilities = jax.nn.softmax(logits)
             return probabilities[:, 0] - probabilities[:, 1]
 
         embeddings = apply(params, tokens, method="embed")
         # The compiler merges the two backward passes into one.
         return {
-            "gradient": jnp.abs(jaxflow.input_gradient(difference, embeddings)),
-            "gradient_norm": jnp.asarray(jaxflow.gradient_norm(difference, embeddings)),
+            "gradient": jnp.abs(jaxflow.input_gradient(score, embeddings)),
+            "gradient_norm": jnp.asarray(jaxflow.gradient_norm(score, embeddings)),
         }
 
     return scores
 
 
-def device_scores(model: Model, residual: float) -> Callable[..., dict[str, jax.Array]]:
+def device_scores(
+    model: Model,
+    residual: float,
+    *,
+    of: Score = "difference",
+    reading: Literal["readout", "maximum"] = "readout",
+) -> Callable[..., dict[str, jax.Array]]:
     """Build all that runs on the device, as one function to compile once for each length.
 
-    It maps ``(params, tokens [B, n], labels [B])`` to the attention, the ``[CLS]`` rows of raw
-    attention and rollout ``[B, L, n]``, and the references' scores ``[B, n]``.
+    It maps ``(params, tokens [B, n], labels [B])`` to the attention, what is read of raw attention
+    and rollout ``[B, L, n]``, and the references' scores ``[B, n]``.
     """
     apply: Callable[..., Any] = model.module.apply
-    gradients = gradient_scores(model)
+    gradients = gradient_scores(model, of)
+    padding, blank = model.config.pad_id, _blank(model)  # type: ignore[union-attr]
+
+    def read(rows: Any) -> jax.Array:
+        # Rows of padding are 0, so that they are never the largest.
+        return jnp.asarray(rows[:, :, READOUT] if reading == "readout" else rows.max(2))
 
     @jax.jit
     def scores(params: Any, tokens: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        mask = tokens != PAD
+        mask = tokens != padding
         attention = apply(params, tokens, mask).attention
-        rolled = jaxflow.rollout(attention, residual=residual, mask=mask)
         blanked = jaxflow.blank_out(
             lambda rows: jax.nn.softmax(apply(params, rows, method="classify")),
             tokens,
-            UNK,
+            blank,
             label=labels,
             mask=mask,
         )
         return {
             "attention": attention,
-            "raw": jaxflow.raw_attention(attention, mask=mask)[:, :, READOUT],
-            "rollout": rolled[:, :, READOUT],
+            "raw": read(jaxflow.raw_attention(attention, mask=mask)),
+            "rollout": read(jaxflow.rollout(attention, residual=residual, mask=mask)),
             "blank_out": blanked,
             **gradients(params, tokens),
         }
 
     return scores
+
+
+def _blank(model: Model) -> int:
+    """Return the token that stands for a blanked one: a tokenizer's ``[UNK]``, or its ``[MASK]``.
+
+    Word pieces leave next to nothing unknown, so that a pretrained model has never seen ``[UNK]``,
+    while ``[MASK]`` is what it was trained to see where a word is missing.
+    """
+    tokenizer = model.text
+    blank = tokenizer.unk_id if tokenizer.mask_id is None else tokenizer.mask_id
+    if blank is None:
+        raise InputError("the model's tokenizer must have [MASK] or [UNK] to blank a token out")
+    return blank
+
+
+def _flow(attention: np.ndarray, reading: str, options: dict[str, Any]) -> np.ndarray:
+    """Return what is read of flow, ``[B, L, n]``."""
+    if reading == "readout":
+        return np.asarray(jaxflow.flow(attention, sources=READOUT, **options)[:, :, 0])
+    flows = np.asarray(jaxflow.flow(attention, **options))
+    total = flows.sum(-1, keepdims=True)
+    return np.asarray((flows / np.where(total > 0, total, 1)).max(2))
 
 
 def token_scores(
@@ -185,17 +240,19 @@ def token_scores(
     targets = {name: np.full(shape[::2], np.nan) for name in TARGETS}
     saturated = np.zeros(shape, bool)
     counted = np.zeros(shape[::2], bool)
-    on_device = device_scores(model, config.residual)
+    on_device = device_scores(model, config.residual, of=config.score, reading=config.reading)
+    ends = (model.text.cls_id, model.text.sep_id)
+    specials = [number for number in ends if number is not None]
 
     done = 0
     for rows, batch in evaluation_batches(split, lengths, config.batch):
         now = jax.tree.map(np.asarray, on_device(model.params, **batch))
         # A batch may end in rows of padding, which belong to no sentence.
         now = {name: values[: len(rows)] for name, values in now.items()}
-        attention, mask = now.pop("attention"), batch["tokens"][: len(rows)] != PAD
+        attention, mask = now.pop("attention"), batch["tokens"][: len(rows)] != split.pad_id
         options = {"residual": config.residual, "mask": mask, "threads": config.threads}
         bound = jaxflow.saturation(attention, sources=READOUT, **options)
-        now["flow"] = jaxflow.flow(attention, sources=READOUT, **options)[:, :, 0]
+        now["flow"] = _flow(attention, config.reading, options)
         now["column_sum"] = np.broadcast_to(bound.bound[:, None], now["flow"].shape)
         reached = bound.reached[:, :, 0]
         for place, row in enumerate(rows):
@@ -208,21 +265,23 @@ def token_scores(
             rng = np.random.default_rng([config.seed, int(split.rows[row])])
             methods["random"][row, :, :n] = rng.random((shape[1], n))
             methods["position"][row, :, :n] = np.arange(n)
-            counted[row, :n] = config.special_tokens | (split.tokens[row, :n] != CLS)
+            special = np.isin(split.tokens[row, :n], specials)
+            counted[row, :n] = config.special_tokens | ~special
         done += len(rows)
         report(done, len(split))
     return TokenScores(methods, targets, saturated, counted)
 
 
-def correlate(scores: TokenScores, lengths: np.ndarray) -> SentenceScores:
+def correlate(
+    scores: TokenScores, lengths: np.ndarray, ranks: Literal["average", "dense"] = "average"
+) -> SentenceScores:
     """Turn token scores into correlations, saturated shares and entropies a sentence and layer."""
     counted = scores.counted
+    spearman = jaxflow.spearman if ranks == "average" else dense_spearman
     correlations = {
         target: {
             name: np.asarray(
-                jaxflow.spearman(
-                    np.nan_to_num(values), np.nan_to_num(reference)[:, None], counted[:, None]
-                )
+                spearman(np.nan_to_num(values), np.nan_to_num(reference)[:, None], counted[:, None])
             )
             for name, values in scores.methods.items()
         }
@@ -274,4 +333,4 @@ def score_sentences(
         "labels": chosen.labels,
         "rows": chosen.rows,
     }
-    return correlate(tokens, chosen.lengths), extra
+    return correlate(tokens, chosen.lengths, config.ranks), extra

@@ -29,7 +29,7 @@ from jaxflow.eval.text import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_report", "write_reports"]
+__all__ = ["print_claims", "print_note", "print_report", "print_tables", "write_reports"]
 
 # A line of a printed table: its label, one text per layer, a rich style.
 _Line = tuple[str, list[str], str]
@@ -53,21 +53,37 @@ def print_report(
     """
     for line in accuracy_lines(accuracy):
         _say(console, line)
-    for target in tables.correlations:
-        _say(console, f"\n{paper.TABLE_TITLES[target]}", "bold")
-        _print_table(console, _compared(tables, target))
+    print_tables(console, tables)
     _say(console, "\nSaturated share of the pairs ([CLS], token)", "bold")
     _print_table(console, _own("saturated", tables.saturation))
     _say(console, "\nEntropy of the [CLS] row, as a share of its maximum", "bold")
     _print_table(
         console, [line for row in tables.entropy for line in _own(row, tables.entropy[row])]
     )
+    print_note(console, tables)
+    print_claims(console, claims)
+
+
+def print_tables(console: Console, tables: Tables, targets: Sequence[str] | None = None) -> None:
+    """Print the correlations with each target, or with those of `targets`."""
+    for target in tables.correlations:
+        if targets is None or target in targets:
+            _say(console, f"\n{tables.reference.titles[target]}", "bold")
+            _print_table(console, _compared(tables, target))
+
+
+def print_note(console: Console, tables: Tables, targets: Sequence[str] | None = None) -> None:
+    """Print what the numbers of the tables are, and how many were undefined."""
     _say(
         console,
         f"\nMean±standard deviation over {tables.sentences} sentences, 95 % bootstrap interval "
-        f"of the mean. {_left_out(tables)} {comparison_note(tables.layers)}",
+        f"of the mean. {_left_out(tables, targets)} {comparison_note(tables)}",
         "dim",
     )
+
+
+def print_claims(console: Console, claims: Sequence[Claim]) -> None:
+    """Print the verdicts on the claims; nothing where none were tested."""
     if claims:
         _say(console, "\nClaims", "bold")
         _print_claims(console, claims)
@@ -154,12 +170,12 @@ def _own(name: str, cells: Sequence[Cell]) -> list[_Line]:
     ]
 
 
-def _left_out(tables: Tables) -> str:
+def _left_out(tables: Tables, targets: Sequence[str] | None) -> str:
     counted = [
         f"{paper.ROW_TITLES[row]} {max(cell.nan for cell in cells)} ({paper.TARGET_TITLES[target]})"
         for target, rows in tables.correlations.items()
         for row, cells in rows.items()
-        if any(cell.nan for cell in cells)
+        if any(cell.nan for cell in cells) and (targets is None or target in targets)
     ]
     if not counted:
         return "No sentence is undefined (NaN)."

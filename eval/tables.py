@@ -39,12 +39,15 @@ class Tables:
         Row -> L cells: entropy of the [CLS] row divided by the logarithm of the number of tokens.
     sentences
         Number of sentences S that were scored.
+    reference
+        The paper's tables that these are set beside.
     """
 
     correlations: dict[str, dict[str, tuple[Cell, ...]]]
     saturation: tuple[Cell, ...]
     entropy: dict[str, tuple[Cell, ...]]
     sentences: int
+    reference: paper.Reference = paper.AGREEMENT
 
     @property
     def layers(self) -> int:
@@ -52,7 +55,13 @@ class Tables:
         return len(self.saturation)
 
 
-def build_tables(scores: SentenceScores, seed: int = 0, *, resamples: int = RESAMPLES) -> Tables:
+def build_tables(
+    scores: SentenceScores,
+    seed: int = 0,
+    *,
+    resamples: int = RESAMPLES,
+    reference: paper.Reference = paper.AGREEMENT,
+) -> Tables:
     """Summarise the per-sentence scores.
 
     Parameters
@@ -61,6 +70,8 @@ def build_tables(scores: SentenceScores, seed: int = 0, *, resamples: int = RESA
         Of one model.
     seed, resamples
         Of the bootstrap behind the intervals.
+    reference
+        The paper's tables to set them beside.
     """
     correlations = [scores.correlations[target][row] for target in TARGETS for row in ROWS]
     entropies = [scores.entropy[row] for row in ENTROPY_ROWS]
@@ -74,6 +85,7 @@ def build_tables(scores: SentenceScores, seed: int = 0, *, resamples: int = RESA
         saturation=next(rows),
         entropy={row: next(rows) for row in ENTROPY_ROWS},
         sentences=scores.sentences,
+        reference=reference,
     )
 
 
@@ -87,7 +99,7 @@ def beside_paper(
     tuple of (paper's mean, paper's std, difference), or None
         One per layer; None where the paper has nothing to compare.
     """
-    theirs = paper.paper_row(target, row, tables.layers)
+    theirs = tables.reference.row(target, row, tables.layers)
     if theirs is None:
         return None
     ours = tables.correlations[target][row]

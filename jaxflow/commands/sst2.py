@@ -1,0 +1,144 @@
+"""``jaxflow reproduce sst2``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jaxflow.commands.progress as progress
+from jaxflow.commands.heap import keep_heap
+
+if TYPE_CHECKING:
+    from jaxflow.train.finetune_config import FineTuneConfig
+
+__all__ = ["ReproduceSst2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceSst2:
+    """Print the paper's Table 3, by its authors' protocol and by a corrected one, beside its own.
+
+    A classifier is evaluated as it is. Any other model is fine-tuned on SST-2 first; a run that was
+    cut off goes on from its last checkpoint.
+    """
+
+    data: Path | None = None
+    """A folder with train.tsv and dev.tsv of sentence<TAB>label lines; by default glue/sst2, which
+    is fetched."""
+    model: str = "distilbert-base-uncased-finetuned-sst-2-english"
+    """BERT or one of its kin: a folder, or a name on the hub."""
+    out: Path | None = None
+    """Folder for the results, with the fine-tuning run inside; by default runs/sst2-MODEL."""
+    samples: int | None = None
+    """Dev sentences of the corrected protocol, drawn at random; by default all."""
+    paper_samples: int | None = None
+    """Dev sentences of the authors' protocol; by default 100, as in the paper."""
+    seed: int = 0
+    """Of fine-tuning, the samples, the random baseline and the bootstrap."""
+    no_special_tokens: bool = False
+    """Leave [CLS] and [SEP] out of the tokens that are correlated."""
+    threads: int | None = None
+    """Threads for attention flow; by default all cores."""
+    epochs: int | None = None
+    """Passes over the training sentences."""
+    batch: int | None = None
+    """Sentences a step."""
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW."""
+    layer_decay: float | None = None
+    """Learning rate of a layer as a share of that of the layer above."""
+    dropout: float | None = None
+    """Every dropout rate inside the model; by default its own."""
+    word_dropout: float | None = None
+    """Share of word pieces replaced by [MASK] while training."""
+    average: float | None = None
+    """Memory of the moving average of the parameters; 0 takes the last ones."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints, besides the ends of epochs."""
+
+    def run(self) -> None:
+        """Fine-tune if need be, evaluate, print and write."""
+        from rich.console import Console
+
+        from jaxflow.errors import InputError
+        from jaxflow.eval.evaluate import check_out
+        from jaxflow.eval.sst2 import Sst2Config, check_classifier, evaluate_sst2
+        from jaxflow.eval.sst2_report import print_sst2
+        from jaxflow.models import load
+        from jaxflow.train.finetune import encode_held_out, finetune
+        from jaxflow.train.sst2 import load_sst2
+
+        keep_heap()
+        config = self._finetuning()
+        given: dict[str, Any] = {"samples": self.samples, "paper_samples": self.paper_samples}
+        protocol = Sst2Config(
+            seed=self.seed,
+            special_tokens=not self.no_special_tokens,
+            threads=self.threads,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        out = self.out or Path("runs") / f"sst2-{_plain(self.model)}"
+        check_out(out)
+        corpus = load_sst2(self.data)
+        sentences = len(corpus["dev"])
+        if protocol.samples is not None and protocol.samples > sentences:
+            raise InputError(
+                f"samples must be at most {sentences}, the dev sentences, got {protocol.samples}"
+            )
+        model, accuracy, seconds = load(self.model), None, None
+        tuned = model.config.head != "classification"
+        if tuned:
+            with progress.training() as report:
+                result = finetune(model, corpus, config, out / "run", report)
+            model, held_out = result.model, result.held_out
+            accuracy, seconds = result.accuracy, result.seconds
+        check_classifier(model)
+        config = dataclasses.replace(
+            config,
+            positions=min(config.positions, model.config.positions),  # type: ignore[union-attr]
+        )
+        if not tuned:
+            held_out = encode_held_out(corpus, model, config.positions)
+        with progress.counting("scoring") as count:
+            evaluation = evaluate_sst2(
+                model,
+                held_out,
+                config.lengths,
+                protocol,
+                out,
+                made_with={
+                    "classifier": self.model,
+                    "data": self.data or "glue/sst2",
+                    "finetuning": config.to_dict() if tuned else None,
+                    "finetuning_seconds": seconds,
+                },
+                accuracy=accuracy,
+                report=count,
+            )
+        print_sst2(Console(), evaluation)
+        print()
+        if tuned:
+            print(f"fine-tuned {(seconds or 0) / 60:.1f} minutes; model in {out / 'run' / 'model'}")
+        for file in evaluation.files:
+            print(f"wrote {file}")
+
+    def _finetuning(self) -> FineTuneConfig:
+        from jaxflow.train.finetune_config import SST2
+
+        names = ("epochs", "batch", "learning_rate", "layer_decay", "dropout", "word_dropout")
+        given = {name: getattr(self, name) for name in (*names, "average", "checkpoint_every")}
+        return dataclasses.replace(
+            SST2,
+            model=self.model,
+            data=self.data,
+            seed=self.seed,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+
+def _plain(model: str) -> str:
+    """Turn a path or name into one that a folder may have."""
+    name = model.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
