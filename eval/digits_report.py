@@ -14,20 +14,33 @@ from jaxflow.eval.figures.digits import draw_digits
 from jaxflow.eval.figures.style import save
 from jaxflow.eval.files import write_together
 from jaxflow.eval.plain import dump, plain
-from jaxflow.eval.text import counts, interval, layer_names, mean_std, probability, short
+from jaxflow.eval.render.overlay import save_overlay
+from jaxflow.eval.statistics import Cell
+from jaxflow.eval.text import (
+    UNDEFINED,
+    counts,
+    interval,
+    layer_names,
+    mean_std,
+    probability,
+    short,
+)
+from jaxflow.eval.vision import explain_image
 from jaxflow.models import Model
+from jaxflow.train.digits_data import Images
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_digits", "to_digits_markdown", "write_digits"]
+__all__ = ["print_digits", "to_digits_markdown", "write_digits", "write_example"]
 
 DPI = 130
 
 _ABOUT = (
     "Spearman's correlation over the patches of an image, mean±standard deviation over {images} "
     "test images ({right} of them classified rightly; the class asked about is the predicted one); "
-    "95 % bootstrap intervals of the mean."
+    "95 % bootstrap intervals of the mean. Images on which one side is constant (NaN) are left "
+    "out, such as those of a row that is empty but for [CLS]."
 )
 _SATURATED = "Share of the pairs (readout, patch) whose flow is at its bound"
 
@@ -95,6 +108,24 @@ def write_digits(
     return write_together(out, writers)
 
 
+def write_example(out: Path, model: Model, images: Images) -> list[Path]:
+    """Write the first image as ``digit.png`` and what explains it as ``overlay.png``.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    """
+    from PIL import Image
+
+    grey = np.rint(255 * images.grey[0, ..., 0]).astype(np.uint8)
+    (picture,) = write_together(
+        out, {"digit.png": lambda part: Image.fromarray(grey).save(part, format="png")}
+    )
+    found = explain_image(model, picture, occlusion="mean")
+    return [picture, save_overlay(found, out / "overlay.png", smooth=False)]
+
+
 def to_digits_markdown(
     tables: DigitsTables,
     accuracy: Mapping[str, Mapping[str, float | int]],
@@ -112,7 +143,7 @@ def to_digits_markdown(
         lines = [
             [
                 f"**{name}**",
-                *(f"{mean_std(cell.mean, cell.std)} {interval(cell.ci95)}" for cell in cells),
+                *(_cell(cell) for cell in cells),
                 counts(cells, "nan"),
             ]
             for name, cells in rows.items()
@@ -163,7 +194,7 @@ def print_digits(
                 Text(name),
                 *(
                     Text(short(cell.mean), "bold").append(
-                        f" {interval(cell.ci95).replace(' ', '')}", "not bold dim"
+                        f" {interval(cell.ci95).replace(' ', '')}" if cell.n else "", "not bold dim"
                     )
                     for cell in cells
                 ),
@@ -191,6 +222,11 @@ def _accuracy_lines(accuracy: Mapping[str, Mapping[str, float | int]]) -> list[s
         f"accuracy, {name}: {found['accuracy']:.4f} of {found['n']}"
         for name, found in accuracy.items()
     ]
+
+
+def _cell(cell: Cell) -> str:
+    # Where nothing is defined, one word says so.
+    return f"{mean_std(cell.mean, cell.std)} {interval(cell.ci95)}" if cell.n else UNDEFINED
 
 
 def _tested(contrast: Contrast) -> list[str]:

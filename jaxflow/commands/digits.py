@@ -43,7 +43,7 @@ class ReproduceDigits:
 
         from jaxflow.errors import InputError
         from jaxflow.eval.digits import score_digits
-        from jaxflow.eval.digits_report import print_digits, write_digits
+        from jaxflow.eval.digits_report import print_digits, write_digits, write_example
         from jaxflow.eval.digits_tables import build_digits_tables
         from jaxflow.eval.evaluate import check_out, versions
         from jaxflow.train.digits import DigitsConfig, digits_run
@@ -90,6 +90,7 @@ class ReproduceDigits:
             versions=versions()
             | {name: metadata.version(name) for name in ("scikit-learn", "pillow")},
         )
+        files += write_example(out, result.model, scores.images)
         console = Console(highlight=False)
         if not console.is_terminal:  # a file has no width that a table must fit
             console = Console(highlight=False, width=140)

@@ -19,6 +19,7 @@ from jaxflow.models import load
 pytest.importorskip("sklearn")
 
 FILES = {"tables.md", "tables.json", "config.json", "maps.npz", "overlays.png"}
+FILES |= {"digit.png", "overlay.png"}
 SAMPLES = 12
 
 
@@ -104,6 +105,13 @@ def test_the_picture_can_be_read(out: Path) -> None:
     picture = np.asarray(Image.open(out / "overlays.png").convert("RGB"))
     assert picture.shape[1] > 700
     assert (picture.astype(int).max(-1) - picture.min(-1) > 60).mean() > 0.2  # coloured maps
+
+
+def test_an_example_is_there_to_try(out: Path) -> None:
+    maps = np.load(out / "maps.npz")
+    digit = np.asarray(Image.open(out / "digit.png"), np.float64)
+    np.testing.assert_allclose(digit / 255, maps["grey"][0, ..., 0], atol=2e-3)
+    assert Image.open(out / "overlay.png").size[0] > 1000
 
 
 def test_a_finished_run_is_reused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
