@@ -1,4 +1,4 @@
-"""Feed-forward layers as lines through the origin: what vectors are sent through, part by part."""
+"""Feed-forward layers as lines through the origin, and biases shared out: part by part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxflow.attention import Array
 from jaxflow.edges.trace import BlockWeights
 from jaxflow.errors import InputError
 
-__all__ = ["affine", "feed_forward", "layer_norm", "slope"]
+__all__ = ["affine", "feed_forward", "share", "slope"]
 
 
 def _tanh(values: jax.Array) -> jax.Array:
@@ -70,11 +70,29 @@ def affine(values: jax.Array, kernel: Array, bias: Array) -> jax.Array:
     return product + jnp.broadcast_to(bias, product.shape)
 
 
-def layer_norm(values: jax.Array, scale: Array, bias: Array, epsilon: float) -> jax.Array:
-    """Normalise the last axis of ``[..., D]``; scale and bias are ``[D]``."""
-    centred = values - values.mean(-1, keepdims=True)
-    normal = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
-    return normal * jnp.broadcast_to(scale, values.shape) + jnp.broadcast_to(bias, values.shape)
+def share(parts: jax.Array, bias: Array, otherwise: jax.Array) -> jax.Array:
+    r"""Share a bias out among the parts of a vector, by :math:`|\langle v_k, b\rangle|`.
+
+    Parameters
+    ----------
+    parts
+        ``[..., k, E]``.
+    bias
+        ``[E]``.
+    otherwise
+        ``[..., k]``, shares that sum to 1, where every part is at right angles to the bias.
+
+    Returns
+    -------
+    jax.Array
+        ``[..., k, E]``: their sum is larger by the bias.
+    """
+    bias = jnp.asarray(bias)
+    along = jnp.abs(jnp.einsum("...ke,e->...k", parts, bias, precision=jax.lax.Precision.HIGHEST))
+    total = along.sum(-1, keepdims=True)
+    otherwise = jnp.broadcast_to(otherwise, along.shape)
+    shares = jnp.where(total > 0, along / jnp.where(total > 0, total, 1), otherwise)
+    return parts + shares[..., None] * jnp.broadcast_to(bias, parts.shape)
 
 
 def feed_forward(block: BlockWeights, read: jax.Array) -> jax.Array:
