@@ -10,12 +10,14 @@ from typing import Any, Protocol
 
 from jaxflow.commands.attribute import Attribute
 from jaxflow.commands.benchmark import Benchmark
+from jaxflow.commands.digits import ReproduceDigits
 from jaxflow.commands.evaluate import Evaluate
 from jaxflow.commands.explain import Explain
 from jaxflow.commands.export import Export
 from jaxflow.commands.figures import Figures
 from jaxflow.commands.pronouns import ReproducePronouns
 from jaxflow.commands.reproduce import Reproduce
+from jaxflow.commands.sst2 import ReproduceSst2
 from jaxflow.commands.subject_mass import CompareSubjects
 from jaxflow.commands.train import Train
 from jaxflow.errors import InputError
@@ -36,7 +38,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 #: Further experiments of ``jaxflow reproduce``, by the word that follows it.
 STUDIES: dict[str, Callable[..., Any]] = {
+    "digits": ReproduceDigits,
     "pronouns": ReproducePronouns,
+    "sst2": ReproduceSst2,
 }
 
 
