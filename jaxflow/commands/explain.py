@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from jaxflow.commands.images import ImageOptions, explain_picture
 from jaxflow.commands.naming import named_model
 from jaxflow.commands.sentences import read_sentences
 from jaxflow.errors import InputError
@@ -47,6 +48,10 @@ class Explain:
     Hugging Face hub."""
     words: bool = False
     """Join the pieces of a word, for a published model."""
+    image: Path | None = None
+    """A picture to explain with a vision Transformer, named with --model; writes the maps over it
+    to --png, by default beside the picture."""
+    picture: ImageOptions = dataclasses.field(default_factory=ImageOptions)
     cut: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Say what holds the flow to this token down: a word of the sentence or its index from 0.
     May be given several times, and takes half a minute the first time on a new installation."""
@@ -59,6 +64,13 @@ class Explain:
 
     def run(self) -> None:
         """Explain, then print or write."""
+        if self.image is not None:
+            self._explain_image(self.image)
+            return
+        if self.picture.given():
+            raise InputError(
+                f"{' and '.join(self.picture.given())} must be asked for with --image only"
+            )
         explanations = self._explain(self._all_sentences())
         if self.html is not None:
             from jaxflow.eval.render.page import as_page
@@ -106,6 +118,14 @@ class Explain:
         if self.cut:
             explanations = [with_cuts(explanation, self.cut) for explanation in explanations]
         return explanations
+
+    def _explain_image(self, image: Path) -> None:
+        idle = ("sentences", "file", "run_folder", "words", "cut", "html", "json")
+        given = [name.removesuffix("_folder") for name in idle if getattr(self, name)]
+        if given:
+            raise InputError(f"{' and '.join(given)} must not be asked for with --image")
+        png = self.png or image.with_name(f"{image.stem}.overlay.png")
+        explain_picture(image, self.model, self.picture, png)
 
     def _all_sentences(self) -> list[str]:
         sentences = list(self.sentences)

@@ -8,12 +8,13 @@ from pathlib import Path
 import figure_data
 import numpy as np
 import pytest
-from tiny_models import tiny
+from PIL import Image
+from tiny_models import sharpened, tiny
 
 from jaxflow.commands import main
 from jaxflow.eval.explanation import explainer
 from jaxflow.eval.report import write_reports
-from jaxflow.models import save_pretrained
+from jaxflow.models import Model, ViTConfig, init, save_pretrained
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +83,36 @@ def test_figures_draw_a_sentence_of_a_published_model(folder, tmp_path, capsys):
     assert "unlikely" in (results / "figures" / "bars.svg").read_text(encoding="utf-8")
 
 
+def test_explain_lays_maps_over_a_picture(tmp_path, capsys):
+    config = ViTConfig(
+        image=(16, 16), patch=4, layers=2, heads=2, width=16, labels=("cat", "dog"), readout="mean"
+    )
+    save_pretrained(tmp_path / "vit", Model(config, sharpened(init(config)), None))
+    picture = tmp_path / "flower.jpg"
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(picture)
+    arguments = ["explain", "--image", str(picture), "--model", str(tmp_path / "vit")]
+    assert main([*arguments, "--heads", "max", "--discard", "0.5", "--occlusion"]) == 0
+    out = capsys.readouterr().out
+    assert "cat" in out
+    assert "occlusion" in out
+    with Image.open(tmp_path / "flower.overlay.png") as overlay:
+        assert overlay.width > overlay.height
+    assert main([*arguments, "--png", str(tmp_path / "other.png")]) == 0
+    assert (tmp_path / "other.png").exists()
+    for extra, complaint in (
+        (["--json"], "json must not be asked for with --image"),
+        (["--heads", "most"], "heads must be"),
+    ):
+        assert main([*arguments, *extra]) == 2
+        assert complaint in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["explain", "--image", "x.png"], "image needs --model with a vision Transformer"),
+        (["explain", "a", "--discard", "0.5"], "discard must be asked for with --image only"),
         (["explain", "a", "--run", "x", "--model", "y"], "expected --run or --model, got both"),
         (["explain", "a", "--run", "nowhere"], "no trained model at nowhere"),
         (["attribute", "x.npz", "--words"], "words has no meaning without --model"),

@@ -1,0 +1,179 @@
+"""What is judged on: sentences as a model reads them, with their classes and their subjects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.models import Model
+from jaxflow.models.subword import ROLES
+from jaxflow.train.batches import EncodedSplit
+
+__all__ = ["Batch", "Cases", "batches", "from_split", "from_texts"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cases:
+    """S sentences of up to n tokens.
+
+    Attributes
+    ----------
+    tokens
+        int32 ``[S, n]``, padded.
+    lengths
+        int ``[S]``.
+    labels
+        int ``[S]``, the classes.
+    special
+        bool ``[S, n]``: special tokens, which are never removed.
+    readout
+        int ``[S]``: the token that the class is read off.
+    subject
+        int ``[S]``: the token of the subject's head noun, -1 where it is not known.
+    """
+
+    tokens: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    special: NDArray[np.bool_]
+    readout: NDArray[np.int64]
+    subject: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Bool ``[S, n]``, True at real tokens."""
+        return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+
+    @property
+    def removable(self) -> NDArray[np.bool_]:
+        """Bool ``[S, n]``, the tokens that can be removed: real ones that are not special."""
+        return self.mask & ~self.special
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """Some sentences of one padded length; `rows` says which, the rest of it fills the batch up.
+
+    Attributes
+    ----------
+    rows
+        int ``[k]``, places among the cases.
+    tokens, mask
+        ``[B, n]``, k or more rows.
+    labels, readout
+        ``[B]``.
+    special
+        ``[B, n]``.
+    """
+
+    rows: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    readout: NDArray[np.int64]
+    special: NDArray[np.bool_]
+
+
+def _cases(
+    model: Model,
+    tokens: NDArray[np.int32],
+    lengths: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    subject: NDArray[np.integer] | None,
+) -> Cases:
+    if model.config.head != "classification":
+        raise InputError(
+            f"the model must tell classes to be judged, got one with the head {model.config.head}"
+        )
+    numbers = [getattr(model.text, f"{role}_id") for role in ROLES if role not in ("unk", "mask")]
+    known = np.array([number for number in numbers if number is not None])
+    causal = bool(getattr(model.config, "causal", type(model.config).__name__ == "Gpt2Config"))
+    last = causal and getattr(model.config, "readout", "last") == "last"
+    count = len(labels)
+    return Cases(
+        tokens=tokens,
+        lengths=np.asarray(lengths, np.int64),
+        labels=np.asarray(labels, np.int64),
+        special=np.isin(tokens, known),
+        readout=np.asarray(lengths, np.int64) - 1 if last else np.zeros(count, np.int64),
+        subject=np.full(count, -1, np.int64) if subject is None else np.asarray(subject, np.int64),
+    )
+
+
+def from_split(
+    model: Model, split: EncodedSplit, samples: int | None = None, seed: int = 0
+) -> Cases:
+    """Draw sentences of an encoded split; None takes all.
+
+    Raises
+    ------
+    InputError
+        If there are fewer, or the model tells no classes.
+    """
+    count = len(split) if samples is None else samples
+    if not 1 <= count <= len(split):
+        raise InputError(f"samples must be from 1 to {len(split)}, got {samples}")
+    rows = np.sort(np.random.default_rng(seed).permutation(len(split))[:count])
+    n = int(split.lengths[rows].max())
+    return _cases(
+        model,
+        split.tokens[rows, :n],
+        split.lengths[rows],
+        split.labels[rows],
+        split.subject_index[rows],
+    )
+
+
+def from_texts(model: Model, texts: Sequence[str], labels: Sequence[int]) -> Cases:
+    """Encode texts; those that are too long for the model are an error.
+
+    Raises
+    ------
+    InputError
+        If a text is too long, or the model tells no classes.
+    """
+    if not texts or len(texts) != len(labels):
+        raise InputError(
+            f"texts and labels must be as many, at least one, got {len(texts)} and {len(labels)}"
+        )
+    rows = [model.text.encode(text) for text in texts]
+    lengths = np.array([len(row) for row in rows])
+    if lengths.max() > model.config.positions:
+        raise InputError(
+            f"texts must be at most {model.config.positions} tokens for this model, got "
+            f"{lengths.max()}"
+        )
+    tokens = np.full((len(rows), lengths.max()), model.text.pad_id or 0, np.int32)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)] = row
+    return _cases(model, tokens, lengths, np.asarray(labels), None)
+
+
+def batches(cases: Cases, size: int) -> Iterator[Batch]:
+    """Yield all sentences, those of similar length together, padded to 8, 16, 32 ... tokens.
+
+    Few lengths, because what scores a batch is long to compile.
+    """
+    bucket = 8 * 2 ** np.ceil(np.log2(np.maximum(cases.lengths, 8) / 8)).astype(int)
+    for length in np.unique(bucket):
+        members = np.flatnonzero(bucket == length)
+        n = int(min(length, cases.tokens.shape[1]))
+        for begin in range(0, len(members), size):
+            rows = members[begin : begin + size]
+            # The last batch is filled up, so that it is compiled with the others.
+            every = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
+            yield Batch(
+                rows=rows,
+                tokens=cases.tokens[every, :n],
+                mask=cases.mask[every, :n],
+                labels=cases.labels[every],
+                readout=cases.readout[every],
+                special=cases.special[every, :n],
+            )

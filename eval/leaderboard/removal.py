@@ -1,0 +1,176 @@
+r"""Faithfulness by removal: how the prediction moves as tokens are taken away, best first.
+
+A sentence has m tokens that can be removed. For a ranking of them, :math:`p^-_k` is the class's
+probability without the k best, :math:`p^+_k` with the k best alone, :math:`p = p^-_0 = p^+_m`.
+
+==================== ==============================================================================
+comprehensiveness    mean of :math:`p - p^-_k` over the shares 10, 20 ... 50 % of m, rounded up
+sufficiency          mean of :math:`p - p^+_k` over the same shares; low is good
+comprehensiveness    mean of :math:`p - p^-_k` over k = 1 ... m: the area over the perturbation
+area                 curve
+sufficiency area     mean of :math:`p - p^+_k` over k = 0 ... m - 1; low is good
+deletion AUC         area under :math:`p^-_k` over k/m from 0 to 1, by trapezia; low is good
+insertion AUC        area under :math:`p^+_k` likewise
+==================== ==============================================================================
+
+DeYoung et al., ERASER, ACL 2020; Petsiuk et al., RISE, BMVC 2018.
+
+What is removed is replaced by the token for unknown words. Rankings share most of the sets of
+tokens that they remove, so every set of a sentence is worked out once, however many ask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.eval.leaderboard.cases import Cases
+
+__all__ = ["LONGEST", "MEASURES", "curves", "kept_sets", "measures", "order", "set_probabilities"]
+
+LONGEST = 63  # removable tokens: a set is the bits of one whole number
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+#: Measure -> whether high is good.
+MEASURES = {
+    "comprehensiveness": True,
+    "sufficiency": False,
+    "comprehensiveness_area": True,
+    "sufficiency_area": False,
+    "deletion_auc": False,
+    "insertion_auc": True,
+}
+
+
+def order(scores: NDArray[np.floating], removable: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Rank the removable tokens, best first; equal scores in the order of the sentence.
+
+    Parameters
+    ----------
+    scores
+        ``[R, n]``, R rankings of one sentence.
+    removable
+        bool ``[n]``, m of them True.
+
+    Returns
+    -------
+    ndarray
+        ``[R, m]``: numbers of the removable tokens, from 0 to m - 1.
+    """
+    return np.argsort(-scores[:, removable], axis=-1, kind="stable")
+
+
+def kept_sets(ranking: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the sets that stay, as bits: without the k best, and the k best alone, k = 0 ... m.
+
+    Both ``[R, m + 1]``.
+    """
+    m = ranking.shape[-1]
+    if m > LONGEST:
+        raise InputError(f"sentences must have at most {LONGEST} tokens to remove, got {m}")
+    bits = np.uint64(1) << ranking.astype(np.uint64)
+    best = np.zeros((len(ranking), m + 1), np.uint64)
+    best[:, 1:] = np.bitwise_or.accumulate(bits, axis=-1)
+    return np.uint64((1 << m) - 1) & ~best, best
+
+
+def set_probabilities(
+    predict: Callable[[NDArray[np.int32], NDArray[np.bool_]], NDArray[np.floating]],
+    cases: Cases,
+    sets: list[NDArray[np.uint64]],
+    blank: int,
+    *,
+    rows: int = 2048,
+    step: int = 4,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[NDArray[np.float64]]:
+    """Work out the class's probability for sets of tokens that stay.
+
+    Parameters
+    ----------
+    predict
+        From tokens ``[B, n]`` and their mask to probabilities ``[B, C]``; always called with
+        `rows` rows, so that it is compiled once for each length.
+    cases
+        S sentences.
+    sets
+        For each sentence its sets, as bits over its removable tokens, each once.
+    blank
+        What stands in place of a removed token.
+    rows, step
+        Sentences at once, and what lengths are padded to a multiple of.
+    report
+        Called with the sets done and their number.
+
+    Returns
+    -------
+    list
+        For each sentence the probabilities of its sets, float64.
+    """
+    found = [np.empty(len(each)) for each in sets]
+    total = sum(len(each) for each in sets)
+    done = 0
+    bucket = -(-cases.lengths // step) * step
+    for length in np.unique(bucket):
+        n = int(min(length, cases.tokens.shape[1]))
+        members = np.flatnonzero(bucket == length)
+        owner = np.repeat(members, [len(sets[row]) for row in members])
+        place = np.concatenate([np.arange(len(sets[row])) for row in members] or [np.zeros(0, int)])
+        for begin in range(0, len(owner), rows):
+            who, which = owner[begin : begin + rows], place[begin : begin + rows]
+            bits = np.array([sets[row][at] for row, at in zip(who, which, strict=True)], np.uint64)
+            every = np.concatenate([who, np.repeat(who[:1], rows - len(who))])
+            tokens, mask = cases.tokens[every, :n].copy(), cases.mask[every, :n]
+            can = cases.removable[every, :n]
+            number = np.cumsum(can, axis=-1) - 1
+            padded = np.concatenate([bits, np.zeros(rows - len(bits), np.uint64)])
+            stays = (padded[:, None] >> number.clip(0).astype(np.uint64)) & np.uint64(1)
+            tokens[can & (stays == 0)] = blank
+            probabilities = np.asarray(predict(tokens, mask), np.float64)
+            values = probabilities[np.arange(len(who)), cases.labels[who]]
+            for row, at, value in zip(who, which, values, strict=True):
+                found[row][at] = value
+            done += len(who)
+            report(done, total)
+    return found
+
+
+def curves(
+    sets: NDArray[np.uint64], known: NDArray[np.uint64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Look up the probabilities of sets among the sorted `known` ones."""
+    return values[np.searchsorted(known, sets)]
+
+
+def measures(
+    without: NDArray[np.float64], alone: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the measures of the module's docstring.
+
+    Parameters
+    ----------
+    without, alone
+        ``[R, m + 1]``: probabilities without the k best, and with them alone, k = 0 ... m.
+
+    Returns
+    -------
+    dict
+        Measure -> ``[R]``; NaN where nothing can be removed.
+    """
+    m = without.shape[-1] - 1
+    if m < 1:
+        return {name: np.full(len(without), np.nan) for name in MEASURES}
+    whole = without[:, :1]
+    counts = [int(np.ceil(round(share * m, 9))) for share in SHARES]
+    return {
+        "comprehensiveness": (whole - without[:, counts]).mean(-1),
+        "sufficiency": (whole - alone[:, counts]).mean(-1),
+        "comprehensiveness_area": (whole - without[:, 1:]).mean(-1),
+        "sufficiency_area": (whole - alone[:, :-1]).mean(-1),
+        "deletion_auc": np.trapezoid(without, axis=-1) / m,
+        "insertion_auc": np.trapezoid(alone, axis=-1) / m,
+    }
