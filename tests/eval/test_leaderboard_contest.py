@@ -1,0 +1,95 @@
+"""Permutation tests against all sign choices and SciPy, ranks and groups by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import permutation_test, rankdata
+
+from jaxflow.errors import InputError
+from jaxflow.eval.leaderboard.contest import Contest, contest, permutation_tests
+from jaxflow.eval.statistics import holm
+
+RNG = np.random.default_rng(5)
+
+
+def exact(differences):
+    """The share of all sign choices that reach the observed sum."""
+    observed = abs(differences.sum())
+    sums = [
+        abs(np.dot(signs, differences))
+        for signs in itertools.product((-1, 1), repeat=len(differences))
+    ]
+    return np.mean(np.array(sums) >= observed - 1e-12)
+
+
+def test_p_values_are_those_of_all_sign_choices():
+    values = RNG.normal(size=(4, 9)) + np.array([[0], [0.2], [0.8], [1.5]])
+    found = permutation_tests(values, permutations=60_000)
+    for a, b in itertools.combinations(range(4), 2):
+        assert found[a, b] == pytest.approx(exact(values[a] - values[b]), abs=0.008)
+        assert found[a, b] == found[b, a]
+    assert np.isnan(np.diag(found)).all()
+
+
+def test_p_values_are_those_of_scipy_on_many_sentences():
+    values = RNG.normal(size=(2, 300)) + np.array([[0], [0.12]])
+    expected = permutation_test(
+        (values[0], values[1]),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=20_000,
+        rng=np.random.default_rng(0),
+    ).pvalue
+    assert permutation_tests(values, permutations=20_000)[0, 1] == pytest.approx(expected, abs=0.01)
+
+
+def test_undefined_sentences_are_left_out_pair_by_pair():
+    values = RNG.normal(size=(3, 10))
+    values[1, [2, 5]] = np.nan
+    values[2, 5:] = np.nan
+    found = permutation_tests(values, permutations=60_000)
+    for a, b in itertools.combinations(range(3), 2):
+        both = ~np.isnan(values[a]) & ~np.isnan(values[b])
+        expected = exact(values[a, both] - values[b, both])
+        assert found[a, b] == pytest.approx(expected, abs=0.008)
+    values[2] = np.nan
+    assert np.isnan(permutation_tests(values, permutations=100)[2]).all()
+
+
+def test_equal_entrants_do_not_differ():
+    values = np.repeat(RNG.normal(size=(1, 20)), 2, axis=0)
+    assert permutation_tests(values, permutations=1000)[0, 1] == 1
+    with pytest.raises(InputError, match="finite or NaN"):
+        permutation_tests(np.array([[np.inf, 1]]))
+
+
+def test_a_contest_ranks_and_corrects():
+    values = RNG.normal(size=(4, 200)) + np.array([[0], [0.02], [1], [2]])
+    found = contest(values, permutations=20_000)
+    np.testing.assert_allclose(found.ranks, rankdata(-values, axis=0).mean(-1))
+    upper = np.triu_indices(4, 1)
+    plain = permutation_tests(values, permutations=20_000)
+    np.testing.assert_allclose(found.p_holm[upper], holm(plain[upper].tolist()))
+    np.testing.assert_array_equal(found.p_holm[upper], found.p_holm.T[upper])
+    assert found.sentences == 200
+    assert found.groups() == [tuple(np.argsort(found.ranks)[2:].tolist())]
+    backwards = contest(values, high_is_good=False, permutations=100)
+    np.testing.assert_allclose(backwards.ranks, 5 - found.ranks)
+
+
+def test_groups_are_the_longest_rows_without_a_difference():
+    ranks = np.array([3.0, 1.0, 2.0, 4.0])
+    p = np.full((4, 4), 0.5)
+
+    def differ(a, b):
+        p[a, b] = p[b, a] = 0.01
+
+    differ(1, 0)
+    differ(1, 3)
+    assert Contest(ranks, p, 9).groups() == [(1, 2), (2, 0, 3)]
+    differ(2, 3)
+    assert Contest(ranks, p, 9).groups() == [(1, 2), (2, 0), (0, 3)]

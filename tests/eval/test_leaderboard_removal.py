@@ -1,0 +1,115 @@
+"""Removal against loops over sentences, agreement against SciPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau, spearmanr
+
+from jaxflow.errors import InputError
+from jaxflow.eval.leaderboard.agreement import rank_correlations
+from jaxflow.eval.leaderboard.cases import Cases
+from jaxflow.eval.leaderboard.removal import (
+    curves,
+    kept_sets,
+    measures,
+    order,
+    set_probabilities,
+)
+
+RNG = np.random.default_rng(2)
+BLANK = 2
+
+
+def cases():
+    lengths = np.array([6, 3, 1, 5])
+    tokens = np.where(np.arange(6) < lengths[:, None], RNG.integers(3, 9, (4, 6)), 0)
+    tokens[:, 0] = 1
+    special = tokens <= 1
+    return Cases(
+        tokens=tokens.astype(np.int32),
+        lengths=lengths,
+        labels=np.array([0, 1, 1, 0]),
+        special=special,
+        readout=np.zeros(4, int),
+        subject=np.full(4, -1),
+    )
+
+
+def predict(tokens, mask):
+    """A class's probability that knows every token and its place."""
+    score = (np.sin(tokens * (1.0 + np.arange(tokens.shape[1]))) * mask).sum(-1)
+    share = 1 / (1 + np.exp(-score))
+    return np.stack([share, 1 - share], -1)
+
+
+def one(tokens, label):
+    return predict(tokens[None], (tokens != 0)[None])[0, label]
+
+
+def test_curves_are_those_of_a_loop():
+    given_cases = cases()
+    scores = RNG.integers(0, 3, (5, 4, 6)).astype(float)  # with ties
+    for sentence in range(4):
+        can = given_cases.removable[sentence]
+        ranking = order(scores[:, sentence], can)
+        without, alone = kept_sets(ranking)
+        known = np.unique(np.concatenate([without.ravel(), alone.ravel()]))
+        sets = [np.zeros(0, np.uint64)] * 4
+        sets[sentence] = known
+        values = set_probabilities(predict, given_cases, sets, BLANK, rows=7)[sentence]
+        for row in range(5):
+            places = np.flatnonzero(can)
+            best_first = sorted(places, key=lambda place: (-scores[row, sentence, place], place))
+            for k in range(len(places) + 1):
+                label = given_cases.labels[sentence]
+                removed = given_cases.tokens[sentence].copy()
+                removed[best_first[:k]] = BLANK
+                kept = given_cases.tokens[sentence].copy()
+                kept[best_first[k:]] = BLANK
+                found = curves(without, known, values)[row, k]
+                assert found == pytest.approx(one(removed, label))
+                found = curves(alone, known, values)[row, k]
+                assert found == pytest.approx(one(kept, label))
+
+
+def test_measures_are_those_of_their_definitions():
+    without = np.array([[0.9, 0.5, 0.4, 0.3, 0.3, 0.2]])
+    alone = np.array([[0.2, 0.6, 0.7, 0.8, 0.9, 0.9]])
+    found = {name: values[0] for name, values in measures(without, alone).items()}
+    # Of five tokens 10 and 20 % are one, 30 and 40 % two, 50 % three.
+    assert found["comprehensiveness"] == pytest.approx((0.4 + 0.4 + 0.5 + 0.5 + 0.6) / 5)
+    assert found["sufficiency"] == pytest.approx((0.3 + 0.3 + 0.2 + 0.2 + 0.1) / 5)
+    assert found["comprehensiveness_area"] == pytest.approx((0.4 + 0.5 + 0.6 + 0.6 + 0.7) / 5)
+    assert found["sufficiency_area"] == pytest.approx((0.7 + 0.3 + 0.2 + 0.1 + 0.0) / 5)
+    assert found["deletion_auc"] == pytest.approx((0.45 + 0.5 + 0.4 + 0.3 + 0.3 + 0.1) / 5)
+    assert found["insertion_auc"] == pytest.approx((0.1 + 0.6 + 0.7 + 0.8 + 0.9 + 0.45) / 5)
+    nothing = measures(np.array([[0.9]]), np.array([[0.9]]))
+    assert all(np.isnan(values).all() for values in nothing.values())
+
+
+def test_more_tokens_than_bits_are_refused():
+    with pytest.raises(InputError, match="at most 63 tokens to remove, got 64"):
+        kept_sets(np.arange(64)[None])
+    without, alone = kept_sets(np.arange(63)[None])
+    assert int(without[0, 0]) == int(alone[0, -1]) == (1 << 63) - 1
+
+
+@given(st.integers(2, 9), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_rank_correlations_are_those_of_scipy(n, levels, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, levels + 1, (3, 10)).astype(np.float32)
+    reference = rng.integers(0, levels + 2, 10).astype(np.float32)
+    mask = np.zeros(10, bool)
+    mask[rng.permutation(10)[:n]] = True
+    spearman, kendall = rank_correlations(scores, reference, mask)
+    for row in range(3):
+        constant = len(set(scores[row, mask])) == 1 or len(set(reference[mask])) == 1
+        assert np.isnan(spearman[row]) == np.isnan(kendall[row]) == constant
+        if not constant:
+            expected = spearmanr(scores[row, mask], reference[mask]).statistic
+            np.testing.assert_allclose(spearman[row], expected, atol=1e-5)
+            expected = kendalltau(scores[row, mask], reference[mask]).statistic
+            np.testing.assert_allclose(kendall[row], expected, atol=1e-5)
