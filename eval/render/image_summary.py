@@ -1,19 +1,52 @@
-"""What an image was taken for and where it came from, as text on a terminal."""
+"""What an image was taken for and which patches that came from, as text and as JSON."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from jaxflow.eval.plain import dump, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxflow.eval.vision import ImageExplanation
 
-__all__ = ["print_image_explanation"]
+__all__ = ["as_image_json", "image_record", "print_image_explanation"]
 
 _SHOWN = 5  # classes and patches
+
+
+def image_record(explanation: ImageExplanation) -> dict[str, Any]:
+    """Return an explanation as plain Python values.
+
+    Keys ``image``, ``size`` (height and width), ``prediction``, ``probabilities`` (pairs of class
+    and number; names may occur twice), ``readout``, ``options``, ``scores`` (method -> rows
+    of columns, the top layer), ``layers`` (method -> the same for each layer) and ``cls_share``
+    (method -> number for each layer).
+    """
+    return {
+        "image": explanation.name,
+        "size": list(explanation.picture.shape[:2]),
+        "prediction": explanation.labels[explanation.prediction],
+        "probabilities": [
+            [label, probability]
+            for label, probability in zip(
+                explanation.labels, explanation.probabilities.tolist(), strict=True
+            )
+        ],
+        "readout": explanation.readout,
+        "options": plain(explanation.options),
+        "scores": plain(explanation.scores),
+        "layers": plain(explanation.layers),
+        "cls_share": plain(explanation.cls_share),
+    }
+
+
+def as_image_json(explanation: ImageExplanation) -> str:
+    """`image_record` as strict JSON text."""
+    return dump(image_record(explanation))
 
 
 def print_image_explanation(console: Console, explanation: ImageExplanation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vision_models import bright_patch_model, bright_picture, random_model
 
 import jaxflow
 from jaxflow.eval.pixels import to_pixels
-from jaxflow.eval.render.image_summary import print_image_explanation
+from jaxflow.eval.render.image_summary import as_image_json, print_image_explanation
 from jaxflow.eval.vision import METHODS, VisionOptions, explain_image, patch_scores
 from jaxflow.flow.definition import flow_by_definition
 from jaxflow.models import EncoderConfig, Model
@@ -104,7 +105,14 @@ def test_an_explanation_holds_what_it_says(picture: Path) -> None:
         row = rolled[layer, 0]
         np.testing.assert_allclose(found.layers["rollout"][layer].ravel(), row[1:], atol=1e-6)
         assert found.cls_share["rollout"][layer] == pytest.approx(row[0], abs=1e-6)
+    record = json.loads(as_image_json(found))
+    assert record["size"] == [20, 40]
+    assert record["prediction"] == found.labels[found.prediction]
+    assert [name for name, _ in record["probabilities"]] == ["cat", "dog", "fish"]
+    assert record["options"]["ratio"] == 0
     for name in METHODS:
+        np.testing.assert_array_equal(record["layers"][name], found.layers[name])
+        np.testing.assert_array_equal(record["scores"][name], found.scores[name])
         assert found.layers[name].shape == (2, 2, 3)
         np.testing.assert_array_equal(found.scores[name], found.layers[name][-1])
     assert found.scores["occlusion"].shape == (2, 3)
