@@ -6,8 +6,9 @@ relevance of the same entries by the rules of `jaxflow.models.relevance`, and H 
 .. math:: E = I + \frac{1}{H} \sum_h \max(0, \nabla A^h \odot R^h)
 
 The method of Chefer, Gur and Wolf (CVPR 2021) is the product of these over layers, which the
-aggregator ``paths`` gives. Their public code divides rows by their sum first, as ``rollout`` does,
-and then overwrites the entry that ``[CLS]`` has for itself, which nothing here does.
+aggregator ``paths`` gives, and so does their public code for ViT. That for BERT divides rows by
+their sum first, as ``rollout`` does, and then overwrites the entry that ``[CLS]`` has for itself,
+which nothing here does.
 """
 
 from __future__ import annotations
