@@ -148,8 +148,8 @@ def _untied(config: Any, weights: Weights, names: dict[str, str]) -> Any:
     found = [names.get(rule.published[0]) for rule in (decoder, word)]
     if None in found or weights.shapes[str(found[0])] != weights.shapes[str(found[1])]:
         return config
-    same = np.array_equal(*(weights.read(str(name)) for name in found))
-    return config if same else own
+    decoder_values, word_values = (weights.read(str(name)) for name in found)
+    return config if np.array_equal(decoder_values, word_values) else own
 
 
 def _check(

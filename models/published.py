@@ -191,6 +191,9 @@ def _bert(
 ) -> BertConfig:
     pad_id = _size(fields, "pad_token_id", {"roberta": 1}.get(kind, 0))
     positions = _size(fields, "max_position_embeddings", 512)
+    sizes: dict[str, Any]
+    rates: dict[str, Any]
+    manner: dict[str, Any]
     if kind == "distilbert":
         sizes = {
             "layers": _size(fields, "n_layers", 6, largest=_MOST_LAYERS),
@@ -232,7 +235,7 @@ def _bert(
         tied=_flag(fields, "tie_word_embeddings", True),
         pad_id=pad_id,
         **sizes,
-        **rates,  # type: ignore[arg-type]
+        **rates,
         **manner,
     )
 

@@ -249,8 +249,8 @@ def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
         backend.add_special_tokens([AddedToken("<mask>", lstrip=along, special=True)])
     if "<s>" in special and "</s>" in special:
         backend.post_processor = processors.RobertaProcessing(
-            ("</s>", backend.token_to_id("</s>")),  # named differently in each version
-            ("<s>", backend.token_to_id("<s>")),
+            ("</s>", vocabulary["</s>"]),  # their names differ from version to version
+            ("<s>", vocabulary["<s>"]),
             add_prefix_space=spaced,
         )
     else:

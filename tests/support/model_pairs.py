@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch_models
 
-from jaxflow.models import EncoderOutput, Model, ViTConfig, load
+from jaxflow.models import EncoderOutput, Model, load
 
 #: Parity is held to this, absolutely and relatively.
 TOLERANCE = 1e-5
@@ -64,13 +64,6 @@ def tokens_with_padding(lengths: Sequence[int], pad_id: int, *, left: bool = Fal
     for row, length in zip(tokens, lengths, strict=True):
         (row[: len(row) - length] if left else row[length:])[:] = pad_id
     return tokens
-
-
-def pixels(ours: Model | ViTConfig, count: int = 2) -> np.ndarray:
-    """Draw normalised images ``[count, height, width, channels]``."""
-    config = ours if isinstance(ours, ViTConfig) else ours.config
-    shape = (count, *config.image, config.channels)
-    return np.random.default_rng(count).normal(size=shape).astype(np.float32)
 
 
 def assert_close(mine: Any, other: Any, rows: np.ndarray | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from model_pairs import (
 
 from jaxflow.models import BertConfig, load
 
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "three heads": {},
     "one head, gelu_new": {
         "num_attention_heads": 1,

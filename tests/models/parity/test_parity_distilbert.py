@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,13 @@ from model_pairs import (
 from jaxflow.errors import InputError
 from jaxflow.models import BertConfig
 
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "three heads": {},
-    "one head, gelu_new": {
+    "one head, tanh": {
         "n_heads": 1,
         "dim": 10,
         "n_layers": 1,
-        "activation": "gelu_new",
+        "activation": "gelu_pytorch_tanh",
         "num_labels": 5,
     },
     "five heads, relu, untied": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from model_pairs import (
 
 from jaxflow.models import Gpt2Config
 
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "three heads": {"pad_token_id": 0},
     "one head, gelu": {
         "n_head": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from model_pairs import (
@@ -17,7 +18,7 @@ from model_pairs import (
 from jaxflow.errors import InputError
 from jaxflow.models import BertConfig
 
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "three heads": {},
     "one head, gelu_new": {
         "num_attention_heads": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,18 @@ from model_pairs import (
 )
 
 from jaxflow.errors import InputError
-from jaxflow.models import ViTConfig
+from jaxflow.models import ViTConfig, load
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "three heads, wider than high": {},
-    "one head, one channel, gelu_new": {
+    "one head, one channel, silu": {
         "image_size": 9,
         "patch_size": 3,
         "num_channels": 1,
         "num_attention_heads": 1,
         "hidden_size": 10,
         "num_hidden_layers": 1,
-        "hidden_act": "gelu_new",
+        "hidden_act": "silu",
         "layer_norm_eps": 1e-3,
         "num_labels": 5,
     },
@@ -93,6 +94,42 @@ def test_one_image(tmp_path: Path) -> None:
     assert_same_numbers(pair)
     both = pair.ours(np.repeat(pair.inputs, 2, 0))
     assert_close(both.logits, np.repeat(pair.told.logits, 2, 0))
+
+
+def test_classes_may_be_read_off_the_patches_mean(tmp_path: Path) -> None:
+    """No model of theirs does, but its parts can be put together so."""
+    import torch
+
+    pair = make_pair(tmp_path, "ViTForImageClassification", {"num_labels": 4}, images({}, 2))
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"jaxflow_readout": "mean"}))
+    output = load(tmp_path)(pair.inputs)
+    with torch.no_grad():
+        normed = torch_models.base(pair.theirs).layernorm(torch.tensor(pair.told.hidden[:, -1]))
+        pooled = normed[:, 1:].mean(1)
+        logits = pair.theirs.classifier(pooled)
+    assert_close(output.pooled, pooled.numpy())
+    assert_close(output.logits, logits.numpy())
+    assert np.abs(logits.numpy() - pair.told.logits).max() > 0.05
+
+
+@pytest.mark.parametrize("readout", ["cls", "mean"])
+def test_a_hidden_patch_is_never_read(readout: str, tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "ViTForImageClassification", {}, images({}, 2))
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"jaxflow_readout": readout}))
+    ours = load(tmp_path)
+    mask = np.ones((2, ours.config.positions), bool)
+    mask[0, 1 + 4] = False  # second row, second column of two rows of three patches
+    other = pair.inputs.copy()
+    other[0, 4:, 4:8] += 1
+    first, second = ours(pair.inputs, mask), ours(other, mask)
+    np.testing.assert_array_equal(first.logits, second.logits)
+    np.testing.assert_array_equal(
+        first.attention[:, :, :, mask[0]], second.attention[:, :, :, mask[0]]
+    )
+    assert not np.asarray(first.attention)[0, ..., ~mask[0]].any()
+    assert np.abs(ours(other).logits - ours(pair.inputs).logits).max() > 1e-3
 
 
 @pytest.mark.parametrize(
