@@ -80,12 +80,12 @@ def blank_out(
     rows = jnp.asarray(tokens).reshape(-1, n)
     count = rows.shape[0]
 
-    whole = _probabilities(predict, rows)
-    classes = _check_label(label, batch, whole)
+    whole = probabilities(predict, rows)
+    classes = check_label(label, batch, whole)
     blanked = jnp.where(jnp.eye(n, dtype=bool), jnp.asarray(unk_id, rows.dtype), rows[:, None, :])
-    without = _probabilities(predict, blanked.reshape(-1, n)).reshape(count, n, -1)
+    without = probabilities(predict, blanked.reshape(-1, n)).reshape(count, n, -1)
 
-    change = in_own_precision(lambda *both: _change(*both, classes=classes), whole, without)
+    change = in_own_precision(lambda *both: change_of_class(*both, classes=classes), whole, without)
     scores = change.reshape(*batch, n)
     # A word that is unknown already stays as it is; what two batch shapes round differently is not
     # its effect.
@@ -95,14 +95,16 @@ def blank_out(
     return namespace.where(counted, scores, namespace.zeros((), scores.dtype))
 
 
-def _change(whole: Array, without: Array, *, classes: Array) -> jax.Array:
+def change_of_class(whole: Array, without: Array, *, classes: Array) -> jax.Array:
+    """Return how far a class's probability moves, ``[B, n]``, of ``[B, C]`` and ``[B, n, C]``."""
     chosen = jnp.asarray(classes)
     before = jnp.take_along_axis(jnp.asarray(whole), chosen[:, None], axis=-1)
     after = jnp.take_along_axis(jnp.asarray(without), chosen[:, None, None], axis=-1)
     return jnp.abs(before - after[..., 0])
 
 
-def _probabilities(predict: Callable[[Array], Array], rows: jax.Array) -> Array:
+def probabilities(predict: Callable[[Array], Array], rows: jax.Array) -> Array:
+    """Return what `predict` says of rows of tokens, checked to be ``[B, C]``."""
     result = as_array("predict's result", predict(rows))
     if result.ndim != 2 or result.shape[0] != rows.shape[0]:
         raise InputError(
@@ -112,7 +114,8 @@ def _probabilities(predict: Callable[[Array], Array], rows: jax.Array) -> Array:
     return result
 
 
-def _check_label(label: Any, batch: tuple[int, ...], probabilities: Array) -> Array:
+def check_label(label: Any, batch: tuple[int, ...], probabilities: Array) -> Array:
+    """Return the classes of all sentences, flat; by default those that are most probable."""
     if label is None:
         return probabilities.argmax(-1)
     classes = as_array("label", label)

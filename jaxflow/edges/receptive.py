@@ -61,13 +61,16 @@ def receptive_field(
     if how not in AGGREGATORS:
         raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
     residual = check_residual(residual)
-    rows = np.tril(np.ones((n, n), np.float32)) / np.arange(1, n + 1, dtype=np.float32)[:, None]
+    rows = np.tri(n) / np.arange(1, n + 1)[:, None]
     uniform = np.broadcast_to(rows, (int(layers), n, n))
     if how == "flow":
         from jaxflow.flow import flow
 
         return np.asarray(flow(uniform[:, None], residual=residual, threads=threads))
-    return np.asarray(combine(jnp.asarray(uniform), how, held=False, residual=residual))
+    with jax.ensure_compile_time_eval():  # the same numbers wherever it is called from
+        return np.asarray(
+            combine(jnp.asarray(uniform, jnp.float32), how, held=False, residual=residual)
+        )
 
 
 def normalise(
