@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 import vector_oracles
@@ -12,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traces import traced
 from vector_oracles import sentence
-from vector_traces import random_trace
+from vector_traces import heads_permuted, permuted, random_trace
 
-from jaxflow.edges import Trace, aggregate, weigh
+from jaxflow.edges import aggregate, weigh
 from jaxflow.edges.contributions import reconstruction
-from jaxflow.edges.values import BlocksWithValues
 from jaxflow.errors import InputError
 
 ORACLES = {
@@ -26,6 +26,9 @@ ORACLES = {
     "globenc": vector_oracles.globenc,
     "alti": vector_oracles.alti,
 }
+
+# Compiled once for traces of one shape.
+JITTED = {name: jax.jit(partial(weigh, edge=name)) for name in ORACLES}
 
 
 @pytest.mark.parametrize("kind", ["pre", "post", "causal"])
@@ -59,6 +62,14 @@ def test_parts_and_biases_are_what_the_blocks_return(kind):
             result = y + vector_oracles.feed_forward(layer, read)
             result = result if layer.norm_first else normal(result)
             np.testing.assert_allclose(result, layer.result, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("name", ORACLES)
+def test_weights_are_those_of_loops_where_all_biases_are_large(name, norm_first):
+    trace, _ = random_trace(2, norm_first=norm_first)
+    wanted = [ORACLES[name](layer) for layer in sentence(trace)]
+    np.testing.assert_allclose(JITTED[name](trace), wanted, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -96,46 +107,16 @@ def test_rows_of_alti_sum_to_one_and_a_row_of_nothing_stays_nothing():
     np.testing.assert_array_equal(aggregate(trace, "alti"), np.eye(2)[None])
 
 
-def permuted(trace: Trace, tokens: Any) -> Trace:
-    """The same pass with its tokens in another order."""
-    attention, vectors, stream = (
-        np.asarray(each) for each in (trace.attention, trace.vectors, trace.stream)
-    )
-    return dataclasses.replace(
-        trace,
-        attention=attention[..., tokens, :][..., tokens],
-        vectors=vectors[..., tokens, :],
-        stream=stream[..., tokens, :],
-    )
-
-
-def heads_permuted(trace: Trace, heads: Any) -> Trace:
-    """The same pass with its heads in another order, their parameters with them."""
-    blocks = trace.blocks
-    assert isinstance(blocks, BlocksWithValues)
-    return dataclasses.replace(
-        trace,
-        attention=np.asarray(trace.attention)[:, heads],
-        vectors=np.asarray(trace.vectors)[:, heads],
-        blocks=dataclasses.replace(
-            blocks,
-            projection=np.asarray(blocks.projection)[:, heads],
-            value=np.asarray(blocks.value)[:, :, heads],
-            value_bias=np.asarray(blocks.value_bias)[:, heads],
-        ),
-    )
-
-
 @given(seed=st.integers(0, 1000), norm_first=st.booleans(), tokens=st.permutations(range(4)))
 @settings(max_examples=6)
 def test_the_order_of_tokens_and_heads_does_not_matter(seed, norm_first, tokens):
     trace, _ = random_trace(seed, norm_first=norm_first)
     tokens = list(tokens)
     for name in ORACLES:
-        weights = np.asarray(weigh(trace, name))
-        moved = weigh(permuted(trace, tokens), name)
+        weights = np.asarray(JITTED[name](trace))
+        moved = JITTED[name](permuted(trace, tokens))
         np.testing.assert_allclose(moved, weights[:, tokens][:, :, tokens], rtol=1e-4, atol=1e-5)
-        swapped = weigh(heads_permuted(trace, [1, 0]), name)
+        swapped = JITTED[name](heads_permuted(trace, [1, 0]))
         np.testing.assert_allclose(swapped, weights, rtol=1e-4, atol=1e-5)
 
 

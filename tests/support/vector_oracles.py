@@ -131,6 +131,8 @@ def alti(layer: Layer) -> np.ndarray:
 
 def _share(parts: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """DecompX's equations 5 and 6 for one token: ``[k, E]``."""
+    if not bias.any():
+        return parts
     weights = np.array([abs(part @ bias) for part in parts])
     return np.array(
         [part + w / weights.sum() * bias for part, w in zip(parts, weights, strict=True)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
 from jaxflow.edges import BlockWeights, Norm, Trace
-from jaxflow.edges.values import with_values
+from jaxflow.edges.values import BlocksWithValues, with_values
 
 ACTIVATIONS = {
     "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
@@ -83,3 +84,33 @@ def random_trace(
         attention=single(attention), vectors=single(vectors), stream=single(streams), blocks=blocks
     )
     return with_values(trace, single(value), single(value_bias)), np.array(outputs)
+
+
+def permuted(trace: Trace, tokens: Any) -> Trace:
+    """The same pass with its tokens in another order."""
+    attention, vectors, stream = (
+        np.asarray(each) for each in (trace.attention, trace.vectors, trace.stream)
+    )
+    return dataclasses.replace(
+        trace,
+        attention=attention[..., tokens, :][..., tokens],
+        vectors=vectors[..., tokens, :],
+        stream=stream[..., tokens, :],
+    )
+
+
+def heads_permuted(trace: Trace, heads: Any) -> Trace:
+    """The same pass with its heads in another order, their parameters with them."""
+    blocks = trace.blocks
+    assert isinstance(blocks, BlocksWithValues)
+    return dataclasses.replace(
+        trace,
+        attention=np.asarray(trace.attention)[:, heads],
+        vectors=np.asarray(trace.vectors)[:, heads],
+        blocks=dataclasses.replace(
+            blocks,
+            projection=np.asarray(blocks.projection)[:, heads],
+            value=np.asarray(blocks.value)[:, :, heads],
+            value_bias=np.asarray(blocks.value_bias)[:, heads],
+        ),
+    )
