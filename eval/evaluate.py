@@ -136,7 +136,7 @@ def evaluate_run(
     if data is not None:
         config = dataclasses.replace(config, data=data)
     model = load(run)
-    splits = load_splits(config, model.tokenizer)
+    splits = load_splits(config, model.whole_words)
     return evaluate(model, splits, config, protocol, out, report=report)
 
 

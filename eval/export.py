@@ -55,7 +55,7 @@ def export_run(
     card = _read_card(out / CARD)
     model = load(run)
     stored = rounded(model, precision)
-    splits = load_splits(config, model.tokenizer)
+    splits = load_splits(config, model.whole_words)
     accuracy = compare_models(model, stored, splits, config.lengths)
     recipe = config.to_dict()
     del recipe["data"], recipe["checkpoint_every"]  # of one machine, and of no result

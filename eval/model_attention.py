@@ -113,4 +113,5 @@ def join(attention: NDArray[np.float32], members: Sequence[int]) -> NDArray[np.f
         return attention
     sizes = np.diff(begins, append=len(members)).astype(attention.dtype)
     summed = np.add.reduceat(attention, begins, axis=-1)
-    return np.add.reduceat(summed, begins, axis=-2) / sizes[:, None]
+    joined: NDArray[np.float32] = np.add.reduceat(summed, begins, axis=-2) / sizes[:, None]
+    return joined

@@ -179,7 +179,7 @@ def compare_runs(
     found = {}
     for number, (run, config) in enumerate(zip(runs, configs, strict=True)):
         model = load(run)
-        splits = load_splits(config, model.tokenizer)
+        splits = load_splits(config, model.whole_words)
         if split not in splits:
             raise InputError(f"split must be one of {', '.join(splits)}, got {split!r}")
 

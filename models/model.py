@@ -14,7 +14,7 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.models.architectures import ModelConfig, make_module
 from jaxflow.models.output import EncoderOutput
-from jaxflow.models.tokenizer import Tokenizer
+from jaxflow.models.tokenizer import Tokenizer, WordTokenizer
 
 __all__ = ["Model"]
 
@@ -55,6 +55,22 @@ class Model:
             raise InputError(
                 "the model must have a tokenizer to read text, and none came with it: put its "
                 "tokenizer.json or vocab.txt into its folder"
+            )
+        return self.tokenizer
+
+    @property
+    def whole_words(self) -> WordTokenizer:
+        """The tokenizer of an agreement encoder.
+
+        Raises
+        ------
+        InputError
+            If the model is another, with no tokenizer of whole words.
+        """
+        if not isinstance(self.tokenizer, WordTokenizer):
+            raise InputError(
+                "the model must be an agreement encoder, as jaxflow train makes them, got one of "
+                "another tokenizer"
             )
         return self.tokenizer
 

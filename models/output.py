@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 
@@ -50,7 +52,7 @@ class EncoderOutput:
         Value vectors and output projections, where they were asked for; else None.
     """
 
-    logits: jax.Array | None
+    logits: Any  # an array, but where there is no head
     attention: jax.Array
     hidden: jax.Array
     pooled: jax.Array | None = None

@@ -53,7 +53,7 @@ def from_run(run: Path) -> Trained:
     if config is None:
         raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
     model = load(run)
-    return Trained(model, load_splits(config, model.tokenizer)["test"])
+    return Trained(model, load_splits(config, model.whole_words)["test"])
 
 
 def from_shipped(data: Path) -> Trained:
@@ -66,7 +66,7 @@ def from_shipped(data: Path) -> Trained:
     """
     model = load(shipped_model())
     config = dataclasses.replace(AGREEMENT, data=data)
-    return Trained(model, load_splits(config, model.tokenizer)["test"])
+    return Trained(model, load_splits(config, model.whole_words)["test"])
 
 
 def trained_attention(trained: Trained, n: int, *, sentences: int = 1) -> Attention:

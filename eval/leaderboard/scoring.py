@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -112,14 +113,12 @@ def score_cases(
     done = 0
     for batch in batches(cases, size):
         shape, given = batch.tokens.shape, (batch.tokens, batch.mask, batch.labels)
-        trace = clock.run("trace", shape, lambda given=given: whole["trace"](model.params, *given))
+        trace = clock.run("trace", shape, partial(whole["trace"], model.params, *given))
         trace = dataclasses.replace(trace, special=jnp.asarray(batch.special))
         for edge in _edges(left_out):
             try:
                 function = whole.setdefault(edge.name, _edge_function(edge))
-                found = clock.run(
-                    edge.name, shape, lambda f=function, t=trace, b=batch: f(t, b.readout)
-                )
+                found = clock.run(edge.name, shape, partial(function, trace, batch.readout))
             except InputError as error:
                 left_out[edge.name] = str(error)
                 continue
@@ -131,11 +130,11 @@ def score_cases(
             flowing = clock.run(
                 f"{edge.name}/flow",
                 shape,
-                lambda r=rows, b=batch: _flow(r, b.mask, b.readout, threads),
+                partial(_flow, rows, batch.mask, batch.readout, threads),
             )
             put(f"{edge.name}/flow", batch, flowing)
         for name in (*GRADIENTS, "blank-out"):
-            found = clock.run(name, shape, lambda n=name, g=given: whole[n](model.params, *g))
+            found = clock.run(name, shape, partial(whole[name], model.params, *given))
             put(name, batch, found)
         for name, found in _baselines(batch, seed).items():
             put(name, batch, found)
@@ -186,7 +185,7 @@ def _functions(model: Model) -> dict[str, Callable[..., Any]]:
     def blanked(params: Any, tokens: jax.Array, mask: jax.Array, labels: jax.Array) -> jax.Array:
         n = tokens.shape[1]
 
-        def predict(rows: jax.Array) -> jax.Array:
+        def predict(rows: Any) -> jax.Array:
             every = mask if len(rows) == len(mask) else jnp.repeat(mask, n, axis=0)
             return jax.nn.softmax(apply(params, rows, every, method="classify"))
 

@@ -47,7 +47,7 @@ def measured(
     sizes = [
         ("encoder", f"{config.layers} layers, {config.heads} heads, width {config.width}"),
         ("longest sentence", f"{config.positions} tokens, `[CLS]` included"),
-        ("vocabulary", f"{config.vocabulary:,} words, special tokens included"),
+        ("vocabulary", f"{len(model.text):,} words, special tokens included"),
         ("parameters", f"{count:,}, stored as {precision}"),
         ("size", f"{size / 1e6:.2f} MB, all files together"),
         *((name.replace("_", " "), recipe[name]) for name in _SETTINGS if name in recipe),

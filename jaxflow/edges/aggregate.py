@@ -141,18 +141,19 @@ def aggregate(
         raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
     edge = edge_weight(edge) if isinstance(edge, str) else edge
     edges = weigh(trace, edge)
+    mask = None if trace.mask is None else jnp.asarray(trace.mask)
     if how == "flow":
         from jaxflow.flow import flow
 
-        rows = capacities(edges, held=edge.residual, residual=residual, mask=trace.mask)
+        rows = capacities(edges, held=edge.residual, residual=residual, mask=mask)
         return flow(
             jax.device_get(rows)[..., None, :, :],
             residual=0,
-            mask=None if trace.mask is None else jax.device_get(trace.mask),
+            mask=None if mask is None else jax.device_get(mask),
             sources=sources,
             threads=threads,
         )
-    combined = combine(edges, how, held=edge.residual, residual=residual, mask=trace.mask)
+    combined = combine(edges, how, held=edge.residual, residual=residual, mask=mask)
     if sources is None:
         return combined
     picked = [sources] if isinstance(sources, int) else list(sources)

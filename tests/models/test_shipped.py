@@ -89,7 +89,7 @@ def test_unknown_names_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
         "no trained model at disagreement: there is no such folder, none of that name comes with "
         "jaxflow (agreement), and the hub"
     )
-    with pytest.raises(InputError, match="no trained model at .* jaxflow train finished .* agree"):
+    with pytest.raises(InputError, match=r"no trained model at .* jaxflow train finished .* agree"):
         load(Path("disagreement"))
     with pytest.raises(InputError, match=r"no model 'disagreement' comes .* which has agreement"):
         shipped_model("disagreement")
