@@ -52,14 +52,14 @@ class DigitsConfig:
     """
 
     seed: int = 0
-    epochs: int = 60
+    epochs: int = 100
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: float = 0.1
     weight_decay: float = 0.05
     clip: float = 1.0
     shift: int = 1
-    dropout: float = 0.1
+    dropout: float = 0.05
     patch: int = 2
     layers: int = 4
     heads: int = 4
