@@ -13,6 +13,7 @@ post-LayerNorm block; of a pre-LayerNorm block, where nothing follows the sum, i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -103,7 +104,11 @@ def reconstruction(trace: Trace) -> jax.Array:
         If the trace lacks one of these.
     """
     require(trace, ("vectors", "stream", "blocks"), "the reconstruction")
-    return by_layer(trace, lambda *layer: transformed(*layer)[1])
+    return by_layer(trace, _output)
+
+
+def _output(*layer: Any) -> jax.Array:
+    return transformed(*layer)[1]
 
 
 def by_layer(
@@ -118,7 +123,7 @@ def by_layer(
     function
         From one layer's attention ``[..., H, n, n]``, vectors ``[..., H, n, d]``, the stream it
         reads ``[..., n, D]`` and its parameters (`BlockWeights` without the layer axis) to the
-        layer's result.
+        layer's result. One of a module: it is compiled once, and again for every new function.
 
     Returns
     -------
@@ -133,4 +138,9 @@ def by_layer(
         jnp.moveaxis(jnp.asarray(trace.stream)[..., :-1, :, :], -3, 0),
         trace.blocks,
     )
-    return jnp.moveaxis(jax.lax.map(lambda layer: function(*layer), given), 0, -3)
+    return jnp.moveaxis(_mapped(function, given), 0, -3)
+
+
+@partial(jax.jit, static_argnums=0)
+def _mapped(function: Callable[..., jax.Array], given: Any) -> jax.Array:
+    return jax.lax.map(lambda layer: function(*layer), given)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxflow.edges.linearised import affine, share, slope
 from jaxflow.edges.propagation import Propagation
 from jaxflow.edges.trace import Norm, Trace, require
 from jaxflow.edges.values import BlocksWithValues, blocks_with_values
+from jaxflow.errors import InputError
 
 __all__ = ["PROPAGATIONS", "Bias", "decompose", "norms", "reconstruction"]
 
@@ -49,7 +50,8 @@ def decompose(
     trace
         With ``stream`` and ``blocks``, these with values (`jaxflow.edges.values.with_values`).
     read
-        From the parts after a layer, ``[..., n, n, D]`` (token, input token), to what is kept.
+        From the parts after a layer, ``[..., n, n, D]`` (token, input token), to what is kept. One
+        of a module: it is compiled once, and again for every new function.
     bias
         How attention's bias is shared out: see the module's docstring.
 
@@ -61,12 +63,26 @@ def decompose(
     Raises
     ------
     InputError
-        If the trace lacks what this needs.
+        If the trace lacks what this needs, or there is no such way to share out.
     """
+    if bias not in get_args(Bias):
+        raise InputError(f"bias must be one of {', '.join(get_args(Bias))}, got {bias!r}")
     require(trace, ("stream", "blocks"), "DecompX")
     blocks = blocks_with_values(trace, "DecompX")
-    attention = jnp.moveaxis(jnp.asarray(trace.attention), -4, 0)
-    stream = jnp.moveaxis(jnp.asarray(trace.stream), -3, 0)
+    given = jnp.asarray(trace.attention), jnp.asarray(trace.stream)
+    return _decompose(*given, blocks, read, bias)
+
+
+@partial(jax.jit, static_argnames=("read", "bias"))
+def _decompose(
+    attention: jax.Array,
+    stream: jax.Array,
+    blocks: BlocksWithValues,
+    read: Callable[[jax.Array], jax.Array],
+    bias: Bias,
+) -> tuple[jax.Array, jax.Array]:
+    attention = jnp.moveaxis(attention, -4, 0)
+    stream = jnp.moveaxis(stream, -3, 0)
     nothing = jnp.zeros_like(jnp.expand_dims(stream[0], -2) + jnp.expand_dims(stream[0], -3))
     parts = with_own(nothing, stream[0])  # [..., n, n, D]
     # Whether the value vectors' bias goes where they are paid attention.
@@ -82,12 +98,20 @@ def decompose(
 
 def norms(trace: Trace, bias: Bias = "paper") -> jax.Array:
     """Return the norm of what each input token brought to each token, ``[..., L, n, n]``."""
-    return decompose(trace, partial(jnp.linalg.norm, axis=-1), bias)[0]
+    return decompose(trace, _norms, bias)[0]
 
 
 def reconstruction(trace: Trace, bias: Bias = "paper") -> jax.Array:
     """Return the sums of all parts, ``[..., L, n, D]``: the trace's stream after each layer."""
-    return decompose(trace, lambda parts: parts.sum(-2), bias)[0]
+    return decompose(trace, _sums, bias)[0]
+
+
+def _norms(parts: jax.Array) -> jax.Array:
+    return jnp.linalg.norm(parts, axis=-1)
+
+
+def _sums(parts: jax.Array) -> jax.Array:
+    return parts.sum(-2)
 
 
 def _block(

@@ -69,7 +69,7 @@ def class_attributions(
     InputError
         If the trace lacks what this needs.
     """
-    _, parts = decompose(trace, lambda parts: parts[..., :0], bias)
+    _, parts = decompose(trace, _nothing, bias)
     stream = jnp.asarray(trace.stream)[..., -1, :, :]
     n = stream.shape[-2]
     given = (jnp.arange(n) == 0) if tokens is None else jnp.asarray(tokens)
@@ -94,3 +94,7 @@ def class_attributions(
         return parts
     real = jnp.asarray(trace.mask)[..., None]
     return jnp.where(real, parts, 0)
+
+
+def _nothing(parts: jax.Array) -> jax.Array:
+    return parts[..., :0]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traces import model, tokens, traced
 from vector_oracles import decompx, sentence
-from vector_traces import ACTIVATIONS, heads_permuted, permuted, random_trace
+from vector_traces import ACTIVATIONS, heads_permuted, layer_norm, permuted, random_trace
 
 from jaxflow.edges import Norm
 from jaxflow.edges.decompx import norms, reconstruction
@@ -115,6 +115,21 @@ def test_what_tokens_bring_to_classes_sums_to_the_logits(kind):
     np.testing.assert_allclose(found.sum(1), logits, rtol=1e-4, atol=1e-5)
 
 
+def test_a_mean_may_be_read_and_rectified():
+    trace, _ = random_trace(4, norm_first=True)
+    assert trace.stream is not None
+    rng = np.random.default_rng(0)
+    scale, bias, pooler_bias = rng.normal(size=(3, 6)).astype(np.float32)
+    kernel = rng.normal(size=(6, 2)).astype(np.float32)
+    pooler = rng.normal(size=(6, 6)).astype(np.float32)
+    head = Readout(kernel, None, Norm(scale, bias, 1e-5), pooler, pooler_bias, "relu")
+    shares = np.array([0, 1, 1, 1], np.float32) / 3
+    pooled = shares @ layer_norm(trace.stream[-1], scale, bias, 1e-5)
+    logits = np.maximum(pooled @ pooler + pooler_bias, 0) @ kernel
+    found = np.asarray(class_attributions(trace, head, shares))
+    np.testing.assert_allclose(found.sum(0), logits, rtol=1e-4, atol=1e-5)
+
+
 @given(seed=st.integers(0, 1000), norm_first=st.booleans(), order=st.permutations(range(4)))
 @settings(max_examples=4)
 def test_the_order_of_tokens_and_heads_does_not_matter(seed, norm_first, order):
@@ -143,6 +158,8 @@ def test_what_is_missing_or_unknown_is_named():
         propagate(traced("post"), "x")
     with pytest.raises(InputError, match="DecompX needs what value vectors are made with"):
         propagate(traced("post"), "decompx")
+    with pytest.raises(InputError, match="bias must be one of paper, published, got 'dot'"):
+        norms(given_values("post"), "dot")
     bare = dataclasses.replace(traced("post"), stream=None)
     with pytest.raises(InputError, match="propagation decompx needs hidden states"):
         propagate(bare, "decompx")
