@@ -59,7 +59,7 @@ def remove(
 
 
 def remove_out(
-    predict: Callable[[jax.Array, jax.Array], Array],
+    predict: Callable[[Array, Array], Array],
     tokens: Any,
     how: Removal,
     *,

@@ -68,8 +68,9 @@ def attention_relevance(
             "relevance must start at classes read off one token, which this model has not: load it "
             "with a classification head"
         )
-    parts = params["params"]
-    found = _linear(output.pooled, parts["readout"]["kernel"], start)  # [B, D]
+    parts, pooled = params["params"], output.pooled
+    assert pooled is not None
+    found = _linear(pooled, parts["readout"]["kernel"], start)  # [B, D]
     if isinstance(config, BertConfig):
         found = _linear(output.hidden[:, -1, 0], parts["pooler"]["kernel"], found)
     n = mask.shape[-1]

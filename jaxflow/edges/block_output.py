@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxflow.attention import Array
 from jaxflow.edges.trace import BlockWeights, Norm
 
 __all__ = ["activation", "block_output", "layer_norm"]
@@ -55,6 +56,6 @@ def block_output(stream: jax.Array, added: jax.Array, block: BlockWeights) -> ja
     return result if block.norm_first else layer_norm(result, block.norm_feed_forward)
 
 
-def _linear(values: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def _linear(values: jax.Array, kernel: Array, bias: Array) -> jax.Array:
     product = jnp.matmul(values, kernel, precision=jax.lax.Precision.HIGHEST)
     return product + jnp.broadcast_to(bias, product.shape)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_models import golden, traced
+from tiny_models import tiny
 from traces import model, tokens
 from traces import traced as small
 
 from jaxflow.edges import aggregate, weigh
 from jaxflow.errors import InputError
-from jaxflow.models import trace
+from jaxflow.models import Model, trace
 from jaxflow.models.relevance import _linear, _product, _sum, attention_relevance
 
 RNG = np.random.default_rng(2)
@@ -143,11 +144,25 @@ def test_sentences_do_not_meet_and_padding_changes_nothing(kind):
 
 def test_one_layer_and_one_token_are_enough():
     ids = np.array([[2]], np.int32)
-    found = trace(model("post"), ids)
+    found = trace(tiny(layers=1), ids)
     assert np.isfinite(found.relevance).all()
     edges = np.asarray(weigh(found, "transformer-attribution"))
-    assert edges.shape == (1, 2, 1, 1)
+    assert edges.shape == (1, 1, 1, 1)
     assert (edges >= 1).all()
+    for how in ("paths", "product"):
+        np.testing.assert_array_equal(aggregate(found, "transformer-attribution", how), edges)
+
+
+def test_without_positions_the_order_of_tokens_does_not_matter():
+    one, ids = model("pre"), tokens("pre")[:1]
+    parts = {**one.params["params"]}
+    parts["position"] = np.zeros_like(parts["position"])
+    still = Model(one.config, {"params": parts}, one.tokenizer)
+    order = np.array([0, 3, 5, 1, 4, 2])  # a class is read off the first token
+    found, moved = trace(still, ids), trace(still, ids[:, order])
+    for name in ("gradient", "gradient-signed", "transformer-attribution"):
+        expected = np.asarray(weigh(found, name))[..., order, :][..., order]
+        np.testing.assert_allclose(weigh(moved, name), expected, rtol=2e-3, atol=2e-6)
 
 
 def test_without_classes_there_is_no_relevance():
@@ -155,8 +170,6 @@ def test_without_classes_there_is_no_relevance():
     output = one(tokens("pre"))
     found = trace(model("causal"), tokens("causal"))
     assert found.relevance is not None
-    from tiny_models import tiny
-
     masked = tiny(head="masked-lm")
     bare = trace(masked, tokens("post"), target=lambda logits: logits[:, 1, 7])
     assert bare.gradient is not None

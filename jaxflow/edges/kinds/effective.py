@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import is_traced
+from jaxflow.attention import Array, is_traced
 from jaxflow.edges.contributions import by_layer
 from jaxflow.edges.kind import EdgeWeight
 from jaxflow.edges.sight import sight
@@ -67,9 +67,9 @@ def _effective(trace: Trace) -> jax.Array:
     return by_layer(trace, layer)
 
 
-def _factor(projection: jax.Array) -> jax.Array:
+def _factor(projection: Array) -> jax.Array:
     """Return ``[H, d, r]`` with the products of rows that ``[H, d, D]`` has: r = min(d, D)."""
-    return jnp.linalg.qr(projection.mT, mode="r").mT
+    return jnp.linalg.qr(jnp.asarray(projection).mT, mode="r").mT
 
 
 def _kept(attention: jax.Array, read: jax.Array, keys: jax.Array, width: int) -> jax.Array:
