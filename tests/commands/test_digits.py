@@ -102,16 +102,19 @@ def test_baselines_are_what_they_are_called(out: Path) -> None:
 
 
 def test_the_picture_can_be_read(out: Path) -> None:
-    picture = np.asarray(Image.open(out / "overlays.png").convert("RGB"))
+    with Image.open(out / "overlays.png") as file:
+        picture = np.asarray(file.convert("RGB"))
     assert picture.shape[1] > 700
     assert (picture.astype(int).max(-1) - picture.min(-1) > 60).mean() > 0.2  # coloured maps
 
 
 def test_an_example_is_there_to_try(out: Path) -> None:
     maps = np.load(out / "maps.npz")
-    digit = np.asarray(Image.open(out / "digit.png"), np.float64)
+    with Image.open(out / "digit.png") as picture:
+        digit = np.asarray(picture, np.float64)
     np.testing.assert_allclose(digit / 255, maps["grey"][0, ..., 0], atol=2e-3)
-    assert Image.open(out / "overlay.png").size[0] > 1000
+    with Image.open(out / "overlay.png") as picture:
+        assert picture.size[0] > 1000
 
 
 def test_a_finished_run_is_reused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

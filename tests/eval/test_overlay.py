@@ -88,7 +88,8 @@ def test_a_bare_overlay_is_the_picture_pixel_for_pixel(
         explanation, tmp_path / "new" / "bare.png", methods=["rollout"], bare=True, smooth=False
     )
     assert path == tmp_path / "new" / "bare.png"
-    pixels = np.asarray(Image.open(path))
+    with Image.open(path) as file:
+        pixels = np.asarray(file)
     expected = blended(explanation.picture, explanation.scores["rollout"], smooth=False)
     np.testing.assert_array_equal(pixels, expected)
     spot, rest = pixels[2:4, 4:6].astype(int), pixels[4:, :4].astype(int)
@@ -101,7 +102,8 @@ def test_the_figure_shows_every_method_in_the_right_place(
     explanation: ImageExplanation, colour_bar: bool, tmp_path: Path
 ) -> None:
     path = save_overlay(explanation, tmp_path / "all.png", smooth=False, colour_bar=colour_bar)
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    with Image.open(path) as file:
+        pixels = np.asarray(file.convert("RGB")).astype(int)
     figure = draw_overlays(explanation, smooth=False, colour_bar=colour_bar)
     panels = [axes for axes in figure.axes if axes.get_images()]
     titles = [axes.get_title() for axes in panels]
