@@ -48,7 +48,7 @@ class Sst2Config:
     special_tokens
         Whether ``[CLS]`` and ``[SEP]`` are among the tokens that are correlated, as in the paper.
     batch
-        Sentences scored at once.
+        Sentences scored at once; blanking out makes a row of each of their tokens.
     threads
         For flow; None takes all cores.
     """
@@ -57,7 +57,7 @@ class Sst2Config:
     paper_samples: int = PAPER_SENTENCES
     seed: int = 0
     special_tokens: bool = True
-    batch: int = 32
+    batch: int = 8
     threads: int | None = None
 
     def __post_init__(self) -> None:

@@ -21,10 +21,12 @@ from jaxflow.gradients import (
     gradient_x_input,
     input_gradient,
     integrated_gradients,
+    smooth_grad,
 )
 from jaxflow.graph import attention_graph
 from jaxflow.occlusion import blank_out
 from jaxflow.page.notebook import show
+from jaxflow.removal import remove, remove_out
 from jaxflow.rollout import head_rollout, raw_attention, rollout
 
 __all__ = [
@@ -41,8 +43,11 @@ __all__ = [
     "input_gradient",
     "integrated_gradients",
     "raw_attention",
+    "remove",
+    "remove_out",
     "rollout",
     "saturation",
     "show",
+    "smooth_grad",
     "spearman",
 ]

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.edges.trace import BlockWeights, Norm, Trace
+from jaxflow.edges.trace import Norm, Trace
+from jaxflow.edges.values import BlocksWithValues
 from jaxflow.models.architectures import ModelConfig, make_module
 from jaxflow.models.model import Model
 from jaxflow.models.relevance import attention_relevance, has_relevance
@@ -22,7 +23,7 @@ Target = Callable[[jax.Array], jax.Array]
 """From logits (``[B, C]`` or ``[B, n, V]``) to ``[B]``, the output that is explained."""
 
 
-def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
+def block_weights(config: ModelConfig, params: Any) -> BlocksWithValues:
     """Stack the parameters of all blocks along a first axis.
 
     Parameters
@@ -42,7 +43,10 @@ def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
 
     out = blocks["attention_out"]
     projection = out["kernel"].reshape(block.layers, block.heads, -1, block.width)
-    return BlockWeights(
+    # The last third of what makes queries, keys and values.
+    kernel = blocks["qkv"]["kernel"][..., -block.width :]
+    bias = blocks["qkv"]["bias"][..., -block.width :]
+    return BlocksWithValues(
         projection=projection,
         projection_bias=out["bias"],
         norm_attention=norm("norm_attention"),
@@ -53,6 +57,8 @@ def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
         down_bias=blocks["down"]["bias"],
         activation=block.activation,
         norm_first=block.norm_first,
+        value=kernel.reshape(block.layers, block.width, block.heads, -1),
+        value_bias=bias.reshape(block.layers, block.heads, -1),
     )
 
 

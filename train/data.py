@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from jaxflow.errors import InputError
-from jaxflow.models import EncoderConfig, WordTokenizer
+from jaxflow.models import EncoderConfig, Tokenizer, WordTokenizer
 from jaxflow.train.batches import BatchPlan, EncodedSplit, encode_split
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import load_corpus
@@ -74,8 +74,16 @@ def prepare(config: TrainConfig) -> RunData:
     return RunData(tokenizer, plan, held_out, too_long)
 
 
-def load_splits(config: TrainConfig, tokenizer: WordTokenizer) -> dict[str, EncodedSplit]:
-    """Load the splits that a finished run was not trained on."""
+def load_splits(config: TrainConfig, tokenizer: Tokenizer | None) -> dict[str, EncodedSplit]:
+    """Load the splits that a finished run was not trained on.
+
+    Raises
+    ------
+    InputError
+        If the corpus is gone, or the tokenizer is not that of such a run.
+    """
+    if not isinstance(tokenizer, WordTokenizer):
+        raise InputError("an agreement corpus is read by the vocabulary of an agreement encoder")
     corpus = load_corpus(config.corpus, config.data, seed=config.seed)
     return {
         name: encode_split(split, tokenizer, config.positions)

@@ -118,7 +118,7 @@ def finetune(
         checkpoint is kept then.
     """
     model = prepare_model(start, config)
-    positions = min(config.positions, model.config.positions)  # type: ignore[union-attr]
+    positions = min(config.positions, model.config.positions)
     config = dataclasses.replace(config, positions=positions)
     train = corpus["train"]
     encoded = encode_sentences(train.texts, train.labels, model.text, positions)

@@ -127,5 +127,6 @@ class FineTuneConfig:
             raise InputError(f"the run's configuration does not fit: {error}") from error
 
 
-SST2 = FineTuneConfig()
-"""A 6-layer BERT on the 6,920 sentences: ``jaxflow reproduce sst2 --model DIR --data DIR``."""
+SST2 = FineTuneConfig(layer_decay=0.9, word_dropout=0.05)
+"""A 6-layer BERT of width 384 on the 6,920 whole sentences:
+``jaxflow reproduce sst2 --model DIR --data DIR``; about 20 minutes on two cores, accuracy .88."""

@@ -32,7 +32,7 @@ _ABOVE = ("pooler", "readout")
 class AverageState(NamedTuple):
     """The optimiser's memory of the parameters: steps taken, and their moving average."""
 
-    count: jax.Array
+    steps: jax.Array
     average: Any
 
 
@@ -76,14 +76,14 @@ def _average(memory: float) -> optax.GradientTransformation:
 
     def follow(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
         # A short memory at first: the fresh head's first values should soon be forgotten.
-        share = 1 - jnp.minimum(memory, (1 + state.count) / (10 + state.count))
+        share = 1 - jnp.minimum(memory, (1 + state.steps) / (10 + state.steps))
         average = jax.tree.map(
             lambda old, leaf, update: old + share * (leaf + update - old),
             state.average,
             params,
             updates,
         )
-        return updates, AverageState(state.count + 1, average)
+        return updates, AverageState(state.steps + 1, average)
 
     return optax.GradientTransformation(begin, follow)
 

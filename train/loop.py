@@ -175,7 +175,7 @@ class Loop:
     plan: BatchPlan
     watched: Mapping[str, EncodedSplit]
     lengths: tuple[int, ...]
-    predict: Callable[[TrainState, jax.Array], jax.Array]
+    predict: Callable[..., jax.Array]
     checkpoints: Checkpoints
     checkpoint_every: int
     journal: Journal

@@ -131,7 +131,7 @@ def _glue_builder() -> type[tfds.core.GeneratorBasedBuilder]:
     # By its module: without TensorFlow, TFDS does not know the builder by its name.
     from tensorflow_datasets.text.glue import Glue
 
-    class GlueWithoutTensorFlow(Glue, skip_registration=True):  # type: ignore[call-arg, misc]
+    class GlueWithoutTensorFlow(Glue, skip_registration=True):  # type: ignore[call-arg]
         name = "glue"
 
         def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:

@@ -172,7 +172,7 @@ def make_train_step(
             options: dict[str, Any] = {"train": True, "rngs": {"dropout": dropout_key}}
             if config.flow_weight:
                 output = cast(EncoderOutput, encoder.apply(params, inputs, **options))
-                logits = output.logits
+                logits = cast(jax.Array, output.logits)
                 share = subject_share(output.attention, subjects, tokens != PAD).mean()
             else:
                 logits, share = _classify(encoder, params, inputs, **options), None

@@ -9,10 +9,12 @@ from jaxflow.eval.benchmarks.figures import error_text, ratio_text, seconds_text
 from jaxflow.eval.benchmarks.flow_absorption import WITHOUT
 from jaxflow.eval.benchmarks.flow_batches import THREADS
 from jaxflow.eval.benchmarks.flow_table import BATCH, CALL, EDMONDS_KARP, KERNEL
+from jaxflow.eval.benchmarks.goal import Goal
 from jaxflow.eval.benchmarks.lookup import Entry, contender, find, over
+from jaxflow.eval.benchmarks.model_goals import model_goals
 from jaxflow.eval.benchmarks.record import is_own
 
-__all__ = ["Goal", "check_goals"]
+__all__ = ["check_goals"]
 
 # Kind of attention, layers, tokens; the least ratio to edmonds_karp and to the fastest library.
 _TABLES = (
@@ -29,30 +31,6 @@ _THREADS = 1.8
 _ERROR = 1e-9
 _CORPUS_SECONDS = 0.5  # "well under a second"
 _TRAIN = 1.2
-
-
-@dataclasses.dataclass(frozen=True)
-class Goal:
-    """A goal, and how far it was reached.
-
-    Attributes
-    ----------
-    work, against
-        What is measured, and compared with what.
-    wanted, reached
-        Figures as they are read; `reached` is empty where nothing was measured.
-    met
-        Whether the goal was reached, None where nothing was measured.
-    detail
-        What else the record says about it.
-    """
-
-    work: str
-    against: str
-    wanted: str
-    reached: str = ""
-    met: bool | None = None
-    detail: str = ""
 
 
 def check_goals(record: Entry) -> list[Goal]:
@@ -76,6 +54,7 @@ def check_goals(record: Entry) -> list[Goal]:
         *_calls(record),
         _errors(record),
         _training(record),
+        *model_goals(record),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["describe_machine", "peer_versions"]
 
-PEERS = ("torch", "igraph", "ortools")
+PEERS = ("torch", "transformers", "igraph", "ortools")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["draw_bars", "draw_growth", "draw_plots"]
 
 _AXES = {"tokens": "tokens n", "layers": "layers L"}
+# Benchmark -> which of its comparisons are bars.
+_BARS: dict[str, dict[str, str]] = {"rollout": {}, "train": {}, "models": {"measure": "forward"}}
 
 
 def draw_plots(record: Entry) -> dict[str, Figure]:
@@ -40,8 +42,8 @@ def draw_plots(record: Entry) -> dict[str, Figure]:
         found = find(record, benchmark="flow", measure="growth", axis=axis)
         if len(found) > 1:
             plots[f"flow-{axis}"] = draw_growth(found, axis)
-    for benchmark in ("rollout", "train"):
-        found = find(record, benchmark=benchmark)
+    for benchmark, settings in _BARS.items():
+        found = find(record, benchmark=benchmark, **settings)
         if found:
             plots[benchmark] = draw_bars(found)
     return plots
@@ -95,8 +97,8 @@ def draw_bars(comparisons: Sequence[Entry]) -> Figure:
     height = 0.8 / len(names)
     figure = new_figure(PAGE, 1.1 + 0.13 * len(names) * len(comparisons))
     label = "milliseconds, less is better"
-    if logarithmic := comparisons[0]["benchmark"] == "rollout":
-        label = f"{label} (logarithmic)"  # from microseconds to a tenth of a second
+    if logarithmic := comparisons[0]["benchmark"] != "train":
+        label = f"{label} (logarithmic)"  # sizes differ a hundredfold and more
     axes = dress(figure.add_subplot(), x=label, grid="x")
     handles = []
     for place, name in enumerate(names):

@@ -43,7 +43,7 @@ class Comparison:
     Attributes
     ----------
     benchmark
-        ``flow``, ``rollout`` or ``train``.
+        ``flow``, ``rollout``, ``train`` or ``models``.
     work
         What was done, in words.
     settings

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jaxflow.edges import AGGREGATORS, EdgeWeight, edge_weights
+from jaxflow.edges import AGGREGATORS, EdgeWeight, edge_weights, propagations
 from jaxflow.edges.aggregate import Aggregator
 
 __all__ = ["BASELINES", "GRADIENTS", "REFERENCES", "Entrant", "all_entrants", "pairs"]
 
-Family = Literal["edges", "gradient", "removal", "baseline"]
+Family = Literal["edges", "vectors", "gradient", "removal", "baseline"]
 
 #: References that the others are compared with -> how tables call them.
 REFERENCES = {"blank-out": "blank-out", "gradient-norm": "gradient norm"}
@@ -78,6 +78,10 @@ def all_entrants() -> list[Entrant]:
             layered=True,
         )
         for edge, how in pairs()
+    ]
+    found += [
+        Entrant(each.name, each.title, "vectors", each.source, layered=True)
+        for each in propagations().values()
     ]
     found += [Entrant(name, title, "gradient") for name, title in GRADIENTS.items()]
     found += [Entrant("blank-out", "blank-out", "removal")]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
-from jaxflow.edges import EdgeWeight, Trace
+from jaxflow.edges import EdgeWeight, Propagation, Trace, propagate, propagations
 from jaxflow.edges.aggregate import capacities, combine
 from jaxflow.edges.catalogue import weigh
 from jaxflow.errors import InputError
@@ -133,6 +133,16 @@ def score_cases(
                 partial(_flow, rows, batch.mask, batch.readout, threads),
             )
             put(f"{edge.name}/flow", batch, flowing)
+        for each in propagations().values():
+            if each.name in left_out:
+                continue
+            try:
+                function = whole.setdefault(each.name, _propagation_function(each))
+                found = clock.run(each.name, shape, partial(function, trace, batch.readout))
+            except InputError as error:
+                left_out[each.name] = str(error)
+                continue
+            put(each.name, batch, found)
         for name in (*GRADIENTS, "blank-out"):
             found = clock.run(name, shape, partial(whole[name], model.params, *given))
             put(name, batch, found)
@@ -217,6 +227,17 @@ def _edge_function(edge: EdgeWeight) -> Callable[[Trace, Any], dict[str, jax.Arr
     return scores
 
 
+def _propagation_function(each: Propagation) -> Callable[[Trace, Any], jax.Array]:
+    """Build ``(trace, readout [B]) -> [B, L, n]``."""
+
+    @jax.jit
+    def scores(trace: Trace, readout: jax.Array) -> jax.Array:
+        followed = propagate(trace, each)
+        return jnp.take_along_axis(followed, readout[:, None, None, None], -2)[:, :, 0]
+
+    return scores
+
+
 def _flow(
     rows: NDArray[np.float32], mask: NDArray[np.bool_], readout: NDArray, threads: int | None
 ) -> NDArray[np.float64]:
@@ -256,7 +277,7 @@ def _seconds(
     found = {}
     for name in values:
         edge, _, how = name.partition("/")
-        if how:
+        if how or name in propagations():
             total = by_part["trace"] + by_part[edge] + (by_part[name] if how == "flow" else 0.0)
         else:
             total = by_part.get(name, 0.0)

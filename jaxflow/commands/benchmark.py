@@ -23,10 +23,10 @@ class Benchmark:
     """Time the project against its peers on the same work.
 
     Peers that are not installed are named and left out: OR-tools and igraph for flow, PyTorch for
-    rollout and training. Without options it takes a few minutes.
+    rollout and training, transformers for published models. Without options it takes a few minutes.
     """
 
-    what: tyro.conf.Positional[Literal["all", "flow", "rollout", "train"]] = "all"
+    what: tyro.conf.Positional[Literal["all", "flow", "rollout", "train", "models"]] = "all"
     """The work."""
     full: bool = False
     """All sizes and kinds of attention, with more rounds; the better part of an hour."""
@@ -34,6 +34,9 @@ class Benchmark:
     """A trained run whose attention on the test sentences of its corpus is used for flow too."""
     data: Path | None = None
     """Use that of the model that comes along instead, on the agreement corpus in this folder."""
+    model: Path | None = None
+    """A folder with a published BERT, DistilBERT or RoBERTa for the forward pass and loading; by
+    default one of the 6-layer MiniLM's sizes with random parameters."""
     tokens: str | None = None
     """Lengths of the sentences for flow and rollout, such as 9,20; by default those of the plan."""
     layers: int | None = None
@@ -60,7 +63,9 @@ class Benchmark:
                 raise InputError("--from makes the page of --docs: expected --docs, got none")
             self._document(read_record(self.record), self.docs)
             return
-        if self.what in ("all", "train"):
+        if self.model is not None and self.what not in ("all", "models"):
+            raise InputError(f"--model is for the benchmark models, got {self.what}")
+        if self.what in ("all", "train", "models"):
             keep_heap()  # as the commands that train do; PyTorch, in the same process, has it too
         lengths = self._lengths()
         machine = describe_machine()  # its load is of interest before it is ours
@@ -118,6 +123,11 @@ class Benchmark:
             from jaxflow.eval.benchmarks import training
 
             yield from training.run_train(training.FULL if self.full else training.QUICK)
+        if self.what in ("all", "models"):
+            from jaxflow.eval.benchmarks import models
+
+            published = models.FULL if self.full else models.QUICK
+            yield from models.run_models(dataclasses.replace(published, folder=self.model))
 
     def _flow(self, lengths: tuple[int, ...] | None) -> Iterator[Comparison]:
         from jaxflow.eval.benchmarks import flow, flow_plan, trained

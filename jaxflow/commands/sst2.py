@@ -97,7 +97,7 @@ class ReproduceSst2:
         check_classifier(model)
         config = dataclasses.replace(
             config,
-            positions=min(config.positions, model.config.positions),  # type: ignore[union-attr]
+            positions=min(config.positions, model.config.positions),
         )
         if not tuned:
             held_out = encode_held_out(corpus, model, config.positions)

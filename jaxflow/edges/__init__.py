@@ -2,7 +2,11 @@
 
 from jaxflow.edges.aggregate import AGGREGATORS, aggregate
 from jaxflow.edges.catalogue import edge_weight, edge_weights, weigh
+from jaxflow.edges.contributions import reconstruction
 from jaxflow.edges.kind import EdgeWeight
+from jaxflow.edges.propagation import Propagation, propagate, propagation, propagations
+from jaxflow.edges.readout import Readout, class_attributions
+from jaxflow.edges.receptive import normalise, receptive_field
 from jaxflow.edges.trace import BlockWeights, Norm, Trace
 
 __all__ = [
@@ -10,9 +14,18 @@ __all__ = [
     "BlockWeights",
     "EdgeWeight",
     "Norm",
+    "Propagation",
+    "Readout",
     "Trace",
     "aggregate",
+    "class_attributions",
     "edge_weight",
     "edge_weights",
+    "normalise",
+    "propagate",
+    "propagation",
+    "propagations",
+    "receptive_field",
+    "reconstruction",
     "weigh",
 ]

@@ -70,7 +70,7 @@ def blocks_with_values(trace: Trace, what: str) -> BlocksWithValues:
     """
     if not isinstance(trace.blocks, BlocksWithValues):
         raise InputError(
-            f"{what} needs what value vectors are made with, which this trace has not: add it with "
-            "jaxflow.edges.values.with_values"
+            f"{what} needs what value vectors are made with, which this trace has not: trace the "
+            "model with jaxflow.models.trace, or add it with jaxflow.edges.values.with_values"
         )
     return trace.blocks

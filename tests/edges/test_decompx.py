@@ -19,16 +19,16 @@ from jaxflow.edges.decompx import norms, reconstruction
 from jaxflow.edges.linearised import share, slope
 from jaxflow.edges.propagation import propagate, propagation, propagations
 from jaxflow.edges.readout import Readout, class_attributions
+from jaxflow.edges.trace import BlockWeights
 from jaxflow.edges.values import with_values
 from jaxflow.errors import InputError
-from jaxflow.models.value_weights import with_value_weights
 
 KINDS = ("pre", "post", "causal")
 JITTED = jax.jit(norms)  # compiled once for traces of one shape
 
 
 def given_values(kind):
-    return with_value_weights(model(kind), traced(kind))
+    return traced(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -157,7 +157,7 @@ def test_what_is_missing_or_unknown_is_named():
     with pytest.raises(InputError, match="propagation must be one of decompx, got 'x'"):
         propagate(traced("post"), "x")
     with pytest.raises(InputError, match="DecompX needs what value vectors are made with"):
-        propagate(traced("post"), "decompx")
+        propagate(_without_values(traced("post")), "decompx")
     with pytest.raises(InputError, match="bias must be one of paper, published, got 'dot'"):
         norms(given_values("post"), "dot")
     bare = dataclasses.replace(traced("post"), stream=None)
@@ -167,3 +167,10 @@ def test_what_is_missing_or_unknown_is_named():
         with_values(traced("post"), np.zeros((2, 16, 8, 2)), np.zeros((2, 2, 8)))
     with pytest.raises(InputError, match="trace must have the blocks' parameters"):
         with_values(dataclasses.replace(bare, blocks=None), np.zeros(1), np.zeros(1))
+
+
+def _without_values(trace):
+    fields = {
+        each.name: getattr(trace.blocks, each.name) for each in dataclasses.fields(BlockWeights)
+    }
+    return dataclasses.replace(trace, blocks=BlockWeights(**fields))

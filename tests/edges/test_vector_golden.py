@@ -14,7 +14,6 @@ from jaxflow.edges.contributions import reconstruction
 from jaxflow.edges.decompx import norms
 from jaxflow.edges.readout import Readout, class_attributions
 from jaxflow.models import load, trace
-from jaxflow.models.value_weights import with_value_weights
 
 CONFIG = {
     "architectures": ["BertForSequenceClassification"],
@@ -54,7 +53,7 @@ def bert(golden, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def passed(golden, bert):
-    return with_value_weights(bert, trace(bert, golden["tokens"]))
+    return trace(bert, golden["tokens"])
 
 
 @pytest.fixture(scope="module")

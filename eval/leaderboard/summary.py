@@ -1,0 +1,191 @@
+"""What the board says: means with intervals, spread between seeds, ranks, sorted."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.eval.leaderboard.board import MEASURES, Board
+from jaxflow.eval.leaderboard.contest import PERMUTATIONS, Contest, contest
+from jaxflow.eval.leaderboard.entrants import Entrant, all_entrants
+from jaxflow.eval.statistics import Cell, summarise
+
+__all__ = ["TESTED", "TITLES", "Line", "Summary", "pooled", "summarise_boards"]
+
+#: Measures that entrants are tested by, pair by pair.
+TESTED = ("comprehensiveness_area", "sufficiency_area", "spearman_blank_out", "spearman_gradient")
+
+#: How tables call the measures; the arrow says what is good.
+TITLES: Mapping[str, str] = {
+    "spearman_blank_out": "ρ blank-out ↑",
+    "kendall_blank_out": "τ blank-out ↑",
+    "spearman_gradient": "ρ gradient ↑",
+    "kendall_gradient": "τ gradient ↑",
+    "comprehensiveness": "compreh. ↑",
+    "sufficiency": "suffic. ↓",
+    "comprehensiveness_area": "compreh. area ↑",
+    "sufficiency_area": "suffic. area ↓",
+    "deletion_auc": "deletion ↓",
+    "insertion_auc": "insertion ↑",
+    "subject_hit": "subject hit ↑",
+    "entropy": "entropy",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One entrant at one layer.
+
+    Attributes
+    ----------
+    entrant
+        Who.
+    layer
+        From 0; None where it has only one.
+    final
+        Whether it stands for its entrant, by the top layer or as the only one.
+    cells
+        Measure -> mean over sentences, each sentence's values averaged over seeds.
+    spread
+        Measure -> standard deviation between the seeds' means (ddof = 1); NaN for one seed.
+    milliseconds
+        For 1,000 sentences, compiling left out; NaN where it costs nothing to speak of.
+    """
+
+    entrant: Entrant
+    layer: int | None
+    final: bool
+    cells: Mapping[str, Cell]
+    spread: Mapping[str, float]
+    milliseconds: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Summary:
+    """The board in numbers.
+
+    Attributes
+    ----------
+    lines
+        Every entrant and layer; those that stand for their entrants sorted by `key` first.
+    contests
+        Measure (`TESTED`) -> ranks and tests of the first lines, in their order.
+    key
+        The measure that sorts.
+    sentences, seeds
+        Of how many sentences and training seeds.
+    left_out
+        Edge weight -> why it is not there.
+    """
+
+    lines: tuple[Line, ...]
+    contests: Mapping[str, Contest]
+    key: str
+    sentences: int
+    seeds: int
+    left_out: Mapping[str, str]
+
+    @property
+    def finals(self) -> tuple[Line, ...]:
+        """The lines that stand for their entrants, best first."""
+        return tuple(line for line in self.lines if line.final)
+
+
+def pooled(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:
+    """Average each sentence's values over seeds, ``[R, S]``; NaN where no seed defines one."""
+    stacked = np.stack([board.measures[measure] for board in boards]).astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all of a mean's values undefined
+        return np.nanmean(stacked, axis=0)
+
+
+def summarise_boards(
+    boards: Sequence[Board],
+    *,
+    key: str = "comprehensiveness_area",
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+) -> Summary:
+    """Summarise boards of the same sentences, one for each training seed.
+
+    Parameters
+    ----------
+    boards
+        At least one, all with the same rows and sentences.
+    key
+        The measure to sort by.
+    seed, permutations
+        Of bootstrap and tests.
+
+    Raises
+    ------
+    InputError
+        If the boards are of different rows or sentences, or there is no such measure.
+    """
+    if key not in MEASURES:
+        raise InputError(f"sort must be one of {', '.join(MEASURES)}, got {key!r}")
+    first = boards[0]
+    for other in boards[1:]:
+        if other.rows != first.rows or not np.array_equal(other.cases.labels, first.cases.labels):
+            raise InputError(
+                "runs must be of one architecture and corpus to be summarised together: train "
+                "them with the same options but for --seed"
+            )
+    known = {entrant.name: entrant for entrant in all_entrants()}
+    values = {name: pooled(boards, name) for name in MEASURES}
+    cells = {name: summarise(table.T, seed) for name, table in values.items()}
+    means = {name: _means(boards, name) for name in MEASURES}
+    finals = set(first.final())
+    lines = []
+    for place, (name, layer) in enumerate(first.rows):
+        seconds = np.mean([board.seconds.get(name, np.nan) for board in boards])
+        lines.append(
+            Line(
+                entrant=known.get(name, Entrant(name, name, "edges")),
+                layer=layer,
+                final=place in finals,
+                cells={measure: cells[measure][place] for measure in MEASURES},
+                spread={measure: float(means[measure][place]) for measure in MEASURES},
+                milliseconds=float(seconds) * 1e6,
+            )
+        )
+    sign = -1 if MEASURES[key] else 1
+
+    def order(place: int) -> tuple[bool, float]:
+        mean = lines[place].cells[key].mean
+        return place not in finals, np.inf if np.isnan(mean) else sign * mean
+
+    ranked = sorted(range(len(lines)), key=order)
+    ahead = [place for place in ranked if place in finals]
+    contests = {
+        measure: contest(
+            values[measure][ahead],
+            high_is_good=MEASURES[measure],
+            permutations=permutations,
+            seed=seed,
+        )
+        for measure in TESTED
+    }
+    return Summary(
+        lines=tuple(lines[place] for place in ranked),
+        contests=contests,
+        key=key,
+        sentences=len(first.cases),
+        seeds=len(boards),
+        left_out=first.left_out,
+    )
+
+
+def _means(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:
+    """Return the standard deviation between the seeds' means of every row."""
+    if len(boards) == 1:
+        return np.full(len(boards[0].rows), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # rows that are nowhere defined
+        means = [np.nanmean(board.measures[measure], axis=1) for board in boards]
+        return np.std(np.asarray(means, np.float64), axis=0, ddof=1)
