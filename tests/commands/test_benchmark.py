@@ -118,6 +118,8 @@ def test_a_run_without_sentences_of_a_length_is_refused(run, capsys):
         (["flow", "--run", "nowhere"], "no run at nowhere"),
         (["flow", "--data", "nowhere"], "nowhere"),
         (["flow", "--run", "one", "--data", "two"], "expected one of them"),
+        (["flow", "--model", "folder"], "--model is for the benchmark models"),
+        (["models", "--model", "nowhere"], "nowhere"),
         (["nothing"], "nothing"),
         (["--from", "record.json"], "expected --docs"),
         (["--from", "record.json", "--docs", "docs"], "cannot read a benchmark's record"),

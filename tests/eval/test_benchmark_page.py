@@ -11,10 +11,14 @@ from jaxflow.eval.benchmarks.flow_absorption import WITH, WITHOUT
 from jaxflow.eval.benchmarks.flow_batches import THREADS
 from jaxflow.eval.benchmarks.flow_table import CALL, EDMONDS_KARP, KERNEL
 from jaxflow.eval.benchmarks.goals import check_goals
+from jaxflow.eval.benchmarks.model_loading import OURS, THEIRS
+from jaxflow.eval.benchmarks.models import FORWARD, PEER
 from jaxflow.eval.benchmarks.page import to_page
 from jaxflow.eval.benchmarks.plots import draw_plots
 from jaxflow.eval.benchmarks.record import Comparison, record
 from jaxflow.eval.benchmarks.timing import Timing
+
+MINILM = {"kind": "bert", "layers": 6, "heads": 12, "width": 384}
 
 
 def comparison(times, benchmark="flow", error=None, missing=None, **settings):
@@ -78,6 +82,11 @@ def golden():
         comparison(
             {"jaxflow, float32": 0.1, "PyTorch, float32": 0.15}, "train", batch=4, tokens=6
         ),
+        comparison(
+            {FORWARD: 0.24, PEER: 0.2}, "models", measure="forward", batch=64, tokens=64, **MINILM
+        ),
+        # 2,500,000 bytes at most, of everyone.
+        comparison({OURS: 2.1, THEIRS: 0.5}, "models", measure="load", file=1_250_000, **MINILM),
     ]  # fmt: skip
     machine = {"processor": "a wheel", "cores": 2, "memory": None, "system": "S", "load": [0.5]}
     return json.loads(json.dumps(record(comparisons, machine)))
@@ -85,7 +94,7 @@ def golden():
 
 def test_goals_are_held_against_the_record(golden):
     found = {(goal.work, goal.against): goal for goal in check_goals(golden)}
-    assert len(found) == 17
+    assert len(found) == 20
     trained = "trained attention, L = 6, n = 20"
     library = "the fastest third-party library"
     seen = {key: (goal.reached, goal.met) for key, goal in found.items() if goal.reached}
@@ -101,13 +110,21 @@ def test_goals_are_held_against_the_record(golden):
         ("2,000 test sentences, all layers, one thread", "the clock"): ("400 ms", True),
         ("largest error of all flows above", "exact solvers"): ("2.0e-12", True),
         ("training step, float32", "PyTorch, float32"): ("1.5x", True),
+        (
+            "6-layer MiniLM with attention, 64 sentences of 64 tokens: our time",
+            "transformers, eager attention",
+        ): ("1.2x", True),
+        ("loading the 6-layer MiniLM", "the clock"): ("2.1 s", False),
+        ("loading the 6-layer MiniLM: peak memory", "its file"): ("2x", True),
     }
+    memory = found["loading the 6-layer MiniLM: peak memory", "its file"]
+    assert memory.detail == "2.5 MB for 1.25 MB, transformers 2x"
     assert found[trained, library].detail == "igraph, whole call 50x, error 2.0e-12"
 
 
 def test_nothing_measured_is_nothing_reached():
     goals = check_goals(record([]))
-    assert len(goals) == 17
+    assert len(goals) == 20
     assert {(goal.reached, goal.met) for goal in goals} == {("", None)}
 
 
@@ -132,7 +149,10 @@ def test_the_page_hides_nothing(golden):
     assert golden["method"] in lines
     assert "![Growth with the tokens](benchmarks/flow-tokens.svg)" in lines
     assert "rollout.svg" not in page
-    for title in ("The table of one sentence", "Two threads", "Rollout", "One training step"):
+    for title in (
+        "The table of one sentence", "Two threads", "Rollout", "One training step",
+        "The forward pass of a published model", "Loading a published model",
+    ):  # fmt: skip
         assert f"## {title}" in lines
     assert "## Growth with the layers" not in lines
 
@@ -151,7 +171,7 @@ def test_plots_have_a_line_for_everyone(golden):
     before = dict(matplotlib.rcParams)
     plots = draw_plots(golden)
     assert dict(matplotlib.rcParams) == before
-    assert set(plots) == {"flow-tokens", "rollout", "train"}  # nothing of the layers here
+    assert set(plots) == {"flow-tokens", "rollout", "train", "models"}  # nothing of the layers here
     (axes,) = plots["flow-tokens"].axes
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     lines = {line.get_label(): line for line in axes.get_lines()}
@@ -166,7 +186,7 @@ def test_plots_have_a_line_for_everyone(golden):
 def test_the_document_is_written_with_its_plots(golden, tmp_path):
     files = write_document(golden, tmp_path / "docs")
     names = {str(path.relative_to(tmp_path / "docs")) for path in files}
-    plots = {f"benchmarks/{name}.svg" for name in ("flow-tokens", "rollout", "train")}
+    plots = {f"benchmarks/{name}.svg" for name in ("flow-tokens", "rollout", "train", "models")}
     assert names == plots | {"benchmarks.md", "benchmarks.json"}
     page = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for name in plots:
