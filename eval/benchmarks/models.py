@@ -158,8 +158,8 @@ def _loading(
     timings = time_loading(names, tiny, folder, plan.loads)
     notes = [
         "every load in a process of its own, which has loaded a tiny model of the same kind "
-        "before, so that imports are no part of it; ours reads the tokenizer too, where there is "
-        f"one; the file has {bytes_text(size)}",
+        "before, so that imports are no part of it; done when every parameter has been read; ours "
+        f"reads the tokenizer too, where there is one; the file has {bytes_text(size)}",
     ]
     notes += [
         f"peak memory of {timing.name}: {ratio_text(timing.peak_memory / size)} the file"
