@@ -199,5 +199,7 @@ def _remove(
             removal.curves(sets, known[sentence], probabilities[sentence])
             for sets in (without, alone)
         ]
+        if not cases.removable[sentence].any():
+            continue  # nothing can be removed: undefined
         for name, found in removal.measures(*values).items():
             board.measures[name][finals, sentence] = found

@@ -1,26 +1,28 @@
 r"""Faithfulness by removal: how the prediction moves as tokens are taken away, best first.
 
-A sentence has m tokens that can be removed. For a ranking of them, :math:`p^-_k` is the class's
-probability without the k best, :math:`p^+_k` with the k best alone, :math:`p = p^-_0 = p^+_m`.
+A sentence has m tokens that can be removed. For a ranking of them, :math:`p^-(q)` is the class's
+probability without the share q of them that ranks best (rounded up to whole tokens),
+:math:`p^+(q)` with that share alone, and :math:`p = p^-(0) = p^+(1)`; q = 0, .1, .2 ... 1.
 
-==================== ==============================================================================
-comprehensiveness    mean of :math:`p - p^-_k` over the shares 10, 20 ... 50 % of m, rounded up
-sufficiency          mean of :math:`p - p^+_k` over the same shares; low is good
-comprehensiveness    mean of :math:`p - p^-_k` over k = 1 ... m: the area over the perturbation
-area                 curve
-sufficiency area     mean of :math:`p - p^+_k` over k = 0 ... m - 1; low is good
-deletion AUC         area under :math:`p^-_k` over k/m from 0 to 1, by trapezia; low is good
-insertion AUC        area under :math:`p^+_k` likewise
-==================== ==============================================================================
+====================== ===========================================================================
+comprehensiveness      mean of :math:`p - p^-(q)` over q = .1 ... .5
+sufficiency            mean of :math:`p - p^+(q)` over q = .1 ... .5; low is good
+comprehensiveness_area mean of :math:`p - p^-(q)` over q = .1 ... 1, the area over the perturbation
+                       curve
+sufficiency_area       mean of :math:`p - p^+(q)` over q = 0 ... .9; low is good
+deletion_auc           area under :math:`p^-(q)`, by trapezia; low is good
+insertion_auc          area under :math:`p^+(q)`, by trapezia
+====================== ===========================================================================
 
 DeYoung et al., ERASER, ACL 2020; Petsiuk et al., RISE, BMVC 2018.
 
-What is removed is replaced by the token for unknown words. Rankings share most of the sets of
-tokens that they remove, so every set of a sentence is worked out once, however many ask for it.
+What is removed is replaced by the token for unknown words. Rankings share most of the sets that
+they remove, so every set of a sentence is worked out once, however many ask for it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -33,7 +35,7 @@ __all__ = ["LONGEST", "MEASURES", "curves", "kept_sets", "measures", "order", "s
 
 LONGEST = 63  # removable tokens: a set is the bits of one whole number
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+SHARES = tuple(tenths / 10 for tenths in range(11))
 
 #: Measure -> whether high is good.
 MEASURES = {
@@ -65,9 +67,9 @@ def order(scores: NDArray[np.floating], removable: NDArray[np.bool_]) -> NDArray
 
 
 def kept_sets(ranking: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return the sets that stay, as bits: without the k best, and the k best alone, k = 0 ... m.
+    """Return the sets that stay, as bits: without the best of each share, and these alone.
 
-    Both ``[R, m + 1]``.
+    Both ``[R, 11]``, for the shares 0, .1 ... 1.
     """
     m = ranking.shape[-1]
     if m > LONGEST:
@@ -75,6 +77,7 @@ def kept_sets(ranking: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[n
     bits = np.uint64(1) << ranking.astype(np.uint64)
     best = np.zeros((len(ranking), m + 1), np.uint64)
     best[:, 1:] = np.bitwise_or.accumulate(bits, axis=-1)
+    best = best[:, [math.ceil(round(share * m, 9)) for share in SHARES]]
     return np.uint64((1 << m) - 1) & ~best, best
 
 
@@ -154,23 +157,20 @@ def measures(
     Parameters
     ----------
     without, alone
-        ``[R, m + 1]``: probabilities without the k best, and with them alone, k = 0 ... m.
+        ``[R, 11]``: probabilities without the best of each share, and with these alone.
 
     Returns
     -------
     dict
-        Measure -> ``[R]``; NaN where nothing can be removed.
+        Measure -> ``[R]``.
     """
-    m = without.shape[-1] - 1
-    if m < 1:
-        return {name: np.full(len(without), np.nan) for name in MEASURES}
     whole = without[:, :1]
-    counts = [int(np.ceil(round(share * m, 9))) for share in SHARES]
+    step = 1 / (len(SHARES) - 1)
     return {
-        "comprehensiveness": (whole - without[:, counts]).mean(-1),
-        "sufficiency": (whole - alone[:, counts]).mean(-1),
+        "comprehensiveness": (whole - without[:, 1:6]).mean(-1),
+        "sufficiency": (whole - alone[:, 1:6]).mean(-1),
         "comprehensiveness_area": (whole - without[:, 1:]).mean(-1),
         "sufficiency_area": (whole - alone[:, :-1]).mean(-1),
-        "deletion_auc": np.trapezoid(without, axis=-1) / m,
-        "insertion_auc": np.trapezoid(alone, axis=-1) / m,
+        "deletion_auc": np.trapezoid(without, dx=step, axis=-1),
+        "insertion_auc": np.trapezoid(alone, dx=step, axis=-1),
     }

@@ -51,18 +51,22 @@ class Scores:
 
 
 class _Clock:
-    """Adds up seconds by name; the first call for a shape compiles and is made twice."""
+    """Adds up seconds by name; programs are compiled before their time begins."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.seen: set[Any] = set()
+        self.compiled: dict[tuple[str, Any], Any] = {}
 
-    def run(self, name: str, shape: Any, work: Callable[[], Any]) -> Any:
-        if (name, shape) not in self.seen:
-            self.seen.add((name, shape))
-            jax.block_until_ready(work())
+    def device(self, name: str, shape: Any, function: Callable[..., Any], *given: Any) -> Any:
+        """Run a jitted function, compiled once for each name and shape."""
+        if (name, shape) not in self.compiled:
+            self.compiled[name, shape] = function.lower(*given).compile()  # type: ignore[attr-defined]
+        return self.host(name, lambda: jax.block_until_ready(self.compiled[name, shape](*given)))
+
+    def host(self, name: str, work: Callable[[], Any]) -> Any:
+        """Run anything."""
         begun = time.perf_counter()
-        result = jax.block_until_ready(work())
+        result = work()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
         return result
 
@@ -113,12 +117,12 @@ def score_cases(
     done = 0
     for batch in batches(cases, size):
         shape, given = batch.tokens.shape, (batch.tokens, batch.mask, batch.labels)
-        trace = clock.run("trace", shape, partial(whole["trace"], model.params, *given))
+        trace = clock.device("trace", shape, whole["trace"], model.params, *given)
         trace = dataclasses.replace(trace, special=jnp.asarray(batch.special))
         for edge in _edges(left_out):
             try:
                 function = whole.setdefault(edge.name, _edge_function(edge))
-                found = clock.run(edge.name, shape, partial(function, trace, batch.readout))
+                found = clock.device(edge.name, shape, function, trace, batch.readout)
             except InputError as error:
                 left_out[edge.name] = str(error)
                 continue
@@ -127,10 +131,8 @@ def score_cases(
                 put("column-sum", batch, rows[:, 0].sum(-2))
             for how, scores in found.items():
                 put(f"{edge.name}/{how}", batch, scores)
-            flowing = clock.run(
-                f"{edge.name}/flow",
-                shape,
-                partial(_flow, rows, batch.mask, batch.readout, threads),
+            flowing = clock.host(
+                f"{edge.name}/flow", partial(_flow, rows, batch.mask, batch.readout, threads)
             )
             put(f"{edge.name}/flow", batch, flowing)
         for each in propagations().values():
@@ -138,13 +140,13 @@ def score_cases(
                 continue
             try:
                 function = whole.setdefault(each.name, _propagation_function(each))
-                found = clock.run(each.name, shape, partial(function, trace, batch.readout))
+                found = clock.device(each.name, shape, function, trace, batch.readout)
             except InputError as error:
                 left_out[each.name] = str(error)
                 continue
             put(each.name, batch, found)
         for name in (*GRADIENTS, "blank-out"):
-            found = clock.run(name, shape, partial(whole[name], model.params, *given))
+            found = clock.device(name, shape, whole[name], model.params, *given)
             put(name, batch, found)
         for name, found in _baselines(batch, seed).items():
             put(name, batch, found)

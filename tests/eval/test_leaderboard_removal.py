@@ -63,31 +63,31 @@ def test_curves_are_those_of_a_loop():
         for row in range(5):
             places = np.flatnonzero(can)
             best_first = sorted(places, key=lambda place: (-scores[row, sentence, place], place))
-            for k in range(len(places) + 1):
+            for step in range(11):
+                k = -(-step * len(places) // 10)
                 label = given_cases.labels[sentence]
                 removed = given_cases.tokens[sentence].copy()
                 removed[best_first[:k]] = BLANK
                 kept = given_cases.tokens[sentence].copy()
                 kept[best_first[k:]] = BLANK
-                found = curves(without, known, values)[row, k]
+                found = curves(without, known, values)[row, step]
                 assert found == pytest.approx(one(removed, label))
-                found = curves(alone, known, values)[row, k]
+                found = curves(alone, known, values)[row, step]
                 assert found == pytest.approx(one(kept, label))
 
 
 def test_measures_are_those_of_their_definitions():
-    without = np.array([[0.9, 0.5, 0.4, 0.3, 0.3, 0.2]])
-    alone = np.array([[0.2, 0.6, 0.7, 0.8, 0.9, 0.9]])
+    without = np.array([[0.9, 0.5, 0.5, 0.4, 0.4, 0.3, 0.3, 0.3, 0.3, 0.2, 0.2]])
+    alone = np.array([[0.2, 0.6, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 0.9, 0.9, 0.9]])
     found = {name: values[0] for name, values in measures(without, alone).items()}
-    # Of five tokens 10 and 20 % are one, 30 and 40 % two, 50 % three.
     assert found["comprehensiveness"] == pytest.approx((0.4 + 0.4 + 0.5 + 0.5 + 0.6) / 5)
     assert found["sufficiency"] == pytest.approx((0.3 + 0.3 + 0.2 + 0.2 + 0.1) / 5)
-    assert found["comprehensiveness_area"] == pytest.approx((0.4 + 0.5 + 0.6 + 0.6 + 0.7) / 5)
-    assert found["sufficiency_area"] == pytest.approx((0.7 + 0.3 + 0.2 + 0.1 + 0.0) / 5)
-    assert found["deletion_auc"] == pytest.approx((0.45 + 0.5 + 0.4 + 0.3 + 0.3 + 0.1) / 5)
-    assert found["insertion_auc"] == pytest.approx((0.1 + 0.6 + 0.7 + 0.8 + 0.9 + 0.45) / 5)
-    nothing = measures(np.array([[0.9]]), np.array([[0.9]]))
-    assert all(np.isnan(values).all() for values in nothing.values())
+    areas = (0.4 + 0.4 + 0.5 + 0.5 + 0.6 + 0.6 + 0.6 + 0.6 + 0.7 + 0.7) / 10
+    assert found["comprehensiveness_area"] == pytest.approx(areas)
+    areas = (0.7 + 0.3 + 0.3 + 0.2 + 0.2 + 0.1 + 0.1) / 10
+    assert found["sufficiency_area"] == pytest.approx(areas)
+    assert found["deletion_auc"] == pytest.approx((4.3 - 0.9 / 2 - 0.2 / 2) / 10)
+    assert found["insertion_auc"] == pytest.approx((8.0 - 0.2 / 2 - 0.9 / 2) / 10)
 
 
 def test_more_tokens_than_bits_are_refused():
