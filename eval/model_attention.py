@@ -111,7 +111,6 @@ def join(attention: NDArray[np.float32], members: Sequence[int]) -> NDArray[np.f
     begins = np.flatnonzero(np.diff(members, prepend=-1))
     if len(begins) == attention.shape[-1]:
         return attention
-    sizes = np.diff(begins, append=len(members)).astype(attention.dtype)
+    sizes = np.diff(begins, append=len(members)).astype(np.float32)
     summed = np.add.reduceat(attention, begins, axis=-1)
-    joined: NDArray[np.float32] = np.add.reduceat(summed, begins, axis=-2) / sizes[:, None]
-    return joined
+    return (np.add.reduceat(summed, begins, axis=-2) / sizes[:, None]).astype(np.float32)

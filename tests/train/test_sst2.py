@@ -156,7 +156,7 @@ def test_glue_is_fetched_once_and_keeps_its_test_unlabelled(tmp_path, monkeypatc
         url = f"http://127.0.0.1:{server.server_port}/SST-2.zip"
         monkeypatch.setattr(config, "data_url", url)
         whole, archive = archive, archive[:100]
-        with pytest.raises(InputError, match="could not be fetched .* not a zip file"):
+        with pytest.raises(InputError, match=r"could not be fetched .* not a zip file"):
             load_sst2(cache=tmp_path / "cache")
         archive = whole
         for _ in range(2):
