@@ -1,0 +1,91 @@
+"""All files of a board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxflow.eval.evaluate import versions
+from jaxflow.eval.files import write_together
+from jaxflow.eval.leaderboard.board import Board
+from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
+from jaxflow.eval.leaderboard.summary import Summary
+from jaxflow.eval.plain import dump
+from jaxflow.models import Model
+
+__all__ = ["write_board"]
+
+
+def write_board(
+    out: Path,
+    summary: Summary,
+    boards: Sequence[Board],
+    names: Sequence[str],
+    model: Model,
+    config: Mapping[str, Any],
+    *,
+    shown: int = 30,
+) -> list[Path]:
+    """Write a board to a folder, all files or none.
+
+    Parameters
+    ----------
+    out
+        The folder.
+    summary, boards, names
+        What was found, of which runs.
+    model
+        The first run's, whose sentences the page shows.
+    config
+        What made it.
+    shown
+        How many sentences the page shows.
+
+    Returns
+    -------
+    list of Path
+        ``leaderboard.md``, ``.json``, ``.parquet``, ``.html`` and ``critical-difference.svg``.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    from jaxflow.eval.figures.leaderboard import draw_critical_difference
+    from jaxflow.eval.figures.style import save
+    from jaxflow.eval.render.leaderboard_page import as_leaderboard_page
+
+    first = boards[0]
+    sentences = list(range(min(shown, len(first.cases))))
+    tokens = [
+        model.text.decode(first.cases.tokens[row, : first.cases.lengths[row]].tolist())
+        for row in sentences
+    ]
+    labels = list(model.config.labels)
+    made = {**config, "versions": versions()}
+    page = as_leaderboard_page(summary, first, tokens, labels, sentences)
+    figure = draw_critical_difference(
+        summary.contests[_tested(summary)], [line.entrant.name for line in summary.finals]
+    )
+    texts = {
+        "leaderboard.md": as_markdown(summary, made),
+        "leaderboard.json": dump(record(summary, made)),
+        "leaderboard.html": page,
+    }
+    writers: dict[str, Callable[[Path], None]] = {
+        name: partial(_fill, text) for name, text in texts.items()
+    }
+    writers["leaderboard.parquet"] = partial(write_parquet, boards=boards, seeds=names)
+    writers["critical-difference.svg"] = partial(save, figure, form="svg")
+    return write_together(out, writers)
+
+
+def _tested(summary: Summary) -> str:
+    """Return the measure that the picture is of: what sorts, where it was tested."""
+    return summary.key if summary.key in summary.contests else next(iter(summary.contests))
+
+
+def _fill(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,128 @@
+"""``jaxflow leaderboard``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from jaxflow.commands.heap import keep_heap
+from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxflow.eval.leaderboard.board import Board
+    from jaxflow.eval.leaderboard.cases import Cases
+    from jaxflow.models import Model
+
+__all__ = ["Leaderboard"]
+
+MOST = 30  # entrants on a terminal
+SHOWN = 30  # sentences on the page
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaderboard:
+    """Judge every method on the same sentences: edge weights, aggregators, gradients, baselines.
+
+    Agreement with blank-out and gradients, faithfulness by removal, hits of the subject, focus and
+    cost, with intervals and paired tests. Several runs of one corpus are seeds of one board.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders that jaxflow train wrote; by default the model that comes with jaxflow, which needs
+    --data."""
+    data: Path | None = None
+    """A folder of numpred.* files (agreement), or of train.tsv and dev.tsv with --model."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    """A published model with classes, judged on the sentences of dev.tsv in --data."""
+    split: str | None = None
+    """Which sentences of an agreement corpus: by default subjects, whose subjects are known, where
+    there are any, else test."""
+    samples: int | None = None
+    """Sentences, drawn at random; by default 2000, or all where there are fewer."""
+    seed: int = 0
+    """Of that draw, the random baseline, the bootstrap and the tests."""
+    sort: str = "comprehensiveness_area"
+    """The measure to sort by."""
+    out: Path | None = None
+    """Folder for leaderboard.md, .json, .parquet and .html and critical-difference.svg; by default
+    runs/leaderboard."""
+    threads: int | None = None
+    """Threads for attention flow; by default all cores."""
+
+    def run(self) -> None:
+        """Judge, print and write."""
+        from rich.console import Console
+
+        from jaxflow.eval.evaluate import check_out
+        from jaxflow.eval.leaderboard.board import MEASURES
+        from jaxflow.eval.leaderboard.report import print_summary
+        from jaxflow.eval.leaderboard.summary import summarise_boards
+        from jaxflow.eval.leaderboard.write import write_board
+
+        keep_heap()
+        if self.sort not in MEASURES:
+            raise InputError(f"sort must be one of {', '.join(MEASURES)}, got {self.sort!r}")
+        out = self.out or Path("runs") / "leaderboard"
+        check_out(out)
+        boards, models, names = [], [], []
+        for name, model, cases in self._contests():
+            boards.append(self._board(name, model, cases))
+            models.append(model)
+            names.append(name)
+        summary = summarise_boards(boards, key=self.sort, seed=self.seed)
+        print_summary(Console(highlight=False), summary, MOST)
+        config = {
+            "runs": names,
+            "data": self.data,
+            "split": self.split,
+            "seed": self.seed,
+            "model": models[0].config.to_dict(),
+        }
+        for path in write_board(out, summary, boards, names, models[0], config, shown=SHOWN):
+            print(f"wrote {path}")
+
+    def _contests(self) -> list[tuple[str, Model, Cases]]:
+        """Load every run with its sentences."""
+        from jaxflow.eval.leaderboard.corpora import agreement_cases, labelled_cases
+        from jaxflow.models import load
+        from jaxflow.models.shipped import shipped_model
+
+        if self.model is not None:
+            if self.runs or self.data is None:
+                raise InputError("model needs --data with dev.tsv, and no runs beside it")
+            model = load(self.model)
+            cases = labelled_cases(model, self.data, self.samples, self.seed)
+            return [(self.model, model, cases)]
+        if not self.runs and self.data is None:
+            raise InputError(
+                "expected the folder of a run, or --data with an agreement corpus for the model "
+                "that comes with jaxflow"
+            )
+        found = []
+        for run in self.runs or (shipped_model(),):
+            model = load(run)
+            cases = agreement_cases(
+                run if self.runs else None, model, self.data, self.split, self.samples, self.seed
+            )
+            found.append((run.name if self.runs else "agreement", model, cases))
+        return found
+
+    def _board(self, name: str, model: Model, cases: Cases) -> Board:
+        import contextlib
+
+        import jaxflow.commands.progress as progress
+        from jaxflow.eval.leaderboard.board import run_board
+
+        with contextlib.ExitStack() as stack:
+            shown: dict[str, Any] = {}
+
+            def report(what: str, done: int, total: int) -> None:
+                if what not in shown:
+                    stack.close()
+                    shown[what] = stack.enter_context(progress.counting(f"{name}: {what}"))
+                shown[what](done, total)
+
+            return run_board(model, cases, seed=self.seed, threads=self.threads, report=report)
