@@ -87,7 +87,7 @@ def test_a_classifier_is_evaluated_as_it_is(reproduced, data, capsys):
     again = reproduced / "again"
     run("--data", data, "--model", reproduced / "out" / "run", "--out", again, "--threads", 1)
     assert {path.name for path in again.iterdir()} == FILES
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())  # lines are wrapped
     assert "Table 3 by the authors' protocol: input gradients" in printed
     assert "Table 3, corrected" in printed
     assert "No comparison with the paper: its model has 6 layers, this one has 1" in printed
