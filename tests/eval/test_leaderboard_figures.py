@@ -1,0 +1,249 @@
+"""The critical-difference picture and the curves over layers show what they were given."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import leaderboard_data
+import numpy as np
+import pictures
+import pytest
+from matplotlib.colors import to_hex
+
+from jaxflow.errors import InputError
+from jaxflow.eval.figures.leaderboard import draw_critical_difference
+from jaxflow.eval.figures.leaderboard_layers import draw_layers
+from jaxflow.eval.figures.rank_axis import BREAK, fit_ranks
+from jaxflow.eval.figures.style import CYCLE, GREY, INK
+from jaxflow.eval.leaderboard.contest import Contest
+
+BASELINES = ("random", "position", "uniform", "column-sum")
+
+
+def made(ranks, groups=()):
+    """A contest of given ranks in which two differ unless a group has both."""
+    p = np.full((len(ranks), len(ranks)), 0.001)
+    for group in groups:
+        p[np.ix_(group, group)] = 0.6
+    np.fill_diagonal(p, np.nan)
+    return Contest(np.asarray(ranks, float), p, 1234)
+
+
+def drawn(figure):
+    """Entrants, and bars by whom they join: each the x and y of its line."""
+    (axes,) = figure.axes
+    entrants, bars = {}, {}
+    for line in axes.get_lines():
+        label = line.get_label()
+        if line.get_color() == CYCLE[1]:
+            bars[tuple(label.split())] = line.get_xydata()
+        elif not label.startswith("_"):
+            entrants[label] = line.get_xydata()
+    return entrants, bars
+
+
+def words(figure):
+    return " ".join(text.get_text() for text in figure.axes[0].texts)
+
+
+def check_text(figure):
+    """All of it is at least 7 points high, inside the picture and away from other text."""
+    width, height = figure.canvas.get_width_height()
+    boxes = pictures.texts(figure)
+    for text, box in boxes:
+        assert text.get_fontsize() >= 7
+        assert min(box.x0, box.y0) >= -1, text.get_text()
+        assert max(box.x1 - width, box.y1 - height) <= 1, text.get_text()
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        across = min(a.x1, b.x1) - max(a.x0, b.x0)
+        down = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(across, down) <= 1, f"{one.get_text()!r}, {other.get_text()!r}"
+
+
+def test_entrants_hang_at_their_ranks_and_bars_join_groups():
+    ranks = [3.2, 1.0, 2.0, 5.5, 4.0]
+    figure = draw_critical_difference(made(ranks, [(1, 2), (0, 4, 3)]), list("abcde"))
+    entrants, bars = drawn(figure)
+    order = sorted("abcde", key=lambda name: ranks["abcde".index(name)])
+    assert set(entrants) == set("abcde")
+    x = {name: points[0, 0] for name, points in entrants.items()}
+    # Places are ranks, on one scale.
+    fit = np.polyfit(ranks, [x[name] for name in "abcde"], 1)
+    np.testing.assert_allclose(np.polyval(fit, ranks), [x[name] for name in "abcde"], atol=1e-9)
+    assert fit[0] > 0
+    assert set(bars) == {tuple("bc"), tuple("aed")}
+    for group, points in bars.items():
+        assert points[0, 0] < min(x[name] for name in group)
+        assert points[1, 0] > max(x[name] for name in group)
+        beside = [x[name] for name in "abcde" if name not in group]
+        assert not any(points[0, 0] <= place <= points[1, 0] for place in beside)
+    # The better half ends at the left, best on top; the other half at the right, worst on top.
+    ends = [entrants[name][-1] for name in order]
+    assert [end[0] < x["b"] for end in ends] == [True] * 3 + [False] * 2
+    assert ends[0][1] < ends[1][1] < ends[2][1]
+    assert ends[4][1] < ends[3][1]
+    assert "1,234 sentences among 5 methods" in words(figure)
+    assert "left out" not in words(figure)
+    for rank in ranks:
+        assert f"{rank:.1f}" in words(figure)
+    check_text(figure)
+
+
+def test_lines_of_entrants_never_cross():
+    rng = np.random.default_rng(3)
+    entrants, _ = drawn(draw_critical_difference(made(rng.random(24) * 60), names(20)))
+    for (one, a), (other, b) in itertools.permutations(entrants.items(), 2):
+        (x, top), (_, bottom) = a[0], a[1]
+        (from_x, y), (to_x, _) = b[1], b[2]
+        low, high = sorted((from_x, to_x))
+        assert not (low < x < high and top < y < bottom), (one, other)
+
+
+def names(others):
+    return [f"edge-{place}/flow" for place in range(others)] + list(BASELINES)
+
+
+def test_the_best_and_the_baselines_are_drawn_and_the_others_counted():
+    ranks = [*np.linspace(10, 40, 60), 12.0, 55.0, 58.0, 60.0]
+    groups = [tuple(range(4)), tuple(range(15, 30)), (58, 59, 61, 62), (18, 19), (61, 62, 63)]
+    figure = draw_critical_difference(made(ranks, groups), names(60))
+    entrants, bars = drawn(figure)
+    assert set(entrants) == set(names(60)[:20]) | set(BASELINES)
+    assert "best 20 and 4 baselines" in words(figure)
+    assert "40 are left out" in words(figure)
+    assert "among 64 methods" in words(figure)
+    # Of a group only those that are drawn are joined, and nothing twice.
+    assert set(bars) == {
+        tuple(names(60)[:4]),
+        tuple(names(60)[15:20]),
+        ("position", "uniform", "column-sum"),
+    }
+    for line in figure.axes[0].get_lines():
+        if line.get_label() in entrants:
+            expected = GREY if line.get_label() in BASELINES else INK
+            assert line.get_color() == expected
+    few = draw_critical_difference(made(ranks, groups), names(60), most=3, always=())
+    assert set(drawn(few)[0]) == set(names(60)[:3])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_text_is_readable_whoever_is_there(seed):
+    rng = np.random.default_rng(seed)
+    members = leaderboard_data.entrants()
+    ranks = rng.beta(2, 3, len(members)) * len(members)
+    order = np.argsort(ranks)
+    groups = [order[start : start + 8] for start in range(0, len(order), 3)]
+    titled = [entrant.name for entrant in members]
+    figure = draw_critical_difference(made(ranks, groups), titled, title="By something")
+    assert "By something" in words(figure)
+    check_text(figure)
+    assert len(drawn(figure)[1]) > 3
+
+
+def test_bars_on_one_level_stay_apart():
+    ranks = np.arange(1.0, 21)
+    groups = [range(start, start + 5) for start in range(0, 16)]
+    _, bars = drawn(draw_critical_difference(made(ranks, groups), names(16)))
+    assert len(bars) == 16
+    for one, other in itertools.combinations(bars.values(), 2):
+        if one[0, 1] == other[0, 1]:
+            assert one[1, 0] < other[0, 0] or other[1, 0] < one[0, 0]
+
+
+def test_those_without_a_rank_are_named():
+    contest = made([2.0, 1.0, np.nan, 3.0], [(0, 1), (2, 3)])
+    figure = draw_critical_difference(contest, ["a", "b", "uniform", "d"])
+    entrants, bars = drawn(figure)
+    assert set(entrants) == {"a", "b", "d"}
+    assert set(bars) == {("b", "a")}
+    assert "Without a rank: uniform" in words(figure)
+    with pytest.raises(InputError, match="at least two entrants must have a mean rank"):
+        draw_critical_difference(made([np.nan, np.nan]), ["a", "b"])
+    with pytest.raises(InputError, match="names must be 2"):
+        draw_critical_difference(made([1, 2]), ["a"])
+
+
+def test_wide_gaps_are_left_out_of_the_axis_and_nothing_else():
+    ranks = np.array([*np.linspace(10, 20, 12), 70, 71])
+    axis = fit_ranks(ranks, 1.0, 5.0)
+    places = np.array([axis.at(rank) for rank in ranks])
+    assert (np.diff(places) > 0).all()
+    assert len(axis.pieces) == 2
+    (_, end), (begin, _) = axis.spans()
+    assert begin - end == pytest.approx(BREAK)
+    np.testing.assert_allclose(np.diff(places[:12]), axis.scale * 10 / 11)
+    assert places[13] - places[12] == pytest.approx(axis.scale)
+    assert axis.spans()[0][0] == pytest.approx(1)
+    assert axis.spans()[-1][1] == pytest.approx(5)
+    assert all(10 - 1 < tick < 21 or 69 < tick < 72 for tick in axis.ticks())
+    with pytest.raises(ValueError, match="on the axis"):
+        axis.at(45)
+    assert len(fit_ranks(np.array([1.0, 30, 31]), 0, 1).pieces) == 1
+    same = fit_ranks(np.array([2.0, 2.0]), 0, 1)
+    assert 0 <= same.at(2.0) <= 1
+
+
+def test_names_are_text_whatever_they_spell():
+    figure = draw_critical_difference(made([1, 2]), ["$x_1$/<b>", "a\u202eb" + "c" * 80])
+    assert "$x_1$/<b>" in words(figure)
+    assert "a\\u202eb" in words(figure)
+    check_text(figure)
+
+
+@pytest.fixture(scope="module")
+def summary():
+    chosen = [e for e in leaderboard_data.entrants() if e.name.startswith(("raw/", "alti/"))]
+    chosen += [e for e in leaderboard_data.entrants() if e.name in ("blank-out", "random")]
+    return leaderboard_data.summary([leaderboard_data.board(members=chosen)], 200)
+
+
+def test_layers_are_means_with_their_intervals(summary):
+    figure = draw_layers(summary, "spearman_gradient", ["raw/none", "alti/flow"])
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    bands = {to_hex(band.get_facecolor()[0]).upper(): band for band in axes.collections}
+    for name in ("raw/none", "alti/flow"):
+        cells = [
+            next(
+                line.cells["spearman_gradient"]
+                for line in summary.lines
+                if (line.entrant.name, line.layer) == (name, layer)
+            )
+            for layer in range(4)
+        ]
+        assert lines[name].get_xdata().tolist() == [1, 2, 3, 4]
+        assert lines[name].get_ydata().tolist() == [cell.mean for cell in cells]
+        points = bands[lines[name].get_color().upper()].get_paths()[0].vertices
+        for layer, cell in enumerate(cells, start=1):
+            ys = points[points[:, 0] == layer, 1]
+            assert (ys.min(), ys.max()) == pytest.approx(cell.ci95)
+    check_text(figure)
+
+
+def test_the_usual_layers_are_those_of_raw_attention_and_the_best(summary):
+    figure = draw_layers(summary)
+    lines = [line for line in figure.axes[0].get_lines() if "/" in line.get_label()]
+    shown = [line.get_label() for line in lines]
+    others = [
+        line
+        for line in summary.finals
+        if line.layer is not None and line.entrant.name not in shown[:3]
+    ]
+    others.sort(key=lambda line: -line.cells["spearman_blank_out"].mean)
+    assert shown[:3] == ["raw/none", "raw/rollout", "raw/flow"]
+    assert shown[3:] == [line.entrant.name for line in others[:3]]
+    assert len({line.get_color() for line in lines}) == 6
+    check_text(figure)
+
+
+def test_what_has_no_layers_is_refused(summary):
+    with pytest.raises(InputError, match="known of more than one layer"):
+        draw_layers(summary, "deletion_auc")
+    with pytest.raises(InputError, match="methods with layers, got blank-out"):
+        draw_layers(summary, names=["raw/flow", "blank-out"])
+    with pytest.raises(InputError, match="measure must be one of"):
+        draw_layers(summary, "accuracy")
+    flat = [dataclasses.replace(line, layer=None) for line in summary.finals]
+    with pytest.raises(InputError, match="more than one layer"):
+        draw_layers(dataclasses.replace(summary, lines=tuple(flat)))

@@ -1,0 +1,88 @@
+"""A made-up board with known values: no model, every entrant, sentences of random tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxflow.eval.leaderboard.board import MEASURES, Board
+from jaxflow.eval.leaderboard.cases import Cases
+from jaxflow.eval.leaderboard.entrants import Entrant, all_entrants
+from jaxflow.eval.leaderboard.scoring import Scores
+from jaxflow.eval.leaderboard.summary import Summary, summarise_boards
+
+CLASSES = ("singular", "plural")
+#: Measures that are worked out at every layer.
+LAYERED = ("spearman_blank_out", "kendall_blank_out", "spearman_gradient", "kendall_gradient")
+
+
+def entrants(count: int | None = None) -> list[Entrant]:
+    """Some of edges, gradients and baselines; by default all."""
+    found = all_entrants()
+    if count is None:
+        return found
+    step = max(1, len(found[:-4]) // max(1, count - 4))
+    return [*found[:-4:step][: count - 4], *found[-4:]]
+
+
+def cases(sentences: int = 40, longest: int = 12, seed: int = 0) -> Cases:
+    """Sentences of 4 to `longest` tokens, the first one special."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(min(4, longest), longest + 1, sentences)
+    tokens = rng.integers(2, 50, (sentences, longest)).astype(np.int32)
+    tokens[np.arange(longest) >= lengths[:, None]] = 0
+    special = np.zeros(tokens.shape, bool)
+    special[:, 0] = True
+    subject = np.where(rng.random(sentences) < 0.7, 2, -1)
+    return Cases(
+        tokens,
+        lengths,
+        rng.integers(0, 2, sentences),
+        special,
+        np.zeros(sentences, np.int64),
+        subject,
+    )
+
+
+def board(
+    given: Cases | None = None,
+    members: Sequence[Entrant] | None = None,
+    layers: int = 4,
+    seed: int = 0,
+) -> Board:
+    """Values that get better from entrant to entrant and layer to layer, with noise."""
+    rng = np.random.default_rng(seed)
+    given = cases() if given is None else given
+    members = entrants(14) if members is None else members
+    count, n = given.tokens.shape
+    rows: list[tuple[str, int | None]] = []
+    values, strength = {}, []
+    for place, entrant in enumerate(members):
+        depth = layers if entrant.layered else 1
+        rows += [(entrant.name, layer if depth > 1 else None) for layer in range(depth)]
+        good = 0.0 if entrant.family == "baseline" else 1 - place / len(members)
+        strength += [good * (layer + 1) / depth for layer in range(depth)]
+        scores = rng.gamma(0.7, 1.0, (count, depth, n)) * np.where(given.mask, 1, 0)[:, None]
+        signed = entrant.name.startswith("gradient-signed")
+        values[entrant.name] = (scores - 0.5 * signed).astype(np.float32)
+    centre = np.array(strength)[:, None]
+    common = rng.normal(size=count)
+    measures = {}
+    for name, high in MEASURES.items():
+        noise = 0.15 * rng.normal(size=(len(rows), count)) + 0.1 * common
+        measures[name] = np.float32((centre if high else 1 - centre) * 0.6 + noise)
+    last = {name: at for at, (name, _) in enumerate(rows)}
+    below = [at for at, (name, _) in enumerate(rows) if at != last[name]]
+    for name in MEASURES:
+        if name not in LAYERED:
+            measures[name][below] = np.nan
+    measures["subject_hit"][:, given.subject < 0] = np.nan
+    seconds = {entrant.name: 1e-4 * (1 + place) for place, entrant in enumerate(members)}
+    scores_of = Scores(values, seconds, {"cross": "the model has no cross-attention"})
+    return Board(tuple(rows), measures, seconds, scores_of.left_out, given, scores_of)
+
+
+def summary(boards: Sequence[Board], permutations: int = 2000) -> Summary:
+    """Summarise, with few permutations."""
+    return summarise_boards(boards, permutations=permutations)
