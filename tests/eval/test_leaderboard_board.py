@@ -1,0 +1,191 @@
+"""The board of a small model, against the public functions one by one and loops in NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import entropy, spearmanr
+from traces import model as small_model
+
+import jaxflow
+from jaxflow.edges import aggregate, propagate
+from jaxflow.errors import InputError
+from jaxflow.eval.leaderboard.board import MEASURES, run_board
+from jaxflow.eval.leaderboard.cases import batches, from_texts
+from jaxflow.eval.leaderboard.entrants import all_entrants
+from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
+from jaxflow.eval.leaderboard.summary import summarise_boards
+from jaxflow.models import trace
+
+TEXTS = ("a b c d", "b b e", "j", "c a zebra f g")
+LABELS = (0, 2, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model("pre")
+
+
+@pytest.fixture(scope="module")
+def cases(model):
+    found = from_texts(model, TEXTS, LABELS)
+    return dataclasses.replace(found, subject=np.array([2, -1, 1, 3]))
+
+
+@pytest.fixture(scope="module")
+def board(model, cases):
+    return run_board(model, cases)
+
+
+def rows_of(board, name):
+    return [place for place, (entrant, _) in enumerate(board.rows) if entrant == name]
+
+
+def test_everyone_is_there_or_said_to_be_left_out(board):
+    names = {entrant.name for entrant in all_entrants()}
+    here = {name for name, _ in board.rows}
+    missing = {name.partition("/")[0] for name in names - here}
+    assert here <= names
+    assert missing == set(board.left_out)
+    # Sentences of six tokens are no longer than a head is wide: 8.
+    assert "effective" in board.left_out
+    for reason in board.left_out.values():
+        assert "\n" not in reason
+    for name in here - {"random", "position", "uniform", "column-sum"}:
+        assert board.seconds[name] > 0
+
+
+def test_scores_are_those_of_the_public_functions(model, cases, board):
+    for sentence in range(len(cases)):
+        n = cases.lengths[sentence]
+        tokens = cases.tokens[sentence : sentence + 1, :n]
+        label = LABELS[sentence]
+        found = trace(model, tokens, target=lambda logits, label=label: logits[:, label])
+        for name in ("raw/rollout", "norm/flow", "gradient/paths", "alti/rollout", "no-first/none"):
+            edge, how = name.split("/")
+            expected = np.asarray(aggregate(found, edge, how, sources=0))[0, :, 0]
+            mine = board.scores.values[name][sentence, :, :n]
+            np.testing.assert_allclose(mine, expected, rtol=2e-3, atol=2e-5)
+        expected = np.asarray(propagate(found, "decompx"))[0, :, 0]
+        mine = board.scores.values["decompx"][sentence, :, :n]
+        np.testing.assert_allclose(mine, expected, rtol=2e-3, atol=2e-4)
+        column = np.asarray(jaxflow.saturation(np.asarray(found.attention), sources=0).bound)[0]
+        mine = board.scores.values["column-sum"][sentence, 0, :n]
+        np.testing.assert_allclose(np.minimum(mine, 1), column, atol=1e-5)
+
+        def probability(embeddings, label=label):
+            output = model.module.apply(model.params, embeddings, method="encode")
+            return jax.nn.softmax(output.logits)[:, label]
+
+        embeddings = model.module.apply(model.params, jnp.asarray(tokens), method="embed")
+        norm = np.asarray(jaxflow.gradient_norm(probability, embeddings))[0]
+        mine = board.scores.values["gradient-norm"][sentence, 0, :n]
+        np.testing.assert_allclose(mine, norm, rtol=5e-3, atol=1e-5)
+        times = np.asarray(jaxflow.gradient_x_input(probability, embeddings))[0]
+        mine = board.scores.values["gradient-x-input"][sentence, 0, :n]
+        np.testing.assert_allclose(mine, np.abs(times), rtol=5e-3, atol=1e-5)
+        for values in board.scores.values.values():
+            assert not values[sentence, :, n:].any()
+
+
+def test_measures_are_those_of_a_loop(model, cases, board):
+    blank = model.text.unk_id
+
+    def probability(tokens, sentence):
+        logits = np.asarray(model(tokens[None]).logits, np.float64)[0]
+        return np.exp(logits[LABELS[sentence]]) / np.exp(logits).sum()
+
+    for name in ("raw/rollout", "blank-out", "random"):
+        place = rows_of(board, name)[-1]
+        for sentence in range(len(cases)):
+            n = cases.lengths[sentence]
+            scores = board.scores.values[name][sentence, -1, :n]
+            reference = board.scores.values["blank-out"][sentence, 0, :n]
+            found = {key: values[place, sentence] for key, values in board.measures.items()}
+            expected = spearmanr(scores, reference).statistic
+            assert found["spearman_blank_out"] == pytest.approx(expected, abs=1e-5, nan_ok=True)
+            expected = entropy(scores / scores.sum()) / math.log(n)
+            assert found["entropy"] == pytest.approx(expected, abs=1e-4)
+            words = scores[1:]
+            if cases.subject[sentence] < 0:
+                assert math.isnan(found["subject_hit"])
+            else:
+                best = 1 + words.argmax()
+                assert found["subject_hit"] == float(best == cases.subject[sentence])
+            order = 1 + np.argsort(-words, kind="stable")
+            whole = probability(cases.tokens[sentence, :n], sentence)
+            areas = []
+            for tenth in range(1, 11):
+                tokens = cases.tokens[sentence, :n].copy()
+                tokens[order[: math.ceil(tenth * len(words) / 10)]] = blank
+                areas.append(whole - probability(tokens, sentence))
+            assert found["comprehensiveness_area"] == pytest.approx(np.mean(areas), abs=1e-5)
+            assert found["comprehensiveness"] == pytest.approx(np.mean(areas[:5]), abs=1e-5)
+
+
+def test_only_the_top_layers_are_judged_by_removal(board):
+    finals = set(board.final())
+    for place, (name, layer) in enumerate(board.rows):
+        assert (place in finals) == (layer in (None, 2)), name
+        judged = np.isfinite(board.measures["deletion_auc"][place])
+        assert judged.all() if place in finals else not judged.any()
+
+
+def test_a_summary_sorts_and_is_written(board, tmp_path):
+    other = dataclasses.replace(
+        board, measures={name: values + 0.01 for name, values in board.measures.items()}
+    )
+    summary = summarise_boards([board, other], permutations=200)
+    means = [line.cells["comprehensiveness_area"].mean for line in summary.finals]
+    assert means == sorted(means, reverse=True)
+    assert len(summary.lines) == len(board.rows)
+    line = summary.finals[0]
+    place = rows_of(board, line.entrant.name)[-1]
+    expected = board.measures["insertion_auc"][place].mean() + 0.005
+    assert line.cells["insertion_auc"].mean == pytest.approx(expected, abs=1e-5)
+    assert line.spread["insertion_auc"] == pytest.approx(0.01 / math.sqrt(2), abs=1e-5)
+
+    made = {"seed": 0}
+    text = as_markdown(summary, made)
+    assert text.index(f"`{line.entrant.name}`") < text.index("`random`")
+    assert "`effective`: " in text
+    whole = json.loads(json.dumps(record(summary, made), allow_nan=False))
+    assert [each["name"] for each in whole["methods"] if each["final"]] == [
+        each.entrant.name for each in summary.finals
+    ]
+    write_parquet(tmp_path / "all.parquet", [board, other], ["one", "two"])
+    table = pq.read_table(tmp_path / "all.parquet").to_pandas()
+    assert len(table) == 2 * len(board.rows) * len(TEXTS)
+    some = table[(table.run == "two") & (table.method == "raw/rollout") & (table.layer == 3)]
+    place = rows_of(board, "raw/rollout")[-1]
+    np.testing.assert_allclose(
+        some.sort_values("sentence").entropy, board.measures["entropy"][place] + 0.01, rtol=1e-6
+    )
+
+
+def test_batches_hold_every_sentence_once(cases):
+    seen = [batch.rows for batch in batches(cases, 3)]
+    assert sorted(np.concatenate(seen).tolist()) == [0, 1, 2, 3]
+    for batch in batches(cases, 3):
+        assert batch.tokens.shape[0] == 3
+        np.testing.assert_array_equal(batch.tokens != 0, batch.mask)
+
+
+def test_unusable_requests_are_refused(model, board):
+    with pytest.raises(InputError, match="texts and labels must be as many"):
+        from_texts(model, ["a"], [])
+    with pytest.raises(InputError, match="at most 12 tokens for this model, got 14"):
+        from_texts(model, ["a " * 12 + "b"], [0])
+    with pytest.raises(InputError, match="sort must be one of"):
+        summarise_boards([board], key="beauty")
+    other = dataclasses.replace(board, rows=board.rows[1:])
+    with pytest.raises(InputError, match="runs must be of one architecture and corpus"):
+        summarise_boards([board, other])
+    assert set(MEASURES) == set(board.measures)
