@@ -1,0 +1,348 @@
+"""The leaderboard's page as a file, and as people use it in a real browser without a network."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import re
+
+import leaderboard_data
+import numpy as np
+import pytest
+from browser import View, chromium, eventually, reason_for_none
+from page_reader import NASTY, Reader, document
+
+from jaxflow.errors import InputError
+from jaxflow.eval.leaderboard.board import MEASURES
+from jaxflow.eval.leaderboard.entrants import Entrant
+from jaxflow.eval.leaderboard.summary import TITLES
+from jaxflow.eval.render.leaderboard_page import as_leaderboard_page
+from jaxflow.eval.render.leaderboard_table import line_columns
+from jaxflow.eval.render.shade import ink, relative, shade
+from jaxflow.page.text import visible
+
+REASON = reason_for_none()
+
+SHOWN = (3, 0, 7)
+UNDEFINED = 2  # the place of the entrant that a measure does not know
+EVIL = Entrant(
+    "evil/<img src=x onerror=alert(1)>",
+    '</script><b title="x">$$x$$</b> <%= 1 %> {{ 7 * 7 }}',
+    "vectors",
+    "'a\u202eb' <script>alert(2)</script>",
+    layered=True,
+)
+
+
+def in_browser(test):
+    reason = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+    return pytest.mark.browser(reason(test))
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A page, and what it is of."""
+
+    summary: object
+    board: object
+    tokens: list
+    page: str
+
+
+@pytest.fixture(scope="module")
+def made():
+    cases = leaderboard_data.cases(30, longest=len(NASTY))
+    members = [EVIL, *leaderboard_data.entrants(12)]
+    boards = [leaderboard_data.board(cases, members, seed=seed) for seed in range(3)]
+    for board in boards:
+        board.measures["spearman_gradient"][board.final()[UNDEFINED]] = np.nan
+        board.measures["comprehensiveness"][:, 3] = np.nan
+    summary = leaderboard_data.summary(boards, 300)
+    lines = tuple(
+        dataclasses.replace(line, entrant=EVIL) if line.entrant.name == EVIL.name else line
+        for line in summary.lines
+    )
+    summary = dataclasses.replace(
+        summary, lines=lines, left_out={"<i>x</i>": "no <b>values</b> & so on"}
+    )
+    tokens = [list(NASTY[: cases.lengths[row]]) for row in SHOWN]
+    labels = ("<u>singular", "plural</u>")
+    page = as_leaderboard_page(
+        summary, boards[0], tokens, labels, SHOWN, probabilities=[0.25, 0.5, 0.9871]
+    )
+    return Made(summary, boards[0], tokens, page)
+
+
+def test_columns_are_the_numbers_of_the_summary(made):
+    columns = line_columns(made.summary)
+    finals = made.summary.finals
+    assert columns["name"][0] == visible(finals[0].entrant.name)
+    assert columns["place"].tolist() == list(range(1, len(finals) + 1))
+    for name, high in MEASURES.items():
+        for place, line in enumerate(finals):
+            cell = line.cells[name]
+            if cell.n == 0:
+                assert columns[f"{name}_said"][place] == "n/a"
+                assert columns[name][place] == (-np.inf if high else np.inf)
+                continue
+            assert columns[name][place] == cell.mean
+            assert float(columns[f"{name}_said"][place]) == pytest.approx(cell.mean, abs=6e-4)
+            spread = columns[f"{name}_spread"][place]
+            assert float(spread.removeprefix("±")) == pytest.approx(line.spread[name], abs=6e-4)
+            for value in (*cell.ci95, line.spread[name]):
+                assert f"{value:.4f}" in columns[f"{name}_more"][place]
+        kinds = zip(columns[f"{name}_said"], columns[f"{name}_class"], strict=True)
+        best = {float(said) for said, kind in kinds if kind == "best"}
+        means = [line.cells[name].mean for line in finals if line.cells[name].n]
+        wanted = set() if name == "entropy" else {round(max(means) if high else min(means), 3)}
+        assert best == wanted, name
+    contest = made.summary.contests[made.summary.key]
+    np.testing.assert_array_equal(columns["rank"], contest.ranks)
+    assert columns["milliseconds"][0] == finals[0].milliseconds
+
+
+def test_one_seed_has_no_spread_and_another_measure_no_rank(made):
+    summary = leaderboard_data.summary([made.board], 100)
+    columns = line_columns(dataclasses.replace(summary, key="entropy"))
+    assert set(columns["entropy_spread"]) == {""}
+    assert "spread" not in columns["entropy_more"][0]
+    assert "rank" not in columns
+
+
+def test_no_word_brings_an_element_or_an_attribute(made):
+    plain = [[f"w{place}" for place in range(len(words))] for words in made.tokens]
+    theirs = Reader(as_leaderboard_page(made.summary, made.board, plain, ("s", "p"), SHOWN))
+    ours = Reader(made.page)
+    assert ours.tags == theirs.tags
+    assert [name for name, _ in ours.attributes] == [name for name, _ in theirs.attributes]
+    assert {"img", "link", "iframe", "object", "a", "base", "form", "b title", "i", "u"}.isdisjoint(
+        ours.tags
+    )
+    names = {name for name, _ in ours.attributes}
+    assert not {name for name in names if name.startswith("on")} | (names & {"src", "href"})
+    text = "".join(ours.text)
+    for words in made.tokens:
+        for word in words:
+            assert visible(word) in text
+    assert "<i>x</i>: no <b>values</b> & so on" in text
+    assert "gold label: <u>singular" in text or "gold label: plural</u>" in text
+    assert "its probability 0.987" in text
+    assert "probability" not in "".join(theirs.text)
+    assert not re.search("[\u2028\u202e]", made.page.split("<script")[0])
+
+
+def test_the_policy_names_every_script_and_allows_no_address(made):
+    reader = Reader(made.page)
+    (policy,) = [value for name, value in reader.attributes if name == "content" and "src" in value]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    hashes = {
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in reader.scripts
+    }
+    assert hashes == set(rules["script-src"].split()) - {"'unsafe-eval'"}
+    assert not re.search(r"https?:|\*", policy)
+
+
+def test_what_does_not_fit_the_board_is_refused(made):
+    def write(tokens=made.tokens, labels=("s", "p"), shown=SHOWN, **options):
+        return as_leaderboard_page(made.summary, made.board, tokens, labels, shown, **options)
+
+    with pytest.raises(InputError, match="at least one, got 0 for 0"):
+        write(tokens=[], shown=[])
+    with pytest.raises(InputError, match="got 3 for 2"):
+        write(shown=SHOWN[:2])
+    with pytest.raises(InputError, match="shown must be from 0 to 29, got 30"):
+        write(shown=(30, 0, 7))
+    with pytest.raises(InputError, match="tokens of sentence 3 must be"):
+        write(tokens=[made.tokens[0][:-1], *made.tokens[1:]])
+    with pytest.raises(InputError, match="labels must name every class"):
+        write(labels=())
+    with pytest.raises(InputError, match="probabilities must be 3"):
+        write(probabilities=[0.5])
+    other = leaderboard_data.board(made.board.cases, leaderboard_data.entrants(5))
+    with pytest.raises(InputError, match="board must have every method"):
+        as_leaderboard_page(made.summary, other, made.tokens, ("s", "p"), SHOWN)
+
+
+def test_a_large_page_stays_below_five_megabytes():
+    cases = leaderboard_data.cases(40, longest=64)
+    known = leaderboard_data.entrants()
+    more = [Entrant(f"new-{k}/flow", f"new {k}", "edges", layered=True) for k in range(40)]
+    members = [*known, *more][:120]
+    assert len(members) == 120
+    board = leaderboard_data.board(cases, members, layers=2)
+    tokens = [["incomprehensibly"] * cases.lengths[row] for row in range(30)]
+    page = as_leaderboard_page(
+        leaderboard_data.summary([board], 50), board, tokens, ("s", "p"), range(30)
+    )
+    assert len(page.encode()) < 5_000_000
+    (source,) = document(page).select({"name": "lines"})
+    assert len(source.data["name"]) == 120
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def view(browser, made, tmp_path):
+    file = tmp_path / "leaderboard.html"
+    file.write_text(made.page, encoding="utf-8")
+    opened = View(browser, file, height=1400)
+    yield opened
+    opened.close()
+    assert opened.troubles == []
+    assert opened.asked == []
+
+
+def rows_of(view):
+    """The names of the rows that are drawn, from top to bottom."""
+    found = view.page.locator(".slick-row .slick-cell.l1").evaluate_all(
+        "cells => cells.map(cell => [cell.getBoundingClientRect().top, cell.textContent])"
+    )
+    return [name for _, name in sorted(found)]
+
+
+def sort_by(view, title):
+    column = view.page.locator(".slick-header-column", has_text=re.compile(f"^{title}$"))
+    column.click(position={"x": 12, "y": 10})
+    view.settle()
+
+
+def click(view, name):
+    cell = view.page.locator(".slick-cell.l1").filter(has_text=name)
+    cell.first.click()
+    view.settle()
+
+
+def check_sentences(view, made, name):
+    """Every chip has the colour of its share, every measure is that of the board."""
+    eventually(lambda: view.page.locator("#method").inner_text() == name)
+    board = made.board
+    place = next(at for at in board.final() if board.rows[at][0] == name)
+    articles = view.page.locator(".sentence")
+    assert articles.count() == len(SHOWN)
+    for at, (row, words) in enumerate(zip(SHOWN, made.tokens, strict=True)):
+        article = articles.nth(at)
+        chips = article.locator(".token").evaluate_all(
+            "chips => chips.map(chip => [chip.firstChild.textContent, chip.style.background, "
+            "chip.style.color, Number(chip.title), Number(chip.lastChild.textContent)])"
+        )
+        scores = board.scores.values[name][row, -1, : len(words)].astype(float)
+        assert [chip[0] for chip in chips] == [visible(word) for word in words]
+        for (_, paper, colour, told, short), score, share in zip(
+            chips, scores, relative(scores), strict=True
+        ):
+            assert told == pytest.approx(score, rel=1e-4)
+            assert short == pytest.approx(score, rel=0.06)
+            found = [int(part) for part in re.findall(r"\d+", paper)]
+            assert found == pytest.approx(shade(share), abs=2)
+            assert colour == f"rgb{ink(tuple(found))}"
+        told = article.locator(".told b").all_inner_texts()
+        for value, measure in zip(told, MEASURES, strict=True):
+            expected = board.measures[measure][place, row]
+            if np.isnan(expected):
+                assert value == "n/a"
+            else:
+                assert float(value) == pytest.approx(expected, abs=6e-4)
+
+
+@in_browser
+def test_it_opens_with_the_best_method(view, made):
+    names = [visible(line.entrant.name) for line in made.summary.finals]
+    assert rows_of(view)[:6] == names[:6]
+    check_sentences(view, made, made.summary.finals[0].entrant.name)
+
+
+@in_browser
+def test_a_click_on_a_header_sorts_and_another_one_turns_it_round(view, made):
+    columns = line_columns(made.summary)
+
+    def expected(name, high):
+        order = np.argsort(-columns[name] if high else columns[name], kind="stable")
+        return [columns["name"][at] for at in order]
+
+    for name in ("deletion_auc", "spearman_gradient", "kendall_blank_out"):
+        high = MEASURES[name]
+        sort_by(view, re.escape(TITLES[name]))
+        assert rows_of(view)[:8] == expected(name, high)[:8], name
+    assert np.isinf(columns["spearman_gradient"]).sum() == 1
+    sort_by(view, re.escape(TITLES["spearman_gradient"]))
+    sort_by(view, re.escape(TITLES["spearman_gradient"]))
+    assert rows_of(view)[:8] == expected("spearman_gradient", False)[:8]
+    sort_by(view, "method")
+    assert len(rows_of(view)) > 6
+    assert rows_of(view)[0] == min(columns["name"])
+
+
+@in_browser
+def test_a_click_on_a_method_shows_its_sentences_however_it_is_sorted(view, made):
+    last = made.summary.finals[5].entrant.name
+    click(view, last)
+    check_sentences(view, made, last)
+    sort_by(view, re.escape(TITLES["entropy"]))
+    check_sentences(view, made, last)
+    (chosen,) = view.ask("lines", "m.selected.indices")
+    assert chosen == 5
+    name = rows_of(view)[2]
+    click(view, name)
+    check_sentences(view, made, name)
+
+
+@in_browser
+def test_filters_by_family_and_name_keep_the_order(view, made):
+    sort_by(view, re.escape(TITLES["deletion_auc"]))
+    before = rows_of(view)
+    families = {line.entrant.name: line.entrant.family for line in made.summary.finals}
+    view.page.get_by_label("Family").select_option("baseline")
+    view.settle()
+    baselines = rows_of(view)
+    assert sorted(baselines) == sorted(n for n, f in families.items() if f == "baseline")
+    order = line_columns(made.summary)
+    values = dict(zip(order["name"], order["deletion_auc"], strict=True))
+    assert baselines == sorted(baselines, key=values.__getitem__)
+    click(view, "position")
+    check_sentences(view, made, "position")
+    view.page.get_by_label("Method contains").fill("ROLL")
+    view.settle()
+    assert rows_of(view) == []
+    view.page.get_by_label("Family").select_option("all")
+    view.settle()
+    assert rows_of(view)
+    assert all("roll" in name for name in rows_of(view))
+    view.page.get_by_label("Method contains").fill("")
+    view.settle()
+    assert rows_of(view) == before
+
+
+@in_browser
+def test_intervals_are_told_beside_the_pointer(view, made):
+    columns = line_columns(made.summary)
+    said = view.page.locator(".slick-row").locator("span.number[title]").first
+    assert said.get_attribute("title") == columns["spearman_blank_out_more"][0]
+    spread = said.locator("small").inner_text()
+    assert spread == columns["spearman_blank_out_spread"][0]
+
+
+@in_browser
+def test_hostile_names_are_text(view, made):
+    click(view, EVIL.name)
+    check_sentences(view, made, EVIL.name)
+    about = view.page.locator("#about").inner_text()
+    assert about == f"{visible(f'{EVIL.title}. {EVIL.source}')} (vectors)"
+    cell = view.page.locator(".slick-cell.l1").filter(has_text="evil").locator("span")
+    assert cell.inner_text() == EVIL.name
+    assert cell.get_attribute("title") == visible(f"{EVIL.title}. {EVIL.source}")
+    assert view.page.locator("img, i, u").count() == 0
+    # Even if a word got in as a script, it would not run.
+    view.page.evaluate(
+        "() => { const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
+        " document.body.append(s); }"
+    )
+    assert view.page.evaluate("window.ran") is None
+    assert any("Content Security Policy" in line for line in view.troubles)
+    view.troubles.clear()
