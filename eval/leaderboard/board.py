@@ -52,6 +52,8 @@ class Board:
         What was judged on.
     scores
         What the entrants said.
+    probability
+        float32 ``[S]``: the class's probability for the whole sentence.
     """
 
     rows: tuple[tuple[str, int | None], ...]
@@ -60,6 +62,7 @@ class Board:
     left_out: Mapping[str, str]
     cases: Cases
     scores: Scores
+    probability: NDArray[np.float32]
 
     def final(self) -> list[int]:
         """Return the rows that stand for their entrants: of the top layer, or the only one."""
@@ -119,7 +122,8 @@ def judge(
     )
     table = np.concatenate([np.moveaxis(v, 1, 0) for v in scores.values.values()])  # [R, S, n]
     measures = {name: np.full((len(rows), len(cases)), np.nan, np.float32) for name in MEASURES}
-    board = Board(rows, measures, scores.seconds, scores.left_out, cases, scores)
+    probability = np.full(len(cases), np.nan, np.float32)
+    board = Board(rows, measures, scores.seconds, scores.left_out, cases, scores, probability)
     _correlate(board, table, report)
     _point(board, table)
     _remove(board, table, model, report)
@@ -199,6 +203,7 @@ def _remove(
             removal.curves(sets, known[sentence], probabilities[sentence])
             for sets in (without, alone)
         ]
+        board.probability[sentence] = values[0][0, 0]
         if not cases.removable[sentence].any():
             continue  # nothing can be removed: undefined
         for name, found in removal.measures(*values).items():

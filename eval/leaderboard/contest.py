@@ -33,7 +33,8 @@ class Contest:
     ----------
     ranks
         float64 ``[R]``: mean over sentences of the rank among the entrants, 1 the best, ties
-        shared; over the sentences on which all are defined.
+        shared; over the sentences on which all are defined. NaN for an entrant that is defined on
+        none, which the others' ranks do without.
     p_holm
         float64 ``[R, R]``, symmetric: corrected p-value of every pair, NaN on the diagonal and
         where no sentence has both.
@@ -50,7 +51,7 @@ class Contest:
 
         A group is as many entrants in a row, by rank, as possible of whom no two differ.
         """
-        order = np.argsort(self.ranks, kind="stable")
+        order = np.argsort(self.ranks, kind="stable")[: np.count_nonzero(~np.isnan(self.ranks))]
         found: list[tuple[int, int]] = []
         for begin in range(len(order)):
             end = begin
@@ -157,8 +158,10 @@ def contest(
     corrected = np.full_like(p, np.nan)
     corrected[upper] = holm(p[upper].tolist())
     corrected.T[upper] = corrected[upper]
-    whole = values[:, ~np.isnan(values).any(0)]
-    if whole.shape[1] == 0:
-        return Contest(np.full(len(values), np.nan), corrected, 0)
-    ranks = rankdata(-whole if high_is_good else whole, axis=0).mean(-1)
+    somewhere = ~np.isnan(values).all(-1)
+    kept = values[somewhere]
+    whole = kept[:, ~np.isnan(kept).any(0)]
+    ranks = np.full(len(values), np.nan)
+    if whole.size:
+        ranks[somewhere] = rankdata(-whole if high_is_good else whole, axis=0).mean(-1)
     return Contest(ranks, corrected, whole.shape[1])

@@ -11,7 +11,7 @@ from jaxflow.eval.evaluate import versions
 from jaxflow.eval.files import write_together
 from jaxflow.eval.leaderboard.board import Board
 from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
-from jaxflow.eval.leaderboard.summary import Summary
+from jaxflow.eval.leaderboard.summary import TITLES, Summary
 from jaxflow.eval.plain import dump
 from jaxflow.models import Model
 
@@ -65,9 +65,14 @@ def write_board(
     ]
     labels = list(model.config.labels)
     made = {**config, "versions": versions()}
-    page = as_leaderboard_page(summary, first, tokens, labels, sentences)
+    page = as_leaderboard_page(
+        summary, first, tokens, labels, sentences, probabilities=first.probability[sentences]
+    )
+    tested = summary.key if summary.key in summary.contests else next(iter(summary.contests))
     figure = draw_critical_difference(
-        summary.contests[_tested(summary)], [line.entrant.name for line in summary.finals]
+        summary.contests[tested],
+        [line.entrant.name for line in summary.finals],
+        title=f"Mean rank by {TITLES[tested]}",
     )
     texts = {
         "leaderboard.md": as_markdown(summary, made),
@@ -80,11 +85,6 @@ def write_board(
     writers["leaderboard.parquet"] = partial(write_parquet, boards=boards, seeds=names)
     writers["critical-difference.svg"] = partial(save, figure, form="svg")
     return write_together(out, writers)
-
-
-def _tested(summary: Summary) -> str:
-    """Return the measure that the picture is of: what sorts, where it was tested."""
-    return summary.key if summary.key in summary.contests else next(iter(summary.contests))
 
 
 def _fill(text: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from jaxflow.eval.leaderboard.summary import TITLES, Summary
 from jaxflow.eval.render.leaderboard_sentences import STYLE, as_html, choose_sentences, shading
 from jaxflow.eval.render.leaderboard_table import line_columns, lines_table
 from jaxflow.eval.render.shade import NOTE, visible
-from jaxflow.page.document import _LATER, _STYLE, _TEMPLATE, Section, _policy, _View
+from jaxflow.page.document import Section, View, write_views
 
 __all__ = ["as_leaderboard_page"]
 
@@ -56,9 +56,7 @@ def as_leaderboard_page(
         If there is no sentence, or what is given does not fit the board.
     """
     from bokeh.document import Document
-    from bokeh.embed import file_html
     from bokeh.models import ColumnDataSource
-    from bokeh.resources import Resources
 
     sentences = choose_sentences(board.cases, tokens, labels, shown, probabilities)
     columns = line_columns(summary)
@@ -72,23 +70,17 @@ def as_leaderboard_page(
     document.js_on_event("document_ready", shade)
 
     views = [
-        _View("filter", "", _notes(summary), 0),
-        _View("table", "", (), 1),
+        View("filter", "", _notes(summary), 0),
+        View("table", "", (), 1),
     ]
     below = Section(as_html(sentences), None, f'<p class="note">{html.escape(_below(summary))}</p>')
-    page = file_html(
+    return write_views(
+        "jaxflow: leaderboard",
+        "Which method finds the tokens that count",
+        [(Section("", None, _left_out(summary)), views), (below, [])],
         document,
-        Resources(mode="inline"),
-        title="jaxflow: leaderboard",
-        template=_TEMPLATE,
-        template_variables={
-            "heading": "Which method finds the tokens that count",
-            "policy": _LATER,
-            "sections": [(Section("", None, _left_out(summary)), views), (below, [])],
-            "style": _STYLE + STYLE + _WIDER,
-        },
+        STYLE + _WIDER,
     )
-    return page.strip().replace(_LATER, _policy(page), 1) + "\n"
 
 
 def _notes(summary: Summary) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from jaxflow.commands.evaluate import Evaluate
 from jaxflow.commands.explain import Explain
 from jaxflow.commands.export import Export
 from jaxflow.commands.figures import Figures
+from jaxflow.commands.leaderboard import Leaderboard
 from jaxflow.commands.pronouns import ReproducePronouns
 from jaxflow.commands.reproduce import Reproduce
 from jaxflow.commands.sst2 import ReproduceSst2
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": Export,
     "figures": Figures,
     "attribute": Attribute,
+    "leaderboard": Leaderboard,
     "benchmark": Benchmark,
     "subject-mass": CompareSubjects,
 }

@@ -22,9 +22,10 @@ from jaxflow.page.heat_map import heat_map
 from jaxflow.page.text import visible
 
 if TYPE_CHECKING:
+    from bokeh.document import Document
     from bokeh.models import UIElement
 
-__all__ = ["Section", "write_page"]
+__all__ = ["Section", "View", "write_page", "write_views"]
 
 # What all heat maps of a page may take, so that with Bokeh and the rest it stays below 5 MB.
 MAPS_BUDGET = 2_850_000
@@ -104,11 +105,23 @@ class Section(NamedTuple):
     outro: str = ""
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
+    """Something drawn, in its place on the page.
+
+    Attributes
+    ----------
+    kind
+        Its class in the page's style.
+    title, notes
+        Plain text above it.
+    root
+        Its place among the roots.
+    """
+
     kind: str
     title: str
     notes: tuple[str, ...]
-    root: int  # index of what is drawn
+    root: int
 
 
 def write_page(title: str, heading: str, sections: Sequence[Section], style: str = "") -> str:
@@ -128,15 +141,43 @@ def write_page(title: str, heading: str, sections: Sequence[Section], style: str
     str
         The whole HTML document.
     """
-    from bokeh.embed import file_html
-    from bokeh.resources import Resources
-
     budget = MAPS_BUDGET // sum(section.content is not None for section in sections)
     roots: list[UIElement] = []
     told = [
         (section, [] if section.content is None else _views(section.content, budget, roots))
         for section in sections
     ]
+    return write_views(title, heading, told, roots, style)
+
+
+def write_views(
+    title: str,
+    heading: str,
+    sections: Sequence[tuple[Section, Sequence[View]]],
+    roots: Sequence[UIElement] | Document,
+    style: str = "",
+) -> str:
+    """Write a page of views that are drawn already.
+
+    Parameters
+    ----------
+    title, heading
+        Plain text.
+    sections
+        Each with its views.
+    roots
+        What is drawn, or the document that holds it.
+    style
+        Further rules of style.
+
+    Returns
+    -------
+    str
+        The whole HTML document.
+    """
+    from bokeh.embed import file_html
+    from bokeh.resources import Resources
+
     page = file_html(
         roots,
         Resources(mode="inline"),
@@ -145,7 +186,7 @@ def write_page(title: str, heading: str, sections: Sequence[Section], style: str
         template_variables={
             "heading": visible(heading),
             "policy": _LATER,
-            "sections": told,
+            "sections": sections,
             "style": _STYLE + style,
         },
     )
@@ -166,7 +207,7 @@ def _policy(page: str) -> str:
     )
 
 
-def _views(content: Content, budget: int, roots: list[UIElement]) -> list[_View]:
+def _views(content: Content, budget: int, roots: list[UIElement]) -> list[View]:
     """Draw the views of a sentence, append them to `roots`, and say where they are."""
     from bokeh.layouts import row
     from bokeh.models import Select, Slider
@@ -188,8 +229,8 @@ def _views(content: Content, budget: int, roots: list[UIElement]) -> list[_View]
     ]
     top = visible(content.tokens[content.source])
     return [
-        _View("controls", "", (), first),
-        _View(
+        View("controls", "", (), first),
+        View(
             "bars",
             "Two methods side by side",
             (
@@ -199,8 +240,8 @@ def _views(content: Content, budget: int, roots: list[UIElement]) -> list[_View]
             ),
             first + 1,
         ),
-        _View("map", "Attention", _map_notes(maps, heads), first + 2),
-        _View("graph", "Flow", _graph_notes(content, edges), first + 3),
+        View("map", "Attention", _map_notes(maps, heads), first + 2),
+        View("graph", "Flow", _graph_notes(content, edges), first + 3),
     ]
 
 

@@ -121,6 +121,7 @@ def test_measures_are_those_of_a_loop(model, cases, board):
                 assert found["subject_hit"] == float(best == cases.subject[sentence])
             order = 1 + np.argsort(-words, kind="stable")
             whole = probability(cases.tokens[sentence, :n], sentence)
+            assert board.probability[sentence] == pytest.approx(whole, abs=1e-5)
             areas = []
             for tenth in range(1, 11):
                 tokens = cases.tokens[sentence, :n].copy()

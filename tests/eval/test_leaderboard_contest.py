@@ -81,6 +81,18 @@ def test_a_contest_ranks_and_corrects():
     np.testing.assert_allclose(backwards.ranks, 5 - found.ranks)
 
 
+def test_an_entrant_without_any_value_has_no_rank():
+    values = RNG.normal(size=(4, 30))
+    values[1] = np.nan
+    values[2, 4:9] = np.nan
+    found = contest(values, permutations=100)
+    kept = np.delete(np.delete(values, np.arange(4, 9), axis=1), 1, axis=0)
+    np.testing.assert_allclose(found.ranks[[0, 2, 3]], rankdata(-kept, axis=0).mean(-1))
+    assert np.isnan(found.ranks[1])
+    assert found.sentences == 25
+    assert all(1 not in group for group in found.groups())
+
+
 def test_groups_are_the_longest_rows_without_a_difference():
     ranks = np.array([3.0, 1.0, 2.0, 4.0])
     p = np.full((4, 4), 0.5)

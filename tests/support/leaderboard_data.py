@@ -80,7 +80,8 @@ def board(
     measures["subject_hit"][:, given.subject < 0] = np.nan
     seconds = {entrant.name: 1e-4 * (1 + place) for place, entrant in enumerate(members)}
     scores_of = Scores(values, seconds, {"cross": "the model has no cross-attention"})
-    return Board(tuple(rows), measures, seconds, scores_of.left_out, given, scores_of)
+    probability = np.full(len(given), 0.75, np.float32)
+    return Board(tuple(rows), measures, seconds, scores_of.left_out, given, scores_of, probability)
 
 
 def summary(boards: Sequence[Board], permutations: int = 2000) -> Summary:
