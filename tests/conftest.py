@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Shapes must meet by intent: [n] + [L, n] is an error here, not a broadcast.
@@ -26,6 +27,13 @@ settings.register_profile(
     "explore", settings.get_profile("jaxflow"), derandomize=False, max_examples=1000
 )
 settings.load_profile("jaxflow")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Let go of what a file has compiled: no other runs it, and a process of 5 GB is a slow one."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_terminal_summary(terminalreporter):

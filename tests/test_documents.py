@@ -14,6 +14,7 @@ from jaxflow.commands.parser import parse
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "jaxflow",
+    "jaxflow.edges",
     "jaxflow.flow",
     "jaxflow.page",
     "jaxflow.models",

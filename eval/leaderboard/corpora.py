@@ -85,4 +85,4 @@ def labelled_cases(model: Model, data: Path, samples: int | None, seed: int) -> 
     if not 1 <= count <= len(labels):
         raise InputError(f"samples must be from 1 to {len(labels)}, got {samples}")
     rows = np.sort(np.random.default_rng(seed).permutation(len(labels))[:count])
-    return from_texts(model, [split.sentences[row] for row in rows], labels[rows].tolist())
+    return from_texts(model, [split.texts[row] for row in rows], labels[rows].tolist())

@@ -66,7 +66,12 @@ def write_board(
     labels = list(model.config.labels)
     made = {**config, "versions": versions()}
     page = as_leaderboard_page(
-        summary, first, tokens, labels, sentences, probabilities=first.probability[sentences]
+        summary,
+        first,
+        tokens,
+        labels,
+        sentences,
+        probabilities=first.probability[sentences].tolist(),
     )
     tested = summary.key if summary.key in summary.contests else next(iter(summary.contests))
     figure = draw_critical_difference(

@@ -54,15 +54,19 @@ def test_a_hundred_thousand_sentences():
         )
 
     first = [call(number) for number in range(2 * len(batches) * len(threads))][: len(batches)]
-    before = resident()
-    made = 0
-    for number in range(calls):
-        table = call(number)
-        made += table.nbytes
-        assert np.array_equal(table, first[number % len(batches)])
     assert calls * BATCH == 100_000
-    assert made > 3 * KEPT
-    assert resident() - before < KEPT
+    grown = []
+    # Other tests of this process may still be letting go of what was theirs; what is kept for each
+    # sentence is kept every time.
+    while not grown or (grown[-1] >= KEPT and len(grown) < 3):
+        before, made = resident(), 0
+        for number in range(calls):
+            table = call(number)
+            made += table.nbytes
+            assert np.array_equal(table, first[number % len(batches)])
+        assert made > 3 * KEPT
+        grown.append(resident() - before)
+    assert grown[-1] < KEPT, grown
 
 
 @pytest.mark.parametrize("derived", [False, True], ids=["flow", "derivative"])
