@@ -114,6 +114,12 @@ def score_cases(
             values[name] = np.zeros((len(cases), found.shape[1], width), np.float32)
         values[name][batch.rows, :, : found.shape[2]] = found[: len(batch.rows)]
 
+    def leave_out(name: str, error: InputError) -> None:
+        """Take back what was scored of other lengths: half a column would be judged as zeros."""
+        left_out[name] = str(error)
+        for scored in [scored for scored in values if scored.partition("/")[0] == name]:
+            del values[scored]
+
     done = 0
     for batch in batches(cases, size):
         shape, given = batch.tokens.shape, (batch.tokens, batch.mask, batch.labels)
@@ -124,7 +130,7 @@ def score_cases(
                 function = whole.setdefault(edge.name, _edge_function(edge))
                 found = clock.device(edge.name, shape, function, trace, batch.readout)
             except InputError as error:
-                left_out[edge.name] = str(error)
+                leave_out(edge.name, error)
                 continue
             rows = np.asarray(found.pop("capacities"))
             if edge.name == "raw":
@@ -142,7 +148,7 @@ def score_cases(
                 function = whole.setdefault(each.name, _propagation_function(each))
                 found = clock.device(each.name, shape, function, trace, batch.readout)
             except InputError as error:
-                left_out[each.name] = str(error)
+                leave_out(each.name, error)
                 continue
             put(each.name, batch, found)
         for name in (*GRADIENTS, "blank-out"):
