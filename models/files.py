@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from jaxflow.errors import InputError
@@ -11,8 +11,12 @@ from jaxflow.errors import InputError
 __all__ = ["write_files"]
 
 
-def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
+def write_files(
+    folder: Path, content: Mapping[str, bytes], *, replaced: Collection[str] = ()
+) -> None:
     """Write files to a folder, all or none, the last of them last; others there are left alone.
+
+    Files called as in `replaced`, of an earlier model, are taken away where none is written.
 
     A reader knows a finished folder by the last: one from before is taken away first, so that it
     never stands beside files that are not its own.
@@ -28,7 +32,8 @@ def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
         try:
             for name, data in content.items():
                 beside[name].write_bytes(data)
-            (folder / list(content)[-1]).unlink(missing_ok=True)
+            for name in (list(content)[-1], *(set(replaced) - content.keys())):
+                (folder / name).unlink(missing_ok=True)
             for name in content:
                 beside[name].replace(folder / name)
         finally:

@@ -36,6 +36,16 @@ from jaxflow.models.weights import Weights, open_weights
 
 __all__ = ["is_pretrained", "read_pretrained", "save_pretrained", "with_head"]
 
+_MODEL_FILES = (
+    "preprocessor_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 _SHOWN = 12  # names that an error lists of each kind
 
 
@@ -273,7 +283,8 @@ def save_pretrained(folder: Path, model: Model) -> None:
         content["tokenizer_config.json"] = _bytes(_token_settings(model.tokenizer, config))
     # Last of all: until then the folder holds no model.
     content["config.json"] = _bytes(write_published(config))
-    write_files(Path(folder), content)
+    # What a reader would take for the new model's.
+    write_files(Path(folder), content, replaced=_MODEL_FILES)
 
 
 def _image_settings(config: ViTConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch_models
 from checkpoints import assert_same_parameters
 from model_examples import EXAMPLES, Example, make_example
 from model_pairs import assert_close, tokens_with_padding
+from tiny_models import tiny
 
 from jaxflow.errors import InputError
 from jaxflow.models import (
@@ -128,3 +129,13 @@ def test_a_folder_that_cannot_be_written(model: Model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"^the model cannot be written to .*file"):
         save_pretrained(tmp_path / "file" / "model", model)
+
+
+def test_an_earlier_models_files_do_not_pass_for_the_new_ones(tmp_path: Path) -> None:
+    save_pretrained(tmp_path, tiny())
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    assert load(tmp_path).tokenizer is not None
+    other = tiny()
+    save_pretrained(tmp_path, Model(other.config, other.params, None))
+    assert load(tmp_path).tokenizer is None
+    assert (tmp_path / "notes.txt").exists()
