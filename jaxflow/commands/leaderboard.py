@@ -73,7 +73,10 @@ class Leaderboard:
             models.append(model)
             names.append(name)
         summary = summarise_boards(boards, key=self.sort, seed=self.seed)
-        print_summary(Console(highlight=False), summary, MOST)
+        console = Console(highlight=False)
+        if not console.is_terminal:  # a file has no width that a table must fit
+            console = Console(highlight=False, width=160)
+        print_summary(console, summary, MOST)
         config = {
             "runs": names,
             "data": self.data,
