@@ -25,7 +25,14 @@ from jaxflow.models.blocks import (
     normal,
     run_blocks,
 )
-from jaxflow.models.config import ConfigRecord, Head, check_heads, check_rates, check_sizes
+from jaxflow.models.config import (
+    ConfigRecord,
+    Head,
+    check_heads,
+    check_labels,
+    check_rates,
+    check_sizes,
+)
 from jaxflow.models.inputs import check_tokens, full_mask
 from jaxflow.models.layers import PLAIN, TRAINING, Layers
 from jaxflow.models.output import EncoderOutput
@@ -93,11 +100,7 @@ class BertConfig(ConfigRecord):
         check_rates(self, "dropout", "attention_dropout", "readout_dropout")
         if (self.token_types == 0) != (self.kind == "distilbert") or self.token_types < 0:
             raise InputError(f"token_types must be 0 in distilbert alone, got {self.token_types}")
-        if (self.head == "classification") != bool(self.labels):
-            raise InputError(
-                f"labels must be named for the head classification alone, got {self.labels} for "
-                f"{self.head}"
-            )
+        check_labels(self)
 
         if self.pooler and self.head != "none":
             raise InputError("pooler must be False for a model with a head, got True")

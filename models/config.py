@@ -9,7 +9,15 @@ from jaxflow.errors import InputError
 from jaxflow.models.blocks import BlockConfig
 from jaxflow.models.layers import ACTIVATIONS
 
-__all__ = ["ConfigRecord", "EncoderConfig", "Head", "check_heads", "check_rates", "check_sizes"]
+__all__ = [
+    "ConfigRecord",
+    "EncoderConfig",
+    "Head",
+    "check_heads",
+    "check_labels",
+    "check_rates",
+    "check_sizes",
+]
 
 Head = Literal["none", "classification", "masked-lm", "lm"]
 """What is read off a model: nothing, classes, the masked tokens, or the next ones."""
@@ -63,6 +71,15 @@ def check_heads(config: Any) -> None:
     activation = getattr(config, "activation", ACTIVATIONS[0])
     if activation not in ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+
+
+def check_labels(config: Any) -> None:
+    """Check that classes are named where, and only where, they are read off."""
+    if (config.head == "classification") != bool(config.labels):
+        raise InputError(
+            f"labels must be named for the head classification alone, got {config.labels} for "
+            f"{config.head}"
+        )
 
 
 def check_rates(config: Any, *names: str) -> None:

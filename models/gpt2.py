@@ -15,7 +15,14 @@ import jax.numpy as jnp
 from jaxflow.errors import InputError
 from jaxflow.models.attention import allowed_pairs, dropout
 from jaxflow.models.blocks import BlockConfig, LayerNorm, make_blocks, normal, run_blocks
-from jaxflow.models.config import ConfigRecord, Head, check_heads, check_rates, check_sizes
+from jaxflow.models.config import (
+    ConfigRecord,
+    Head,
+    check_heads,
+    check_labels,
+    check_rates,
+    check_sizes,
+)
 from jaxflow.models.inputs import check_tokens, full_mask
 from jaxflow.models.layers import PLAIN, TRAINING
 from jaxflow.models.output import EncoderOutput
@@ -69,11 +76,7 @@ class Gpt2Config(ConfigRecord):
         check_sizes(self, "vocabulary", "positions", "layers", "heads", "width", "hidden_width")
         check_heads(self)
         check_rates(self, "dropout", "attention_dropout", "embedding_dropout")
-        if (self.head == "classification") != bool(self.labels):
-            raise InputError(
-                f"labels must be named for the head classification alone, got {self.labels} for "
-                f"{self.head}"
-            )
+        check_labels(self)
 
     @property
     def classes(self) -> int:

@@ -28,7 +28,8 @@ from jaxflow.models.names import (
     to_ours,
     to_published,
 )
-from jaxflow.models.published import kind_of, read_published, write_published
+from jaxflow.models.published import kind_of, read_published
+from jaxflow.models.publishing import write_published
 from jaxflow.models.subword import ROLES, SubwordTokenizer, read_tokenizer
 from jaxflow.models.tokenizer import WordTokenizer
 from jaxflow.models.vit import ViTConfig

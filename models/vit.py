@@ -15,7 +15,14 @@ import jax.numpy as jnp
 from jaxflow.errors import InputError
 from jaxflow.models.attention import allowed_pairs, dropout
 from jaxflow.models.blocks import BlockConfig, LayerNorm, make_blocks, normal, run_blocks
-from jaxflow.models.config import ConfigRecord, Head, check_heads, check_rates, check_sizes
+from jaxflow.models.config import (
+    ConfigRecord,
+    Head,
+    check_heads,
+    check_labels,
+    check_rates,
+    check_sizes,
+)
 from jaxflow.models.inputs import full_mask
 from jaxflow.models.layers import PLAIN, TRAINING
 from jaxflow.models.output import EncoderOutput
@@ -83,11 +90,7 @@ class ViTConfig(ConfigRecord):
                 f"mean and std must be given for each of {self.channels} channels, std above 0, "
                 f"got {self.mean} and {self.std}"
             )
-        if (self.head == "classification") != bool(self.labels):
-            raise InputError(
-                f"labels must be named for the head classification alone, got {self.labels} for "
-                f"{self.head}"
-            )
+        check_labels(self)
 
     @property
     def classes(self) -> int:
