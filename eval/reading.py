@@ -180,7 +180,7 @@ def _pieces(text: str, model: Model, words: bool, answer: bool) -> Reading:
 
 
 def _place(read: Pieces, model: Model) -> int:
-    if model.config.head == "lm" or (model.config.head != "masked-lm" and _is_causal(model)):
+    if model.config.reads_last:
         return len(read.ids) - 1
     if model.config.head != "masked-lm":
         return 0
@@ -191,10 +191,6 @@ def _place(read: Pieces, model: Model) -> int:
             f"{len(places)}: write it in the place of the word to be predicted"
         )
     return places[0]
-
-
-def _is_causal(model: Model) -> bool:
-    return type(model.config).__name__ == "Gpt2Config"
 
 
 def _token(text: str, read: Pieces, group: list[int], model: Model) -> Token:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import BlockConfig
@@ -25,6 +25,9 @@ Head = Literal["none", "classification", "masked-lm", "lm"]
 
 class ConfigRecord:
     """Base of the configurations: to a dictionary and back."""
+
+    #: Whether classes are read off the last real token, and not off the first one.
+    reads_last: ClassVar[bool] = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""

@@ -6,7 +6,7 @@ Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -53,6 +53,8 @@ class Gpt2Config(ConfigRecord):
     pad_id
         The padding token's number; None where there is none, and every token is real.
     """
+
+    reads_last: ClassVar[bool] = True
 
     head: Head = "lm"
     vocabulary: int = 50_257

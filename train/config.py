@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jaxflow.errors import InputError
+from jaxflow.train.run_record import RunRecord
 
 __all__ = ["AGREEMENT", "PRESETS", "SYNTHETIC", "TrainConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(RunRecord):
     """A training run's configuration. The same record gives the same parameters, bit for bit.
 
     Attributes
@@ -88,39 +89,6 @@ class TrainConfig:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         if any(size < 1 for size in self.buckets):
             raise InputError(f"buckets must be lengths from 1, got {self.buckets}")
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """The padded lengths in use, the last one holding every sentence that fits."""
-        return (*sorted(size for size in self.buckets if size < self.positions), self.positions)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON-ready dictionary."""
-        fields = dataclasses.asdict(self)
-        fields["data"] = None if self.data is None else str(self.data)
-        fields["buckets"] = list(self.buckets)
-        return fields
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> TrainConfig:
-        """Build a configuration from `to_dict`'s result.
-
-        Raises
-        ------
-        InputError
-            If a field is unknown or holds an impossible value.
-        """
-        fields = dict(fields)
-        try:
-            if fields.get("data") is not None:
-                fields["data"] = Path(fields["data"])
-            if "buckets" in fields:
-                fields["buckets"] = tuple(int(size) for size in fields["buckets"])
-            return cls(**fields)
-        except InputError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the run's configuration does not fit: {error}") from error
 
 
 SYNTHETIC = TrainConfig(epochs=1)

@@ -94,8 +94,7 @@ def _cases(
         )
     numbers = [getattr(model.text, f"{role}_id") for role in ROLES if role not in ("unk", "mask")]
     known = np.array([number for number in numbers if number is not None])
-    causal = bool(getattr(model.config, "causal", type(model.config).__name__ == "Gpt2Config"))
-    last = causal and getattr(model.config, "readout", "last") == "last"
+    last = model.config.reads_last
     count = len(labels)
     return Cases(
         tokens=tokens,

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy.stats import entropy, spearmanr
+from tiny_models import tiny
 from traces import model as small_model
 
 import jaxflow
@@ -190,3 +191,15 @@ def test_unusable_requests_are_refused(model, board):
     with pytest.raises(InputError, match="runs must be of one architecture and corpus"):
         summarise_boards([board, other])
     assert set(MEASURES) == set(board.measures)
+
+
+@pytest.mark.parametrize(("causal", "place"), [(False, 0), (True, 2)])
+def test_classes_are_read_where_the_model_reads_them(causal, place):
+    found = from_texts(tiny(causal=causal), ["the"], [0])  # [CLS] the [SEP]
+    assert found.readout.tolist() == [place]
+
+
+def test_a_causal_agreement_encoder_still_reads_its_first_token(model):
+    config = dataclasses.replace(model.config, causal=True)
+    found = from_texts(dataclasses.replace(model, config=config), ["a b"], [0])
+    assert found.readout.tolist() == [0]
