@@ -19,13 +19,13 @@ import numpy as np
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.dense import dense_spearman
+from jaxflow.eval.readout import flow_at, read_places, rows_at, saturated_at
 from jaxflow.eval.scores import ROWS, TARGETS, SentenceScores
 from jaxflow.models import Model
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
 
 __all__ = ["ProtocolConfig", "TokenScores", "choose", "score_sentences", "token_scores"]
 
-READOUT = 0  # [CLS] comes first
 PAPER_SAMPLES = 2000
 
 Score = Literal["difference", "predicted", "last"]
@@ -57,7 +57,8 @@ class ProtocolConfig:
         What gradients are taken of: the ``difference`` of the two probabilities (Table 2), the
         logit of the ``predicted`` class, or that of the ``last`` one.
     reading
-        A token's relevance at a layer: the ``readout`` row, that of ``[CLS]``, or the ``maximum``
+        A token's relevance at a layer: the ``readout`` row, that of the token that the class is
+        read off (``[CLS]``), or the ``maximum``
         over all queries (Table 3), for which the authors make each row of flows sum to 1.
     ranks
         Spearman's correlation of ``average`` ranks, or the authors' of Table 3, of ``dense`` ranks
@@ -179,9 +180,10 @@ def device_scores(
     gradients = gradient_scores(model, of)
     padding, blank = model.config.pad_id, _blank(model)  # type: ignore[union-attr]
 
-    def read(rows: Any) -> jax.Array:
+    def read(rows: Any, mask: jax.Array) -> jax.Array:
         # Rows of padding are 0, so that they are never the largest.
-        return jnp.asarray(rows[:, :, READOUT] if reading == "readout" else rows.max(2))
+        places = read_places(model, mask)
+        return rows_at(rows, places) if reading == "readout" else jnp.asarray(rows.max(2))
 
     @jax.jit
     def scores(params: Any, tokens: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
@@ -196,8 +198,8 @@ def device_scores(
         )
         return {
             "attention": attention,
-            "raw": read(jaxflow.raw_attention(attention, mask=mask)),
-            "rollout": read(jaxflow.rollout(attention, residual=residual, mask=mask)),
+            "raw": read(jaxflow.raw_attention(attention, mask=mask), mask),
+            "rollout": read(jaxflow.rollout(attention, residual=residual, mask=mask), mask),
             "blank_out": blanked,
             **gradients(params, tokens),
         }
@@ -218,10 +220,12 @@ def _blank(model: Model) -> int:
     return blank
 
 
-def _flow(attention: np.ndarray, reading: str, options: dict[str, Any]) -> np.ndarray:
+def _flow(
+    attention: np.ndarray, places: np.ndarray, reading: str, options: dict[str, Any]
+) -> np.ndarray:
     """Return what is read of flow, ``[B, L, n]``."""
     if reading == "readout":
-        return np.asarray(jaxflow.flow(attention, sources=READOUT, **options)[:, :, 0])
+        return flow_at(attention, places, **options)
     flows = np.asarray(jaxflow.flow(attention, **options))
     total = flows.sum(-1, keepdims=True)
     return np.asarray((flows / np.where(total > 0, total, 1)).max(2))
@@ -251,10 +255,12 @@ def token_scores(
         now = {name: values[: len(rows)] for name, values in now.items()}
         attention, mask = now.pop("attention"), batch["tokens"][: len(rows)] != split.pad_id
         options = {"residual": config.residual, "mask": mask, "threads": config.threads}
-        bound = jaxflow.saturation(attention, sources=READOUT, **options)
-        now["flow"] = _flow(attention, config.reading, options)
-        now["column_sum"] = np.broadcast_to(bound.bound[:, None], now["flow"].shape)
-        reached = bound.reached[:, :, 0]
+        places = np.asarray(read_places(model, mask))
+        now["flow"] = _flow(attention, places, config.reading, options)
+        # The bound is of the lowest layer alone: no source has a say in it.
+        bound = jaxflow.saturation(attention, sources=0, layers=0, **options).bound
+        now["column_sum"] = np.broadcast_to(bound[:, None], now["flow"].shape)
+        reached = saturated_at(attention, places, **options)
         for place, row in enumerate(rows):
             n = int(split.lengths[row])
             for name, values in now.items():

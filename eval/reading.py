@@ -144,7 +144,8 @@ def _whole_words(text: str, model: Model) -> Reading:
     first = Token(SPECIAL_TOKENS[1], SPECIAL_TOKENS[1], True)
     units = (first, *_look_up(words, model.text))
     ids = model.text.encode(" ".join(unit.seen for unit in units[1:]))
-    return Reading(tuple(ids), units, tuple(range(len(ids))), 0)
+    place = len(ids) - 1 if model.config.reads_last else 0
+    return Reading(tuple(ids), units, tuple(range(len(ids))), place)
 
 
 def _look_up(words: Iterable[str], tokenizer: Any) -> Iterable[Token]:

@@ -1,4 +1,4 @@
-"""How much of what reaches ``[CLS]`` comes from the subject noun, layer by layer.
+"""How much of what reaches the readout, ``[CLS]``, comes from the subject noun, layer by layer.
 
 The figure that a flow regulariser raises (`jaxflow.train.regulariser`), measured on sentences that
 were not trained on, without dropout, and for the other two methods too.
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
 from jaxflow.errors import InputError
+from jaxflow.eval.readout import flow_at, read_places, rows_at
 from jaxflow.models import Model, load
 from jaxflow.models.tokenizer import PAD
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
@@ -28,7 +28,6 @@ __all__ = ["METHODS", "SubjectMass", "compare_runs", "subject_mass"]
 
 #: What is measured, in the order of the table.
 METHODS = ("flow", "rollout", "raw")
-READOUT = 0  # [CLS] comes first
 BATCH = 128
 
 
@@ -96,12 +95,9 @@ def subject_mass(
         found = rows_on_device(model.params, batch["tokens"])
         now = {name: np.asarray(values)[: len(rows)] for name, values in found.items()}
         right[rows] = now.pop("predicted") == split.labels[rows]
-        now["flow"] = jaxflow.flow(
-            now.pop("attention"),
-            mask=batch["tokens"][: len(rows)] != PAD,
-            sources=READOUT,
-            threads=threads,
-        )[:, :, 0]
+        mask = batch["tokens"][: len(rows)] != PAD
+        places = np.asarray(read_places(model, mask))
+        now["flow"] = flow_at(now.pop("attention"), places, mask, residual=0.5, threads=threads)
         subject = np.maximum(split.subject_index[rows], 0)[:, None, None]
         for name, row in now.items():
             reached = np.take_along_axis(row, subject, -1)[..., 0]
@@ -124,11 +120,12 @@ def _row_function(model: Model) -> Callable[..., dict[str, jax.Array]]:
         mask = tokens != PAD
         output = apply(params, tokens, mask)
         attention = output.attention
+        places = read_places(model, mask)
         return {
             "predicted": output.logits.argmax(-1),
             "attention": attention,
-            "rollout": jnp.asarray(jaxflow.rollout(attention, mask=mask))[:, :, READOUT],
-            "raw": jnp.asarray(jaxflow.raw_attention(attention, mask=mask))[:, :, READOUT],
+            "rollout": rows_at(jaxflow.rollout(attention, mask=mask), places),
+            "raw": rows_at(jaxflow.raw_attention(attention, mask=mask), places),
         }
 
     return rows

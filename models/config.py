@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import BlockConfig
@@ -26,8 +26,10 @@ Head = Literal["none", "classification", "masked-lm", "lm"]
 class ConfigRecord:
     """Base of the configurations: to a dictionary and back."""
 
-    #: Whether classes are read off the last real token, and not off the first one.
-    reads_last: ClassVar[bool] = False
+    @property
+    def reads_last(self) -> bool:
+        """Whether classes are read off the last real token, and not off the first one."""
+        return False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""
@@ -112,7 +114,8 @@ class EncoderConfig(ConfigRecord):
     dropout
         Rate on the embeddings, the attention weights and each residual branch while training.
     causal
-        Whether a token attends only to itself and those before it.
+        Whether a token attends only to itself and those before it: the encoder's decoder twin,
+        whose class is read off the last word, since ``[CLS]`` sees nothing but itself.
     pad_id
         The padding token's number.
     """
@@ -133,6 +136,11 @@ class EncoderConfig(ConfigRecord):
         check_sizes(self, *sizes, *(["hidden_width"] if self.hidden_width is not None else []))
         check_heads(self)
         check_rates(self, "dropout")
+
+    @property
+    def reads_last(self) -> bool:
+        """Whether the class is read off the last word, and not off ``[CLS]``."""
+        return self.causal
 
     @property
     def head(self) -> Head:

@@ -1,20 +1,21 @@
 """The agreement encoder: GPT-2 blocks without a causal mask, a class read off ``[CLS]``.
 
+With a causal mask it is its own decoder twin, and the class is read off the last word.
+
 Everything an explanation needs comes back as a pure output; nothing is stored, sown or hooked.
 Only this folder knows Flax: what leaves it are functions of arrays and plain trees of parameters.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxflow.models.attention import allowed_pairs, dropout
 from jaxflow.models.blocks import LayerNorm, Trunk, make_blocks, normal, run_blocks
 from jaxflow.models.config import EncoderConfig
-from jaxflow.models.inputs import check_tokens, full_mask
+from jaxflow.models.inputs import check_tokens, full_mask, last_real
 from jaxflow.models.layers import PLAIN, TRAINING
 from jaxflow.models.output import EncoderOutput
 
@@ -92,8 +93,9 @@ class AgreementEncoder(nn.Module):
 
         `offsets`, ``[B, L, H, n, n]``, are added to the attention that mixes values.
         """
+        mask = full_mask(embeddings, mask, self.config.positions)
         trunk = self._run(embeddings, mask, train, with_values=values, offsets=offsets)
-        logits, pooled = self._classes(trunk.stream, train)
+        logits, pooled = self._classes(trunk.stream, mask, train)
         return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
 
     def classify(
@@ -101,28 +103,38 @@ class AgreementEncoder(nn.Module):
     ) -> jax.Array:
         """Return the logits ``[B, C]`` alone, the same at less cost.
 
-        The class is read off ``[CLS]``, so the last block's feed-forward layer, two thirds of its
-        work, is needed for that token only.
+        Where the class is read off ``[CLS]``, the last block's feed-forward layer, two thirds of
+        its work, is needed for that token only.
         """
         tokens, mask = check_tokens(tokens, mask, self.config.pad_id)
-        trunk = self._run(self.embed(tokens), mask, train, readers=1)
-        return self._classes(trunk.stream, train)[0]
+        embeddings = self.embed(tokens)
+        mask = full_mask(embeddings, mask, self.config.positions)
+        readers = None if self.config.reads_last else 1
+        trunk = self._run(embeddings, mask, train, readers=readers)
+        return self._classes(trunk.stream, mask, train)[0]
 
-    def _classes(self, stream: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        pooled = self.norm(stream[:, 0], TRAINING if train else PLAIN)  # [B, D], of [CLS]
+    def _classes(
+        self, stream: jax.Array, mask: jax.Array, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return logits and what they are read off, ``[B, D]``."""
+        if self.config.reads_last:
+            place = last_real(mask)[:, None, None]
+            read = jnp.take_along_axis(stream, place, axis=1)[:, 0]
+        else:
+            read = stream[:, 0]
+        pooled = self.norm(read, TRAINING if train else PLAIN)
         return self.readout(pooled), pooled
 
     def _run(
         self,
         embeddings: jax.Array,
-        mask: Any,
+        mask: jax.Array,
         train: bool,
         readers: int | None = None,
         with_values: bool = False,
         offsets: jax.Array | None = None,
     ) -> Trunk:
         n = embeddings.shape[1]
-        mask = full_mask(embeddings, mask, self.config.positions)
         stream = embeddings + self.position[None, :n]
         if train and self.config.dropout:
             stream = dropout(self.make_rng("dropout"), stream, self.config.dropout)

@@ -6,7 +6,7 @@ Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ from jaxflow.models.config import (
     check_rates,
     check_sizes,
 )
-from jaxflow.models.inputs import check_tokens, full_mask
+from jaxflow.models.inputs import check_tokens, full_mask, last_real
 from jaxflow.models.layers import PLAIN, TRAINING
 from jaxflow.models.output import EncoderOutput
 
@@ -54,8 +54,6 @@ class Gpt2Config(ConfigRecord):
         The padding token's number; None where there is none, and every token is real.
     """
 
-    reads_last: ClassVar[bool] = True
-
     head: Head = "lm"
     vocabulary: int = 50_257
     positions: int = 1024
@@ -79,6 +77,11 @@ class Gpt2Config(ConfigRecord):
         check_heads(self)
         check_rates(self, "dropout", "attention_dropout", "embedding_dropout")
         check_labels(self)
+
+    @property
+    def reads_last(self) -> bool:
+        """Whether classes are read off the last real token: they are."""
+        return True
 
     @property
     def classes(self) -> int:
@@ -198,7 +201,6 @@ class Gpt2(nn.Module):
         if self.config.head == "lm":
             table = self.word.embedding if self.config.tied else self.decoder
             return normed @ table.T, None
-        n = mask.shape[-1]
-        last = jnp.where(mask, jnp.arange(n), 0).max(-1)  # [B], the last real token
-        pooled = jnp.take_along_axis(normed, last[:, None, None], axis=1)[:, 0]  # [B, D]
+        place = last_real(mask)[:, None, None]
+        pooled = jnp.take_along_axis(normed, place, axis=1)[:, 0]  # [B, D]
         return self.readout(pooled) if self.config.head == "classification" else None, pooled

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxflow.errors import InputError
 
-__all__ = ["check_tokens", "full_mask"]
+__all__ = ["check_tokens", "full_mask", "last_real"]
 
 
 def check_tokens(tokens: Any, mask: Any, pad_id: int | None) -> tuple[jax.Array, Any]:
@@ -48,3 +48,8 @@ def full_mask(embeddings: jax.Array, mask: Any, positions: int) -> jax.Array:
             f"mask must be boolean of shape {(batch, n)}, got {mask.dtype} {mask.shape}"
         )
     return mask
+
+
+def last_real(mask: jax.Array) -> jax.Array:
+    """Return the place of each sentence's last real token, ``[B]``; 0 where there is none."""
+    return jnp.where(mask, jnp.arange(mask.shape[-1])[None], 0).max(-1)

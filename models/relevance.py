@@ -25,6 +25,7 @@ from jaxflow.errors import InputError
 from jaxflow.models.architectures import ModelConfig
 from jaxflow.models.bert import BertConfig
 from jaxflow.models.blocks import BlockConfig
+from jaxflow.models.inputs import last_real
 from jaxflow.models.layers import PLAIN
 from jaxflow.models.output import EncoderOutput
 
@@ -73,8 +74,7 @@ def attention_relevance(
     if isinstance(config, BertConfig):
         found = _linear(output.hidden[:, -1, 0], parts["pooler"]["kernel"], found)
     n = mask.shape[-1]
-    last = config.reads_last
-    place = jnp.where(mask, jnp.arange(n)[None], 0).max(-1) if last else jnp.zeros(len(mask), int)
+    place = last_real(mask) if config.reads_last else jnp.zeros(len(mask), int)
     relevance = jax.nn.one_hot(place, n, dtype=found.dtype)[..., None] * found[:, None]  # [B, n, D]
 
     layers = []

@@ -40,6 +40,9 @@ class TrainConfig(RunRecord):
         Size of the vocabulary without special tokens.
     positions, layers, heads, width
         Of the encoder.
+    causal
+        Whether its blocks are a decoder's: a word sees those before it, and the class is read off
+        the last one.
     flow_weight
         How much a sentence's loss falls by the share of ``[CLS]``'s flow that comes from the
         subject noun, averaged over the layers (`jaxflow.train.regulariser`); 0 leaves flow out of
@@ -69,6 +72,7 @@ class TrainConfig(RunRecord):
     layers: int = 6
     heads: int = 8
     width: int = 128
+    causal: bool = False
     buckets: tuple[int, ...] = (8, 12, 16, 24, 36)
     checkpoint_every: int = 500
 
@@ -87,6 +91,11 @@ class TrainConfig(RunRecord):
         for name in ("seed", "weight_decay", "flow_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.flow_weight and self.causal:
+            raise InputError(
+                f"flow_weight must be 0 for a causal encoder, whose [CLS] sees no word, got "
+                f"{self.flow_weight}"
+            )
         if any(size < 1 for size in self.buckets):
             raise InputError(f"buckets must be lengths from 1, got {self.buckets}")
 

@@ -101,4 +101,5 @@ def encoder_config(config: TrainConfig, tokenizer: WordTokenizer) -> EncoderConf
         heads=config.heads,
         width=config.width,
         dropout=config.dropout,
+        causal=config.causal,
     )

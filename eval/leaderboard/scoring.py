@@ -21,6 +21,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Batch, Cases, batches
 from jaxflow.eval.leaderboard.entrants import GRADIENTS, pairs
 from jaxflow.eval.reading import blank_id
+from jaxflow.eval.readout import flow_at, rows_at
 from jaxflow.models import Model
 from jaxflow.models.tracing import tracer
 
@@ -138,7 +139,15 @@ def score_cases(
             for how, scores in found.items():
                 put(f"{edge.name}/{how}", batch, scores)
             flowing = clock.host(
-                f"{edge.name}/flow", partial(_flow, rows, batch.mask, batch.readout, threads)
+                f"{edge.name}/flow",
+                partial(
+                    flow_at,
+                    rows[:, :, None],
+                    batch.readout,
+                    batch.mask,
+                    residual=0,
+                    threads=threads,
+                ),
             )
             put(f"{edge.name}/flow", batch, flowing)
         for each in propagations().values():
@@ -224,9 +233,8 @@ def _edge_function(edge: EdgeWeight) -> Callable[[Trace, Any], dict[str, jax.Arr
     def scores(trace: Trace, readout: jax.Array) -> dict[str, jax.Array]:
         edges = weigh(trace, edge)
         options: dict[str, Any] = {"held": edge.residual, "residual": RESIDUAL, "mask": trace.mask}
-        place = readout[:, None, None, None]
         found = {
-            how: jnp.take_along_axis(combine(edges, how, **options), place, -2)[:, :, 0]
+            how: rows_at(combine(edges, how, **options), readout)
             for other, how in pairs()
             if other.name == edge.name and how != "flow"
         }
@@ -240,28 +248,9 @@ def _propagation_function(each: Propagation) -> Callable[[Trace, Any], jax.Array
 
     @jax.jit
     def scores(trace: Trace, readout: jax.Array) -> jax.Array:
-        followed = propagate(trace, each)
-        return jnp.take_along_axis(followed, readout[:, None, None, None], -2)[:, :, 0]
+        return rows_at(propagate(trace, each), readout)
 
     return scores
-
-
-def _flow(
-    rows: NDArray[np.float32], mask: NDArray[np.bool_], readout: NDArray, threads: int | None
-) -> NDArray[np.float64]:
-    """Return flow from each sentence's readout, ``[B, L, n]``."""
-    found = np.zeros(rows.shape[:2] + rows.shape[3:])
-    for source in np.unique(readout):
-        these = np.flatnonzero(readout == source)
-        flowing = jaxflow.flow(
-            rows[these][:, :, None],
-            residual=0,
-            mask=mask[these],
-            sources=int(source),
-            threads=threads,
-        )
-        found[these] = flowing[:, :, 0]
-    return found
 
 
 def _baselines(batch: Batch, seed: int) -> dict[str, NDArray]:

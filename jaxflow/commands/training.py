@@ -46,6 +46,9 @@ class TrainOptions:
     """Heads a block."""
     width: int | None = None
     """Width of the embeddings."""
+    causal: bool | None = None
+    """Whether the encoder is a decoder's twin: no word sees those behind it, and the class is read
+    off the last one."""
     positions: int | None = None
     """Longest sentence in tokens, [CLS] included."""
     checkpoint_every: int | None = None

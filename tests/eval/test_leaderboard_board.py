@@ -199,7 +199,7 @@ def test_classes_are_read_where_the_model_reads_them(causal, place):
     assert found.readout.tolist() == [place]
 
 
-def test_a_causal_agreement_encoder_still_reads_its_first_token(model):
+def test_a_causal_agreement_encoder_reads_its_last_word(model):
     config = dataclasses.replace(model.config, causal=True)
-    found = from_texts(dataclasses.replace(model, config=config), ["a b"], [0])
-    assert found.readout.tolist() == [0]
+    found = from_texts(dataclasses.replace(model, config=config), ["a b", "a"], [0, 0])
+    assert found.readout.tolist() == [2, 1]

@@ -336,3 +336,22 @@ def test_impossible_configurations_are_named(fields: dict[str, Any], complaint: 
 def test_a_configuration_survives_its_dictionary() -> None:
     for config in (*CONFIGS, EncoderConfig()):
         assert EncoderConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_causal_encoder_reads_its_last_word_and_nothing_behind_it() -> None:
+    encoder, variables = AgreementEncoder(CONFIGS[1]), random_variables(CONFIGS[1])
+    padded = np.pad(TOKENS[:, :3], ((0, 0), (0, 3)))
+    short, _, hidden = run(encoder, variables, TOKENS[:, :3])
+    long, _, _ = run(encoder, variables, padded)
+    np.testing.assert_allclose(short, long, atol=1e-6)
+    classified = encoder.apply(variables, padded, method="classify")
+    np.testing.assert_allclose(classified, long, atol=1e-6)
+    pooled = encoder.apply(variables, TOKENS[:, :3]).pooled
+    norm, readout = variables["params"]["norm"], variables["params"]["readout"]
+    last = np.asarray(hidden)[:, -1, 2]  # three real tokens in both sentences
+    normal = (last - last.mean(-1, keepdims=True)) / np.sqrt(last.var(-1, keepdims=True) + 1e-6)
+    expected = normal * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
+    np.testing.assert_allclose(
+        short, expected @ np.asarray(readout["kernel"]) + np.asarray(readout["bias"]), atol=1e-4
+    )

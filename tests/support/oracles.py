@@ -149,5 +149,6 @@ def encoder(
             stream[i] = stream[i] + affine(expanded, block["down"])
         hidden.append(np.array(stream))
         attention.append(weights)
-    logits = affine(layer_norm(stream[0], params["norm"]), params["readout"])
+    read = max(i for i in range(n) if real[i]) if causal else 0
+    logits = affine(layer_norm(stream[read], params["norm"]), params["readout"])
     return logits, np.array(attention), np.array(hidden)
