@@ -46,7 +46,7 @@ class TrainOptions:
     """Heads a block."""
     width: int | None = None
     """Width of the embeddings."""
-    causal: bool | None = None
+    causal: bool = False
     """Whether the encoder is a decoder's twin: no word sees those behind it, and the class is read
     off the last one."""
     positions: int | None = None
@@ -67,7 +67,7 @@ class TrainOptions:
         given = {
             field.name: value
             for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) is not None
+            if (value := getattr(self, field.name)) is not None and value is not False
         }
         if stored is not None:
             return dataclasses.replace(stored, **given)
