@@ -3,6 +3,9 @@
 from jaxflow.edges.aggregate import AGGREGATORS, aggregate
 from jaxflow.edges.catalogue import edge_weight, edge_weights, weigh
 from jaxflow.edges.contributions import reconstruction
+from jaxflow.edges.cross import CROSS_AGGREGATORS, aggregate_cross
+from jaxflow.edges.cross_relevance import cross_relevance
+from jaxflow.edges.cross_trace import CROSS_EDGES, CrossTrace
 from jaxflow.edges.kind import EdgeWeight
 from jaxflow.edges.propagation import Propagation, propagate, propagation, propagations
 from jaxflow.edges.readout import Readout, class_attributions
@@ -11,14 +14,19 @@ from jaxflow.edges.trace import BlockWeights, Norm, Trace
 
 __all__ = [
     "AGGREGATORS",
+    "CROSS_AGGREGATORS",
+    "CROSS_EDGES",
     "BlockWeights",
+    "CrossTrace",
     "EdgeWeight",
     "Norm",
     "Propagation",
     "Readout",
     "Trace",
     "aggregate",
+    "aggregate_cross",
     "class_attributions",
+    "cross_relevance",
     "edge_weight",
     "edge_weights",
     "normalise",

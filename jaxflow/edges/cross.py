@@ -1,0 +1,214 @@
+r"""Encoder and decoder as one graph: rollout and exact flow down to source and target tokens.
+
+A decoder block is self-attention, then cross-attention, each with its residual connection. With E,
+S and C the edges of the three kinds, rows made to sum to 1, with shares e, s and c of the residual
+connections, and :math:`E' = (1 - e) E + e I`, :math:`S' = (1 - s) S + s I`, the graph's edges are
+
+* from target token i after block l to source token j after the encoder's last layer, whatever l is:
+  :math:`(1 - c)\,C^{(l)}_{ij}`;
+* from target token i after block l to itself between the block's two attentions: c;
+* from there to target token k before block l: :math:`S'^{(l)}_{ik}`;
+* from source token i after an encoder layer to source token j before it: :math:`E'_{ij}`.
+
+Paths end at the m source tokens or at the n tokens that the decoder was given.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.attention import check_residual, in_own_precision, is_traced
+from jaxflow.edges.aggregate import capacities, row_normalised
+from jaxflow.edges.cross_flow import joint_flow
+from jaxflow.edges.cross_trace import CROSS_EDGES, CrossEdge, CrossTrace, check_cross
+from jaxflow.errors import InputError
+from jaxflow.flow.indices import resolve_indices
+
+__all__ = ["CROSS_AGGREGATORS", "CrossAggregator", "aggregate_cross", "cross_edges"]
+
+CrossAggregator = Literal["none", "rollout", "flow"]
+CROSS_AGGREGATORS: tuple[CrossAggregator, ...] = ("none", "rollout", "flow")
+
+
+def aggregate_cross(
+    trace: CrossTrace,
+    edge: CrossEdge = "raw",
+    how: CrossAggregator = "rollout",
+    *,
+    residual: Any = 0.5,
+    sources: Any = None,
+    threads: int | None = None,
+) -> Any:
+    """Follow the edges of an encoder and a decoder down to source tokens and decoder input.
+
+    Parameters
+    ----------
+    trace
+        Attention of the three kinds.
+    edge
+        ``raw``: attention averaged over heads. ``gradient``: the average of the positive part of
+        attention times its gradient. ``given``: the trace holds edges of any size in place of
+        attention, fused already where there is one head; negative ones count as 0.
+    how
+        ``rollout``, ``flow``, or ``none``: one layer's cross-attention beside its self-attention,
+        each fused, without residual connections.
+    residual
+        Share of the residual connections, from 0 to 1: a number, or three of them, of encoder,
+        decoder self-attention and cross-attention. A row of zeros is all residual.
+    sources
+        Decoder tokens whose rows are wanted: an int, a sequence, or None for all. Flow works out no
+        others. Not the source sentence's tokens: those are columns.
+    threads
+        For flow; None takes all cores.
+
+    Returns
+    -------
+    array
+        ``[..., Ld, S, m + n]``: what each of the m source tokens, then each of the n tokens that
+        the decoder was given, counts for after each decoder layer. Rows of rollout sum to 1; padded
+        rows and columns are 0. In the input's precision, JAX for JAX, else NumPy; flow is float64
+        NumPy.
+
+    Raises
+    ------
+    InputError
+        If an argument is unknown, the trace lacks something or its parts do not fit, or flow is
+        asked for inside ``jit``, ``vmap`` or ``grad``.
+
+    Notes
+    -----
+    The graph is in the module's docstring; flow is computed by `jaxflow.edges.cross_flow`. As it is
+    one graph, the source and the decoder's own past share each token's 1 between them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from jaxflow.edges import CrossTrace, aggregate_cross
+    >>> half = np.full((1, 1, 2, 2), 0.5)
+    >>> aggregate_cross(CrossTrace(half, half, half))[-1]
+    array([[0.25 , 0.25 , 0.375, 0.125],
+           [0.25 , 0.25 , 0.125, 0.375]])
+    """
+    if how not in CROSS_AGGREGATORS:
+        raise InputError(f"aggregator must be one of {', '.join(CROSS_AGGREGATORS)}, got {how!r}")
+    if edge not in CROSS_EDGES:
+        raise InputError(f"edge weight must be one of {', '.join(CROSS_EDGES)}, got {edge!r}")
+    parts = check_cross(trace, edge, f"{how} of {edge} edges")
+    shares = _shares(residual)
+    rows = resolve_indices("sources", sources, parts[2].shape[-2])
+    if how == "flow":
+        return _flow(parts, shares, rows, threads)
+    function = _beside if how == "none" else _rollout
+    return in_own_precision(lambda *given: function(given, shares)[..., np.array(rows), :], *parts)
+
+
+def _shares(residual: Any) -> tuple[Any, Any, Any]:
+    """Check the residual shares and return those of encoder, self-attention, cross-attention."""
+    if isinstance(residual, tuple | list):
+        if len(residual) != 3:
+            raise InputError(
+                "residual must be a number or three, of encoder, decoder self-attention and "
+                f"cross-attention, got {len(residual)} of them"
+            )
+        return tuple(check_residual(share) for share in residual)
+    return (check_residual(residual),) * 3
+
+
+def cross_edges(parts: tuple[Any, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Fuse the heads of each kind: attention, or the positive part of it times its gradient.
+
+    Parameters
+    ----------
+    parts
+        What `check_cross` returned; attention is taken as it is where there are no gradients.
+
+    Returns
+    -------
+    tuple
+        ``[..., Le, m, m]``, ``[..., Ld, n, n]`` and ``[..., Ld, n, m]`` of one dtype, 0 at padding.
+    """
+    attention, (source, target), gradients = parts[:3], parts[3:5], parts[5:]
+    masks = (source, source), (target, target), (target, source)
+    dtype = jnp.result_type(*attention)
+    fused = []
+    for kind, gradient, (query, key) in zip(attention, gradients, masks, strict=True):
+        edges = jnp.asarray(kind, dtype)
+        if gradient is not None:
+            edges = jnp.maximum(edges * jnp.asarray(gradient, dtype), 0)
+        edges = edges.mean(-3)
+        if query is not None:
+            edges = jnp.where(jnp.asarray(query)[..., None, :, None], edges, 0)
+        if key is not None:
+            edges = jnp.where(jnp.asarray(key)[..., None, None, :], edges, 0)
+        fused.append(edges)
+    return fused[0], fused[1], fused[2]
+
+
+@jax.jit
+def _capacities(
+    parts: tuple[Any, ...], shares: tuple[Any, Any, Any]
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return E', S', (1 - c) C and, of each decoder token, c; all 0 at padding."""
+    encoder, decoder, cross = cross_edges(parts)
+    source, target = parts[3:5]
+    rows = row_normalised(cross)
+    keep = jnp.where(rows.sum(-1) > 0, shares[2], 1.0).astype(rows.dtype)
+    down = (1 - keep[..., None]) * rows
+    if target is not None:
+        keep = jnp.where(jnp.asarray(target)[..., None, :], keep, 0)
+    return (
+        capacities(encoder, held=False, residual=shares[0], mask=source),
+        capacities(decoder, held=False, residual=shares[1], mask=target),
+        down,
+        keep,
+    )
+
+
+@jax.jit
+def _beside(parts: tuple[Any, ...], _: tuple[Any, Any, Any]) -> jax.Array:
+    _, decoder, cross = cross_edges(parts)
+    return jnp.concatenate([cross, decoder], -1)
+
+
+@jax.jit
+def _rollout(parts: tuple[Any, ...], shares: tuple[Any, Any, Any]) -> jax.Array:
+    encoder, decoder, down, keep = _capacities(parts, shares)
+    m, n = down.shape[-1], down.shape[-2]
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    layers = jnp.moveaxis(encoder, -3, 0)
+    top, _ = jax.lax.scan(lambda below, layer: (product(layer, below), None), layers[0], layers[1:])
+    inputs = jnp.concatenate([jnp.zeros((n, m), down.dtype), jnp.eye(n, dtype=down.dtype)], -1)
+
+    def block(below: jax.Array, layer: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        decoder, down, keep = layer
+        looked = product(down, top)
+        above = keep[..., None] * product(decoder, below)
+        above = above.at[..., :m].add(looked)
+        return above, above
+
+    blocks = tuple(
+        jnp.moveaxis(part, axis, 0) for part, axis in ((decoder, -3), (down, -3), (keep, -2))
+    )
+    start = jnp.broadcast_to(inputs, (*down.shape[:-3], n, m + n))
+    return jnp.moveaxis(jax.lax.scan(block, start, blocks)[1], 0, -3)
+
+
+def _flow(
+    parts: tuple[Any, ...],
+    shares: tuple[Any, Any, Any],
+    rows: tuple[int, ...],
+    threads: int | None,
+) -> np.ndarray:
+    if is_traced(*parts, *shares):
+        raise InputError("flow through two stacks needs values and cannot run inside jit or grad")
+    host = (None if part is None else np.asarray(part) for part in parts)
+    wide = [
+        part if part is None or part.dtype == np.bool_ else part.astype(np.float64) for part in host
+    ]
+    edges = in_own_precision(lambda *given: _capacities(given, shares), *wide)
+    return joint_flow(*edges, *wide[3:5], rows=rows, threads=threads)
