@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jaxflow.eval import paper
+from jaxflow.eval.figures.lines import draw_cells, legend_key, strokes
 from jaxflow.eval.figures.results import CURVES, Journey
 from jaxflow.eval.figures.style import (
     COLUMN,
@@ -25,25 +24,21 @@ from jaxflow.eval.figures.style import (
     look,
     new_figure,
 )
+from jaxflow.eval.lengths import length_bands
 from jaxflow.eval.scores import SentenceScores
-from jaxflow.eval.statistics import Cell, summarise
+from jaxflow.eval.statistics import summarise
 from jaxflow.eval.tables import Tables
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "LENGTHS",
     "draw_agreement",
     "draw_entropy",
     "draw_lengths",
     "draw_saturation",
     "draw_training",
 ]
-
-#: Where a bin of sentence lengths begins, in tokens with [CLS].
-LENGTHS = (2, 4, 6, 9, 15)
 
 _LENGTH_ROWS = ("rollout", "flow", "position")
 _LENGTH_TARGETS = ("blank_out", "gradient_norm")
@@ -75,17 +70,17 @@ def draw_agreement(tables: Tables, target: str) -> Figure:
     theirs_of = {row: paper.paper_row(target, row, tables.layers) for row in rows}
     for place, (row, cells) in enumerate(rows.items()):
         shown = look(row, place)
-        handles.append(_line(axes, layers, cells, shown))
+        handles.append(draw_cells(axes, layers, cells, shown))
         theirs = theirs_of[row]
         if theirs is not None:
             axes.plot(
                 layers,
                 [mean for mean, _ in theirs],
                 label=f"{shown.title}, paper",
-                **_strokes(shown, dashes=":", hollow=True),
+                **strokes(shown, dashes=":", hollow=True),
             )
     if any(theirs is not None for theirs in theirs_of.values()):
-        handles.append(_key("the paper's", Look("", GREY, "o", ":"), hollow=True))
+        handles.append(legend_key("the paper's", Look("", GREY, "o", ":"), hollow=True))
     axes.set_ylim(*_range(tables))
     layer_axis(axes, tables.layers)
     add_legend(figure, handles)
@@ -103,7 +98,7 @@ def draw_saturation(tables: Tables) -> Figure:
         grid="y",
     )
     shown = look("flow")
-    _line(axes, np.arange(1, tables.layers + 1), tables.saturation, shown)
+    draw_cells(axes, np.arange(1, tables.layers + 1), tables.saturation, shown)
     axes.set_ylim(-0.03, 1.03)
     layer_axis(axes, tables.layers)
     return finish(figure)
@@ -121,7 +116,7 @@ def draw_entropy(tables: Tables) -> Figure:
     )
     layers = np.arange(1, tables.layers + 1)
     handles = [
-        _line(axes, layers, cells, look(row, place))
+        draw_cells(axes, layers, cells, look(row, place))
         for place, (row, cells) in enumerate(tables.entropy.items())
     ]
     layer_axis(axes, tables.layers)
@@ -135,11 +130,11 @@ def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
     Parameters
     ----------
     scores
-        Of one model. Lengths (`LENGTHS`) that no sentence has are left out.
+        Of one model. Bands of length (`jaxflow.eval.lengths`) that no sentence has are left out.
     seed
         Of the bootstrap.
     """
-    bins = _bins(scores.length)
+    bins = length_bands(scores.length)
     figure = new_figure(COLUMN, 3.4)
     panels = figure.subplots(len(_LENGTH_TARGETS), 1, sharex=True, squeeze=False)[:, 0]
     handles: list[Any] = []
@@ -155,7 +150,7 @@ def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
         for row in _LENGTH_ROWS:
             top = scores.correlations[target][row][:, -1]
             cells = [summarise(top[member, None], seed)[0] for member in bins.values()]
-            handles.append(_line(axes, np.arange(len(bins)), cells, look(row)))
+            handles.append(draw_cells(axes, np.arange(len(bins)), cells, look(row)))
     panels[-1].set_xticks(range(len(bins)), list(bins))
     panels[-1].set_xlabel(
         "tokens of the sentence, [CLS] included", fontsize=SMALL, color=INK, labelpad=2
@@ -177,7 +172,7 @@ def draw_training(journey: Journey) -> Figure:
         if name == "accuracy":
             for place, (split, points) in enumerate(journey.held_out.items(), start=2):
                 shown = Look(split, CYCLE[place % len(CYCLE)], MARKERS[place % len(MARKERS)])
-                (line,) = axes.plot(*points, label=split, **_strokes(shown))
+                (line,) = axes.plot(*points, label=split, **strokes(shown))
                 handles.append(line)
     panels[-1].set_xlabel("step", fontsize=SMALL, color=INK, labelpad=2)
     add_legend(figure, handles)
@@ -198,41 +193,3 @@ def _range(tables: Tables) -> tuple[float, float]:
             shown += [mean for mean, _ in paper.paper_row(target, row, tables.layers) or ()]
     values = np.array([0.0, *shown])
     return float(np.nanmin(values)) - 0.04, float(np.nanmax(values)) + 0.04
-
-
-def _bins(lengths: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
-    """Label -> which sentences, of every bin that has some."""
-    found = {}
-    for start, after in zip(LENGTHS, (*LENGTHS[1:], None), strict=True):
-        member = (lengths >= start) if after is None else (lengths >= start) & (lengths < after)
-        if member.any():
-            found[f"{start}+" if after is None else f"{start}–{after - 1}"] = member
-    return found
-
-
-def _line(axes: Axes, x: NDArray[np.integer], cells: Sequence[Cell], shown: Look) -> Any:
-    """Draw means with their intervals as a band; give what the legend shows."""
-    low, high = zip(*(cell.ci95 for cell in cells), strict=True)
-    axes.fill_between(x, low, high, color=shown.colour, alpha=0.22, linewidth=0, zorder=2)
-    means = [cell.mean for cell in cells]
-    (line,) = axes.plot(x, means, label=shown.title, zorder=3, **_strokes(shown))
-    return line
-
-
-def _key(title: str, shown: Look, hollow: bool = False) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], label=title, **_strokes(shown, hollow=hollow))
-
-
-def _strokes(shown: Look, dashes: str | None = None, hollow: bool = False) -> Mapping[str, Any]:
-    return {
-        "color": shown.colour,
-        "linestyle": shown.dashes if dashes is None else dashes,
-        "linewidth": 0.9 if hollow else 1.2,
-        "marker": shown.marker or "None",
-        "markersize": 3.6,
-        "markeredgewidth": 0.8,
-        "markerfacecolor": "white" if hollow else shown.colour,
-        "markeredgecolor": shown.colour,
-    }
