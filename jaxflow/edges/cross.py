@@ -153,14 +153,12 @@ def cross_edges(parts: tuple[Any, ...]) -> tuple[jax.Array, jax.Array, jax.Array
 def _capacities(
     parts: tuple[Any, ...], shares: tuple[Any, Any, Any]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Return E', S', (1 - c) C and, of each decoder token, c; all 0 at padding."""
+    """Return E', S', (1 - c) C, all 0 at padding, and c of each decoder token."""
     encoder, decoder, cross = cross_edges(parts)
     source, target = parts[3:5]
     rows = row_normalised(cross)
     keep = jnp.where(rows.sum(-1) > 0, shares[2], 1.0).astype(rows.dtype)
     down = (1 - keep[..., None]) * rows
-    if target is not None:
-        keep = jnp.where(jnp.asarray(target)[..., None, :], keep, 0)
     return (
         capacities(encoder, held=False, residual=shares[0], mask=source),
         capacities(decoder, held=False, residual=shares[1], mask=target),
@@ -170,7 +168,7 @@ def _capacities(
 
 
 @jax.jit
-def _beside(parts: tuple[Any, ...], _: tuple[Any, Any, Any]) -> jax.Array:
+def _beside(parts: tuple[Any, ...], shares: tuple[Any, Any, Any]) -> jax.Array:
     _, decoder, cross = cross_edges(parts)
     return jnp.concatenate([cross, decoder], -1)
 

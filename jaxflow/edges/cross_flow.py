@@ -42,7 +42,7 @@ def joint_flow(
     down
         ``[..., Ld, n, m]`` float64, (1 - c) C.
     keep
-        ``[..., Ld, n]`` float64, c: with it each row of `down` sums to 1.
+        ``[..., Ld, n]`` float64, c: with it each real row of `down` sums to 1.
     source_mask, target_mask
         ``[..., m]`` and ``[..., n]`` boolean, True at real tokens, or None.
     rows
