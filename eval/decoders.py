@@ -64,7 +64,7 @@ MEASURES = {
     "position": "Spearman's correlation with the position",
     "blank_out": "Spearman's correlation with blank-out",
     "gradient_norm": "Spearman's correlation with the gradient's norm",
-    "subject": "the subject noun scores highest: share of sentences",
+    "subject": "the subject noun scores highest: share of the sentences where it counts",
 }
 #: What is empty by definition over some of the tokens.
 _LEFT_OUT = {"tokens": (), "words": ("first_token", "excess"), "others": ("readout",)}
@@ -138,15 +138,15 @@ def score_decoder(
     )
     chosen = choose(split, protocol)
     scored = token_scores(model, chosen, lengths, protocol, report)
-    rows = {name: np.nan_to_num(scored.methods[name]) for name in ("raw", *NORMALISED)}
+    rows, relative = {}, {}
     real = np.arange(scored.counted.shape[1]) < chosen.lengths[:, None]
-    relative = {}
     for name in NORMALISED:
-        place = place_rows(chosen.lengths, rows[name], name, protocol.residual, protocol.threads)
-        rows[PLACE.format(name)] = place
-        after = np.divide(rows[name], place, out=np.zeros_like(place), where=place > 0)
-        rows[AFTER.format(name)] = after
+        before = np.nan_to_num(scored.methods[name])
+        place = place_rows(chosen.lengths, before, name, protocol.residual, protocol.threads)
+        after = np.divide(before, place, out=np.zeros_like(place), where=place > 0)
+        rows |= {name: before, PLACE.format(name): place, AFTER.format(name): after}
         relative[name] = after[..., 0]
+    rows["raw"] = np.nan_to_num(scored.methods["raw"])
     targets = {name: np.nan_to_num(scored.targets[name]) for name in TARGETS}
     others = real & (np.arange(real.shape[1]) < chosen.lengths[:, None] - 1)
     measures = {}
@@ -250,9 +250,13 @@ def _shares(scores: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[
 def _hits(
     scores: NDArray[np.float64], counted: NDArray[np.bool_], subjects: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """Return how often the subject scores highest, ``[S, L]``; a tie of k gives each 1/k."""
+    """Return how often the subject scores highest, ``[S, L]``; a tie of k gives each 1/k.
+
+    NaN where the subject is not known or does not count itself.
+    """
     kept = np.where(counted[:, None], scores, -np.inf)
     best = (kept == kept.max(-1, keepdims=True)) & counted[:, None]
-    at = np.maximum(subjects, 0)[:, None, None]
-    hit = np.take_along_axis(best, at, -1)[..., 0] / np.maximum(best.sum(-1), 1)
-    return np.where(subjects[:, None] >= 0, hit, np.nan)
+    at = np.maximum(subjects, 0)[:, None]
+    known = (subjects[:, None] >= 0) & np.take_along_axis(counted, at, -1)
+    hit = np.take_along_axis(best, at[..., None], -1)[..., 0] / np.maximum(best.sum(-1), 1)
+    return np.where(known, hit, np.nan)

@@ -17,7 +17,15 @@ from jaxflow.eval.leaderboard.contest import permutation_tests
 from jaxflow.eval.lengths import length_bands
 from jaxflow.eval.statistics import RESAMPLES, Cell, compare, holm, summarise
 
-__all__ = ["BIASES", "GAINS", "PERMUTATIONS", "Change", "DecoderTables", "build_decoder_tables"]
+__all__ = [
+    "BIASES",
+    "GAINS",
+    "PERMUTATIONS",
+    "Band",
+    "Change",
+    "DecoderTables",
+    "build_decoder_tables",
+]
 
 #: So many that a p-value stays below .05 after a correction for all tests of a split.
 PERMUTATIONS = 20_000
@@ -28,7 +36,10 @@ BIASES = ("excess", "position")
 GAINS = ("blank_out", "gradient_norm", "subject")
 #: Not tested: its differences are those of ``excess``.
 _UNTESTED = ("first_token",)
-_BAND_MEASURES = ("first_token", "excess", "position", *GAINS)
+#: What is shown by length, over which tokens, and in which rows.
+_BAND_MEASURES = (*BIASES, *GAINS)
+_BAND_VARIANTS = ("tokens", "others")
+_BAND_ROWS = (*(row for name in NORMALISED for row in (name, AFTER.format(name))), "raw")
 
 _Cells = dict[str, tuple[Cell, ...]]
 
@@ -61,6 +72,15 @@ class Change:
 
 
 @dataclasses.dataclass(frozen=True)
+class Band:
+    """The top layer's cells of the sentences of a length: as in `DecoderTables`, one cell a row."""
+
+    sentences: int
+    even: float
+    measures: dict[str, dict[str, dict[str, Cell]]]
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderTables:
     """Everything that the tables show of one split, one cell per layer, bottom to top.
 
@@ -73,8 +93,7 @@ class DecoderTables:
     relative
         Method -> L cells: token 0's score over what its place explains.
     bands
-        Band of sentence lengths -> its number of ``sentences``, their mean ``even`` share, and
-        ``measures`` like those above, with the top layer's cell alone.
+        Band of sentence lengths -> the same at the top layer, of the measures that matter.
     even
         Mean even share, 1/n.
     sentences
@@ -84,7 +103,7 @@ class DecoderTables:
     measures: dict[str, dict[str, _Cells]]
     changes: dict[str, dict[str, dict[str, tuple[Change, ...]]]]
     relative: _Cells
-    bands: dict[str, dict[str, object]]
+    bands: dict[str, Band]
     even: float
     sentences: int
 
@@ -197,24 +216,21 @@ def _verdict(measure: str, before: Cell, after: Cell, difference: float, p_holm:
     return size if before.mean * after.mean > 0 else f"turned, {size}"
 
 
-def _bands(scores: DecoderScores, seed: int, resamples: int) -> dict[str, dict[str, object]]:
+def _bands(scores: DecoderScores, seed: int, resamples: int) -> dict[str, Band]:
     keys = [
         (variant, measure, row)
-        for variant, found in scores.measures.items()
+        for variant in _BAND_VARIANTS
         for measure in _BAND_MEASURES
-        if measure in found
-        for row in found[measure]
+        if measure in scores.measures[variant]
+        for row in _BAND_ROWS
     ]
     top = np.stack([scores.measures[v][measure][row][:, -1] for v, measure, row in keys], 1)
-    bands: dict[str, dict[str, object]] = {}
+    bands: dict[str, Band] = {}
     for label, member in length_bands(scores.lengths).items():
         cells: dict[str, dict[str, dict[str, Cell]]] = {}
         found = summarise(top[member], seed, resamples=resamples)
         for (variant, measure, row), cell in zip(keys, found, strict=True):
             cells.setdefault(variant, {}).setdefault(measure, {})[row] = cell
-        bands[label] = {
-            "sentences": int(member.sum()),
-            "even": float(np.mean(1 / scores.lengths[member])),
-            "measures": cells,
-        }
+        even = float(np.mean(1 / scores.lengths[member]))
+        bands[label] = Band(int(member.sum()), even, cells)
     return bands

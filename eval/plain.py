@@ -43,6 +43,6 @@ def plain(value: Any) -> Any:
     )
 
 
-def dump(value: Any) -> str:
-    """Indented JSON text that every parser reads: no NaN literals."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def dump(value: Any, *, indent: int | None = 2) -> str:
+    """Indented JSON text that every parser reads: no NaN literals; None makes it one line."""
+    return json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""What the receptive field explains of a decoder, layer by layer, before and after dividing by it."""
+"""What the receptive field explains of a decoder by layer, before and after dividing by it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_correlations", "draw_first_token"]
 
 _PANELS = {
-    "position": "with the position",
+    "position": "Spearman's corr. with the position",
     "blank_out": "with blank-out",
     "gradient_norm": "with the gradient's norm",
 }
@@ -70,14 +70,14 @@ def draw_correlations(tables: DecoderTables) -> Figure:
     grid = figure.subplots(len(_LINES), len(_PANELS), sharex=True, sharey=True, squeeze=False)
     layers = np.arange(1, tables.layers + 1)
     handles: list[Any] = []
-    for line, (variant, said) in zip(grid, _LINES.items(), strict=True):
+    for place, (line, (variant, said)) in enumerate(zip(grid, _LINES.items(), strict=True)):
         for axes, (measure, title) in zip(line, _PANELS.items(), strict=True):
             rows = tables.measures[variant][measure]
             dress(
                 axes,
-                title=title if line is grid[0] else "",
-                x="layer" if line is grid[-1] else "",
-                y=f"{said}: Spearman" if measure == "position" else "",
+                title=title if place == 0 else "",
+                x="layer" if place == len(grid) - 1 else "",
+                y=said if measure == "position" else "",
                 grid="y",
             )
             axes.axhline(0, color=GREY, linewidth=0.6, zorder=1)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from jaxflow.commands.attribute import Attribute
 from jaxflow.commands.benchmark import Benchmark
+from jaxflow.commands.decoders import ReproduceDecoders
 from jaxflow.commands.digits import ReproduceDigits
 from jaxflow.commands.evaluate import Evaluate
 from jaxflow.commands.explain import Explain
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 #: Further experiments of ``jaxflow reproduce``, by the word that follows it.
 STUDIES: dict[str, Callable[..., Any]] = {
+    "decoders": ReproduceDecoders,
     "digits": ReproduceDigits,
     "pronouns": ReproducePronouns,
     "sst2": ReproduceSst2,
