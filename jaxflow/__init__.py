@@ -14,7 +14,7 @@ if __name__ == "jaxflow" and (_Path(__file__).parents[1] / "pyproject.toml").is_
 from jaxflow.correlation import spearman
 from jaxflow.discard import discard
 from jaxflow.errors import InputError
-from jaxflow.flow import flow, flow_cut, saturation
+from jaxflow.flow import flow, flow_cut, head_flow, saturation
 from jaxflow.gradients import (
     completeness_gap,
     gradient_norm,
@@ -39,6 +39,7 @@ __all__ = [
     "flow_cut",
     "gradient_norm",
     "gradient_x_input",
+    "head_flow",
     "head_rollout",
     "input_gradient",
     "integrated_gradients",

@@ -1,12 +1,12 @@
 """Edge weights and aggregators: what the graph's edges hold, and how layers combine."""
 
 from jaxflow.edges.aggregate import AGGREGATORS, aggregate
-from jaxflow.edges.catalogue import edge_weight, edge_weights, weigh
+from jaxflow.edges.catalogue import edge_families, edge_weight, edge_weights, weigh
 from jaxflow.edges.contributions import reconstruction
 from jaxflow.edges.cross import CROSS_AGGREGATORS, aggregate_cross
 from jaxflow.edges.cross_relevance import cross_relevance
 from jaxflow.edges.cross_trace import CROSS_EDGES, CrossTrace
-from jaxflow.edges.kind import EdgeWeight
+from jaxflow.edges.kind import EdgeFamily, EdgeWeight
 from jaxflow.edges.propagation import Propagation, propagate, propagation, propagations
 from jaxflow.edges.readout import Readout, class_attributions
 from jaxflow.edges.receptive import normalise, receptive_field
@@ -18,6 +18,7 @@ __all__ = [
     "CROSS_EDGES",
     "BlockWeights",
     "CrossTrace",
+    "EdgeFamily",
     "EdgeWeight",
     "Norm",
     "Propagation",
@@ -27,6 +28,7 @@ __all__ = [
     "aggregate_cross",
     "class_attributions",
     "cross_relevance",
+    "edge_families",
     "edge_weight",
     "edge_weights",
     "normalise",

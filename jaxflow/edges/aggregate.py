@@ -13,6 +13,9 @@ With :math:`E^{(l)}` the edges of layer l, their rows made to sum to 1, and
             no layer by
 =========== =====================================================================================
 
+The layer that is looked at may hold other edges than as a layer below (a single head, where all are
+averaged below): then the left factor is that of the first, and the others of the second.
+
 An edge weight that holds the residual connection already is taken for A, and for I + W. Negative
 weights are set to 0 before rows are normalised and in capacities; sums of paths keep their signs.
 """
@@ -26,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.attention import mask_tokens
-from jaxflow.edges.catalogue import edge_weight, weigh
+from jaxflow.edges.catalogue import edge_weight, weigh, weigh_below
 from jaxflow.edges.kind import EdgeWeight
 from jaxflow.edges.trace import Trace
 from jaxflow.errors import InputError
@@ -74,8 +77,11 @@ def combine(
     held: bool,
     residual: Any = 0.5,
     mask: jax.Array | None = None,
+    below: jax.Array | None = None,
 ) -> jax.Array:
     """Combine the edges of all layers on the device: every aggregator but ``flow``.
+
+    `below`, ``[..., L, n, n]``, is what a layer holds under others; None is `edges` themselves.
 
     Returns
     -------
@@ -85,20 +91,26 @@ def combine(
     if how == "none":
         return edges
     identity = jnp.broadcast_to(jnp.eye(edges.shape[-1], dtype=edges.dtype), edges.shape)
-    if how == "rollout":
-        steps = capacities(edges, held=held, residual=residual, mask=mask)
-    elif how == "paths":
-        steps = jnp.asarray(mask_tokens(edges if held else edges + identity, mask))
-    else:
-        steps = edges
-    layers = jnp.moveaxis(steps, -3, 0)
 
-    def step(below: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        above = jnp.matmul(layer, below, precision=jax.lax.Precision.HIGHEST)
+    def steps(edges: jax.Array) -> jax.Array:
+        if how == "rollout":
+            return capacities(edges, held=held, residual=residual, mask=mask)
+        if how == "paths":
+            return jnp.asarray(mask_tokens(edges if held else edges + identity, mask))
+        return edges
+
+    tops = jnp.moveaxis(steps(edges), -3, 0)
+    unders = tops if below is None else jnp.moveaxis(steps(below), -3, 0)
+
+    def step(under: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        above = jnp.matmul(layer, under, precision=jax.lax.Precision.HIGHEST)
         return above, above
 
-    _, rest = jax.lax.scan(step, layers[0], layers[1:])
-    return jnp.moveaxis(jnp.concatenate([layers[:1], rest]), 0, -3)
+    _, rest = jax.lax.scan(step, unders[0], unders[1:])
+    if below is not None:
+        under = jnp.concatenate([unders[:1], rest])[:-1]
+        rest = jnp.matmul(tops[1:], under, precision=jax.lax.Precision.HIGHEST)
+    return jnp.moveaxis(jnp.concatenate([tops[:1], rest]), 0, -3)
 
 
 def aggregate(
@@ -140,20 +152,20 @@ def aggregate(
     if how not in AGGREGATORS:
         raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
     edge = edge_weight(edge) if isinstance(edge, str) else edge
-    edges = weigh(trace, edge)
+    edges, below = weigh(trace, edge), weigh_below(trace, edge)
     mask = None if trace.mask is None else jnp.asarray(trace.mask)
     if how == "flow":
         from jaxflow.flow import flow
+        from jaxflow.flow.heads import flow_of_tops
 
-        rows = capacities(edges, held=edge.residual, residual=residual, mask=mask)
-        return flow(
-            jax.device_get(rows)[..., None, :, :],
-            residual=0,
-            mask=None if mask is None else jax.device_get(mask),
-            sources=sources,
-            threads=threads,
-        )
-    combined = combine(edges, how, held=edge.residual, residual=residual, mask=mask)
+        held: dict[str, Any] = {"held": edge.residual, "residual": residual, "mask": mask}
+        rows = jax.device_get(capacities(edges, **held))
+        real = None if mask is None else jax.device_get(mask)
+        options: dict[str, Any] = {"mask": real, "sources": sources, "threads": threads}
+        if below is not None:
+            return flow_of_tops(rows, jax.device_get(capacities(below, **held)), **options)
+        return flow(rows[..., None, :, :], residual=0, **options)
+    combined = combine(edges, how, held=edge.residual, residual=residual, mask=mask, below=below)
     if sources is None:
         return combined
     picked = [sources] if isinstance(sources, int) else list(sources)

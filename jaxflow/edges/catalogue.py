@@ -6,23 +6,41 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 import jax
 import jax.numpy as jnp
 
 import jaxflow.edges.kinds
 from jaxflow.attention import mask_tokens
-from jaxflow.edges.kind import EdgeWeight
+from jaxflow.edges.kind import EdgeFamily, EdgeWeight
 from jaxflow.edges.trace import Trace, require
 from jaxflow.errors import InputError
 
-__all__ = ["edge_weight", "edge_weights", "weigh"]
+__all__ = ["edge_families", "edge_weight", "edge_weights", "weigh", "weigh_below"]
 
 
 @functools.cache
-def edge_weights() -> Mapping[str, EdgeWeight]:
+def _files() -> tuple[ModuleType, ...]:
+    names = sorted(each.name for each in pkgutil.iter_modules(jaxflow.edges.kinds.__path__))
+    return tuple(importlib.import_module(f"jaxflow.edges.kinds.{name}") for name in names)
+
+
+@functools.cache
+def edge_families() -> Mapping[str, EdgeFamily]:
+    """Return the families of edge weights that differ by a number, prefix -> family."""
+    found = (getattr(file, "FAMILY", None) for file in _files())
+    return MappingProxyType({each.prefix: each for each in found if each is not None})
+
+
+@functools.cache
+def edge_weights(heads: int = 0) -> Mapping[str, EdgeWeight]:
     """Return all edge weights, name -> edge weight, in alphabetical order of their files.
+
+    Parameters
+    ----------
+    heads
+        How many heads are listed one by one; 0 lists none.
 
     Raises
     ------
@@ -30,9 +48,11 @@ def edge_weights() -> Mapping[str, EdgeWeight]:
         If two files give the same name.
     """
     found: dict[str, EdgeWeight] = {}
-    for file in sorted(each.name for each in pkgutil.iter_modules(jaxflow.edges.kinds.__path__)):
-        module = importlib.import_module(f"jaxflow.edges.kinds.{file}")
-        listed = module.EDGES if isinstance(module.EDGES, tuple) else (module.EDGES,)
+    for file in _files():
+        given = getattr(file, "EDGES", ())
+        listed = list(given if isinstance(given, tuple) else (given,))
+        if hasattr(file, "FAMILY"):
+            listed += [file.FAMILY.make(number) for number in file.FAMILY.shown(heads)]
         for edge in listed:
             if edge.name in found:
                 raise InputError(f"edge weights must have different names, {edge.name} comes twice")
@@ -41,7 +61,7 @@ def edge_weights() -> Mapping[str, EdgeWeight]:
 
 
 def edge_weight(name: str) -> EdgeWeight:
-    """Return one edge weight.
+    """Return one edge weight, such as ``raw``, or ``head-3`` of a family.
 
     Raises
     ------
@@ -49,9 +69,13 @@ def edge_weight(name: str) -> EdgeWeight:
         If there is none of that name.
     """
     known = edge_weights()
-    if name not in known:
-        raise InputError(f"edge weight must be one of {', '.join(known)}, got {name!r}")
-    return known[name]
+    if name in known:
+        return known[name]
+    prefix, _, number = name.rpartition("-")
+    if prefix in edge_families():
+        return edge_families()[prefix].make(number)
+    families = (f"{family.prefix}-NUMBER" for family in edge_families().values())
+    raise InputError(f"edge weight must be one of {', '.join((*known, *families))}, got {name!r}")
 
 
 def weigh(trace: Trace, edge: EdgeWeight | str) -> jax.Array:
@@ -78,3 +102,10 @@ def weigh(trace: Trace, edge: EdgeWeight | str) -> jax.Array:
     require(trace, edge.needs, f"the edge weight {edge.name}")
     weights = jnp.asarray(edge.weigh(trace))
     return jnp.asarray(mask_tokens(weights, trace.mask))
+
+
+def weigh_below(trace: Trace, edge: EdgeWeight) -> jax.Array | None:
+    """Return what the layers below hold, as `weigh`; None where it is no other."""
+    if edge.below is None:
+        return None
+    return jnp.asarray(mask_tokens(jnp.asarray(edge.below(trace)), trace.mask))

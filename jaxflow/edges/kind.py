@@ -9,7 +9,7 @@ import jax
 
 from jaxflow.edges.trace import Trace
 
-__all__ = ["EdgeWeight"]
+__all__ = ["EdgeFamily", "EdgeWeight"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,9 @@ class EdgeWeight:
         Whether the residual connection is in the weights already; aggregators add it otherwise.
     signed
         Whether weights may be negative. Flow and row sums take their positive part.
+    below
+        What a layer holds when others are above it, where that differs from what it holds when it
+        is looked at itself: of a single head, the average of all.
     """
 
     name: str
@@ -45,3 +48,28 @@ class EdgeWeight:
     needs: tuple[str, ...] = ()
     residual: bool = False
     signed: bool = False
+    below: Callable[[Trace], jax.Array] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgeFamily:
+    """Edge weights that differ by a number, asked for as ``PREFIX-NUMBER``.
+
+    A file in ``jaxflow/edges/kinds/`` may have one as ``FAMILY``.
+
+    Attributes
+    ----------
+    prefix
+        What their names begin with.
+    number
+        What the number is, in the words of an error.
+    make
+        From the number, as it was written, to the edge weight; `InputError` for one that cannot be.
+    shown
+        From the number of heads to the numbers that catalogue and leaderboard list.
+    """
+
+    prefix: str
+    number: str
+    make: Callable[[str], EdgeWeight]
+    shown: Callable[[int], tuple[str, ...]]

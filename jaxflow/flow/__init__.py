@@ -5,7 +5,8 @@ in ten lines what all the others compute faster. numba is imported at the first 
 """
 
 from jaxflow.flow.cut import FlowCut, flow_cut
+from jaxflow.flow.heads import head_flow
 from jaxflow.flow.saturated import Saturation, saturation
 from jaxflow.flow.table import flow
 
-__all__ = ["FlowCut", "Saturation", "flow", "flow_cut", "saturation"]
+__all__ = ["FlowCut", "Saturation", "flow", "flow_cut", "head_flow", "saturation"]
