@@ -17,6 +17,13 @@ __all__ = ["read_picture", "to_pixels", "vision_config"]
 # Modes of 8 bits a channel, or of a palette of such colours; deeper ones Pillow would clip.
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
 
+# Of Pillow's formats those that pictures come in. Some of the others start programs (EPS).
+_FORMATS = (
+    "PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX",
+)  # fmt: skip
+# What any file may unfold to, and how many pixels a byte of a larger one may stand for.
+_PIXELS, _PIXELS_A_BYTE = 1 << 24, 1_000
+
 
 def vision_config(model: Model) -> ViTConfig:
     """Return the configuration of a model that classifies images.
@@ -35,7 +42,9 @@ def vision_config(model: Model) -> ViTConfig:
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a picture of any format that Pillow knows, the first frame where it has several.
+    """Read a picture of a usual format, the first frame where it has several.
+
+    PNG, JPEG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF, TGA, ICO and PCX.
 
     Turned upright where its camera says how it was held; what is transparent becomes white.
 
@@ -47,7 +56,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises
     ------
     InputError
-        If the file cannot be read, is no picture, or has more than 8 bits a channel.
+        If the file cannot be read, is no picture, has more than 8 bits a channel, or claims more
+        pixels than 16 million and 1,000 a byte.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -55,15 +65,21 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             # A picture of so many pixels that Pillow warns of an attack is not read at all.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Pillow, for some formats
+            Image.init()
+            known = [name for name in _FORMATS if name in Image.OPEN]
+            with Image.open(path, formats=known) as opened:
+                _check_size(path, opened.size)
                 opened.load()
                 picture = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
         raise InputError(f"the picture {path} is of no format that can be read") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"the picture {path} is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds for a damaged file
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise InputError(f"the picture {path} cannot be read: {reason}") from error
     if picture.mode not in _MODES:
         raise InputError(
@@ -74,6 +90,16 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return np.array(picture.convert("RGB"))
+
+
+def _check_size(path: Path, size: tuple[int, int]) -> None:
+    """Refuse a picture that would take far more memory than its file can account for."""
+    pixels, stored = size[0] * size[1], Path(path).stat().st_size
+    if pixels > max(_PIXELS, _PIXELS_A_BYTE * stored):
+        raise InputError(
+            f"the picture {path} is too large: it claims {size[0]} x {size[1]} pixels in a file of "
+            f"{stored:,} bytes"
+        )
 
 
 def to_pixels(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.float32]:

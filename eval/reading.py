@@ -16,6 +16,9 @@ from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK, Pieces
 
 __all__ = ["Reading", "Token", "blank_id", "reader", "with_mask_token"]
 
+#: Characters that a token stands for at most, as a bound for whole sentences: no real one is close.
+LONGEST_TOKEN = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Token:
@@ -128,7 +131,13 @@ def _check(text: str, size: int, model: Model, unit: str, special: int) -> None:
         )
 
 
-def _valid(text: str) -> None:
+def _valid(text: str, model: Model) -> None:
+    most = LONGEST_TOKEN * model.config.positions
+    if len(text) > most:  # said before millions of tokens are made
+        raise InputError(
+            f"a sentence must be at most {most:,} characters for this model, got {len(text):,}: "
+            f"{' '.join(text[:200].split()[:5])} ..."
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -138,7 +147,7 @@ def _valid(text: str) -> None:
 
 
 def _whole_words(text: str, model: Model) -> Reading:
-    _valid(text)
+    _valid(text, model)
     words = text.split()
     _check(text, len(words) + 1, model, "words", 1)
     first = Token(SPECIAL_TOKENS[1], SPECIAL_TOKENS[1], True)
@@ -160,7 +169,7 @@ def _look_up(words: Iterable[str], tokenizer: Any) -> Iterable[Token]:
 
 
 def _pieces(text: str, model: Model, words: bool, answer: bool) -> Reading:
-    _valid(text)
+    _valid(text, model)
     text = with_mask_token(text, model)
     read = model.text.read(text)
     special = sum(word is None for word in read.words)

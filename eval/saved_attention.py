@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ import jaxflow
 from jaxflow.attention import check_attention
 from jaxflow.errors import InputError
 from jaxflow.eval.files import write_together
+from jaxflow.eval.npz import read_npz
 
 __all__ = [
     "Attribution",
@@ -112,42 +111,21 @@ def read_attention(path: Path) -> SavedAttention:
         If there is no such file, it is damaged or no npz, an array is missing or holds pickled
         objects, or the shapes do not go together.
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    name = ""
-    try:
-        # Opened here: numpy forgets to close a file that turns out to be damaged.
-        with open(path, "rb") as opened:
-            if not zipfile.is_zipfile(opened):
-                raise InputError(f"{path} must be an npz file, it is something else or cut off")
-            opened.seek(0)
-            with np.load(opened, allow_pickle=False) as file:
-                if "attention" not in file.files:
-                    raise InputError(
-                        f"{path} must hold an array named 'attention', got {file.files}"
-                    )
-                for name in ("attention", "mask", "tokens"):
-                    if name in file.files:
-                        arrays[name] = np.asarray(file[name])
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except InputError:
-        raise
-    except (ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
-            raise InputError(
-                f"{path} must hold plain arrays, '{name}' is one of pickled Python objects"
-            ) from error
-        raise InputError(f"{path} must be an npz file, it is damaged: {error}") from error
-
+    arrays = read_npz(path, ("attention", "mask", "tokens"))
+    if "attention" not in arrays:
+        raise InputError(f"{path} must hold an array named 'attention', and has none")
     attention, mask = arrays["attention"], arrays.get("mask")
-    check_attention(attention, mask)
+    try:
+        check_attention(attention, mask)
+    except InputError as error:
+        raise InputError(f"{path} cannot be used: {error}") from error
     tokens = arrays.get("tokens")
     if tokens is not None:
         fitting = ((*attention.shape[:-4], attention.shape[-1]), attention.shape[-1:])
         if tokens.shape not in fitting:
             raise InputError(
-                f"tokens must have the shape {fitting[0]} to go with attention {attention.shape}, "
-                f"got {tokens.shape}"
+                f"{path} cannot be used: tokens must have the shape {fitting[0]} to go with "
+                f"attention {attention.shape}, got {tokens.shape}"
             )
     return SavedAttention(attention, mask, tokens)
 

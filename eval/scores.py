@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.files import write_together
+from jaxflow.eval.npz import read_npz
 
 __all__ = ["ENTROPY_ROWS", "ROWS", "TARGETS", "SentenceScores", "load_extra"]
 
@@ -128,12 +128,19 @@ class SentenceScores:
             raise InputError(
                 f"{path} must hold the arrays of an evaluation, {missing[0]} is missing"
             )
-        return cls(
-            correlations={t: {r: arrays[f"{t}/{r}"] for r in ROWS} for t in TARGETS},
-            saturated=arrays["saturated"],
-            entropy={row: arrays[f"entropy/{row}"] for row in ENTROPY_ROWS},
-            length=arrays["length"],
-        )
+        for name in _names():
+            kinds = "iu" if name == "length" else "f"
+            if arrays[name].dtype.kind not in kinds:
+                raise InputError(f"{path} must hold numbers, {name} is of {arrays[name].dtype}")
+        try:
+            return cls(
+                correlations={t: {r: arrays[f"{t}/{r}"] for r in ROWS} for t in TARGETS},
+                saturated=arrays["saturated"],
+                entropy={row: arrays[f"entropy/{row}"] for row in ENTROPY_ROWS},
+                length=arrays["length"],
+            )
+        except InputError as error:
+            raise InputError(f"the scores {path} cannot be used: {error}") from error
 
     def _floats(self) -> dict[str, NDArray]:
         named = {f"{t}/{r}": self.correlations[t][r] for t in TARGETS for r in ROWS}
@@ -153,17 +160,9 @@ def _names() -> list[str]:
 
 def _read(path: str | PathLike[str]) -> dict[str, NDArray]:
     try:
-        # Opened here: numpy forgets to close a file that turns out to be damaged.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path} must be a scores.npz of an evaluation, there is no file"
-        ) from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} must be a scores.npz of an evaluation, it cannot be read"
-        ) from error
+        return read_npz(path)
+    except InputError as error:
+        raise InputError(f"the scores of an evaluation cannot be read: {error}") from error
 
 
 def _check_names(where: str, given: Mapping[str, object], expected: tuple[str, ...]) -> None:

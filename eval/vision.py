@@ -115,7 +115,7 @@ def explain_image(
     model
         A ViT with a classification head, see `jaxflow.models.load`.
     path
-        The picture, of any format that Pillow reads.
+        The picture, of a usual format, see `jaxflow.eval.pixels.read_picture`.
     options
         How attention becomes a map; None takes the defaults.
     methods

@@ -30,6 +30,7 @@ from jaxflow.models.config import (
     Head,
     check_heads,
     check_labels,
+    check_pad_id,
     check_rates,
     check_sizes,
 )
@@ -101,6 +102,7 @@ class BertConfig(ConfigRecord):
         if (self.token_types == 0) != (self.kind == "distilbert") or self.token_types < 0:
             raise InputError(f"token_types must be 0 in distilbert alone, got {self.token_types}")
         check_labels(self)
+        check_pad_id(self)
 
         if self.pooler and self.head != "none":
             raise InputError("pooler must be False for a model with a head, got True")

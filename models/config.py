@@ -7,20 +7,28 @@ from typing import Any, Literal, Self
 
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import BlockConfig
+from jaxflow.models.fields import check_fields
 from jaxflow.models.layers import ACTIVATIONS
 
 __all__ = [
+    "LARGEST",
+    "MOST_LAYERS",
     "ConfigRecord",
     "EncoderConfig",
     "Head",
     "check_heads",
     "check_labels",
+    "check_pad_id",
     "check_rates",
     "check_sizes",
 ]
 
 Head = Literal["none", "classification", "masked-lm", "lm"]
 """What is read off a model: nothing, classes, the masked tokens, or the next ones."""
+
+
+#: Sizes beyond these are refused before anything is made for them.
+LARGEST, MOST_LAYERS = 1 << 24, 1 << 10
 
 
 class ConfigRecord:
@@ -49,22 +57,32 @@ class ConfigRecord:
             If a field is unknown or holds an impossible value.
         """
         try:
-            given = dict(fields)
-            for name, value in given.items():
-                given[name] = tuple(value) if isinstance(value, list) else value
-            return cls(**given)
-        except InputError:
-            raise
-        except (TypeError, ValueError) as error:
+            check_fields(cls, fields)
+        except InputError as error:
             raise InputError(f"the model's configuration does not fit: {error}") from error
+        given = dict(fields)
+        for name, value in given.items():
+            given[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**given)
 
 
 def check_sizes(config: Any, *names: str) -> None:
-    """Check that fields are whole numbers of at least 1."""
+    """Check that fields are whole numbers of at least 1, and not beyond what any model has."""
     for name in names:
-        size = getattr(config, name)
+        size, largest = getattr(config, name), MOST_LAYERS if name == "layers" else LARGEST
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
+        if size > largest:
+            raise InputError(f"{name} must be at most {largest:,}, got {size:,}")
+
+
+def check_pad_id(config: Any) -> None:
+    """Check that the padding's number is one of the vocabulary, or None."""
+    number = config.pad_id
+    if number is not None and not (type(number) is int and 0 <= number < config.vocabulary):
+        raise InputError(
+            f"pad_id must be a number of the vocabulary, below {config.vocabulary}, got {number!r}"
+        )
 
 
 def check_heads(config: Any) -> None:
@@ -136,6 +154,7 @@ class EncoderConfig(ConfigRecord):
         check_sizes(self, *sizes, *(["hidden_width"] if self.hidden_width is not None else []))
         check_heads(self)
         check_rates(self, "dropout")
+        check_pad_id(self)
 
     @property
     def reads_last(self) -> bool:

@@ -111,7 +111,7 @@ def is_export(folder: Path) -> bool:
         return True
     try:
         return FORMAT in (folder / "config.json").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return False
 
 
@@ -129,12 +129,12 @@ def read_export(folder: Path) -> Model:
     try:
         card = json.loads(_read(folder / "config.json"))
         if not isinstance(card, dict) or card.get("format") != FORMAT:
-            raise InputError(f"{folder} is not a model of the format {FORMAT}")
+            raise InputError(f"it is not a model of the format {FORMAT}")
         config = EncoderConfig.from_dict(card["encoder"])
         known = {name: str(card["sha256"][name]) for name in FILES}
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError as error:
+        raise InputError(f"the model in {folder} cannot be read: {error}") from error
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"the model's file {folder / 'config.json'} is damaged: {error}"
         ) from error
@@ -144,13 +144,7 @@ def read_export(folder: Path) -> Model:
             raise InputError(
                 f"the model's file {folder / name} is damaged: its checksum does not match"
             )
-    try:
-        words = content["vocabulary.txt"].decode().split("\n")[:-1]
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"the vocabulary {folder / 'vocabulary.txt'} is no UTF-8 text: {error}"
-        ) from error
-    tokenizer = WordTokenizer(tuple(words))
+    tokenizer = WordTokenizer.parse(content["vocabulary.txt"], folder / "vocabulary.txt")
     if len(tokenizer) != config.vocabulary:
         raise InputError(
             f"the vocabulary of {folder} has {len(tokenizer)} words where the model expects "
@@ -164,6 +158,8 @@ def read_export(folder: Path) -> Model:
         ) from error
     if {name: leaf.shape for name, leaf in flat.items()} != _shapes(config):
         raise InputError(f"the parameters in {folder} are not those of its configuration")
+    if {leaf.dtype for leaf in flat.values()} - {np.dtype(np.float16), np.dtype(np.float32)}:
+        raise InputError(f"the parameters in {folder} must be float16 or float32")
     params = {name: leaf.astype(np.float32) for name, leaf in flat.items()}
     tree = {"params": flax.traverse_util.unflatten_dict(params, sep=".")}
     return Model(config, jax.device_put(tree), tokenizer)

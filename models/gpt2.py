@@ -20,6 +20,7 @@ from jaxflow.models.config import (
     Head,
     check_heads,
     check_labels,
+    check_pad_id,
     check_rates,
     check_sizes,
 )
@@ -77,6 +78,7 @@ class Gpt2Config(ConfigRecord):
         check_heads(self)
         check_rates(self, "dropout", "attention_dropout", "embedding_dropout")
         check_labels(self)
+        check_pad_id(self)
 
     @property
     def reads_last(self) -> bool:

@@ -54,7 +54,7 @@ def is_pretrained(folder: Path) -> bool:
     """Whether a folder holds a published model, be it damaged."""
     try:
         return '"model_type"' in (folder / "config.json").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return False
 
 
@@ -191,10 +191,17 @@ def _check(
 
 def _check_vocabulary(folder: Path, config: Any, tokenizer: SubwordTokenizer | None) -> None:
     # A table may have rows to spare, for the sake of a round number; words to spare have no row.
-    if tokenizer is not None and len(tokenizer) > config.vocabulary:
+    if tokenizer is None:
+        return
+    if len(tokenizer) > config.vocabulary:
         raise InputError(
             f"the tokenizer of {folder} has {len(tokenizer)} entries where the model has "
             f"{config.vocabulary}"
+        )
+    if tokenizer.largest_id >= config.vocabulary:  # few entries may have large numbers
+        raise InputError(
+            f"the tokenizer of {folder} must number its entries from 0 to {config.vocabulary - 1}, "
+            f"the model's vocabulary, got {tokenizer.largest_id}"
         )
 
 

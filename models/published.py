@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
-from jaxflow.models.config import Head
+from jaxflow.models.config import LARGEST, MOST_LAYERS, Head
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.names import PublishedConfig
 from jaxflow.models.vit import ViTConfig
@@ -53,9 +53,8 @@ _ONLY: dict[str, Any] = {
     "embedding_size": None,
 }
 
-#: Sizes beyond these are refused before anything is made for them.
-_LARGEST = 1 << 24
-_MOST_LAYERS, _MOST_CLASSES, _MOST_CHANNELS = 1 << 10, 1 << 20, 1 << 10
+# Beyond these, too, nothing is made; names of classes take memory, though no file may hold them.
+_MOST_CLASSES, _MOST_CHANNELS = 1 << 16, 1 << 10
 
 
 def kind_of(config: PublishedConfig) -> str:
@@ -153,7 +152,7 @@ def _labels(fields: Mapping[str, Any], classes: int | None) -> tuple[str, ...]:
 
 
 def _size(
-    fields: Mapping[str, Any], name: str, default: int | None = None, *, largest: int = _LARGEST
+    fields: Mapping[str, Any], name: str, default: int | None = None, *, largest: int = LARGEST
 ) -> int:
     value = fields.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
@@ -196,7 +195,7 @@ def _bert(
     manner: dict[str, Any]
     if kind == "distilbert":
         sizes = {
-            "layers": _size(fields, "n_layers", 6, largest=_MOST_LAYERS),
+            "layers": _size(fields, "n_layers", 6, largest=MOST_LAYERS),
             "heads": _size(fields, "n_heads", 12),
             "width": _size(fields, "dim", 768),
             "hidden_width": _size(fields, "hidden_dim", 3072),
@@ -209,7 +208,7 @@ def _bert(
         manner = {"activation": fields.get("activation", "gelu"), "epsilon": 1e-12}
     else:
         sizes = {
-            "layers": _size(fields, "num_hidden_layers", 12, largest=_MOST_LAYERS),
+            "layers": _size(fields, "num_hidden_layers", 12, largest=MOST_LAYERS),
             "heads": _size(fields, "num_attention_heads", 12),
             "width": _size(fields, "hidden_size", 768),
             "hidden_width": _size(fields, "intermediate_size", 3072),
@@ -248,7 +247,7 @@ def _gpt2(fields: Mapping[str, Any], head: Head, labels: tuple[str, ...]) -> Gpt
         head=head,
         vocabulary=_size(fields, "vocab_size", 50_257),
         positions=_size(fields, "n_positions", 1024),
-        layers=_size(fields, "n_layer", 12, largest=_MOST_LAYERS),
+        layers=_size(fields, "n_layer", 12, largest=MOST_LAYERS),
         heads=_size(fields, "n_head", 12),
         width=width,
         hidden_width=4 * width if inner is None else _size(fields, "n_inner"),
@@ -272,14 +271,14 @@ def _vit(
     if len(image) != 2 or not all(isinstance(part, int) and 1 <= part <= 1 << 16 for part in image):
         raise InputError(f"image_size must be one or two whole numbers of pixels, got {side!r}")
     patch = fields.get("patch_size", 16)
-    if isinstance(patch, list) and patch == patch[:1] * 2:
+    if isinstance(patch, list) and len(patch) == 2 and patch[0] == patch[1]:
         patch = patch[0]
     return ViTConfig(
         head=head,
         image=image,
         patch=_size({"patch_size": patch}, "patch_size"),
         channels=channels,
-        layers=_size(fields, "num_hidden_layers", 12, largest=_MOST_LAYERS),
+        layers=_size(fields, "num_hidden_layers", 12, largest=MOST_LAYERS),
         heads=_size(fields, "num_attention_heads", 12),
         width=_size(fields, "hidden_size", 768),
         hidden_width=_size(fields, "intermediate_size", 3072),

@@ -121,6 +121,15 @@ def load(path_or_name: str | os.PathLike[str], *, head: Head | None = None) -> M
         If there is no finished model, its files are damaged or not of these kinds, or the hub
         cannot be reached.
     """
+    try:
+        return _load(path_or_name, head)
+    except OSError as error:  # a name that no file can have, a folder that may not be looked at
+        raise InputError(
+            f"no trained model at {path_or_name}: {error.strerror or error}"
+        ) from error
+
+
+def _load(path_or_name: str | os.PathLike[str], head: Head | None) -> Model:
     name = path_or_name if isinstance(path_or_name, str) else None
     if name is not None and name in shipped_names():
         return read_export(shipped_model(name))
@@ -148,11 +157,14 @@ def _read_run(folder: Path) -> Model:
 
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the model card {folder / 'model.json'} is damaged: {error}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise InputError(f"{folder} is not a model of the format {FORMAT}")
-    config = EncoderConfig.from_dict(card.get("config", {}))
+    try:
+        config = EncoderConfig.from_dict(card.get("config", {}))
+    except InputError as error:
+        raise InputError(f"the model in {folder} cannot be read: {error}") from error
     try:
         # First of all, because what reads the parameters is loud about damaged ones.
         fingerprint = _fingerprint(folder)

@@ -45,6 +45,11 @@ class SubwordTokenizer:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     @property
+    def largest_id(self) -> int:
+        """The largest number of an entry; -1 where there is none."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @property
     def pad_id(self) -> int | None:
         """Number of the padding token; this and the others are None where there is none."""
         return self.special.get("pad")
@@ -115,7 +120,8 @@ class SubwordTokenizer:
             if len(valid) == 1:  # no threads for one
                 return [self.backend.encode(valid[0])]
             return list(self.backend.encode_batch(valid))
-        except Exception as error:  # plain ones, of a vocabulary without what is to stand for words
+        except BaseException as error:  # of a vocabulary without what is to stand for words
+            _reraise(error)
             raise InputError(f"the tokenizer cannot split the text: {error}") from error
 
 
@@ -157,24 +163,39 @@ def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
             backend = _word_pieces(file, settings)
         else:
             backend = _byte_pairs(file, settings)
+        special = _special(backend, settings)
     except InputError as error:
         raise InputError(f"the tokenizer {file} cannot be read: {error}") from error
-    except Exception as error:  # the library raises plain exceptions for what it cannot read
+    except BaseException as error:  # the library raises plain ones for what it cannot read
+        _reraise(error)
         reason = " ".join(str(error).split())
         raise InputError(f"the tokenizer {file} cannot be read: {reason}") from error
     # Some files ask for texts to be cut at a length; nothing is cut here without a word.
     backend.no_truncation()
     backend.no_padding()
+    return SubwordTokenizer(backend, MappingProxyType(special))
+
+
+def _special(backend: Any, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Return the special tokens' numbers: of those that are named, else of the usual names."""
     special = {}
     for role, usual in ROLES.items():
         named = settings.get(f"{role}_token")
         named = named.get("content") if isinstance(named, dict) else named
-        for token in (named, *usual) if isinstance(named, str) else usual:
+        if not isinstance(named, str | None):
+            raise InputError(f"{role}_token of a tokenizer must be text, got {named!r}")
+        for token in usual if named is None else (_valid(named), *usual):
             number = backend.token_to_id(token)
             if number is not None:
                 special[role] = number
                 break
-    return SubwordTokenizer(backend, MappingProxyType(special))
+    return special
+
+
+def _reraise(error: BaseException) -> None:
+    """Raise anew what is none of the library's errors: those of its panics are no `Exception`."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 def _settings(path: Path) -> dict[str, Any]:

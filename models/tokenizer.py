@@ -205,7 +205,24 @@ class WordTokenizer:
             If the file is missing or is no vocabulary.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = path.read_bytes()
+        except OSError as error:
             raise InputError(f"the vocabulary {path} cannot be read: {error}") from error
-        return cls(tuple(text.split("\n")[:-1]))
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> WordTokenizer:
+        """Read the content of a file that `save` wrote; its path is for messages.
+
+        Raises
+        ------
+        InputError
+            If it is no vocabulary, or cut off.
+        """
+        try:
+            *words, rest = content.decode("utf-8").split("\n")
+            if rest:
+                raise InputError(f"its last word {rest!r} lacks its line end")
+            return cls(tuple(words))
+        except (InputError, UnicodeDecodeError) as error:
+            raise InputError(f"the vocabulary {path} cannot be read: {error}") from error

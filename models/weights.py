@@ -33,12 +33,15 @@ class Weights(NamedTuple):
 
     Attributes
     ----------
+    folder
+        Where it lies.
     shapes
         Name -> shape of every tensor.
     files
         Name -> the open file that holds it.
     """
 
+    folder: Path
     shapes: dict[str, tuple[int, ...]]
     files: dict[str, Any]
 
@@ -50,16 +53,18 @@ class Weights(NamedTuple):
         InputError
             If its numbers are no floating-point ones of 16 bits or more, or cannot be read.
         """
-        from safetensors import SafetensorError
-
         kind = self.files[name].get_slice(name).get_dtype()
         if kind not in _KINDS:
-            raise InputError(f"{name} must be one of {', '.join(_KINDS)}, got {kind}")
+            raise InputError(
+                f"the tensor {name} in {self.folder} must be one of {', '.join(_KINDS)}, got {kind}"
+            )
         try:
             # NumPy knows BF16 because JAX is imported.
             tensor: NDArray[Any] = self.files[name].get_tensor(name)
-        except SafetensorError as error:
-            raise InputError(f"the tensor {name} cannot be read: {error}") from error
+        except Exception as error:  # NumPy's too, for a shape that no array can have
+            raise InputError(
+                f"the tensor {name} in {self.folder} cannot be read: {error}"
+            ) from error
         return tensor
 
 
@@ -89,7 +94,7 @@ def open_weights(folder: Path) -> Iterator[Weights]:
                     files[name] = file
             except (SafetensorError, OSError) as error:
                 raise InputError(_damage(path, error)) from error
-        yield Weights(shapes, files)
+        yield Weights(folder, shapes, files)
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -110,7 +115,10 @@ def _paths(folder: Path) -> list[Path]:
         raise InputError(f"the list of shards {index} is damaged: {error}") from error
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise InputError(f"the list of shards {index} must name files of its folder, got {names}")
-    missing = [name for name in names if not (folder / name).is_file()]
+    try:
+        missing = [name for name in names if not (folder / name).is_file()]
+    except OSError as error:  # a name that no file can have
+        raise InputError(f"the list of shards {index} cannot be followed: {error}") from error
     if missing:
         raise InputError(f"{folder} must hold every shard, {', '.join(missing)} missing")
     return [folder / name for name in names]

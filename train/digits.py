@@ -147,7 +147,7 @@ def digits_run(
                 for name, value in dataclasses.asdict(config).items()
                 if theirs[name] != value
             ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"the run's record {path} cannot be read: {error}") from error
         if changed:
             raise InputError(

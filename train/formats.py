@@ -12,6 +12,7 @@ import csv
 import gzip
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -39,6 +40,9 @@ UNKNOWN = -1
 SUBJECT_COLUMNS = ("label", "prefix", "subject_index", "n_attractors")
 FULL_COLUMNS = ("sentence", "verb_pos", "subj_index", "verb_index", "n_diff_intervening")
 """The columns that are read, of the eighteen."""
+_MOST_DIGITS = 9
+# A packed file may unfold to a line of any length.
+_LONGEST_LINE = 1 << 20
 
 
 class Example(NamedTuple):
@@ -176,7 +180,7 @@ def read_full(path: str | Path) -> Iterator[Example]:
     try:
         header = next(rows, [])
         missing = [name for name in FULL_COLUMNS if name not in header]
-        if header and missing:
+        if number and missing:
             raise InputError(
                 f"{path}, line 1: expected a header with the columns {', '.join(FULL_COLUMNS)}, "
                 f"but {', '.join(missing)} cannot be found in it."
@@ -224,7 +228,13 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
             source: BinaryIO | gzip.GzipFile = raw
             if path.suffix == ".gz":
                 source = gzip.GzipFile(fileobj=raw)
-            for number, line in enumerate(source, start=1):
+            lines = iter(partial(source.readline, _LONGEST_LINE + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > _LONGEST_LINE:
+                    raise InputError(
+                        f"{path}, line {number}: expected at most {_LONGEST_LINE:,} bytes a line, "
+                        "but this one is longer."
+                    )
                 yield number, line.rstrip(b"\r\n").decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
@@ -255,7 +265,7 @@ def _prefix(text: str, path: Path, number: int) -> str:
 
 
 def _integer(text: str, column: str, path: Path, number: int) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
         raise InputError(
             f"{path}, line {number}: expected a whole number in the column {column}, but found "
             f"{shown(text)}."

@@ -72,11 +72,14 @@ def read_config(run: Path, kind: type[RunConfig] = TrainConfig) -> RunConfig | N
         return None
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the run's configuration {path} cannot be read: {error}") from error
     if not isinstance(fields, dict):
         raise InputError(f"the run's configuration {path} must hold a JSON object")
-    return kind.from_dict(fields)
+    try:
+        return kind.from_dict(fields)
+    except InputError as error:
+        raise InputError(f"{path} cannot be used: {error}") from error
 
 
 class Journal:
@@ -100,22 +103,45 @@ class Journal:
 
 
 def open_journal(run: Path, step: int) -> Journal:
-    """Open a run's metrics to go on after `step`: later lines, from a cut-off run, are dropped."""
+    """Open a run's metrics to go on after `step`: later lines, from a cut-off run, are dropped.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or written, or a line that is kept is none of a journal's.
+    """
     path = run / "metrics.jsonl"
-    kept: list[str] = []
+    kept: list[bytes] = []
     seconds = 0.0
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break  # the line that was being written when the run was cut off
-            if entry.get("step", 0) > step:
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        # Behind the last line end is nothing, or what was being written when the run was cut off.
+        for number, line in enumerate(lines[:-1], start=1):
+            entry_step, entry_seconds = _entry(path, number, line, seconds)
+            if entry_step > step:
                 break
-            kept.append(line)
-            seconds = entry.get("seconds", seconds)
-        _replace(path, "".join(f"{line}\n" for line in kept))
+            kept.append(line + b"\n")
+            seconds = entry_seconds
+        _replace(path, b"".join(kept).decode("utf-8"))
     return Journal(path, seconds)
+
+
+def _entry(path: Path, number: int, line: bytes, seconds: float) -> tuple[int, float]:
+    """Return a line's step, and its seconds or those before it."""
+    try:
+        entry = json.loads(line.decode("utf-8"))
+        step, seconds = entry["step"], entry.get("seconds", seconds)
+        if type(step) is not int or type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
+            raise ValueError(f"its step is {step!r} and its seconds are {seconds!r}")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path} must hold a run's metrics, line {number} is damaged: {error!r}: mend it or "
+            "take it out to go on"
+        ) from error
+    return step, float(seconds)
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:

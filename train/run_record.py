@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxflow.errors import InputError
+from jaxflow.models.fields import check_fields
 
 __all__ = ["RunRecord"]
 
@@ -39,14 +40,13 @@ class RunRecord:
         InputError
             If a field is unknown or holds an impossible value.
         """
-        fields = dict(fields)
         try:
-            if fields.get("data") is not None:
-                fields["data"] = Path(fields["data"])
-            if "buckets" in fields:
-                fields["buckets"] = tuple(int(size) for size in fields["buckets"])
-            return cls(**fields)
-        except InputError:
-            raise
-        except (TypeError, ValueError) as error:
+            check_fields(cls, fields)
+        except InputError as error:
             raise InputError(f"the run's configuration does not fit: {error}") from error
+        fields = dict(fields)
+        if fields.get("data") is not None:
+            fields["data"] = Path(fields["data"])
+        if "buckets" in fields:
+            fields["buckets"] = tuple(fields["buckets"])
+        return cls(**fields)

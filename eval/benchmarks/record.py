@@ -132,7 +132,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read a benchmark's record from {path}: {error}") from error
     form = found.get("format") if isinstance(found, dict) else None
     if form != FORMAT:

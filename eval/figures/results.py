@@ -19,6 +19,9 @@ from jaxflow.eval.tables import Tables
 
 __all__ = ["CURVES", "Journey", "read_journey", "read_tables"]
 
+# What looking into JSON of another form than expected may raise.
+_SPOILT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
 #: The measures of training that are drawn where a run has them, and what they are called.
 CURVES = {
     "loss": "loss",
@@ -59,7 +62,7 @@ def read_tables(folder: Path) -> Tables:
             f"no tables.json in {folder}: expected a folder that jaxflow reproduce or jaxflow "
             "evaluate wrote"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} must be the tables of an evaluation: {error}") from error
     try:
         tables = Tables(
@@ -71,7 +74,7 @@ def read_tables(folder: Path) -> Tables:
             entropy={row: _cells(found["entropy"][row]) for row in ENTROPY_ROWS},
             sentences=int(found["samples"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _SPOILT as error:
         raise InputError(
             f"{path} must be the tables of an evaluation, got one that lacks or spoils {error}"
         ) from error
@@ -105,13 +108,13 @@ def read_journey(run: Path) -> Journey:
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-            step = int(entry["step"])
+            step = _step(entry["step"])
             for name in CURVES:
                 if name in entry:
                     curves[name].append((step, float(entry[name])))
             for split, value in entry.get("held_out", {}).items():
                 held_out.setdefault(split, []).append((step, float(value)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _SPOILT as error:
             if number == len(lines) and number > 1:
                 break  # the line that was being written when the run was cut off
             raise InputError(
@@ -121,6 +124,12 @@ def read_journey(run: Path) -> Journey:
     if not drawn:
         raise InputError(f"{path} must hold a training's measures, it has none of {list(CURVES)}")
     return Journey(drawn, {split: _columns(points) for split, points in held_out.items()})
+
+
+def _step(found: Any) -> int:
+    if type(found) is not int or not 0 <= found < 1 << 62:
+        raise ValueError(f"a step of {found!r}")
+    return found
 
 
 def _columns(

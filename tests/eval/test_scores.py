@@ -42,7 +42,7 @@ def test_sizes(make_scores):
 def test_a_damaged_file_is_refused(content, tmp_path):
     path = tmp_path / "scores.npz"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"scores\.npz of an evaluation, it cannot be read"):
+    with pytest.raises(InputError, match=r"scores\.npz must be an npz file, it is something else or cut off"):
         SentenceScores.load(path)
 
 
@@ -50,12 +50,12 @@ def test_a_truncated_file_is_refused(make_scores, tmp_path):
     path = tmp_path / "scores.npz"
     make_scores(sentences=40).save(path)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="must be an npz file"):
         SentenceScores.load(path)
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match=r"nowhere\.npz cannot be read: No such file"):
         SentenceScores.load(tmp_path / "nowhere.npz")
     np.savez(tmp_path / "foreign.npz", attention=np.zeros(3))
     with pytest.raises(InputError, match="blank_out/raw is missing"):

@@ -127,4 +127,5 @@ def test_other_precisions_are_read_into_float32(
 def test_whole_numbers_are_no_parameters(tensors: Tensors, write: Callable[..., Path]) -> None:
     name = "bert.encoder.layer.1.output.dense.weight"
     folder = write(tensors | {name: (100 * tensors[name]).astype(np.int8)})
-    assert refused(folder) == f"{name} must be one of F16, BF16, F32, F64, got I8"
+    message = f"the tensor {name} in {folder} must be one of F16, BF16, F32, F64, got I8"
+    assert refused(folder) == message

@@ -9,8 +9,8 @@ from __future__ import annotations
 import resource
 import signal
 import time
-import tracemalloc
 import traceback
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fuzzing.cases import Case, Reader, lay_out, size_of
-
 from jaxflow.errors import InputError
 
 __all__ = ["FAULTS", "LONGEST_MESSAGE", "Verdict", "judge"]

@@ -188,5 +188,8 @@ def mutate_case(
             other = rng.choice(others).get(name) or b""
             made[name] = _truncate(rng, content) + _behead(rng, other)
         elif content is not None:
-            made[name] = change(rng, name, content)
+            try:
+                made[name] = change(rng, name, content)
+            except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+                made[name] = mutate_bytes(rng, content)  # changed too far to be changed as its kind
     return made

@@ -1,0 +1,189 @@
+"""Many cases of every reader: counted, resumable, and the same in every run.
+
+A case is a function of the reader's name and the case's number, so a fault can be had again by
+these two alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import json
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from fuzzing.cases import Case, Reader, lay_out, sweep
+from fuzzing.check import FAULTS, Verdict, judge
+
+__all__ = ["Tally", "all_readers", "case_of", "each", "plan", "run", "scratch"]
+
+BLOCK = 500
+#: Seconds by the clock after which a case that nothing can stop ends the process.
+STUCK = 300
+KEPT = 20  # faults of a reader that are told in full
+
+
+def all_readers() -> tuple[Reader, ...]:
+    """Return every reader."""
+    from fuzzing import (
+        readers_arrays,
+        readers_models,
+        readers_records,
+        readers_text,
+        readers_tokens,
+    )
+
+    rooms = (readers_text, readers_arrays, readers_records, readers_models, readers_tokens)
+    return tuple(reader for room in rooms for reader in room.READERS)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a folder in memory, where there is one."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        yield Path(name)
+
+
+def case_of(reader: Reader, seeds: Sequence[Case], number: int) -> Case:
+    """Make the case of a number; the first ones are the good ones."""
+    if number < len(seeds):
+        return seeds[number]
+    rng = Random(f"{reader.name}/{number}")
+    return reader.mutate(rng, rng.choice(seeds), seeds)
+
+
+def each(reader: Reader, numbers: range, folder: Path) -> Iterator[tuple[int, Verdict]]:
+    """Judge cases, after the good ones have been read once for what the first time imports."""
+    seeds = reader.seeds()
+    for seed in seeds:
+        lay_out(folder, seed)
+        with contextlib.suppress(Exception):
+            reader.oracle(folder, seed, reader.read(folder))
+    for number in numbers:
+        yield number, judge(reader, case_of(reader, seeds, number), folder)
+    sweep(folder)
+
+
+@dataclasses.dataclass
+class Tally:
+    """What became of a reader's cases.
+
+    Attributes
+    ----------
+    cases, accepted, refused
+        All; those that were read, rightly as far as the oracle knows; those with an `InputError`.
+    faults
+        Kind of fault -> how many.
+    slowest, largest
+        Seconds of processor and bytes of the case that took most.
+    told
+        The first faults: number, kind and what happened.
+    """
+
+    cases: int = 0
+    accepted: int = 0
+    refused: int = 0
+    faults: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(FAULTS, 0))
+    slowest: float = 0.0
+    largest: int = 0
+    told: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def add(self, number: int, verdict: Verdict) -> None:
+        """Count a case."""
+        self.cases += 1
+        self.slowest = max(self.slowest, round(verdict.seconds, 3))
+        self.largest = max(self.largest, verdict.peak)
+        if verdict.kind in ("accepted", "refused"):
+            setattr(self, verdict.kind, getattr(self, verdict.kind) + 1)
+            return
+        self.faults[verdict.kind] += 1
+        if len(self.told) < KEPT:
+            self.told.append({"number": number, "kind": verdict.kind, "detail": verdict.detail})
+
+
+def plan(readers: Sequence[Reader], cases: int) -> dict[str, int]:
+    """Divide cases among readers by their shares, at least as many as asked for in all."""
+    whole = sum(reader.share for reader in readers)
+    return {reader.name: -int(-cases * reader.share // whole) for reader in readers}
+
+
+def run(
+    readers: Sequence[Reader],
+    cases: int,
+    out: Path,
+    *,
+    first: int = 0,
+    memory: bool = True,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Judge cases of every reader and write the counts after every block.
+
+    Parameters
+    ----------
+    readers, cases
+        Which, and how many in all.
+    out
+        JSON of the counts. Where it is there already, the run goes on behind it.
+    first
+        The number of the first case of every reader: runs from other numbers see other cases.
+    memory
+        Whether Python's own requests for memory are watched, which takes half of the speed.
+    report
+        Gets a line a reader.
+
+    Returns
+    -------
+    dict
+        What was written.
+    """
+    wanted = plan(readers, cases)
+    found = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"readers": {}}
+    if found["readers"] and (found["first"], found["asked"]) != (first, cases):
+        raise SystemExit(f"{out} is of another run: name another file")
+    found |= {"first": first, "asked": cases}
+    if memory:
+        tracemalloc.start()
+    with scratch() as folder:
+        for reader in readers:
+            tally = Tally(**found["readers"].get(reader.name, {}))
+            seconds = found.setdefault("seconds", {}).get(reader.name, 0.0)
+            while tally.cases < wanted[reader.name]:
+                started = time.monotonic()
+                begin = first + tally.cases
+                stop = min(begin + BLOCK, first + wanted[reader.name])
+                if tally.cases == 0 or begin == stop:
+                    report(f"{reader.name}: {wanted[reader.name]:,} cases")
+                faulthandler.dump_traceback_later(STUCK, exit=True)
+                for number, verdict in each(reader, range(begin, stop), folder):
+                    tally.add(number, verdict)
+                faulthandler.cancel_dump_traceback_later()
+                seconds += time.monotonic() - started
+                found["readers"][reader.name] = dataclasses.asdict(tally)
+                found["seconds"][reader.name] = round(seconds, 1)
+                _write(out, found)
+            faults = {kind: count for kind, count in tally.faults.items() if count}
+            report(
+                f"{reader.name}: {tally.cases:,} cases in {seconds:,.0f} s, {tally.accepted:,} "
+                f"read, {tally.refused:,} refused, faults {faults or 'none'}"
+            )
+    return found
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    tallies = [Tally(**fields) for fields in found["readers"].values()]
+    found["total"] = {
+        "cases": sum(tally.cases for tally in tallies),
+        "accepted": sum(tally.accepted for tally in tallies),
+        "refused": sum(tally.refused for tally in tallies),
+        **{kind: sum(tally.faults[kind] for tally in tallies) for kind in FAULTS},
+    }
+    beside = out.with_name(f".{out.name}.part")
+    beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    beside.replace(out)
