@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxflow.errors import InputError
-from jaxflow.eval.decoders import check_decoder, score_decoder
+from jaxflow.eval.decoders import score_decoder
 from jaxflow.eval.decoders_report import to_decoders_markdown
 from jaxflow.eval.decoders_tables import DecoderTables, build_decoder_tables
 from jaxflow.eval.figures.decoders import draw_correlations, draw_first_token
@@ -51,27 +51,16 @@ def study_decoder(
 
     Parameters
     ----------
-    model, splits, lengths, protocol
+    model, splits, lengths, protocol, report
         As for `jaxflow.eval.decoders.score_decoder`.
-    report
-        Called with the number of sentences done and their total, of the splits so far.
 
     Returns
     -------
     dict
         The tables by split.
     """
-    check_decoder(model)
-    found, before = {}, 0
-    for name, split in splits.items():
-
-        def count(done: int, total: int, before: int = before) -> None:
-            report(before + done, before + total)
-
-        scores = score_decoder(model, split, lengths, protocol, count)
-        before += len(scores.lengths)
-        found[name] = build_decoder_tables(scores, protocol.seed)
-    return found
+    scores = score_decoder(model, splits, lengths, protocol, report)
+    return {name: build_decoder_tables(found, protocol.seed) for name, found in scores.items()}
 
 
 def write_decoders(

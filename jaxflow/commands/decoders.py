@@ -52,6 +52,7 @@ class ReproduceDecoders:
         from jaxflow.eval.protocol import ProtocolConfig
         from jaxflow.models import load
         from jaxflow.train.accuracy import accuracies
+        from jaxflow.train.corpus import load_corpus
         from jaxflow.train.data import load_splits
         from jaxflow.train.loop import train
 
@@ -63,6 +64,9 @@ class ReproduceDecoders:
         if self.run_folder is None:
             out = self.out or Path("runs") / f"decoders-{config.corpus}-seed{config.seed}"
             check_out(out)
+            if self.split is not None:  # refused before anything is trained
+                corpus = load_corpus(config.corpus, config.data, seed=config.seed)
+                pick_splits([n for n in corpus if not n.startswith("train")], self.split)
             with progress.training() as report:
                 result = train(config, out / "run", report)
             model, splits, accuracy = result.model, result.data.held_out, result.accuracy
