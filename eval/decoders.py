@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,10 +159,10 @@ def score_decoder(
 
 def _joined(splits: Sequence[EncodedSplit]) -> EncodedSplit:
     fields = ("tokens", "lengths", "labels", "n_attractors", "subject_index", "rows")
-    return dataclasses.replace(
-        splits[0],
-        **{name: np.concatenate([getattr(split, name) for split in splits]) for name in fields},
-    )
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(split, name) for split in splits]) for name in fields
+    }
+    return dataclasses.replace(splits[0], **joined)
 
 
 def _measured(
@@ -169,7 +170,8 @@ def _measured(
 ) -> DecoderScores:
     """Normalise and measure the sentences of one split, which are a part of those scored."""
     lengths, words = split.lengths, scored.counted[part]
-    rows, relative = {}, {}
+    rows: dict[str, NDArray[np.float64]] = {}
+    relative = {}
     for name in NORMALISED:
         before = np.nan_to_num(scored.methods[name][part])
         place = place_rows(lengths, before, name, protocol.residual, protocol.threads)

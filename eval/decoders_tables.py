@@ -166,8 +166,8 @@ def _changes(
     ]
     differences = []
     for variant, measure, name in keys:
-        rows = scores.measures[variant][measure]
-        differences.append(rows[AFTER.format(name)] - rows[name])
+        values = scores.measures[variant][measure]
+        differences.append(values[AFTER.format(name)] - values[name])
     layers = differences[0].shape[1]
     joined = np.concatenate(differences, 1)
     tests = compare(joined, seed=seed, resamples=resamples)
