@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of each reader's first case")
     parser.add_argument("--fast", action="store_true", help="do not watch Python's memory")
     parser.add_argument("--case", type=int, help="judge this one case and show it")
-    parser.add_argument("--atheris", action="store_true", help="by coverage, until interrupted")
+    parser.add_argument("--atheris", action="store_true", help="search one reader by coverage")
     options = parser.parse_args()
     readers = [
         reader
@@ -31,7 +31,9 @@ def main() -> int:
     if options.atheris:
         from fuzzing.coverage_guided import explore
 
-        explore(readers)
+        if len(readers) != 1:
+            parser.error("--atheris takes one --reader")
+        explore(readers[0], runs=options.cases)
         return 0
     if options.case is not None:
         for reader in readers:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import faulthandler
 import json
+import os
 import tempfile
 import time
 import tracemalloc
@@ -46,6 +47,8 @@ def all_readers() -> tuple[Reader, ...]:
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """Give a folder in memory, where there is one."""
+    # Rust's account of a panic takes more memory than any reader, for the symbols in it.
+    os.environ["RUST_BACKTRACE"] = "0"
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         yield Path(name)

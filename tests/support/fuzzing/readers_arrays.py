@@ -102,7 +102,6 @@ def picture_seeds() -> list[Case]:
         "DDS": (image, {}),
         "ICNS": (image.resize((16, 16)), {}),
         "SGI": (plain, {}),
-        "IM": (plain, {}),
     }
     made: list[Case] = []
     for kind, (picture, options) in kinds.items():

@@ -201,7 +201,7 @@ def one(name: str, *contents: str) -> Any:
 COMMANDS = (
     "explain\0the keys to the cabinet", "explain\0--file\0-\0--json", "train\0--out\0run",
     "attribute\0in.npz\0--out\0out.npz\0--method\0flow\0--residual\0000.5",
-    "reproduce\0pronouns\0--model\0x", "evaluate\0--run\0x", "figures\0--help",
+    "reproduce\0pronouns\0--model\0x", "evaluate\0x", "figures\0--help",
 )  # fmt: skip
 
 READERS = (
