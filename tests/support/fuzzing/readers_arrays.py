@@ -149,7 +149,7 @@ READERS = (
         lambda folder: SentenceScores.load(folder / "scores.npz"),
         npz_case,
         scores_oracle,
-        share=1,
+        share=0.3,
     ),
     Reader(
         "picture",
@@ -157,7 +157,7 @@ READERS = (
         lambda folder: read_picture(folder / "picture"),
         picture_case,
         picture_oracle,
-        share=2,
+        share=1,
         # A picture of 16 million pixels, which is read from any file, once more in RGB.
         room=320 << 20,
     ),

@@ -278,7 +278,7 @@ READERS = (
         read_pretrained,
         folder_case,
         pretrained_oracle,
-        share=0.5,
+        share=0.3,
     ),
     Reader(
         "exported model",
@@ -286,7 +286,7 @@ READERS = (
         read_export,
         export_case,
         export_oracle,
-        share=0.2,
+        share=0.1,
     ),
     Reader(
         "run's model",
@@ -294,7 +294,7 @@ READERS = (
         load_model,
         run_case,
         run_oracle,
-        share=0.02,
+        share=0.01,
     ),
     Reader(
         "model's name",

@@ -283,7 +283,7 @@ READERS = (
         arguments,
         arguments_case,
         arguments_oracle,
-        share=0.05,
+        share=0.02,
         names_file=False,
     ),
 )
