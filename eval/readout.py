@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
+from jaxflow.flow.heads import flow_of_tops
 from jaxflow.models import Model
 from jaxflow.models.inputs import last_real
 
-__all__ = ["flow_at", "read_places", "rows_at", "saturated_at"]
+__all__ = ["flow_at", "flow_of_tops_at", "read_places", "rows_at", "saturated_at"]
 
 
 def read_places(model: Model, mask: Any) -> jax.Array:
@@ -62,6 +63,26 @@ def flow_at(
     def flows(these: Any, source: int) -> Any:
         options: dict[str, Any] = {"residual": residual, "mask": mask[these], "threads": threads}
         return jaxflow.flow(attention[these], sources=source, **options)[:, :, 0]
+
+    return _by_place(flows, np.asarray(places))
+
+
+def flow_of_tops_at(
+    tops: Any, below: Any, places: Any, mask: Any, *, threads: int | None = None
+) -> NDArray[np.float64]:
+    """Return the flow from one token a sentence where top layers have edges of their own.
+
+    Parameters
+    ----------
+    tops, below
+        ``[B, L, n, n]``, as in `jaxflow.flow.heads.flow_of_tops`.
+    places, mask, threads
+        As in `flow_at`, whose result this is like.
+    """
+
+    def flows(these: Any, source: int) -> Any:
+        options: dict[str, Any] = {"mask": mask[these], "sources": source, "threads": threads}
+        return flow_of_tops(tops[these], below[these], **options)[:, :, 0]
 
     return _by_place(flows, np.asarray(places))
 

@@ -9,15 +9,12 @@ differences: a token's rank is half their sum.
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
-__all__ = ["kendall", "rank_correlations", "spearman_of"]
+__all__ = ["kendall", "of_sentences", "rank_correlations", "spearman_of"]
 
 
-@partial(jax.jit)
 def rank_correlations(
     scores: jax.Array, reference: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -39,6 +36,10 @@ def rank_correlations(
     mine = jnp.where(pairs, jnp.sign(scores[:, :, None] - scores[:, None, :]), 0)
     other = jnp.where(pairs[0], jnp.sign(reference[:, None] - reference[None]), 0)
     return spearman_of(mine, other[None]), kendall(mine, other[None])
+
+
+of_sentences = jax.jit(jax.vmap(rank_correlations))
+"""`rank_correlations` of B sentences: ``[B, R, n]``, ``[B, n]`` and ``[B, n]`` to ``[B, R]``."""
 
 
 def spearman_of(mine: jax.Array, other: jax.Array) -> jax.Array:

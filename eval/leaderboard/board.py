@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.eval.leaderboard import removal
-from jaxflow.eval.leaderboard.agreement import rank_correlations
+from jaxflow.eval.leaderboard.agreement import of_sentences
 from jaxflow.eval.leaderboard.cases import Cases
 from jaxflow.eval.leaderboard.entrants import REFERENCES
+from jaxflow.eval.leaderboard.programs import Programs, tokens_at_once
 from jaxflow.eval.leaderboard.scoring import Scores, score_cases
 from jaxflow.eval.reading import blank_id
 from jaxflow.models import Model
@@ -47,7 +47,7 @@ class Board:
     seconds
         Entrant -> seconds a sentence.
     left_out
-        Edge weight -> why it is not there.
+        Edge weight or other entrant -> why it is not there.
     cases
         What was judged on.
     scores
@@ -74,6 +74,7 @@ def run_board(
     model: Model,
     cases: Cases,
     *,
+    programs: Programs | None = None,
     seed: int = 0,
     threads: int | None = None,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -86,6 +87,8 @@ def run_board(
         A model with classes.
     cases
         The sentences.
+    programs
+        Of another model of the same configuration, to be used again.
     seed
         Of the random baseline.
     threads
@@ -93,14 +96,10 @@ def run_board(
     report
         Called with what is being done, how much of it, and of how much.
     """
-    scores = score_cases(
-        model,
-        cases,
-        seed=seed,
-        threads=threads,
-        report=lambda done, total: report("scoring", done, total),
-    )
-    return judge(model, cases, scores, report=report)
+    programs = Programs(model) if programs is None else programs
+    options: dict[str, Any] = {"programs": programs, "report": report}
+    scores = score_cases(model, cases, seed=seed, threads=threads, **options)
+    return judge(model, cases, scores, **options)
 
 
 def judge(
@@ -108,6 +107,7 @@ def judge(
     cases: Cases,
     scores: Scores,
     *,
+    programs: Programs | None = None,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Board:
     """Judge what the entrants said.
@@ -126,7 +126,7 @@ def judge(
     board = Board(rows, measures, scores.seconds, scores.left_out, cases, scores, probability)
     _correlate(board, table, report)
     _point(board, table)
-    _remove(board, table, model, report)
+    _remove(board, table, model, programs or Programs(model), report)
     return board
 
 
@@ -134,7 +134,6 @@ def _correlate(board: Board, table: NDArray[np.float32], report: Callable[..., N
     """Fill in the correlations, over all real tokens as in the paper."""
     cases = board.cases
     lengths = -(-cases.lengths // 8) * 8
-    batched = jax.jit(jax.vmap(jax.vmap(rank_correlations, (0, None, None)), (0, 0, 0)))
     done = 0
     for length in np.unique(lengths):
         n = int(min(length, table.shape[2]))
@@ -146,9 +145,9 @@ def _correlate(board: Board, table: NDArray[np.float32], report: Callable[..., N
             given = np.moveaxis(table[:, every, :n], 1, 0)  # [B, R, n]
             for reference, short in zip(REFERENCES, ("blank_out", "gradient"), strict=True):
                 wanted = board.scores.values[reference][every, 0, :n]
-                spearman, kendall = batched(given[:, :, None], wanted, mask)
+                spearman, kendall = of_sentences(given, wanted, mask)
                 for name, found in (("spearman", spearman), ("kendall", kendall)):
-                    values = np.asarray(found)[: len(some), :, 0].T
+                    values = np.asarray(found)[: len(some)].T
                     board.measures[f"{name}_{short}"][:, some] = values
             done += len(some)
             report("correlating", done, len(cases))
@@ -177,7 +176,11 @@ def _point(board: Board, table: NDArray[np.float32]) -> None:
 
 
 def _remove(
-    board: Board, table: NDArray[np.float32], model: Model, report: Callable[..., None]
+    board: Board,
+    table: NDArray[np.float32],
+    model: Model,
+    programs: Programs,
+    report: Callable[..., None],
 ) -> None:
     """Fill in the measures of removal, for the rows that stand for their entrants."""
     cases, finals = board.cases, board.final()
@@ -187,15 +190,12 @@ def _remove(
         without, alone = removal.kept_sets(ranking)
         both.append((without, alone))
         known.append(np.unique(np.concatenate([without.ravel(), alone.ravel()])))
-    apply: Any = model.module.apply
-    classify = jax.jit(
-        lambda params, tokens, mask: jax.nn.softmax(apply(params, tokens, mask, method="classify"))
-    )
     probabilities = removal.set_probabilities(
-        lambda tokens, mask: np.asarray(classify(model.params, tokens, mask)),
+        lambda tokens, mask: np.asarray(programs.classify(model.params, tokens, mask)),
         cases,
         known,
         blank_id(model),
+        tokens_at_once=tokens_at_once(),
         report=lambda done, total: report("removing", done, total),
     )
     for sentence, (without, alone) in enumerate(both):

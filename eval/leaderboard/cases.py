@@ -155,15 +155,17 @@ def from_texts(model: Model, texts: Sequence[str], labels: Sequence[int]) -> Cas
     return _cases(model, tokens, lengths, np.asarray(labels), None)
 
 
-def batches(cases: Cases, size: int) -> Iterator[Batch]:
-    """Yield all sentences, those of similar length together, padded to 8, 16, 32 ... tokens.
+def batches(cases: Cases, tokens: int) -> Iterator[Batch]:
+    """Yield all sentences, those of similar length together, about so many tokens a batch.
 
-    Few lengths, because what scores a batch is long to compile.
+    They are padded to 8, 16, 32 ... tokens: few lengths, because what scores a batch is long to
+    compile.
     """
     bucket = 8 * 2 ** np.ceil(np.log2(np.maximum(cases.lengths, 8) / 8)).astype(int)
     for length in np.unique(bucket):
         members = np.flatnonzero(bucket == length)
         n = int(min(length, cases.tokens.shape[1]))
+        size = max(1, tokens // n)
         for begin in range(0, len(members), size):
             rows = members[begin : begin + size]
             # The last batch is filled up, so that it is compiled with the others.

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
-from jaxflow.edges import AGGREGATORS, EdgeWeight, edge_weights, propagations
+from jaxflow.edges import AGGREGATORS, EdgeWeight, edge_weight, edge_weights, propagations
 from jaxflow.edges.aggregate import Aggregator
+from jaxflow.errors import InputError
 
-__all__ = ["BASELINES", "GRADIENTS", "REFERENCES", "Entrant", "all_entrants", "pairs"]
+__all__ = [
+    "BASELINES",
+    "GRADIENTS",
+    "NORMALISED",
+    "REFERENCES",
+    "REMOVALS",
+    "Entrant",
+    "aggregators_of",
+    "all_entrants",
+    "entrant",
+]
 
 Family = Literal["edges", "vectors", "gradient", "removal", "baseline"]
 
@@ -20,12 +32,26 @@ GRADIENTS = {
     "gradient-sum": "|sum of the gradient|, the paper's",
     "gradient-x-input": "|gradient x input|",
     "integrated-gradients": "|integrated gradients|",
+    "smooth-grad": "norm of the gradient, noise averaged",
+}
+#: What is done to each token in turn; the score is how far the class's probability moves.
+REMOVALS = {
+    "blank-out": "blank-out",
+    "mask-out": "replaced by the mask token",
+    "delete-out": "deleted",
+    "attention-out": "looked at by nobody",
 }
 BASELINES = {
     "random": "random",
     "position": "position, last first",
     "uniform": "uniform",
     "column-sum": "column sum of A[1]",
+}
+#: Aggregators whose scores are divided by a causal model's receptive field too -> what their
+#: names end in.
+NORMALISED: dict[Aggregator, str] = {
+    "rollout": "rollout-normalised",
+    "flow": "flow-normalised",
 }
 
 
@@ -54,36 +80,64 @@ class Entrant:
     layered: bool = False
 
 
-def pairs() -> list[tuple[EdgeWeight, Aggregator]]:
-    """Return all edge weights with all aggregators that differ for them.
+def aggregators_of(edge: EdgeWeight) -> tuple[Aggregator, ...]:
+    """Return the aggregators that differ for an edge weight.
 
     Where the residual connection is in the weights, paths with and without it are one.
     """
-    return [
-        (edge, how)
-        for edge in edge_weights().values()
-        for how in AGGREGATORS
-        if not (edge.residual and how == "product")
-    ]
+    told = AGGREGATORS if edge.told_by is None else edge.told_by
+    return tuple(
+        how for how in AGGREGATORS if how in told and not (edge.residual and how == "product")
+    )
 
 
-def all_entrants() -> list[Entrant]:
-    """Return everyone, edge weights first."""
-    found = [
-        Entrant(
-            f"{edge.name}/{how}",
-            edge.title if how == "none" else f"{edge.title}, {how}",
-            "edges",
-            edge.source,
-            layered=True,
-        )
-        for edge, how in pairs()
+def all_entrants(heads: int = 0, causal: bool = False) -> list[Entrant]:
+    """Return everyone, edge weights first.
+
+    Parameters
+    ----------
+    heads
+        How many heads of the model are entrants of their own.
+    causal
+        Whether the model is, so that attention is divided by its receptive field too.
+    """
+    names = [
+        f"{edge.name}/{how}"
+        for edge in edge_weights(heads).values()
+        for how in aggregators_of(edge)
     ]
-    found += [
-        Entrant(each.name, each.title, "vectors", each.source, layered=True)
-        for each in propagations().values()
-    ]
-    found += [Entrant(name, title, "gradient") for name, title in GRADIENTS.items()]
-    found += [Entrant("blank-out", "blank-out", "removal")]
-    found += [Entrant(name, title, "baseline") for name, title in BASELINES.items()]
-    return found
+    if causal:
+        names += [f"raw/{normalised}" for normalised in NORMALISED.values()]
+    names += [*propagations(), *GRADIENTS, *REMOVALS, *BASELINES]
+    return [entrant(name) for name in names]
+
+
+def entrant(name: str) -> Entrant:
+    """Return the entrant of a name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    edge_name, _, how = name.partition("/")
+    if how:
+        edge = edge_weight(edge_name)
+        if how not in (*AGGREGATORS, *NORMALISED.values()):
+            raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
+        title = edge.title if how == "none" else f"{edge.title}, {how.replace('-', ', ')}"
+        return Entrant(name, title, "edges", edge.source, layered=True)
+    if name in propagations():
+        each = propagations()[name]
+        return Entrant(name, each.title, "vectors", each.source, layered=True)
+    families: Sequence[tuple[Family, dict[str, str]]] = (
+        ("gradient", GRADIENTS),
+        ("removal", REMOVALS),
+        ("baseline", BASELINES),
+    )
+    for family, titles in families:
+        if name in titles:
+            return Entrant(name, titles[name], family)
+    raise InputError(
+        f"expected the name of a method such as raw/rollout or blank-out, got {name!r}"
+    )

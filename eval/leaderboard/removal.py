@@ -87,7 +87,7 @@ def set_probabilities(
     sets: list[NDArray[np.uint64]],
     blank: int,
     *,
-    rows: int = 2048,
+    tokens_at_once: int = 2048,
     step: int = 4,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[NDArray[np.float64]]:
@@ -96,16 +96,16 @@ def set_probabilities(
     Parameters
     ----------
     predict
-        From tokens ``[B, n]`` and their mask to probabilities ``[B, C]``; always called with
-        `rows` rows, so that it is compiled once for each length.
+        From tokens ``[B, n]`` and their mask to probabilities ``[B, C]``; called with one B for
+        each length, so that it is compiled once for it.
     cases
         S sentences.
     sets
         For each sentence its sets, as bits over its removable tokens, each once.
     blank
         What stands in place of a removed token.
-    rows, step
-        Sentences at once, and what lengths are padded to a multiple of.
+    tokens_at_once, step
+        About how many tokens a call has, and what lengths are padded to a multiple of.
     report
         Called with the sets done and their number.
 
@@ -120,6 +120,7 @@ def set_probabilities(
     bucket = -(-cases.lengths // step) * step
     for length in np.unique(bucket):
         n = int(min(length, cases.tokens.shape[1]))
+        rows = max(1, tokens_at_once // n)
         members = np.flatnonzero(bucket == length)
         owner = np.repeat(members, [len(sets[row]) for row in members])
         place = np.concatenate([np.arange(len(sets[row])) for row in members] or [np.zeros(0, int)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,22 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-import jaxflow
-from jaxflow.edges import EdgeWeight, Propagation, Trace, propagate, propagations
-from jaxflow.edges.aggregate import capacities, combine
-from jaxflow.edges.catalogue import weigh
-from jaxflow.errors import InputError
+from jaxflow.edges import EdgeWeight, Trace, normalise, propagations
 from jaxflow.eval.leaderboard.cases import Batch, Cases, batches
-from jaxflow.eval.leaderboard.entrants import GRADIENTS, pairs
-from jaxflow.eval.reading import blank_id
-from jaxflow.eval.readout import flow_at, rows_at
+from jaxflow.eval.leaderboard.entrants import GRADIENTS, NORMALISED, REMOVALS, aggregators_of
+from jaxflow.eval.leaderboard.programs import RESIDUAL, Programs, aggregation, tokens_at_once
+from jaxflow.eval.readout import flow_at, flow_of_tops_at
 from jaxflow.models import Model
-from jaxflow.models.tracing import tracer
 
 __all__ = ["Scores", "score_cases"]
-
-RESIDUAL = 0.5
-IG_STEPS = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +34,7 @@ class Scores:
         Entrant -> seconds a sentence, compiling left out. That of an aggregator but flow is that of
         its edge weight through all of them.
     left_out
-        Entrant -> why it could not be worked out.
+        Edge weight or other entrant -> why it could not be worked out.
     """
 
     values: Mapping[str, NDArray[np.float32]]
@@ -52,34 +43,43 @@ class Scores:
 
 
 class _Clock:
-    """Adds up seconds by name; programs are compiled before their time begins."""
+    """Adds up seconds by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.compiled: dict[tuple[str, Any], Any] = {}
 
-    def device(self, name: str, shape: Any, function: Callable[..., Any], *given: Any) -> Any:
-        """Run a jitted function, compiled once for each name and shape."""
-        if (name, shape) not in self.compiled:
-            self.compiled[name, shape] = function.lower(*given).compile()  # type: ignore[attr-defined]
-        return self.host(name, lambda: jax.block_until_ready(self.compiled[name, shape](*given)))
-
-    def host(self, name: str, work: Callable[[], Any]) -> Any:
-        """Run anything."""
+    def __call__(self, name: str, work: Callable[..., Any], *given: Any, **options: Any) -> Any:
         begun = time.perf_counter()
-        result = work()
+        result = jax.block_until_ready(work(*given, **options))
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
         return result
+
+
+class _Table:
+    """Every entrant's scores, filled batch by batch."""
+
+    def __init__(self, cases: Cases) -> None:
+        self.shape = cases.tokens.shape
+        self.values: dict[str, NDArray[np.float32]] = {}
+
+    def put(self, name: str, batch: Batch, found: Any) -> None:
+        """Keep ``[B, L, n]`` or ``[B, n]`` of a batch."""
+        found = np.asarray(found, np.float32)
+        found = found if found.ndim == 3 else found[:, None]
+        if name not in self.values:
+            count, width = self.shape
+            self.values[name] = np.zeros((count, found.shape[1], width), np.float32)
+        self.values[name][batch.rows, :, : found.shape[2]] = found[: len(batch.rows)]
 
 
 def score_cases(
     model: Model,
     cases: Cases,
     *,
-    size: int = 128,
+    programs: Programs | None = None,
     seed: int = 0,
     threads: int | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Scores:
     """Let every entrant score every token.
 
@@ -89,168 +89,92 @@ def score_cases(
         A model with classes.
     cases
         The sentences.
-    size
-        Sentences at once.
+    programs
+        Of another model of the same configuration, to be used again.
     seed
         Of the random baseline; drawn by sentence, so that neither batch nor order matter.
     threads
         For flow; None takes all cores.
     report
-        Called with the sentences done and their number.
+        Called with what is being done, how much of it, and of how much.
 
     Returns
     -------
     Scores
         What cannot be served by this model is left out, with the reason.
     """
-    width = cases.tokens.shape[1]
-    values: dict[str, NDArray[np.float32]] = {}
-    left_out: dict[str, str] = {}
-    clock, whole = _Clock(), _functions(model)
-
-    def put(name: str, batch: Batch, found: Any) -> None:
-        found = np.asarray(found, np.float32)
-        found = found if found.ndim == 3 else found[:, None]
-        if name not in values:
-            values[name] = np.zeros((len(cases), found.shape[1], width), np.float32)
-        values[name][batch.rows, :, : found.shape[2]] = found[: len(batch.rows)]
-
-    def leave_out(name: str, error: InputError) -> None:
-        """Take back what was scored of other lengths: half a column would be judged as zeros."""
-        left_out[name] = str(error)
-        for scored in [scored for scored in values if scored.partition("/")[0] == name]:
-            del values[scored]
-
+    programs = Programs(model) if programs is None else programs
+    plan = list(batches(cases, tokens_at_once()))
+    programs.compile(model.params, plan, lambda done, total: report("compiling", done, total))
+    table, clock = _Table(cases), _Clock()
     done = 0
-    for batch in batches(cases, size):
+    for batch in plan:
         shape, given = batch.tokens.shape, (batch.tokens, batch.mask, batch.labels)
-        trace = clock.device("trace", shape, whole["trace"], model.params, *given)
+        trace = clock("trace", programs["trace", shape], model.params, *given)
         trace = dataclasses.replace(trace, special=jnp.asarray(batch.special))
-        for edge in _edges(left_out):
-            try:
-                function = whole.setdefault(edge.name, _edge_function(edge))
-                found = clock.device(edge.name, shape, function, trace, batch.readout)
-            except InputError as error:
-                leave_out(edge.name, error)
-                continue
-            rows = np.asarray(found.pop("capacities"))
-            if edge.name == "raw":
-                put("column-sum", batch, rows[:, 0].sum(-2))
-            for how, scores in found.items():
-                put(f"{edge.name}/{how}", batch, scores)
-            flowing = clock.host(
-                f"{edge.name}/flow",
-                partial(
-                    flow_at,
-                    rows[:, :, None],
-                    batch.readout,
-                    batch.mask,
-                    residual=0,
-                    threads=threads,
-                ),
-            )
-            put(f"{edge.name}/flow", batch, flowing)
-        for each in propagations().values():
-            if each.name in left_out:
-                continue
-            try:
-                function = whole.setdefault(each.name, _propagation_function(each))
-                found = clock.device(each.name, shape, function, trace, batch.readout)
-            except InputError as error:
-                leave_out(each.name, error)
-                continue
-            put(each.name, batch, found)
-        for name in (*GRADIENTS, "blank-out"):
-            found = clock.device(name, shape, whole[name], model.params, *given)
-            put(name, batch, found)
+        for edge in programs.edges.values():
+            if edge.name not in programs.refused:
+                _score_edge(edge, trace, batch, programs, table, clock, threads)
+        for name in propagations():
+            if name not in programs.refused:
+                found = clock(name, programs[name, shape], trace, batch.readout)
+                table.put(name, batch, found)
+        for name in (*GRADIENTS, *REMOVALS):
+            if name not in programs.refused:
+                table.put(name, batch, clock(name, programs[name, shape], model.params, *given))
         for name, found in _baselines(batch, seed).items():
-            put(name, batch, found)
+            table.put(name, batch, found)
         done += len(batch.rows)
-        report(done, len(cases))
-    return Scores(values, _seconds(clock.seconds, values, len(cases)), left_out)
+        report("scoring", done, len(cases))
+    if model.config.reads_last:
+        _normalise(table, cases)
+    return Scores(
+        table.values, _seconds(clock.seconds, table.values, len(cases)), dict(programs.refused)
+    )
 
 
-def _edges(left_out: Mapping[str, str]) -> list[EdgeWeight]:
-    return [edge for edge in {e.name: e for e, _ in pairs()}.values() if edge.name not in left_out]
+def _score_edge(
+    edge: EdgeWeight,
+    trace: Trace,
+    batch: Batch,
+    programs: Programs,
+    table: _Table,
+    clock: _Clock,
+    threads: int | None,
+) -> None:
+    """Follow one edge weight down by every aggregator."""
+    shape = batch.tokens.shape
+    edges, below = clock(edge.name, programs[edge.name, shape], trace)
+    combine = programs[aggregation(edge.residual, below is not None), shape]
+    found, tops, rest = clock(edge.name, combine, edges, below, batch.mask, batch.readout)
+    told = aggregators_of(edge)
+    for how, scores in found.items():
+        if how in told:
+            table.put(f"{edge.name}/{how}", batch, scores)
+    tops = np.asarray(tops)
+    if edge.name == "raw":
+        table.put("column-sum", batch, tops[:, 0].sum(-2))
+    name = f"{edge.name}/flow"
+    if rest is None:
+        options: dict[str, Any] = {"residual": 0, "threads": threads}
+        flowing = clock(name, flow_at, tops[:, :, None], batch.readout, batch.mask, **options)
+    else:
+        given = (tops, np.asarray(rest), batch.readout, batch.mask)
+        flowing = clock(name, flow_of_tops_at, *given, threads=threads)
+    table.put(name, batch, flowing)
 
 
-def _functions(model: Model) -> dict[str, Callable[..., Any]]:
-    """Build what needs the model: its trace, gradients and blank-out, each jitted."""
-    apply: Callable[..., Any] = model.module.apply
-    blank = blank_id(model)
-
-    def logit_of(labels: jax.Array) -> Callable[[jax.Array], jax.Array]:
-        return lambda logits: jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
-
-    def traced(params: Any, tokens: jax.Array, mask: jax.Array, labels: jax.Array) -> Trace:
-        return tracer(model.config, logit_of(labels))(params, tokens, mask)
-
-    def of_gradient(kind: str) -> Callable[..., jax.Array]:
-        def scores(params: Any, tokens: jax.Array, mask: jax.Array, labels: jax.Array) -> jax.Array:
-            embeddings = apply(params, tokens, method="embed")
-
-            def probability(given: jax.Array) -> jax.Array:
-                logits = apply(params, given, mask, method="encode").logits
-                return jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], -1)[:, 0]
-
-            if kind == "gradient-norm":
-                found = jaxflow.gradient_norm(probability, embeddings)
-            elif kind == "gradient-sum":
-                found = jnp.abs(jaxflow.input_gradient(probability, embeddings))
-            elif kind == "gradient-x-input":
-                found = jnp.abs(jaxflow.gradient_x_input(probability, embeddings))
-            else:
-                unknown = jnp.where(mask & (jnp.cumsum(mask, -1) > 1), blank, tokens)
-                baseline = apply(params, unknown, method="embed")
-                found = jnp.abs(
-                    jaxflow.integrated_gradients(probability, embeddings, baseline, steps=IG_STEPS)
-                )
-            return jnp.where(mask, found, 0)
-
-        return scores
-
-    def blanked(params: Any, tokens: jax.Array, mask: jax.Array, labels: jax.Array) -> jax.Array:
-        n = tokens.shape[1]
-
-        def predict(rows: Any) -> jax.Array:
-            every = mask if len(rows) == len(mask) else jnp.repeat(mask, n, axis=0)
-            return jax.nn.softmax(apply(params, rows, every, method="classify"))
-
-        found = jaxflow.blank_out(predict, tokens, blank, label=labels, mask=mask)
-        return jnp.asarray(found)
-
-    return {
-        "trace": jax.jit(traced),
-        "blank-out": jax.jit(blanked),
-        **{name: jax.jit(of_gradient(name)) for name in GRADIENTS},
-    }
-
-
-def _edge_function(edge: EdgeWeight) -> Callable[[Trace, Any], dict[str, jax.Array]]:
-    """Build ``(trace, readout [B]) -> aggregator -> [B, L, n]``, with ``capacities`` for flow."""
-
-    @jax.jit
-    def scores(trace: Trace, readout: jax.Array) -> dict[str, jax.Array]:
-        edges = weigh(trace, edge)
-        options: dict[str, Any] = {"held": edge.residual, "residual": RESIDUAL, "mask": trace.mask}
-        found = {
-            how: rows_at(combine(edges, how, **options), readout)
-            for other, how in pairs()
-            if other.name == edge.name and how != "flow"
-        }
-        return found | {"capacities": capacities(edges, **options)}
-
-    return scores
-
-
-def _propagation_function(each: Propagation) -> Callable[[Trace, Any], jax.Array]:
-    """Build ``(trace, readout [B]) -> [B, L, n]``."""
-
-    @jax.jit
-    def scores(trace: Trace, readout: jax.Array) -> jax.Array:
-        return rows_at(propagate(trace, each), readout)
-
-    return scores
+def _normalise(table: _Table, cases: Cases) -> None:
+    """Divide a causal model's attention by what its readout's place alone explains."""
+    for how, normalised in NORMALISED.items():
+        scores = table.values[f"raw/{how}"]
+        found = np.zeros_like(scores)
+        for place in np.unique(cases.readout):
+            these = np.flatnonzero(cases.readout == place)
+            some = scores[these][:, :, None]  # [S', L, 1, n]
+            options: dict[str, Any] = {"residual": RESIDUAL, "sources": [int(place)]}
+            found[these] = np.asarray(normalise(some, how, **options))[:, :, 0]
+        table.values[f"raw/{normalised}"] = found
 
 
 def _baselines(batch: Batch, seed: int) -> dict[str, NDArray]:
@@ -275,7 +199,8 @@ def _seconds(
     for name in values:
         edge, _, how = name.partition("/")
         if how or name in propagations():
-            total = by_part["trace"] + by_part[edge] + (by_part[name] if how == "flow" else 0.0)
+            flowing = by_part[f"{edge}/flow"] if how.startswith("flow") else 0.0
+            total = by_part["trace"] + by_part[edge] + flowing
         else:
             total = by_part.get(name, 0.0)
         found[name] = total / count

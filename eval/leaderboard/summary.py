@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.contest import PERMUTATIONS, Contest, contest
-from jaxflow.eval.leaderboard.entrants import Entrant, all_entrants
+from jaxflow.eval.leaderboard.entrants import Entrant, entrant
 from jaxflow.eval.statistics import Cell, summarise
 
 __all__ = ["TESTED", "TITLES", "Line", "Summary", "pooled", "summarise_boards"]
@@ -136,7 +136,6 @@ def summarise_boards(
                 "runs must be of one architecture and corpus to be summarised together: train "
                 "them with the same options but for --seed"
             )
-    known = {entrant.name: entrant for entrant in all_entrants()}
     values = {name: pooled(boards, name) for name in MEASURES}
     cells = {name: summarise(table.T, seed) for name, table in values.items()}
     means = {name: _means(boards, name) for name in MEASURES}
@@ -146,7 +145,7 @@ def summarise_boards(
         seconds = np.mean([board.seconds.get(name, np.nan) for board in boards])
         lines.append(
             Line(
-                entrant=known.get(name, Entrant(name, name, "edges")),
+                entrant=_entrant(name),
                 layer=layer,
                 final=place in finals,
                 cells={measure: cells[measure][place] for measure in MEASURES},
@@ -179,6 +178,14 @@ def summarise_boards(
         seeds=len(boards),
         left_out=first.left_out,
     )
+
+
+def _entrant(name: str) -> Entrant:
+    """Return the entrant of a name; a board may have some of its maker's own."""
+    try:
+        return entrant(name)
+    except InputError:
+        return Entrant(name, name, "edges")
 
 
 def _means(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:

@@ -39,6 +39,10 @@ class EdgeWeight:
     below
         What a layer holds when others are above it, where that differs from what it holds when it
         is looked at itself: of a single head, the average of all.
+    told_by
+        The aggregators that say something of their own of it, for tables that list them: where
+        rows sum to 1 with the residual connection in them, sums of paths are rollout once more.
+        None is all. `aggregate` takes any.
     """
 
     name: str
@@ -49,6 +53,7 @@ class EdgeWeight:
     residual: bool = False
     signed: bool = False
     below: Callable[[Trace], jax.Array] | None = None
+    told_by: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

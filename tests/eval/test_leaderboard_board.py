@@ -16,15 +16,26 @@ from tiny_models import tiny
 from traces import model as small_model
 
 import jaxflow
-from jaxflow.edges import aggregate, propagate
+from jaxflow.edges import aggregate, normalise, propagate
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, run_board
 from jaxflow.eval.leaderboard.cases import batches, from_texts
 from jaxflow.eval.leaderboard.entrants import all_entrants
+from jaxflow.eval.leaderboard.programs import Programs
 from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
 from jaxflow.eval.leaderboard.summary import summarise_boards
 from jaxflow.models import trace
 
+FOLLOWED = (
+    "raw/rollout",
+    "norm/flow",
+    "gradient/paths",
+    "alti/rollout",
+    "no-first/none",
+    "head-1/flow",
+    "head-0/rollout",
+    "residual-0.25/flow",
+)
 TEXTS = ("a b c d", "b b e", "j", "c a zebra f g")
 LABELS = (0, 2, 1, 1)
 
@@ -49,14 +60,15 @@ def rows_of(board, name):
     return [place for place, (entrant, _) in enumerate(board.rows) if entrant == name]
 
 
-def test_everyone_is_there_or_said_to_be_left_out(board):
-    names = {entrant.name for entrant in all_entrants()}
+def test_everyone_is_there_or_said_to_be_left_out(model, board):
+    names = {entrant.name for entrant in all_entrants(model.config.heads)}
     here = {name for name, _ in board.rows}
     missing = {name.partition("/")[0] for name in names - here}
     assert here <= names
     assert missing == set(board.left_out)
     # Sentences of six tokens are no longer than a head is wide: 8.
-    assert "effective" in board.left_out
+    # The vocabulary has no mask token.
+    assert {"effective", "mask-out"} <= set(board.left_out)
     for reason in board.left_out.values():
         assert "\n" not in reason
     for name in here - {"random", "position", "uniform", "column-sum"}:
@@ -69,7 +81,7 @@ def test_scores_are_those_of_the_public_functions(model, cases, board):
         tokens = cases.tokens[sentence : sentence + 1, :n]
         label = LABELS[sentence]
         found = trace(model, tokens, target=lambda logits, label=label: logits[:, label])
-        for name in ("raw/rollout", "norm/flow", "gradient/paths", "alti/rollout", "no-first/none"):
+        for name in FOLLOWED:
             edge, how = name.split("/")
             expected = np.asarray(aggregate(found, edge, how, sources=0))[0, :, 0]
             mine = board.scores.values[name][sentence, :, :n]
@@ -89,6 +101,19 @@ def test_scores_are_those_of_the_public_functions(model, cases, board):
         norm = np.asarray(jaxflow.gradient_norm(probability, embeddings))[0]
         mine = board.scores.values["gradient-norm"][sentence, 0, :n]
         np.testing.assert_allclose(mine, norm, rtol=5e-3, atol=1e-5)
+        text = model.text
+
+        def predict(rows, mask):
+            logits = model.module.apply(model.params, rows, mask, method="classify")
+            return jax.nn.softmax(logits)
+
+        for entrant, how, number in (
+            ("delete-out", "deletion", text.pad_id),
+            ("attention-out", "attention", None),
+        ):
+            expected = jaxflow.remove_out(predict, tokens, how, token_id=number, label=[label])
+            mine = board.scores.values[entrant][sentence, 0, :n]
+            np.testing.assert_allclose(mine, np.asarray(expected)[0], atol=1e-5)
         times = np.asarray(jaxflow.gradient_x_input(probability, embeddings))[0]
         mine = board.scores.values["gradient-x-input"][sentence, 0, :n]
         np.testing.assert_allclose(mine, np.abs(times), rtol=5e-3, atol=1e-5)
@@ -173,10 +198,10 @@ def test_a_summary_sorts_and_is_written(board, tmp_path):
 
 
 def test_batches_hold_every_sentence_once(cases):
-    seen = [batch.rows for batch in batches(cases, 3)]
+    seen = [batch.rows for batch in batches(cases, 18)]
     assert sorted(np.concatenate(seen).tolist()) == [0, 1, 2, 3]
-    for batch in batches(cases, 3):
-        assert batch.tokens.shape[0] == 3
+    for batch in batches(cases, 18):
+        assert batch.tokens.shape == (3, 6)
         np.testing.assert_array_equal(batch.tokens != 0, batch.mask)
 
 
@@ -203,3 +228,23 @@ def test_a_causal_agreement_encoder_reads_its_last_word(model):
     config = dataclasses.replace(model.config, causal=True)
     found = from_texts(dataclasses.replace(model, config=config), ["a b", "a"], [0, 0])
     assert found.readout.tolist() == [2, 1]
+
+
+def test_a_causal_models_attention_is_divided_by_its_receptive_field():
+    model = tiny(causal=True)
+    texts = ["the key un like", "the", "key cabinet the keys un"]
+    found = from_texts(model, texts, [0, 1, 2])
+    programs = Programs(model)
+    board = run_board(model, found, programs=programs)
+    assert programs.serve(tiny(causal=True))
+    assert not programs.serve(tiny())
+    names = {entrant.name for entrant in all_entrants(model.config.heads, causal=True)}
+    assert {name for name, _ in board.rows} <= names
+    for sentence in range(len(found)):
+        n = found.lengths[sentence]
+        attention = np.asarray(model(found.tokens[sentence : sentence + 1, :n]).attention)
+        for how, public in (("rollout", jaxflow.rollout), ("flow", jaxflow.flow)):
+            expected = normalise(np.asarray(public(attention)), how)[0, :, n - 1]
+            mine = board.scores.values[f"raw/{how}-normalised"][sentence, :, :n]
+            np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-5)
+            assert not board.scores.values[f"raw/{how}-normalised"][sentence, :, n:].any()

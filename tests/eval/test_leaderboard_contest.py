@@ -6,13 +6,15 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test, rankdata
+from scipy.stats import binom, permutation_test, rankdata
 
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.contest import Contest, contest, permutation_tests
 from jaxflow.eval.statistics import holm
 
 RNG = np.random.default_rng(5)
+#: Four deviations of a share that 400 hits have told.
+ROUGH = 4 / np.sqrt(400)
 
 
 def exact(differences):
@@ -29,7 +31,7 @@ def test_p_values_are_those_of_all_sign_choices():
     values = RNG.normal(size=(4, 9)) + np.array([[0], [0.2], [0.8], [1.5]])
     found = permutation_tests(values, permutations=60_000)
     for a, b in itertools.combinations(range(4), 2):
-        assert found[a, b] == pytest.approx(exact(values[a] - values[b]), abs=0.008)
+        assert found[a, b] == pytest.approx(exact(values[a] - values[b]), abs=0.002, rel=ROUGH)
         assert found[a, b] == found[b, a]
     assert np.isnan(np.diag(found)).all()
 
@@ -44,7 +46,8 @@ def test_p_values_are_those_of_scipy_on_many_sentences():
         n_resamples=20_000,
         rng=np.random.default_rng(0),
     ).pvalue
-    assert permutation_tests(values, permutations=20_000)[0, 1] == pytest.approx(expected, abs=0.01)
+    found = permutation_tests(values, permutations=20_000)[0, 1]
+    assert found == pytest.approx(expected, rel=ROUGH)
 
 
 def test_undefined_sentences_are_left_out_pair_by_pair():
@@ -55,9 +58,32 @@ def test_undefined_sentences_are_left_out_pair_by_pair():
     for a, b in itertools.combinations(range(3), 2):
         both = ~np.isnan(values[a]) & ~np.isnan(values[b])
         expected = exact(values[a, both] - values[b, both])
-        assert found[a, b] == pytest.approx(expected, abs=0.008)
+        assert found[a, b] == pytest.approx(expected, abs=0.002, rel=ROUGH)
     values[2] = np.nan
     assert np.isnan(permutation_tests(values, permutations=100)[2]).all()
+
+
+@pytest.mark.parametrize("shift", [0.1, 1.0, 3.0])
+def test_what_a_bound_decides_is_never_more_certain_than_all_sign_choices(shift):
+    values = RNG.normal(size=(2, 16)) * np.array([[0.2], [0.2]]) + np.array([[0], [shift]])
+    found = permutation_tests(values, permutations=10)  # a bound below 1/11 is taken
+    expected = exact(values[0] - values[1])
+    assert found[0, 1] >= expected * 0.5
+    difference = np.abs(values[0] - values[1]).sum()
+    if shift == 3.0:  # all differences one way: only two of all choices reach the sum
+        assert difference == pytest.approx(abs((values[0] - values[1]).sum()))
+        assert 2 / 2**16 <= found[0, 1] < 1 / 11
+
+
+def test_hundreds_of_sentences_are_decided_without_many_choices():
+    """The bound is an upper one, so that no pair is called different that is not."""
+    steps = np.ones(400)
+    steps[:60] = -1
+    values = np.stack([np.zeros(400), steps])
+    bound = 2 * np.exp(-(280**2) / (2 * 400))
+    assert permutation_tests(values, permutations=1000)[0, 1] == pytest.approx(bound)
+    # Of 400 signs at least 340 alike, or at most 60: the binomial tail, exactly.
+    assert 2 * binom.cdf(60, 400, 0.5) < bound
 
 
 def test_equal_entrants_do_not_differ():

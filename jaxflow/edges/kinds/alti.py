@@ -50,4 +50,5 @@ EDGES = EdgeWeight(
     "Transformer, EMNLP 2022",
     needs=("vectors", "stream", "blocks"),
     residual=True,
+    told_by=("none", "rollout", "flow"),
 )

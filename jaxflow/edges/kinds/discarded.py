@@ -27,6 +27,7 @@ def _make(number: str) -> EdgeWeight:
         partial(_discarded, ratio=ratio),
         "Gildenblat, Exploring Explainability for Vision Transformers, 2020",
         residual=True,
+        told_by=("rollout", "flow"),
     )
 
 

@@ -33,6 +33,7 @@ def _make(number: str) -> EdgeWeight:
         partial(_with_residual, share=share),
         "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020 (0.5 there)",
         residual=True,
+        told_by=("rollout", "flow"),
     )
 
 

@@ -38,6 +38,7 @@ def _make(number: str) -> EdgeWeight:
         partial(_one, head=int(number)),
         "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, appendix A.1",
         below=_mean,
+        told_by=("none", "rollout", "flow"),
     )
 
 
