@@ -57,21 +57,42 @@ def print_summary(console: Console, summary: Summary, most: int | None = None) -
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, title=Text(_head(summary)), title_justify="left")
+    finals = summary.finals
+    shown = finals[:most]
+    columns = {TITLES[name]: [short(line.cells[name].mean) for line in shown] for name in SHORT}
+    columns["ms/1,000"] = [_cost(line) for line in shown]
+    room = console.width - 4 - max((len(line.entrant.name) for line in shown), default=0)
+    fitting = _fitting(columns, room)
+    console.print(Text(_head(summary), style="italic"))
+    table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right")
     table.add_column("method", no_wrap=True)
-    for name in SHORT:
-        table.add_column(TITLES[name], justify="right")
-    table.add_column("ms/1,000", justify="right")
-    finals = summary.finals
-    for place, line in enumerate(finals[:most], start=1):
-        cells = [short(line.cells[name].mean) for name in SHORT]
-        table.add_row(str(place), line.entrant.name, *cells, _cost(line))
+    for title in fitting:
+        table.add_column(title, justify="right", no_wrap=True)
+    for place, line in enumerate(shown):
+        cells = [columns[title][place] for title in fitting]
+        table.add_row(str(place + 1), line.entrant.name, *cells)
     console.print(table)
+    hidden = [title for title in columns if title not in fitting]
+    if hidden:
+        console.print(f"… {', '.join(hidden)} on a wider terminal", style="dim")
     if most is not None and len(finals) > most:
         console.print(f"… and {len(finals) - most} more", style="dim")
+    for group in summary.alike:
+        console.print(Text(f"the same on this model: {', '.join(group)}", style="dim"))
     for name, reason in summary.left_out.items():
         console.print(Text(f"left out: {name}, because {reason}", style="dim"), soft_wrap=True)
+
+
+def _fitting(columns: Mapping[str, Sequence[str]], room: int) -> list[str]:
+    """Return the first columns that fit, two characters apart; one in any case."""
+    found: list[str] = []
+    for title, cells in columns.items():
+        room -= 2 + max(len(title), *(len(cell) for cell in cells), 0)
+        if room < 0 and found:
+            break
+        found.append(title)
+    return found
 
 
 def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
@@ -103,6 +124,12 @@ def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
         parts += [
             "## Left out",
             "\n".join(f"- `{name}`: {reason}" for name, reason in summary.left_out.items()),
+        ]
+    if summary.alike:
+        parts += [
+            "## One method under several names",
+            "These say the same of every token of every sentence on this model.",
+            "\n".join(f"- {', '.join(f'`{name}`' for name in group)}" for group in summary.alike),
         ]
     sources = {line.entrant.source: None for line in finals if line.entrant.source}
     parts += ["## Sources", "\n".join(f"- {source}" for source in sources)]
@@ -166,9 +193,9 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
     -------
     dict
         ``{"sentences", "seeds", "sorted_by", "methods": [...], "tests": {measure: {"methods",
-        "ranks", "p_holm", "sentences"}}, "left_out", "config"}``; a method is ``{"name", "title",
-        "family", "source", "layer" (from 1, null without), "final", "milliseconds", "measures":
-        {measure: {"mean", "std", "ci95", "n", "nan", "spread"}}}``.
+        "ranks", "p_holm", "sentences"}}, "left_out", "alike", "config"}``; a method is ``{"name",
+        "title", "family", "source", "layer" (from 1, null without), "final", "milliseconds",
+        "measures": {measure: {"mean", "std", "ci95", "n", "nan", "spread"}}}``.
     """
     methods = []
     for line in summary.lines:
@@ -206,6 +233,7 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
         "methods": methods,
         "tests": tests,
         "left_out": dict(summary.left_out),
+        "alike": [list(group) for group in summary.alike],
         "config": plain(dict(config)),
     }
 

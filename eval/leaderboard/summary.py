@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
+from jaxflow.eval.leaderboard.alike import alike
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.contest import PERMUTATIONS, Contest, contest
 from jaxflow.eval.leaderboard.entrants import Entrant, entrant
@@ -80,7 +81,9 @@ class Summary:
     sentences, seeds
         Of how many sentences and training seeds.
     left_out
-        Edge weight -> why it is not there.
+        Edge weight or other entrant -> why it is not there.
+    alike
+        Groups of entrants that say the same of every token of every sentence, by their names.
     """
 
     lines: tuple[Line, ...]
@@ -89,6 +92,7 @@ class Summary:
     sentences: int
     seeds: int
     left_out: Mapping[str, str]
+    alike: tuple[tuple[str, ...], ...] = ()
 
     @property
     def finals(self) -> tuple[Line, ...]:
@@ -177,6 +181,7 @@ def summarise_boards(
         sentences=len(first.cases),
         seeds=len(boards),
         left_out=first.left_out,
+        alike=alike(boards, [lines[place].entrant.name for place in ahead]),
     )
 
 

@@ -104,11 +104,15 @@ def _below(summary: Summary) -> str:
 
 
 def _left_out(summary: Summary) -> str:
-    """Say what is not there, and why."""
-    if not summary.left_out:
-        return ""
-    lines = "".join(
-        f"<li>{html.escape(visible(f'{name}: {reason}'))}</li>"
-        for name, reason in summary.left_out.items()
+    """Say what is not there, and why; and what is there more than once."""
+    parts = {
+        "Left out:": [f"{name}: {reason}" for name, reason in summary.left_out.items()],
+        "One method under several names, on this model:": [", ".join(g) for g in summary.alike],
+    }
+    return "".join(
+        f'<p class="note">{title}</p><ul class="lost">'
+        + "".join(f"<li>{html.escape(visible(line))}</li>" for line in lines)
+        + "</ul>"
+        for title, lines in parts.items()
+        if lines
     )
-    return f'<p class="note">Left out:</p><ul class="lost">{lines}</ul>'

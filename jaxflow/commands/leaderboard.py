@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from jaxflow.commands.compiled import kept_programs
 from jaxflow.commands.heap import keep_heap
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.eval.leaderboard.board import Board
     from jaxflow.eval.leaderboard.cases import Cases
+    from jaxflow.eval.leaderboard.programs import Programs
     from jaxflow.models import Model
 
 __all__ = ["Leaderboard"]
@@ -58,6 +60,7 @@ class Leaderboard:
 
         from jaxflow.eval.evaluate import check_out
         from jaxflow.eval.leaderboard.board import MEASURES
+        from jaxflow.eval.leaderboard.programs import Programs
         from jaxflow.eval.leaderboard.report import print_summary
         from jaxflow.eval.leaderboard.summary import summarise_boards
         from jaxflow.eval.leaderboard.write import write_board
@@ -68,10 +71,14 @@ class Leaderboard:
         out = self.out or Path("runs") / "leaderboard"
         check_out(out)
         boards, models, names = [], [], []
-        for name, model, cases in self._contests():
-            boards.append(self._board(name, model, cases))
-            models.append(model)
-            names.append(name)
+        programs = None
+        with kept_programs():
+            for name, model, cases in self._contests():
+                if programs is None or not programs.serve(model):
+                    programs = Programs(model)
+                boards.append(self._board(name, model, cases, programs))
+                models.append(model)
+                names.append(name)
         summary = summarise_boards(boards, key=self.sort, seed=self.seed)
         console = Console(highlight=False)
         if not console.is_terminal:  # a file has no width that a table must fit
@@ -113,7 +120,7 @@ class Leaderboard:
             found.append((run.name if self.runs else "agreement", model, cases))
         return found
 
-    def _board(self, name: str, model: Model, cases: Cases) -> Board:
+    def _board(self, name: str, model: Model, cases: Cases, programs: Programs) -> Board:
         import contextlib
 
         import jaxflow.commands.progress as progress
@@ -128,4 +135,5 @@ class Leaderboard:
                     shown[what] = stack.enter_context(progress.counting(f"{name}: {what}"))
                 shown[what](done, total)
 
-            return run_board(model, cases, seed=self.seed, threads=self.threads, report=report)
+            options: dict[str, Any] = {"programs": programs, "report": report}
+            return run_board(model, cases, seed=self.seed, threads=self.threads, **options)

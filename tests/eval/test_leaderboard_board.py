@@ -183,6 +183,13 @@ def test_a_summary_sorts_and_is_written(board, tmp_path):
     text = as_markdown(summary, made)
     assert text.index(f"`{line.entrant.name}`") < text.index("`random`")
     assert "`effective`: " in text
+    # No LayerNorm follows in a pre-LayerNorm block.
+    group = next(group for group in summary.alike if "norm-residual/rollout" in group)
+    assert set(group) == {
+        f"{edge}/rollout" for edge in ("norm-residual", "norm-residual-layernorm", "globenc")
+    }
+    assert not any("raw/rollout" in group for group in summary.alike)
+    assert "`norm-residual-layernorm/rollout`" in text.split("several names")[1].split("##")[0]
     whole = json.loads(json.dumps(record(summary, made), allow_nan=False))
     assert [each["name"] for each in whole["methods"] if each["final"]] == [
         each.entrant.name for each in summary.finals

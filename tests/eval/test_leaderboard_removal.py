@@ -59,7 +59,7 @@ def test_curves_are_those_of_a_loop():
         known = np.unique(np.concatenate([without.ravel(), alone.ravel()]))
         sets = [np.zeros(0, np.uint64)] * 4
         sets[sentence] = known
-        values = set_probabilities(predict, given_cases, sets, BLANK, rows=7)[sentence]
+        values = set_probabilities(predict, given_cases, sets, BLANK, tokens_at_once=42)[sentence]
         for row in range(5):
             places = np.flatnonzero(can)
             best_first = sorted(places, key=lambda place: (-scores[row, sentence, place], place))
