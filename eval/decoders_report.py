@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxflow.eval.decoders import AFTER, MEASURES, NORMALISED, PLACE, VARIANTS
-from jaxflow.eval.decoders_tables import BIASES, GAINS, PERMUTATIONS, DecoderTables
+from jaxflow.eval.decoders_tables import BIASES, GAINS, DecoderTables
+from jaxflow.eval.leaderboard.contest import PERMUTATIONS
 from jaxflow.eval.plain import dump
 from jaxflow.eval.statistics import Cell
 from jaxflow.eval.text import UNDEFINED, accuracy_lines, interval, layer_names, probability, short
@@ -25,8 +26,8 @@ ABOUT = (
 )
 TESTED = (
     "Differences are normalised minus not, sentence by sentence, with 95 % bootstrap intervals; "
-    f"p-values are of paired permutation tests ({PERMUTATIONS:,} random choices of signs), with "
-    "Holm's correction over all tests of the split. "
+    f"p-values are of paired permutation tests (up to {PERMUTATIONS:,} random choices of signs), "
+    "with Holm's correction over all tests of the split. "
     "A bias is *gone* where 0 lies in the interval of what is left, *same* where p is not below "
     ".05, *turned* where it points the other way now."
 )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.eval.decoders import AFTER, NORMALISED, DecoderScores
-from jaxflow.eval.leaderboard.contest import permutation_tests
+from jaxflow.eval.leaderboard.contest import PERMUTATIONS, permutation_tests
 from jaxflow.eval.lengths import length_bands
 from jaxflow.eval.statistics import RESAMPLES, Cell, compare, holm, summarise
 
@@ -27,8 +27,6 @@ __all__ = [
     "build_decoder_tables",
 ]
 
-#: So many that a p-value stays below .05 after a correction for all tests of a split.
-PERMUTATIONS = 20_000
 _LEVEL = 0.05
 
 #: Measures that are 0 where there is no bias to early tokens, and those that should be high.
