@@ -8,6 +8,7 @@ from jaxflow.models.gpt2 import Gpt2, Gpt2Config
 from jaxflow.models.model import Model
 from jaxflow.models.output import EncoderOutput, Values
 from jaxflow.models.pretrained import save_pretrained, with_head
+from jaxflow.models.relevance import attention_relevance
 from jaxflow.models.store import load, save
 from jaxflow.models.subword import SubwordTokenizer, read_tokenizer
 from jaxflow.models.tokenizer import Pieces, Tokenizer, WordTokenizer
@@ -30,6 +31,7 @@ __all__ = [
     "ViT",
     "ViTConfig",
     "WordTokenizer",
+    "attention_relevance",
     "init",
     "load",
     "make_module",

@@ -18,7 +18,7 @@ from jaxflow.eval.leaderboard.scoring import Scores, score_cases
 from jaxflow.eval.reading import blank_id
 from jaxflow.models import Model
 
-__all__ = ["MEASURES", "Board", "judge", "run_board"]
+__all__ = ["MEASURES", "NEUTRAL", "Board", "judge", "run_board"]
 
 #: Measure -> whether high is good.
 MEASURES: Mapping[str, bool] = {
@@ -29,7 +29,11 @@ MEASURES: Mapping[str, bool] = {
     **removal.MEASURES,
     "subject_hit": True,
     "entropy": False,
+    "at_bound": False,
 }
+#: Measures that say what a score is like, neither good nor bad.
+NEUTRAL = ("entropy", "at_bound")
+_REACHED = 1e-4  # below its bound, single precision being what flow is kept in
 _BLOCK = 64  # rows of scores whose signs of differences are held at once
 
 
@@ -43,7 +47,9 @@ class Board:
         ``(entrant, layer)``, the layer from 0, None where an entrant has only one.
     measures
         Measure (`MEASURES`) -> float32 ``[R, S]``, NaN where it is not defined. Entropy is a share
-        of its maximum and says how spread a score is, neither good nor bad by itself.
+        of its maximum and says how spread a score is; ``at_bound``, of flow alone, is the share of
+        the tokens whose flow is the sum of their column in layer 1, or 1 where that is more, and
+        says nothing else of them.
     seconds
         Entrant -> seconds a sentence.
     left_out
@@ -126,6 +132,7 @@ def judge(
     board = Board(rows, measures, scores.seconds, scores.left_out, cases, scores, probability)
     _correlate(board, table, report)
     _point(board, table)
+    _bound(board)
     _remove(board, table, model, programs or Programs(model), report)
     return board
 
@@ -173,6 +180,17 @@ def _point(board: Board, table: NDArray[np.float32]) -> None:
     at = np.maximum(cases.subject, 0)
     hit = ties[:, np.arange(len(cases)), at] / np.maximum(ties.sum(-1), 1)
     board.measures["subject_hit"][:] = np.where(known, hit, np.nan)
+
+
+def _bound(board: Board) -> None:
+    """Fill in the share of tokens whose flow is at the bound of its sink."""
+    mask = board.cases.mask
+    for place, (name, layer) in enumerate(board.rows):
+        edge, _, how = name.partition("/")
+        if how == "flow":
+            flow = board.scores.values[name][:, layer or 0]
+            reached = (flow >= np.minimum(board.scores.bounds[edge], 1) - _REACHED) & mask
+            board.measures["at_bound"][place] = reached.sum(-1) / mask.sum(-1)
 
 
 def _remove(

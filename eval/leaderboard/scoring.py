@@ -35,11 +35,15 @@ class Scores:
         its edge weight through all of them.
     left_out
         Edge weight or other entrant -> why it could not be worked out.
+    bounds
+        Edge weight -> float32 ``[S, n]``, the sum of each token's column of capacities in layer 1,
+        more than which no flow brings there.
     """
 
     values: Mapping[str, NDArray[np.float32]]
     seconds: Mapping[str, float]
     left_out: Mapping[str, str]
+    bounds: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
 
 class _Clock:
@@ -106,7 +110,7 @@ def score_cases(
     programs = Programs(model) if programs is None else programs
     plan = list(batches(cases, tokens_at_once()))
     programs.compile(model.params, plan, lambda done, total: report("compiling", done, total))
-    table, clock = _Table(cases), _Clock()
+    table, bounds, clock = _Table(cases), _Table(cases), _Clock()
     done = 0
     for batch in plan:
         shape, given = batch.tokens.shape, (batch.tokens, batch.mask, batch.labels)
@@ -114,7 +118,7 @@ def score_cases(
         trace = dataclasses.replace(trace, special=jnp.asarray(batch.special))
         for edge in programs.edges.values():
             if edge.name not in programs.refused:
-                _score_edge(edge, trace, batch, programs, table, clock, threads)
+                _score_edge(edge, trace, batch, programs, table, bounds, clock, threads)
         for name in propagations():
             if name not in programs.refused:
                 found = clock(name, programs[name, shape], trace, batch.readout)
@@ -128,9 +132,9 @@ def score_cases(
         report("scoring", done, len(cases))
     if model.config.reads_last:
         _normalise(table, cases)
-    return Scores(
-        table.values, _seconds(clock.seconds, table.values, len(cases)), dict(programs.refused)
-    )
+    seconds = _seconds(clock.seconds, table.values, len(cases))
+    sums = {name: values[:, 0] for name, values in bounds.values.items()}
+    return Scores(table.values, seconds, dict(programs.refused), sums)
 
 
 def _score_edge(
@@ -139,6 +143,7 @@ def _score_edge(
     batch: Batch,
     programs: Programs,
     table: _Table,
+    bounds: _Table,
     clock: _Clock,
     threads: int | None,
 ) -> None:
@@ -152,8 +157,11 @@ def _score_edge(
         if how in told:
             table.put(f"{edge.name}/{how}", batch, scores)
     tops = np.asarray(tops)
+    # Of the layer as others above it see it.
+    bound = (tops if rest is None else np.asarray(rest))[:, 0].sum(-2)
+    bounds.put(edge.name, batch, bound)
     if edge.name == "raw":
-        table.put("column-sum", batch, tops[:, 0].sum(-2))
+        table.put("column-sum", batch, bound)
     name = f"{edge.name}/flow"
     if rest is None:
         options: dict[str, Any] = {"residual": 0, "threads": threads}

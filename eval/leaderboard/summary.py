@@ -35,6 +35,7 @@ TITLES: Mapping[str, str] = {
     "insertion_auc": "insertion ↑",
     "subject_hit": "subject hit ↑",
     "entropy": "entropy",
+    "at_bound": "flow at bound",
 }
 
 

@@ -46,7 +46,8 @@ def write_board(
     Returns
     -------
     list of Path
-        ``leaderboard.md``, ``.json``, ``.parquet``, ``.html`` and ``critical-difference.svg``.
+        ``leaderboard.md``, ``.json``, ``.parquet``, ``.html``, ``critical-difference.svg``, and
+        ``layers.svg`` of a model with more than one layer.
 
     Raises
     ------
@@ -54,6 +55,7 @@ def write_board(
         If the folder cannot be written.
     """
     from jaxflow.eval.figures.leaderboard import draw_critical_difference
+    from jaxflow.eval.figures.leaderboard_layers import draw_layers
     from jaxflow.eval.figures.style import save
     from jaxflow.eval.render.leaderboard_page import as_leaderboard_page
 
@@ -89,6 +91,8 @@ def write_board(
     }
     writers["leaderboard.parquet"] = partial(write_parquet, boards=boards, seeds=names)
     writers["critical-difference.svg"] = partial(save, figure, form="svg")
+    if max(layer or 0 for _, layer in first.rows):
+        writers["layers.svg"] = partial(save, draw_layers(summary), form="svg")
     return write_together(out, writers)
 
 

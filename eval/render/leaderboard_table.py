@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxflow.eval.leaderboard.board import MEASURES
+from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
 from jaxflow.eval.render.shade import visible
 from jaxflow.eval.text import UNDEFINED
@@ -82,7 +82,7 @@ def line_columns(summary: Summary) -> dict[str, Any]:
         sorting = columns[name]
         best = said[int(np.argmax(sorting) if high else np.argmin(sorting))]
         # Entropy is neither good nor bad.
-        judged = name != "entropy" and best != UNDEFINED
+        judged = name not in NEUTRAL and best != UNDEFINED
         columns[f"{name}_class"] = ["best" if judged and s == best else "" for s in said]
     return columns
 

@@ -49,8 +49,8 @@ class Leaderboard:
     sort: str = "comprehensiveness_area"
     """The measure to sort by."""
     out: Path | None = None
-    """Folder for leaderboard.md, .json, .parquet and .html and critical-difference.svg; by default
-    runs/leaderboard."""
+    """Folder for leaderboard.md, .json, .parquet and .html, critical-difference.svg and layers.svg;
+    by default runs/leaderboard."""
     threads: int | None = None
     """Threads for attention flow; by default all cores."""
 

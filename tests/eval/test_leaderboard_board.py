@@ -16,7 +16,8 @@ from tiny_models import tiny
 from traces import model as small_model
 
 import jaxflow
-from jaxflow.edges import aggregate, normalise, propagate
+from jaxflow.edges import aggregate, normalise, propagate, weigh
+from jaxflow.edges.aggregate import capacities
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, run_board
 from jaxflow.eval.leaderboard.cases import batches, from_texts
@@ -155,6 +156,27 @@ def test_measures_are_those_of_a_loop(model, cases, board):
                 areas.append(whole - probability(tokens, sentence))
             assert found["comprehensiveness_area"] == pytest.approx(np.mean(areas), abs=1e-5)
             assert found["comprehensiveness"] == pytest.approx(np.mean(areas[:5]), abs=1e-5)
+
+
+@pytest.mark.parametrize("edge", ["raw", "norm", "head-1", "residual-0.75"])
+def test_flow_at_its_bound_is_counted_layer_by_layer(model, cases, board, edge):
+    """On attention itself as `jaxflow.saturation` has it; on others by the definition."""
+    for sentence in range(len(cases)):
+        n = cases.lengths[sentence]
+        found = trace(model, cases.tokens[sentence : sentence + 1, :n])
+        flows = np.asarray(aggregate(found, edge, "flow", sources=0))[0, :, 0]
+        lowest = capacities(
+            jnp.asarray(found.attention).mean(2) if edge == "head-1" else weigh(found, edge),
+            held=edge.startswith("residual"),
+        )
+        bound = np.minimum(np.asarray(lowest)[0, 0].sum(-2), 1)
+        if edge == "raw":
+            expected = jaxflow.saturation(np.asarray(found.attention), sources=0)
+            np.testing.assert_allclose(bound, expected.bound[0], atol=1e-5)
+        for layer, place in enumerate(rows_of(board, f"{edge}/flow")):
+            share = (flows[layer] >= bound - 1e-4).mean()
+            assert board.measures["at_bound"][place, sentence] == pytest.approx(share, abs=1e-6)
+    assert np.isnan(board.measures["at_bound"][rows_of(board, f"{edge}/rollout")]).all()
 
 
 def test_only_the_top_layers_are_judged_by_removal(board):

@@ -14,7 +14,7 @@ from browser import View, chromium, eventually, reason_for_none
 from page_reader import NASTY, Reader, document
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.board import MEASURES
+from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL
 from jaxflow.eval.leaderboard.entrants import Entrant
 from jaxflow.eval.leaderboard.summary import TITLES
 from jaxflow.eval.render.leaderboard_page import as_leaderboard_page
@@ -95,7 +95,7 @@ def test_columns_are_the_numbers_of_the_summary(made):
         kinds = zip(columns[f"{name}_said"], columns[f"{name}_class"], strict=True)
         best = {float(said) for said, kind in kinds if kind == "best"}
         means = [line.cells[name].mean for line in finals if line.cells[name].n]
-        wanted = set() if name == "entropy" else {round(max(means) if high else min(means), 3)}
+        wanted = set() if name in NEUTRAL else {round(max(means) if high else min(means), 3)}
         assert best == wanted, name
     contest = made.summary.contests[made.summary.key]
     np.testing.assert_array_equal(columns["rank"], contest.ranks)
