@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,13 +36,18 @@ def check_fields(record: type, fields: Mapping[str, Any]) -> None:
     """
     if not isinstance(fields, Mapping):
         raise InputError(f"fields must be one JSON object, got {fields!r}")
-    kinds = get_type_hints(record)
-    known = {field.name: kinds[field.name] for field in dataclasses.fields(record)}
+    known = _kinds(record)
     for name, value in fields.items():
         if name not in known:
             raise InputError(f"there must be no other fields than {', '.join(known)}, got {name!r}")
         if not _fits(value, known[name]):
             raise InputError(f"{name} must be {_said(known[name])}, got {value!r}")
+
+
+@functools.cache
+def _kinds(record: Any) -> dict[str, Any]:
+    kinds = get_type_hints(record)
+    return {field.name: kinds[field.name] for field in dataclasses.fields(record)}
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("fuzz.json"), help="JSON of the counts")
     parser.add_argument("--reader", action="append", help="only readers of which this is a part")
     parser.add_argument("--first", type=int, default=0, help="number of each reader's first case")
-    parser.add_argument("--fast", action="store_true", help="do not watch Python's memory")
+    parser.add_argument("--memory", type=int, default=8, help="watch it in one of so many blocks")
     parser.add_argument("--case", type=int, help="judge this one case and show it")
     parser.add_argument("--atheris", action="store_true", help="search one reader by coverage")
     options = parser.parse_args()
@@ -43,7 +43,7 @@ def main() -> int:
             with scratch() as folder:
                 print(judge(reader, case, folder))
         return 0
-    found = run(readers, options.cases, options.out, first=options.first, memory=not options.fast)
+    found = run(readers, options.cases, options.out, first=options.first, memory=options.memory)
     print(found["total"])
     return int(any(found["total"][kind] for kind in FAULTS))
 

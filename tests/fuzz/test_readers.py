@@ -110,7 +110,7 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
     readers = [reader for reader in READERS if reader.name in ("sst2", "sentences")]
     lines: list[str] = []
     out = tmp_path / "counts.json"
-    options: Any = {"memory": False, "report": lines.append}
+    options: Any = {"memory": 2, "report": lines.append}
     whole = run(readers, 300, out, **options)
     assert plan(readers, 300) == {"sst2": 150, "sentences": 150}
     assert whole["total"]["cases"] == 300
@@ -123,7 +123,7 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
     again = run(readers, 300, out, **options)
     assert again["total"] == whole["total"]
     for name, counts in whole["readers"].items():
-        for count in ("cases", "accepted", "refused", "faults"):
+        for count in ("cases", "accepted", "refused", "watched", "faults"):
             assert again["readers"][name][count] == counts[count]
     with pytest.raises(SystemExit, match="is of another run"):
         run(readers, 301, out, **options)

@@ -22,9 +22,9 @@ from typing import Any
 from fuzzing.cases import Case, Reader, lay_out, sweep
 from fuzzing.check import FAULTS, Verdict, judge
 
-__all__ = ["Tally", "all_readers", "case_of", "each", "plan", "run", "scratch"]
+__all__ = ["Tally", "all_readers", "case_of", "each", "plan", "run", "scratch", "warm_up"]
 
-BLOCK = 500
+BLOCK, STAGES = 250, 20
 #: Seconds by the clock after which a case that nothing can stop ends the process.
 STUCK = 300
 KEPT = 20  # faults of a reader that are told in full
@@ -62,13 +62,19 @@ def case_of(reader: Reader, seeds: Sequence[Case], number: int) -> Case:
     return reader.mutate(rng, rng.choice(seeds), seeds)
 
 
-def each(reader: Reader, numbers: range, folder: Path) -> Iterator[tuple[int, Verdict]]:
-    """Judge cases, after the good ones have been read once for what the first time imports."""
+def warm_up(reader: Reader, folder: Path) -> Sequence[Case]:
+    """Read the good cases once, for what the first time imports and compiles, and return them."""
     seeds = reader.seeds()
     for seed in seeds:
         lay_out(folder, seed)
         with contextlib.suppress(Exception):
             reader.oracle(folder, seed, reader.read(folder))
+    return seeds
+
+
+def each(reader: Reader, numbers: range, folder: Path) -> Iterator[tuple[int, Verdict]]:
+    """Judge cases."""
+    seeds = warm_up(reader, folder)
     for number in numbers:
         yield number, judge(reader, case_of(reader, seeds, number), folder)
     sweep(folder)
@@ -82,6 +88,8 @@ class Tally:
     ----------
     cases, accepted, refused
         All; those that were read, rightly as far as the oracle knows; those with an `InputError`.
+    watched
+        Those in which every request of Python for memory was seen; growth is seen in all.
     faults
         Kind of fault -> how many.
     slowest, largest
@@ -93,6 +101,7 @@ class Tally:
     cases: int = 0
     accepted: int = 0
     refused: int = 0
+    watched: int = 0
     faults: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(FAULTS, 0))
     slowest: float = 0.0
     largest: int = 0
@@ -101,6 +110,7 @@ class Tally:
     def add(self, number: int, verdict: Verdict) -> None:
         """Count a case."""
         self.cases += 1
+        self.watched += tracemalloc.is_tracing()
         self.slowest = max(self.slowest, round(verdict.seconds, 3))
         self.largest = max(self.largest, verdict.peak)
         if verdict.kind in ("accepted", "refused"):
@@ -123,7 +133,7 @@ def run(
     out: Path,
     *,
     first: int = 0,
-    memory: bool = True,
+    memory: int = 8,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Judge cases of every reader and write the counts after every block.
@@ -137,9 +147,10 @@ def run(
     first
         The number of the first case of every reader: runs from other numbers see other cases.
     memory
-        Whether Python's own requests for memory are watched, which takes half of the speed.
+        In how many blocks one has Python's own requests for memory watched, which makes it four
+        times slower; 0 for none.
     report
-        Gets a line a reader.
+        Gets a line now and then.
 
     Returns
     -------
@@ -151,32 +162,45 @@ def run(
     if found["readers"] and (found["first"], found["asked"]) != (first, cases):
         raise SystemExit(f"{out} is of another run: name another file")
     found |= {"first": first, "asked": cases}
-    if memory:
-        tracemalloc.start()
+    found.setdefault("seconds", {})
     with scratch() as folder:
-        for reader in readers:
-            tally = Tally(**found["readers"].get(reader.name, {}))
-            seconds = found.setdefault("seconds", {}).get(reader.name, 0.0)
-            while tally.cases < wanted[reader.name]:
-                started = time.monotonic()
-                begin = first + tally.cases
-                stop = min(begin + BLOCK, first + wanted[reader.name])
-                if tally.cases == 0 or begin == stop:
-                    report(f"{reader.name}: {wanted[reader.name]:,} cases")
-                faulthandler.dump_traceback_later(STUCK, exit=True)
-                for number, verdict in each(reader, range(begin, stop), folder):
-                    tally.add(number, verdict)
-                faulthandler.cancel_dump_traceback_later()
-                seconds += time.monotonic() - started
-                found["readers"][reader.name] = dataclasses.asdict(tally)
-                found["seconds"][reader.name] = round(seconds, 1)
-                _write(out, found)
-            faults = {kind: count for kind, count in tally.faults.items() if count}
-            report(
-                f"{reader.name}: {tally.cases:,} cases in {seconds:,.0f} s, {tally.accepted:,} "
-                f"read, {tally.refused:,} refused, faults {faults or 'none'}"
-            )
+        seeds = {reader.name: warm_up(reader, folder) for reader in readers}
+        tallies = {
+            reader.name: Tally(**found["readers"].get(reader.name, {})) for reader in readers
+        }
+        # All readers go on together, so that the counts of a run that is cut off are of all.
+        for stage in range(1, STAGES + 1):
+            for reader in readers:
+                tally = tallies[reader.name]
+                goal = -(-wanted[reader.name] * stage // STAGES)
+                while tally.cases < goal:
+                    started = time.process_time()
+                    stop = min(tally.cases + BLOCK, goal)
+                    watched = bool(memory) and (tally.cases // BLOCK) % memory == 0
+                    faulthandler.dump_traceback_later(STUCK, exit=True)
+                    _block(reader, seeds[reader.name], range(first + tally.cases, first + stop),
+                           folder, tally, watched)  # fmt: skip
+                    faulthandler.cancel_dump_traceback_later()
+                    spent = found["seconds"].get(reader.name, 0.0)
+                    found["seconds"][reader.name] = round(spent + time.process_time() - started, 2)
+                    found["readers"][reader.name] = dataclasses.asdict(tally)
+                    _write(out, found)
+            total = {name: count for name, count in found["total"].items() if count}
+            report(f"stage {stage} of {STAGES}: {total}")
     return found
+
+
+def _block(
+    reader: Reader, seeds: Sequence[Case], numbers: range, folder: Path, tally: Tally, watched: bool
+) -> None:
+    if watched:
+        tracemalloc.start()
+    try:
+        for number in numbers:
+            tally.add(number, judge(reader, case_of(reader, seeds, number), folder))
+    finally:
+        if watched:
+            tracemalloc.stop()
 
 
 def _write(out: Path, found: dict[str, Any]) -> None:
@@ -185,6 +209,7 @@ def _write(out: Path, found: dict[str, Any]) -> None:
         "cases": sum(tally.cases for tally in tallies),
         "accepted": sum(tally.accepted for tally in tallies),
         "refused": sum(tally.refused for tally in tallies),
+        "watched": sum(tally.watched for tally in tallies),
         **{kind: sum(tally.faults[kind] for tally in tallies) for kind in FAULTS},
     }
     beside = out.with_name(f".{out.name}.part")

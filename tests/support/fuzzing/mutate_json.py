@@ -14,7 +14,7 @@ __all__ = ["mutate_json", "mutate_tree"]
 VALUES = (
     b"null", b"true", b"false", b"[]", b"{}", b'""', b'"x"', b"[null]", b"[[]]", b'{"a": 1}',
     b"[1, 2]", b"[1, 2, 3, 4, 5]", b'"\\ud800"', b'"\\u0000"', b'"\\u001b[31m\\n"',
-    b'"' + b"a" * 5000 + b'"', b"[" * 2000 + b"]" * 2000, b"[" * 200_000, *NUMBERS,
+    b'"' + b"a" * 5000 + b'"', b"[" * 2000 + b"]" * 2000, b"[" * 20_000, *NUMBERS,
 )  # fmt: skip
 
 
