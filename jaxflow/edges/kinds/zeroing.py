@@ -63,4 +63,5 @@ EDGES = EdgeWeight(
     "Mohebbi et al., Quantifying Context Mixing in Transformers, EACL 2023",
     needs=("vectors", "stream", "blocks"),
     residual=True,
+    told_by=("none", "rollout", "flow"),
 )
