@@ -12,6 +12,7 @@ from jaxflow.commands.attribute import Attribute
 from jaxflow.commands.benchmark import Benchmark
 from jaxflow.commands.decoders import ReproduceDecoders
 from jaxflow.commands.digits import ReproduceDigits
+from jaxflow.commands.edges import Edges
 from jaxflow.commands.evaluate import Evaluate
 from jaxflow.commands.explain import Explain
 from jaxflow.commands.export import Export
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": Export,
     "figures": Figures,
     "attribute": Attribute,
+    "edges": Edges,
     "leaderboard": Leaderboard,
     "benchmark": Benchmark,
     "subject-mass": CompareSubjects,

@@ -1,0 +1,139 @@
+"""``jaxflow edges``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jaxflow.eval.edge_scores import EdgeScores
+
+__all__ = ["Edges"]
+
+#: What a sentence is scored by where nothing else is asked for.
+USUAL = ("raw/rollout", "raw/flow", "norm/rollout", "alti/rollout", "gradient/product")
+
+
+@dataclasses.dataclass(frozen=True)
+class Edges:
+    """List the edge weights and aggregators there are, or score sentences by some of them.
+
+    Without a sentence it lists them. A method is EDGE/AGGREGATOR, such as alti/flow; an edge weight
+    alone is followed by rollout. Which of them to trust, jaxflow leaderboard says.
+    """
+
+    sentences: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Sentences to score, each one argument."""
+    by: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A method; may be given several times. By default some of the usual ones."""
+    layer: int = -1
+    """The layer whose token is explained, from 0; by default the top one."""
+    run_folder: Annotated[str | None, tyro.conf.arg(name="run", metavar="PATH")] = None
+    """A folder that jaxflow train or jaxflow export wrote; by default the model that comes with
+    jaxflow."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    """A published model: its folder, or its name on the Hugging Face hub."""
+    threads: int | None = None
+    """Threads for attention flow; by default all cores."""
+    json: bool = False
+    """Print JSON: of each sentence its tokens, and the scores of all layers."""
+
+    def run(self) -> None:
+        """List, or score and print."""
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        if not console.is_terminal:  # a file has no width that a table must fit
+            console = Console(highlight=False, width=200)
+        if not self.sentences:
+            self._list(console)
+            return
+        found = self._score()
+        if self.json:
+            json.dump({"sentences": [_record(one) for one in found]}, sys.stdout, indent=2)
+            print()
+            return
+        for one in found:
+            _print(console, one, self.layer)
+
+    def _list(self, console: Console) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        from jaxflow.edges import AGGREGATORS, edge_families, edge_weights, propagations
+
+        idle = ("by", "run_folder", "model", "json")
+        if given := [name.removesuffix("_folder") for name in idle if getattr(self, name)]:
+            raise InputError(f"{' and '.join(given)} must be asked for with a sentence to score")
+        table = Table(box=None, pad_edge=False)
+        for title in ("edge weight", "what it is", "from"):
+            table.add_column(title, overflow="fold")
+        for edge in (*edge_weights().values(), *propagations().values()):
+            table.add_row(Text(edge.name), Text(edge.title), Text(edge.source, style="dim"))
+        console.print(table)
+        for family in edge_families().values():
+            print(f"{family.prefix}-NUMBER: the number is {family.number}")
+        print(f"aggregators: {', '.join(AGGREGATORS)}")
+
+    def _score(self) -> list[EdgeScores]:
+        from jaxflow.commands.compiled import kept_programs
+        from jaxflow.commands.naming import named_model
+        from jaxflow.eval.edge_scores import method, score_sentence
+
+        methods = [method(name) for name in self.by or USUAL]
+        with kept_programs():
+            model = named_model(self.run_folder, self.model)
+            layers = model.config.layers
+            if not -layers <= self.layer < layers:
+                raise InputError(
+                    f"layer must be from {-layers} to {layers - 1} for this model, got {self.layer}"
+                )
+            return [
+                score_sentence(model, sentence, methods, threads=self.threads)
+                for sentence in self.sentences
+            ]
+
+
+def _print(console: Console, one: EdgeScores, layer: int) -> None:
+    """Print tokens down and methods across, each cell shaded by its score."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from jaxflow.eval.render.shade import NOTE, ink, relative, shade, visible
+
+    console.print(Text(visible(one.text), style="bold"), soft_wrap=True)
+    depth = len(next(iter(one.scores.values())))
+    readout = visible(one.tokens[one.readout].text)
+    console.print(Text(f"of {readout} after layer {layer % depth + 1} of {depth}", style="dim"))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("token", no_wrap=True)
+    for name in one.scores:
+        table.add_column(name, justify="right", no_wrap=True)
+    for place, token in enumerate(one.tokens):
+        cells = [Text(visible(token.text), style="" if token.known else "italic")]
+        for values in one.scores.values():
+            row = values[layer]
+            paper = shade(relative(row)[place])
+            colours = [",".join(map(str, colour)) for colour in (ink(paper), paper)]
+            style = f"rgb({colours[0]}) on rgb({colours[1]})"
+            cells.append(Text(f" {row[place]:.3g} ", style=style))
+        table.add_row(*cells)
+    console.print(table)
+    print(NOTE)
+
+
+def _record(one: EdgeScores) -> dict[str, Any]:
+    return {
+        "text": one.text,
+        "tokens": [dataclasses.asdict(token) for token in one.tokens],
+        "readout": one.readout,
+        "scores": {name: values.tolist() for name, values in one.scores.items()},
+    }
