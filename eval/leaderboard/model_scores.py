@@ -15,6 +15,7 @@ from jaxflow.eval.leaderboard.entrants import GRADIENTS, REMOVALS
 from jaxflow.eval.reading import blank_id
 from jaxflow.models import Model
 from jaxflow.models.tracing import tracer
+from jaxflow.removal import Removal
 
 __all__ = ["ModelFunction", "model_functions"]
 
@@ -108,7 +109,7 @@ def _removal(model: Model, kind: str) -> ModelFunction:
         number = getattr(model.text, f"{role}_id")
         if number is None:
             raise InputError(f"{kind} needs a {role} token, which the model's tokenizer has not")
-        how = "token" if kind == "mask-out" else "deletion"
+        how: Removal = "token" if kind == "mask-out" else "deletion"
         return jnp.asarray(jaxflow.remove_out(predict, tokens, how, token_id=number, **options))
 
     return scores

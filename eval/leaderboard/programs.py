@@ -63,7 +63,8 @@ class Programs:
 
     def __getitem__(self, key: tuple[str, Shape]) -> Callable[..., Any]:
         """Return a program by its name and the shape of the tokens."""
-        return self._compiled[key]  # type: ignore[no-any-return]
+        program: Callable[..., Any] = self._compiled[key]
+        return program
 
     def compile(
         self,
@@ -107,7 +108,7 @@ class Programs:
         boolean = jax.ShapeDtypeStruct(batch.special.shape, jnp.bool_)
         trace = dataclasses.replace(abstract, special=boolean)
         edges = jax.ShapeDtypeStruct(_without_heads(trace.attention.shape), jnp.float32)
-        found = {
+        found: dict[str, Callable[[], Any]] = {
             name: partial(function.lower, *given)
             for name, function in self._of_model.items()
             if name in ("trace", *GRADIENTS, *REMOVALS)
@@ -156,7 +157,7 @@ def _aggregate(
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array | None]:
     """Return the readout's ``[B, L, n]`` by every aggregator but flow, and flow's capacities."""
     options: dict[str, Any] = {"held": held, "residual": RESIDUAL, "mask": mask}
-    found = {
+    found: dict[str, jax.Array] = {
         how: rows_at(combine(edges, how, below=below, **options), readout)
         for how in AGGREGATORS
         if how != "flow" and not (held and how == "product")

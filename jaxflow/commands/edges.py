@@ -76,8 +76,10 @@ class Edges:
         table = Table(box=None, pad_edge=False)
         for title in ("edge weight", "what it is", "from"):
             table.add_column(title, overflow="fold")
-        for edge in (*edge_weights().values(), *propagations().values()):
-            table.add_row(Text(edge.name), Text(edge.title), Text(edge.source, style="dim"))
+        listed = [(each.name, each.title, each.source) for each in edge_weights().values()]
+        listed += [(each.name, each.title, each.source) for each in propagations().values()]
+        for name, title, source in listed:
+            table.add_row(Text(name), Text(title), Text(source, style="dim"))
         console.print(table)
         for family in edge_families().values():
             print(f"{family.prefix}-NUMBER: the number is {family.number}")
