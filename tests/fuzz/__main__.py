@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from fuzzing.campaign import all_readers, case_of, run, scratch
+from fuzzing.campaign import all_readers, as_table, case_of, run, scratch
 from fuzzing.check import FAULTS, judge
 
 
@@ -22,7 +23,11 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=8, help="watch it in one of so many blocks")
     parser.add_argument("--case", type=int, help="judge this one case and show it")
     parser.add_argument("--atheris", action="store_true", help="search one reader by coverage")
+    parser.add_argument("--table", action="store_true", help="print the counts in --out, no run")
     options = parser.parse_args()
+    if options.table:
+        print(as_table(json.loads(options.out.read_text(encoding="utf-8"))), end="")
+        return 0
     readers = [
         reader
         for reader in all_readers()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzzing.campaign import all_readers, case_of, each, plan, run, scratch
+from fuzzing.campaign import all_readers, as_table, case_of, each, plan, run, scratch
 from fuzzing.cases import Reader
 from fuzzing.check import FAULTS, judge
 from fuzzing.readers_text import text_case
@@ -116,6 +116,10 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert whole["total"]["cases"] == 300
     assert whole["total"]["accepted"] + whole["total"]["refused"] == 300
     assert whole["total"] == {**whole["total"], **dict.fromkeys(FAULTS, 0)}
+    rows = as_table(whole).splitlines()
+    assert rows[2].startswith("| sst2 | 150 | ")
+    assert rows[-1].startswith(f"| all | 300 | {whole['total']['accepted']} | ")
+    assert len({row.count("|") for row in rows}) == 1
     # Cut off after the first reader, and with the same file again.
     half = json.loads(out.read_text())
     del half["readers"]["sentences"]

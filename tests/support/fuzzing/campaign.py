@@ -22,7 +22,19 @@ from typing import Any
 from fuzzing.cases import Case, Reader, lay_out, sweep
 from fuzzing.check import FAULTS, Verdict, judge
 
-__all__ = ["Tally", "all_readers", "case_of", "each", "plan", "run", "scratch", "warm_up"]
+__all__ = [
+    "Tally", "all_readers", "as_table", "case_of", "each", "plan", "run", "scratch", "warm_up",
+]  # fmt: skip
+    "Tally",
+    "all_readers",
+    "as_table",
+    "case_of",
+    "each",
+    "plan",
+    "run",
+    "scratch",
+    "warm_up",
+]
 
 BLOCK, STAGES = 250, 20
 #: Seconds by the clock after which a case that nothing can stop ends the process.
@@ -201,6 +213,21 @@ def _block(
     finally:
         if watched:
             tracemalloc.stop()
+
+
+def as_table(found: dict[str, Any]) -> str:
+    """Write the counts of a run as a Markdown table."""
+    head = ("reader", "cases", "read", "refused", *FAULTS, "slowest case, s")
+    lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
+    for name, fields in found["readers"].items():
+        counts = [fields["cases"], fields["accepted"], fields["refused"]]
+        counts += [fields["faults"][kind] for kind in FAULTS]
+        numbers = " | ".join(f"{count:,}" for count in counts)
+        lines.append(f"| {name} | {numbers} | {fields['slowest']:.2f} |")
+    whole = found["total"]
+    numbers = " | ".join(f"{whole[key]:,}" for key in ("cases", "accepted", "refused", *FAULTS))
+    slowest = max(fields["slowest"] for fields in found["readers"].values())
+    return "\n".join([*lines, f"| all | {numbers} | {slowest:.2f} |"]) + "\n"
 
 
 def _write(out: Path, found: dict[str, Any]) -> None:
