@@ -24,6 +24,7 @@ from jaxflow.gradients import (
     smooth_grad,
 )
 from jaxflow.graph import attention_graph
+from jaxflow.half import widen
 from jaxflow.occlusion import blank_out
 from jaxflow.page.notebook import show
 from jaxflow.removal import remove, remove_out
@@ -51,4 +52,5 @@ __all__ = [
     "show",
     "smooth_grad",
     "spearman",
+    "widen",
 ]

@@ -126,9 +126,9 @@ def check_layout(attention: Any, mask: Any = None) -> tuple[Array, Array | None]
     if 0 in attention.shape:
         raise InputError(f"attention must not have an empty axis, got shape {attention.shape}")
     if attention.dtype not in FLOATS:
-        raise InputError(
-            f"attention must be float32 or float64, got {attention.dtype}: convert it first"
-        )
+        half = str(attention.dtype) in ("float16", "bfloat16")
+        cure = "jaxflow.widen makes it float32" if half else "convert it first"
+        raise InputError(f"attention must be float32 or float64, got {attention.dtype}: {cure}")
     if mask is not None:
         mask = _check_mask(mask, attention.shape)
         if isinstance(attention, np.ndarray) and not is_traced(mask):
