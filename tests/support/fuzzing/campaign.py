@@ -23,8 +23,6 @@ from fuzzing.cases import Case, Reader, lay_out, sweep
 from fuzzing.check import FAULTS, Verdict, judge
 
 __all__ = [
-    "Tally", "all_readers", "as_table", "case_of", "each", "plan", "run", "scratch", "warm_up",
-]  # fmt: skip
     "Tally",
     "all_readers",
     "as_table",
