@@ -63,8 +63,8 @@ class AttributionOptions:
         ``mean``, ``max``, ``min`` or the index of one head; head rollout keeps them apart.
     layers, sources
         0-based indices of the layers and of the tokens explained that are kept.
-    threads
-        For flow.
+    threads, patient
+        For flow: see `jaxflow.flow`.
     """
 
     method: Method = "rollout"
@@ -73,8 +73,11 @@ class AttributionOptions:
     layers: tuple[int, ...] | None = None
     sources: tuple[int, ...] | None = None
     threads: int | None = None
+    patient: bool = False
 
     def __post_init__(self) -> None:
+        if self.patient and self.method != "flow":
+            raise InputError(f"patient has no meaning for the method {self.method}: leave it out")
         idle = {"raw": ("residual", "threads"), "rollout": ("threads",), "flow": ()}
         for name in idle.get(self.method, ("heads", "threads")):
             if getattr(self, name) is not None:
@@ -154,6 +157,7 @@ def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution
             sources=sources,
             layers=layers,
             threads=options.threads,
+            patient=options.patient,
         )
         return Attribution(values, saved, chosen | {"residual": residual, "heads": heads})
     if options.method == "head-rollout":

@@ -48,6 +48,8 @@ class Attribute:
     """Tokens whose embeddings are explained, by their index: 0; by default all."""
     threads: int | None = None
     """Threads for flow; by default all cores."""
+    patient: bool = False
+    """Begin flows that may take more than an hour."""
 
     def run(self) -> None:
         """Work it out, write it and print a summary."""
@@ -65,6 +67,7 @@ class Attribute:
             layers=_numbers("layers", self.layers),
             sources=_numbers("sources", self.sources),
             threads=self.threads,
+            patient=self.patient,
         )
         source = self.attention_file
         if self.words and self.model is None:

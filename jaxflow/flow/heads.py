@@ -8,13 +8,15 @@ residual connection, head k's flow after layer l is the maximum flow in the grap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.attention import check_attention, check_residual, mask_tokens
+from jaxflow.attention import check_layout, check_residual, mask_tokens
+from jaxflow.flow.cost import check_cost
 from jaxflow.flow.indices import resolve_indices
 from jaxflow.flow.table import flow, graph_edges
 
@@ -29,6 +31,7 @@ def head_flow(
     sources: int | Sequence[int] | None = None,
     layers: int | Sequence[int] | None = None,
     threads: int | None = None,
+    patient: bool = False,
 ) -> NDArray[np.float64]:
     """Attention flow of single heads: one head on top, lower layers averaged over heads.
 
@@ -44,6 +47,8 @@ def head_flow(
         As in `jaxflow.flow`: an int, a sequence or None for all.
     threads
         None takes all cores.
+    patient
+        As in `jaxflow.flow`.
 
     Returns
     -------
@@ -68,7 +73,12 @@ def head_flow(
     array([[1. , 0. ],
            [0.5, 0.5]])
     """
-    checked, real = check_attention(attention, mask)
+    checked, real = check_layout(attention, mask)
+    depth, count, n = checked.shape[-4:-1]
+    levels = resolve_indices("layers", layers, depth)
+    chosen = resolve_indices("sources", sources, n)
+    if not patient:
+        check_cost(math.prod(checked.shape[:-4]) * count, n, levels, len(chosen))
     residual = float(check_residual(residual))
     below, _ = graph_edges(attention, residual, "mean", mask, threads)
     heads = np.asarray(checked, np.float64)
@@ -79,9 +89,10 @@ def head_flow(
         np.moveaxis(tops, -3, -4),  # [..., H, L, n, n]
         np.broadcast_to(below[..., None, :, :, :], np.moveaxis(tops, -3, -4).shape),
         mask=None if real is None else real[..., None, :],
-        sources=sources,
-        layers=layers,
+        sources=chosen,
+        layers=levels,
         threads=threads,
+        patient=True,
     )
     return np.moveaxis(found, -4, -3)
 
@@ -94,6 +105,7 @@ def flow_of_tops(
     sources: int | Sequence[int] | None = None,
     layers: int | Sequence[int] | None = None,
     threads: int | None = None,
+    patient: bool = False,
 ) -> NDArray[np.float64]:
     """Return flow where the layer looked at has other edges than it has as a layer below.
 
@@ -105,7 +117,7 @@ def flow_of_tops(
         The same shape: of a layer with others above it.
     mask
         ``[..., n]`` boolean, to broadcast.
-    sources, layers, threads
+    sources, layers, threads, patient
         As in `jaxflow.flow`.
 
     Returns
@@ -128,6 +140,7 @@ def flow_of_tops(
                 sources=sources,
                 layers=int(layer),
                 threads=threads,
+                patient=patient,
             )
         )
     return np.concatenate(parts, axis=-3)

@@ -9,11 +9,14 @@ bound, see docs/flow.md): from that layer on, flow to this sink no longer depend
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxflow.attention import check_layout
+from jaxflow.flow.cost import check_cost
 from jaxflow.flow.indices import resolve_indices
 from jaxflow.flow.table import graph_edges
 from jaxflow.flow.workers import flow_tables
@@ -60,12 +63,13 @@ def saturation(
     sources: int | Sequence[int] | None = None,
     layers: int | Sequence[int] | None = None,
     threads: int | None = None,
+    patient: bool = False,
 ) -> Saturation:
     """Return the column-sum bound on flow, where flow meets it, and from which layer on.
 
     Parameters
     ----------
-    attention, residual, heads, mask, sources, layers, threads
+    attention, residual, heads, mask, sources, layers, threads, patient
         As for `jaxflow.flow`.
 
     Returns
@@ -100,10 +104,13 @@ def saturation(
     >>> int(result.onset)
     3
     """
-    edges, real = graph_edges(attention, residual, heads, mask, threads)
-    depth, n = edges.shape[-3], edges.shape[-1]
+    attention, mask = check_layout(attention, mask)
+    depth, n = attention.shape[-4], attention.shape[-1]
     chosen = resolve_indices("sources", sources, n)
     levels = resolve_indices("layers", layers, depth)
+    if not patient:
+        check_cost(math.prod(attention.shape[:-4]), n, levels, len(chosen))
+    edges, real = graph_edges(attention, residual, heads, mask, threads)
     flows = flow_tables(edges, levels, chosen, threads)
     if real is None:
         real = np.ones((*edges.shape[:-3], n), bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxflow.attention import (
     is_traced,
 )
 from jaxflow.errors import InputError
+from jaxflow.flow.cost import check_cost
 from jaxflow.flow.indices import resolve_indices
 from jaxflow.flow.workers import (
     CompilerError,
@@ -126,6 +128,7 @@ def flow(
     sources: int | Sequence[int] | None = None,
     layers: int | Sequence[int] | None = None,
     threads: int | None = None,
+    patient: bool = False,
 ) -> np.ndarray:
     r"""Exact attention flow, the maximum flow from tokens of higher layers to the input tokens.
 
@@ -145,6 +148,9 @@ def flow(
         Layers at which they are taken, 0-based and likewise; 0 is the lowest.
     threads
         How many threads share the work; None takes all cores. The result does not depend on it.
+    patient
+        Whether to begin what may take more than an hour on one core (`jaxflow.flow.cost`), such as
+        all flows between 4,096 tokens, which may take weeks.
 
     Returns
     -------
@@ -156,7 +162,8 @@ def flow(
     Raises
     ------
     InputError
-        If the attention, the mask, an option or an index is not usable.
+        If the attention, the mask, an option or an index is not usable, or the work is too much to
+        be begun unasked.
 
     Notes
     -----
@@ -185,14 +192,14 @@ def flow(
     """
     if is_traced(attention, residual, mask):
         return _traced(attention, residual, heads, mask, sources, layers, threads)
+    attention, mask = check_layout(attention, mask)
+    depth, n = attention.shape[-4], attention.shape[-1]
+    levels = resolve_indices("layers", layers, depth)
+    chosen = resolve_indices("sources", sources, n)
+    if not patient:
+        check_cost(math.prod(attention.shape[:-4]), n, levels, len(chosen))
     edges, _ = graph_edges(attention, residual, heads, mask, threads)
-    depth, n = edges.shape[-3], edges.shape[-1]
-    return flow_tables(
-        edges,
-        resolve_indices("layers", layers, depth),
-        resolve_indices("sources", sources, n),
-        threads,
-    )
+    return flow_tables(edges, levels, chosen, threads)
 
 
 def _traced(
