@@ -7,6 +7,7 @@ from jaxflow.models.encoder import AgreementEncoder
 from jaxflow.models.gpt2 import Gpt2, Gpt2Config
 from jaxflow.models.model import Model
 from jaxflow.models.output import EncoderOutput, Values
+from jaxflow.models.precision import in_bfloat16
 from jaxflow.models.pretrained import save_pretrained, with_head
 from jaxflow.models.relevance import attention_relevance
 from jaxflow.models.store import load, save
@@ -32,6 +33,7 @@ __all__ = [
     "ViTConfig",
     "WordTokenizer",
     "attention_relevance",
+    "in_bfloat16",
     "init",
     "load",
     "make_module",

@@ -36,7 +36,7 @@ from jaxflow.models.config import (
 )
 from jaxflow.models.inputs import check_tokens, full_mask
 from jaxflow.models.layers import PLAIN, TRAINING, Layers
-from jaxflow.models.output import EncoderOutput
+from jaxflow.models.output import EncoderOutput, at_least_float32
 
 __all__ = ["Bert", "BertConfig"]
 
@@ -304,7 +304,8 @@ class Bert(nn.Module):
         config = self.config
         if config.head == "masked-lm":
             table = self.word.embedding
-            return self.masked(stream, table, TRAINING if train else PLAIN), None
+            logits = self.masked(stream, table, TRAINING if train else PLAIN)
+            return at_least_float32(logits), None
         if config.head == "none" and not config.pooler:
             return None, None
         squash = jax.nn.relu if config.kind == "distilbert" else jnp.tanh
@@ -314,4 +315,4 @@ class Bert(nn.Module):
         read = pooled
         if train and config.readout_dropout:
             read = dropout(self.make_rng("dropout"), read, config.readout_dropout)
-        return self.readout(read), pooled
+        return at_least_float32(self.readout(read)), pooled

@@ -17,7 +17,7 @@ from jaxflow.models.blocks import LayerNorm, Trunk, make_blocks, normal, run_blo
 from jaxflow.models.config import EncoderConfig
 from jaxflow.models.inputs import check_tokens, full_mask, last_real
 from jaxflow.models.layers import PLAIN, TRAINING
-from jaxflow.models.output import EncoderOutput
+from jaxflow.models.output import EncoderOutput, at_least_float32
 
 __all__ = ["AgreementEncoder"]
 
@@ -123,7 +123,7 @@ class AgreementEncoder(nn.Module):
         else:
             read = stream[:, 0]
         pooled = self.norm(read, TRAINING if train else PLAIN)
-        return self.readout(pooled), pooled
+        return at_least_float32(self.readout(pooled)), pooled
 
     def _run(
         self,

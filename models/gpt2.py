@@ -26,7 +26,7 @@ from jaxflow.models.config import (
 )
 from jaxflow.models.inputs import check_tokens, full_mask, last_real
 from jaxflow.models.layers import PLAIN, TRAINING
-from jaxflow.models.output import EncoderOutput
+from jaxflow.models.output import EncoderOutput, at_least_float32
 
 __all__ = ["Gpt2", "Gpt2Config"]
 
@@ -202,7 +202,9 @@ class Gpt2(nn.Module):
         normed = self.norm(stream, TRAINING if train else PLAIN)  # [B, n, D]
         if self.config.head == "lm":
             table = self.word.embedding if self.config.tied else self.decoder
-            return normed @ table.T, None
+            return at_least_float32(normed @ table.T), None
         place = last_real(mask)[:, None, None]
         pooled = jnp.take_along_axis(normed, place, axis=1)[:, 0]  # [B, D]
-        return self.readout(pooled) if self.config.head == "classification" else None, pooled
+        if self.config.head == "none":
+            return None, pooled
+        return at_least_float32(self.readout(pooled)), pooled

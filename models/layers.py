@@ -55,6 +55,7 @@ class Layers(NamedTuple):
 
 
 def _normal(values: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     centred = values - values.mean(-1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
     return centred * inverse, inverse
@@ -64,7 +65,8 @@ def _layer_norm(
     values: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = EPSILON
 ) -> jax.Array:
     scale, bias = (jnp.expand_dims(part, range(values.ndim - 1)) for part in (scale, bias))
-    return _normal(values, epsilon)[0] * scale + bias
+    # In half precision only the statistics are not: what goes on is as narrow as it came.
+    return (_normal(values, epsilon)[0] * scale + bias).astype(values.dtype)
 
 
 def _gelu(values: jax.Array) -> jax.Array:
@@ -93,18 +95,21 @@ def _layer_norm_kept(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     scale, bias = (jnp.expand_dims(part, range(values.ndim - 1)) for part in (scale, bias))
     normal, inverse = _normal(values, epsilon)
-    return normal * scale + bias, (normal, inverse, scale)
+    # The dtype of a kept array is how the derivative knows what the values' was.
+    kept = (normal, inverse, scale, jnp.zeros((), values.dtype))
+    return (normal * scale + bias).astype(values.dtype), kept
 
 
 def _layer_norm_pulled(
     _: float, kept: tuple[jax.Array, ...], pull: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    normal, inverse, scale = kept
+    normal, inverse, scale, like = kept
     inner = pull * scale
     along = (inner * normal).mean(-1, keepdims=True)
     back = (inner - inner.mean(-1, keepdims=True) - normal * along) * inverse
     rows = tuple(range(pull.ndim - 1))
-    return back, (pull * normal).sum(rows), pull.sum(rows)
+    of_scale, of_bias = (pull * normal).sum(rows), pull.sum(rows)
+    return back.astype(like.dtype), of_scale.astype(scale.dtype), of_bias.astype(scale.dtype)
 
 
 def _gelu_kept(values: jax.Array) -> tuple[jax.Array, jax.Array]:

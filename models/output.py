@@ -6,8 +6,14 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
-__all__ = ["EncoderOutput", "Values"]
+__all__ = ["EncoderOutput", "Values", "at_least_float32"]
+
+
+def at_least_float32(logits: jax.Array) -> jax.Array:
+    """Return logits that a softmax can be taken of, whatever precision they were worked out in."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 @flax.struct.dataclass

@@ -25,7 +25,7 @@ from jaxflow.models.config import (
 )
 from jaxflow.models.inputs import full_mask
 from jaxflow.models.layers import PLAIN, TRAINING
-from jaxflow.models.output import EncoderOutput
+from jaxflow.models.output import EncoderOutput, at_least_float32
 
 __all__ = ["ViT", "ViTConfig"]
 
@@ -222,8 +222,11 @@ class ViT(nn.Module):
             pooled = self.norm(trunk.stream[:, 0], layers)
         else:
             weights = mask[:, 1:, None] / jnp.maximum(mask[:, 1:].sum(-1), 1)[:, None, None]
-            pooled = (self.norm(trunk.stream[:, 1:], layers) * weights).sum(1)
-        logits = self.readout(pooled) if config.head == "classification" else None
+            normed = self.norm(trunk.stream[:, 1:], layers)
+            pooled = (normed * weights.astype(normed.dtype)).sum(1)
+        logits = None
+        if config.head == "classification":
+            logits = at_least_float32(self.readout(pooled))
         return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
 
     def classify(
