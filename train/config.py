@@ -43,6 +43,9 @@ class TrainConfig(RunRecord):
     causal
         Whether its blocks are a decoder's: a word sees those before it, and the class is read off
         the last one.
+    compute
+        What a training step computes in: ``float32``, or ``bfloat16`` with softmax, statistics, the
+        loss, the parameters kept and the optimiser in float32.
     flow_weight
         How much a sentence's loss falls by the share of ``[CLS]``'s flow that comes from the
         subject noun, averaged over the layers (`jaxflow.train.regulariser`); 0 leaves flow out of
@@ -67,6 +70,7 @@ class TrainConfig(RunRecord):
     word_dropout: float = 0.1
     attractor_share: float = 0.3
     flow_weight: float = 0.0
+    compute: Literal["float32", "bfloat16"] = "float32"
     words: int = 10_000
     positions: int = 64
     layers: int = 6

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput
+from jaxflow.models.precision import lowered
 from jaxflow.models.tokenizer import CLS, PAD, UNK
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.regulariser import subject_share
@@ -170,6 +171,8 @@ def make_train_step(
 
         def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
             options: dict[str, Any] = {"train": True, "rngs": {"dropout": dropout_key}}
+            # Gradients come back through the cast: in float32, of the parameters that are kept.
+            params = lowered(params) if config.compute == "bfloat16" else params
             if config.flow_weight:
                 output = cast(EncoderOutput, encoder.apply(params, inputs, **options))
                 logits = cast(jax.Array, output.logits)

@@ -38,6 +38,8 @@ class TrainOptions:
     """Share of words replaced by [UNK] while training."""
     attractor_share: float | None = None
     """Share of the sentences drawn from the further ones with attractors, where there are any."""
+    compute: Literal["float32", "bfloat16"] | None = None
+    """What a training step computes in."""
     flow_weight: float | None = None
     """Weight of the share of [CLS]'s flow that comes from the subject noun; 0 leaves it out."""
     layers: int | None = None

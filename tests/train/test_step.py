@@ -218,8 +218,20 @@ def test_the_state_is_donated():
     assert not tokens.is_deleted()
 
 
-def test_it_learns():
-    state, step = start(dataclasses.replace(CONFIG, learning_rate=0.02), steps=150)
+def test_bfloat16_follows_float32_and_keeps_its_parameters_in_it():
+    (exact, _), (found, state) = (
+        losses(NOISY),
+        losses(dataclasses.replace(NOISY, compute="bfloat16")),
+    )
+    np.testing.assert_allclose(found, exact, rtol=0.02)
+    assert found != exact
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_it_learns(compute):
+    config = dataclasses.replace(CONFIG, learning_rate=0.02, compute=compute)
+    state, step = start(config, steps=150)
     metrics = [None] * 150
     for number, (tokens, labels) in enumerate(batches_of(150)):
         state, metrics[number] = step(state, tokens, labels)
