@@ -31,8 +31,9 @@ def check_fields(record: type, fields: Mapping[str, Any]) -> None:
     Raises
     ------
     InputError
-        If it is no mapping, or a field is unknown or of another kind. A whole number passes for a
-        float, a list for a tuple, and text for a path; nothing else passes for something else.
+        If it is no mapping, or a field is unknown, of another kind or a whole number of more than
+        63 bits. A whole number passes for a float, a list for a tuple, and text for a path; nothing
+        else passes for something else.
     """
     if not isinstance(fields, Mapping):
         raise InputError(f"fields must be one JSON object, got {fields!r}")
@@ -65,8 +66,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return len(value) == len(parts) and all(map(_fits, value, parts))
     if isinstance(value, bool):
         return kind is bool
-    if kind is float:
-        return isinstance(value, int | float)
+    if isinstance(value, int):  # of any number of digits, which no array holds
+        return kind in (int, float) and abs(value) < 1 << 63
     return isinstance(value, kind) or (kind is Path and isinstance(value, str))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +54,7 @@ _ONLY: dict[str, Any] = {
 
 # Beyond these, too, nothing is made; names of classes take memory, though no file may hold them.
 _MOST_CLASSES, _MOST_CHANNELS = 1 << 16, 1 << 10
+_LARGEST_PIXEL = 1_000  # pixels are from 0 to 1, their means and deviations too
 
 
 def kind_of(config: PublishedConfig) -> str:
@@ -179,10 +179,10 @@ def _flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
 def _channel_values(images: Mapping[str, Any], name: str, channels: int) -> tuple[float, ...]:
     values = images.get(name, (0.5,) * channels)
     if not isinstance(values, list | tuple) or not all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values
+        isinstance(value, int | float) and abs(value) <= _LARGEST_PIXEL for value in values
     ):
-        raise InputError(f"{name} must be a list of numbers, got {values!r}")
-    return tuple(values)
+        raise InputError(f"{name} must be a list of numbers of at most 1,000, got {values!r}")
+    return tuple(map(float, values))
 
 
 def _bert(

@@ -254,6 +254,11 @@ FOUND = (
     Found("safetensors in shards", "a shard in another folder", lambda: {
         "model.safetensors.index.json": b'{"weight_map": {"a": "../x.safetensors"}}'}),
     Found("config.json", "patches without a size", _config(5, patch_size=[])),
+    Found("config.json", "a mean of pixels of 400 digits", lambda: {
+        "config.json": model_files.published()[5]["config.json"],
+        "preprocessor_config.json": b'{"image_mean": [' + b"9" * 400 + b'], "image_std": [0.5]}'}),
+    Found("run's configuration", "a rate of 400 digits",
+          _json(_RUN, "config.json", learning_rate=b"9" * 400)),
     Found("config.json", "a width of 10^9", _config(0, hidden_size=10**9)),
     Found("config.json", "10^9 layers", _config(4, n_layer=10**9)),
     Found("config.json", "a vocabulary of 5,000 digits", _config(0, vocab_size=_NINES.encode())),
