@@ -24,6 +24,7 @@ from jaxflow.train.digits_data import CLASSES, SIDE, Images, load_digits, normal
 from jaxflow.train.digits_step import make_digits_step, widened
 from jaxflow.train.journal import write_json
 from jaxflow.train.loop import Progress
+from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.step import TrainState, make_optimizer
 
 __all__ = ["DigitsConfig", "DigitsResult", "digits_run", "train_digits"]
@@ -167,7 +168,10 @@ def digits_run(
 
 
 def train_digits(
-    config: DigitsConfig, report: Callable[[Progress], None] = lambda progress: None
+    config: DigitsConfig,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    layout: Layout | None = None,
 ) -> DigitsResult:
     """Train a model; the same configuration gives the same parameters.
 
@@ -177,6 +181,8 @@ def train_digits(
         The run's configuration.
     report
         Called with the progress after every epoch.
+    layout
+        The devices to train on, as in `jaxflow.train.loop.train`.
 
     Returns
     -------
@@ -187,9 +193,11 @@ def train_digits(
     Raises
     ------
     InputError
-        If scikit-learn is missing, a batch has more images than there are, or the loss stops being
-        finite.
+        If scikit-learn is missing, a batch has more images than there are or is not divided by the
+        devices, or the loss stops being finite.
     """
+    layout = layout_of() if layout is None else layout
+    layout.check_batch(config.batch)
     splits = load_digits()
     train = splits["train"]
     if config.batch > len(train.labels):
@@ -199,15 +207,15 @@ def train_digits(
     sizes = config.model(float(train.grey.mean()), float(train.grey.std()))
     optimizer = make_optimizer(config.optimisation(), steps)
     params = widened(init(sizes, config.seed))
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    step_function = make_digits_step(sizes, optimizer, config.seed, config.shift)
+    state = layout.put_state(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)))
+    step_function = layout.step(make_digits_step(sizes, optimizer, config.seed, config.shift))
 
     begun = time.monotonic()
     for epoch in range(config.epochs):
         order = np.random.default_rng([config.seed, epoch]).permutation(len(train.labels))
         found = []
         for rows in order[: per_epoch * config.batch].reshape(per_epoch, config.batch):
-            state, metrics = step_function(state, train.grey[rows], train.labels[rows])
+            state, metrics = step_function(state, grey=train.grey[rows], labels=train.labels[rows])
             found.append(metrics)
         loss, accuracy = np.asarray(jnp.stack(found)).mean(0).tolist()
         done = (epoch + 1) * per_epoch
@@ -215,7 +223,7 @@ def train_digits(
             raise InputError(f"the loss is {loss} near step {done}: try a lower learning rate")
         report(Progress(done, steps, loss=loss, accuracy=accuracy))
     seconds = time.monotonic() - begun
-    model = Model(sizes, state.params, None)
+    model = Model(sizes, layout.whole(state.params), None)
     return DigitsResult(
         model, {name: _accuracy(model, sizes, splits[name]) for name in ("val", "test")}, seconds
     )

@@ -24,6 +24,7 @@ from jaxflow.train.finetune_step import (
 )
 from jaxflow.train.journal import claim_run, open_journal, write_json
 from jaxflow.train.loop import Loop, Progress
+from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.sst2 import LABEL_NAMES, Sentences
 from jaxflow.train.step import TrainState
 
@@ -87,6 +88,8 @@ def finetune(
     run: Path,
     report: Callable[[Progress], None] = lambda progress: None,
     stop_after: int | None = None,
+    *,
+    layout: Layout | None = None,
 ) -> FineTuneResult:
     """Fine-tune a model into a run's folder, going on from its last checkpoint if there is one.
 
@@ -105,6 +108,8 @@ def finetune(
         Called with the progress every few steps.
     stop_after
         Steps after which to stop without a model, as if cut off right after a checkpoint.
+    layout
+        The devices to train on, and what lies on each, as in `jaxflow.train.loop.train`.
 
     Returns
     -------
@@ -114,9 +119,11 @@ def finetune(
     Raises
     ------
     InputError
-        If model, corpus or folder are unusable, or the loss stops being finite; the last good
-        checkpoint is kept then.
+        If model, corpus or folder are unusable, the devices do not divide the batch, or the loss
+        stops being finite; the last good checkpoint is kept then.
     """
+    layout = layout_of() if layout is None else layout
+    layout.check_batch(config.batch)
     model = prepare_model(start, config)
     positions = min(config.positions, model.config.positions)
     config = dataclasses.replace(config, positions=positions)
@@ -147,7 +154,7 @@ def finetune(
     optimizer = make_finetune_optimizer(config, model, steps)
     with open_checkpoints(run / "checkpoints") as checkpoints:
         fresh = start_state(model, optimizer)
-        state = checkpoints.restore(fresh) or fresh
+        state = layout.put_state(checkpoints.restore(fresh) or fresh)
         if int(state.step):
             report(Progress(int(state.step), steps, f"going on after step {int(state.step)}"))
         journal = open_journal(run, int(state.step))
@@ -157,16 +164,17 @@ def finetune(
                 plan=plan,
                 watched={name: held_out[name] for name in ("dev",) if name in held_out},
                 lengths=config.lengths,
-                predict=_predictor(model),
+                predict=_predictor(model, layout),
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
                 journal=journal,
                 report=report,
             )
-            state = loop.run(state, make_finetune_step(model, optimizer, config), until)
+            step_function = layout.step(make_finetune_step(model, optimizer, config))
+            state = loop.run(state, step_function, until)
         finally:
             journal.close()
-    finished = dataclasses.replace(model, params=averaged(state))
+    finished = dataclasses.replace(model, params=layout.whole(averaged(state)))
     if until < steps:
         return FineTuneResult(finished, held_out, {}, loop.seconds)
     (save if isinstance(model.config, EncoderConfig) else save_pretrained)(run / "model", finished)
@@ -175,11 +183,11 @@ def finetune(
     return FineTuneResult(finished, held_out, accuracy, loop.seconds)
 
 
-def _predictor(model: Model) -> Callable[[TrainState, jax.Array], jax.Array]:
+def _predictor(model: Model, layout: Layout) -> Callable[[TrainState, jax.Array], jax.Array]:
     apply: Callable[..., Any] = model.module.apply
 
     @jax.jit
     def probabilities(params: Any, tokens: jax.Array) -> jax.Array:
         return jax.nn.softmax(apply(params, tokens, method="classify"))
 
-    return lambda state, tokens: probabilities(averaged(state), tokens)
+    return lambda state, tokens: probabilities(averaged(state), layout.put_filled(tokens))

@@ -20,6 +20,7 @@ from jaxflow.train.checkpoint import Checkpoints, all_finite, open_checkpoints
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import RunData, encoder_config, prepare
 from jaxflow.train.journal import Journal, claim_run, open_journal, write_json
+from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.regulariser import need_derivative
 from jaxflow.train.step import (
     Metrics,
@@ -76,6 +77,8 @@ def train(
     run: Path,
     report: Callable[[Progress], None] = lambda progress: None,
     stop_after: int | None = None,
+    *,
+    layout: Layout | None = None,
 ) -> TrainResult:
     """Train a model into a run's folder, going on from its last checkpoint if there is one.
 
@@ -90,6 +93,9 @@ def train(
         Called with the progress every few steps.
     stop_after
         Steps after which to stop without a model, as if cut off right after a checkpoint.
+    layout
+        The devices to train on, and what lies on each; None takes all, each with all parameters.
+        It is no part of the run: one begun on eight devices can go on with one.
 
     Returns
     -------
@@ -99,9 +105,11 @@ def train(
     Raises
     ------
     InputError
-        If the corpus or the folder is unusable, or the loss stops being finite; the last good
-        checkpoint is kept then.
+        If the corpus or the folder is unusable, the devices do not divide the batch, or the loss
+        stops being finite; the last good checkpoint is kept then.
     """
+    layout = layout_of() if layout is None else layout
+    layout.check_batch(config.batch)
     if config.flow_weight:
         need_derivative()
     data = prepare(config)
@@ -120,7 +128,7 @@ def train(
     optimizer = make_optimizer(config, steps)
     with open_checkpoints(run / "checkpoints") as checkpoints:
         fresh = init_state(model, optimizer, config.seed)
-        state = checkpoints.restore(fresh) or fresh
+        state = layout.put_state(checkpoints.restore(fresh) or fresh)
         if int(state.step):
             report(Progress(int(state.step), steps, f"going on after step {int(state.step)}"))
         journal = open_journal(run, int(state.step))
@@ -131,17 +139,18 @@ def train(
                 plan=data.plan,
                 watched={name: data.held_out[name] for name in WATCHED if name in data.held_out},
                 lengths=config.lengths,
-                predict=lambda state, tokens: predict(state.params, tokens),
+                predict=lambda state, tokens: predict(state.params, layout.put_filled(tokens)),
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
                 journal=journal,
                 report=report,
                 flow_weight=config.flow_weight,
             )
-            state = loop.run(state, make_train_step(model, optimizer, config), until)
+            step_function = layout.step(make_train_step(model, optimizer, config))
+            state = loop.run(state, step_function, until)
         finally:
             journal.close()
-    finished = Model(model, state.params, data.tokenizer)
+    finished = Model(model, layout.whole(state.params), data.tokenizer)
     if until < steps:
         return TrainResult(finished, data, {}, loop.seconds)
     models.save(run / "model", finished)

@@ -1,0 +1,93 @@
+"""Training runs on eight devices, as a program of its own: see `tests/train/test_mesh.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from small_corpus import small_config
+
+from jaxflow.errors import InputError
+from jaxflow.models import EncoderConfig
+from jaxflow.train import loop
+from jaxflow.train.config import TrainConfig
+from jaxflow.train.mesh import Layout, layout_of
+from jaxflow.train.step import init_state, make_optimizer, make_train_step
+
+
+def wide_config(data: Path, **options: object) -> TrainConfig:
+    """The small run with matrices large enough to be split."""
+    return small_config(data, width=32, **options)
+
+
+def shards(layout: Layout, config: TrainConfig) -> dict[str, list[int]]:
+    """How large the first device's part of some arrays is."""
+    encoder = loop.encoder_config(config, loop.prepare(config).tokenizer)
+    state = layout.put_state(init_state(encoder, make_optimizer(config, 1), 0))
+    block = state.params["params"]["blocks_0"]
+    parts = {
+        "kernel": jax.tree.leaves(block, is_leaf=lambda leaf: getattr(leaf, "ndim", 0) == 2),
+        "moments": jax.tree.leaves(state.opt_state),
+    }
+    return {
+        name: [
+            len([leaf for leaf in leaves if leaf.sharding.shard_shape(leaf.shape) != leaf.shape]),
+            len({shard.device for leaf in leaves for shard in leaf.addressable_shards}),
+        ]
+        for name, leaves in parts.items()
+    }
+
+
+def losses(layout: Layout, flow_weight: float, steps: int = 20) -> list[float]:
+    """Loss, and with a weight the subject's share of flow, of every step of a run."""
+    config = TrainConfig(flow_weight=flow_weight)
+    encoder = EncoderConfig(vocabulary=20, positions=6, layers=2, heads=2, width=32, dropout=0.1)
+    optimizer = make_optimizer(config, steps)
+    state = layout.put_state(init_state(encoder, optimizer, 0))
+    step = layout.step(make_train_step(encoder, optimizer, config))
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(steps):
+        tokens = rng.integers(3, 20, (16, 6)).astype(np.int32)
+        tokens[:, 0] = 1
+        batch = {"tokens": tokens, "labels": tokens[:, 1] % 2, "subjects": tokens[:, 2] % 5 + 1}
+        state, metrics = step(state, **batch)
+        found.append(float(metrics.loss))
+        if metrics.subject_share is not None:
+            found.append(float(metrics.subject_share))
+    # Of what comes back to one place, a number that all parameters have a part in.
+    whole = jax.tree.leaves(layout.whole(state.params))
+    return [*found, float(sum(abs(np.asarray(leaf)).sum() for leaf in whole))]
+
+
+def main(folder: Path, data: Path) -> None:
+    """Train into folders beside `folder / "one"`, which one device has cut off."""
+    loop.LOG_EVERY = 1
+    config = wide_config(data)
+    whole, split = layout_of(), layout_of(shard_params=True)
+    loop.train(config, folder / "eight", layout=whole)
+    loop.train(config, folder / "split", layout=split)
+    loop.train(config, folder / "one", layout=whole)  # goes on
+    loop.train(config, folder / "cut", stop_after=14, layout=split)
+    try:
+        loop.train(config, folder / "three", layout=layout_of(3))
+    except InputError as error:
+        refused = str(error)
+    rows = whole.put_batch({"tokens": jax.numpy.zeros((16, 3))})["tokens"]
+    found = {
+        "flow": losses(whole, 0.5),
+        "devices": whole.devices,
+        "whole": shards(whole, config),
+        "split": shards(split, config),
+        "rows": rows.sharding.shard_shape(rows.shape),
+        "refused": refused,
+        "three": (folder / "three").exists(),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

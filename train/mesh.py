@@ -1,0 +1,211 @@
+"""Where a run's arrays lie: one mesh of devices, rows split over it, parameters on every device.
+
+What is computed does not say where. A step, a forward pass or a reference score is a function of
+whole arrays; XLA divides it by where its arguments lie and adds what has to be exchanged. Random
+numbers are a function of an element's place in the whole array: no number of devices changes them,
+and results differ from one device's by the order of sums alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxflow.errors import InputError
+
+__all__ = ["Layout", "fsdp_axis", "layout_of"]
+
+AXIS = "batch"
+
+# Smaller matrices are kept whole: to gather one takes longer than its share of memory is worth.
+LARGE = 1 << 12
+
+T = TypeVar("T")
+
+
+def fsdp_axis(shape: tuple[int, ...], devices: int) -> int | None:
+    """Return the dimension along which a parameter is split over devices.
+
+    Parameters
+    ----------
+    shape
+        Of the parameter.
+    devices
+        Their number.
+
+    Returns
+    -------
+    int or None
+        The largest dimension that the devices divide, the first of equals; None, which is whole on
+        every device, for vectors, for matrices of fewer than 4,096 numbers, and where none divides.
+
+    Examples
+    --------
+    >>> fsdp_axis((128, 512), 8), fsdp_axis((30522, 768), 8), fsdp_axis((768,), 8)
+    (1, 1, None)
+    """
+    if devices == 1 or len(shape) < 2 or np.prod(shape) < LARGE:
+        return None
+    fits = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    return max(fits, key=lambda axis: (shape[axis], -axis), default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a run's arrays lie on its devices.
+
+    Attributes
+    ----------
+    mesh
+        One axis of devices, over which the rows of batches are split.
+    shard_params
+        Whether large parameters, and the optimiser's memory of them, are split over it too
+        (`fsdp_axis`), each device holding its part; else every device holds all.
+
+    Notes
+    -----
+    On one device nothing is placed and nothing wrapped: programs and bits are what they are without
+    a mesh.
+    """
+
+    mesh: Mesh
+    shard_params: bool = False
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        return int(self.mesh.size)
+
+    def check_batch(self, rows: int) -> None:
+        """Refuse a training batch that the devices do not divide.
+
+        Raises
+        ------
+        InputError
+            If they do not.
+        """
+        if rows % self.devices:
+            raise InputError(
+                f"batch must be a multiple of the {self.devices} devices "
+                f"({self.devices}, {2 * self.devices}, {3 * self.devices}, ...), got {rows}: "
+                "choose such a batch, or fewer devices"
+            )
+
+    def put_replicated(self, tree: T) -> T:
+        """Lay arrays on every device, whole."""
+        return self._put(tree, lambda leaf: PartitionSpec())
+
+    def put_state(self, tree: T) -> T:
+        """Lay parameters, or a whole state of training, as `shard_params` says."""
+        return self._put(tree, self._state_spec)
+
+    def put_batch(self, tree: T) -> T:
+        """Split the rows of a batch, the first dimension of each array, over the devices.
+
+        Raises
+        ------
+        InputError
+            If they do not divide.
+        """
+        for leaf in jax.tree.leaves(tree):
+            self.check_batch(len(leaf))
+        return self._put(tree, lambda leaf: PartitionSpec(AXIS))
+
+    def put_filled(self, tree: T) -> T:
+        """Split rows as `put_batch` does, repeating the last one until the devices divide them.
+
+        Only for what is read row by row, the first rows being taken: a mean would count the last
+        one more than once.
+        """
+
+        def filled(leaf: Any) -> Any:
+            short = -len(leaf) % self.devices
+            return np.concatenate([leaf, np.repeat(leaf[-1:], short, axis=0)]) if short else leaf
+
+        return self.put_batch(jax.tree.map(filled, tree))
+
+    def step(self, step_function: Callable[..., tuple[T, Any]]) -> Callable[..., tuple[T, Any]]:
+        """Make of a step of whole arrays ``(state, **batch) -> (state, found)`` one on the mesh.
+
+        The state comes as `put_state` lays it, goes out in the same places and is donated; the
+        batch is given in the host's memory.
+        """
+        if self.devices == 1:
+            return step_function
+
+        def divided(state: T, batch: Any) -> tuple[T, Any]:
+            state, found = step_function(state, **batch)
+            return self._keep(state, self._state_spec), self._keep(found, lambda leaf: _WHOLE)
+
+        compiled = jax.jit(divided, donate_argnums=0)
+        return lambda state, **batch: compiled(state, self.put_batch(batch))
+
+    def whole(self, tree: T) -> T:
+        """Bring arrays back: each whole, on JAX's default device."""
+        if self.devices == 1:
+            return tree
+        if jax.process_count() > 1:  # parts that lie with other processes are sent first
+            everywhere = NamedSharding(self.mesh, _WHOLE)
+            tree = jax.jit(lambda leaves: leaves, out_shardings=everywhere)(tree)
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+
+    def _state_spec(self, leaf: Any) -> PartitionSpec:
+        axis = fsdp_axis(leaf.shape, self.devices) if self.shard_params else None
+        return _WHOLE if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
+    def _keep(self, tree: T, spec: Callable[[Any], PartitionSpec]) -> T:
+        """Say inside `jit` where arrays lie; what is said elsewhere would be a guess of XLA's."""
+        return jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(
+                leaf, NamedSharding(self.mesh, spec(leaf))
+            ),
+            tree,
+        )
+
+    def _put(self, tree: T, spec: Callable[[Any], PartitionSpec]) -> T:
+        if self.devices == 1:
+            return tree
+
+        def put(leaf: Any) -> jax.Array:
+            sharding = NamedSharding(self.mesh, spec(leaf))
+            if jax.process_count() == 1:
+                return jax.device_put(leaf, sharding)
+            # Every process has the same values, and lays down the parts of its own devices.
+            values = np.asarray(leaf)
+            return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+        return jax.tree.map(put, tree)
+
+
+_WHOLE = PartitionSpec()
+
+
+def layout_of(
+    devices: int | None = None, *, shard_params: bool = False, own: bool = False
+) -> Layout:
+    """Lay a mesh over the first devices.
+
+    Parameters
+    ----------
+    devices
+        How many; None takes all.
+    shard_params
+        As in `Layout`.
+    own
+        Whether only this process's devices count, where there are several processes.
+
+    Raises
+    ------
+    InputError
+        If there are not so many.
+    """
+    there = jax.local_devices() if own else jax.devices()
+    if devices is not None and not 1 <= devices <= len(there):
+        raise InputError(f"devices must be from 1 to the {len(there)} that JAX sees, got {devices}")
+    return Layout(Mesh(np.array(there[:devices]), (AXIS,)), shard_params)
