@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxflow.errors import InputError
+from jaxflow.train.stopping import stopping
 
 __all__ = ["write_together"]
 
@@ -31,6 +32,8 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], None]]) 
     InputError
         If the folder cannot be made or written to. No file of an earlier run has changed then,
         unless it was a rename that failed.
+    Stopped
+        After SIGINT or SIGTERM: before the first file takes its place, or after the last.
     """
     beside = {name: folder / f".{name}.{os.getpid()}.part" for name in writers}
     try:
@@ -38,8 +41,10 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], None]]) 
         try:
             for name, write in writers.items():
                 write(beside[name])
-            for name in writers:
-                os.replace(beside[name], folder / name)
+                _to_disk(beside[name])
+            with stopping():  # a signal waits until all of them are in place
+                for name in writers:
+                    os.replace(beside[name], folder / name)
         finally:
             for part in beside.values():
                 part.unlink(missing_ok=True)
@@ -50,3 +55,9 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], None]]) 
             f"got {reason!r}"
         ) from error
     return [folder / name for name in writers]
+
+
+def _to_disk(path: Path) -> None:
+    """Have a file on the disk before it is renamed, or it may be empty after a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -72,6 +72,7 @@ def save(folder: Path, model: Model) -> None:
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     host = jax.tree.map(np.asarray, model.params)
     try:
+        shutil.rmtree(beside, ignore_errors=True)  # of a killed process of the same number
         beside.mkdir(parents=True)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(beside / "params", host)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
+import shutil
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.train.journal import write_json
 from jaxflow.train.step import TrainState
 
 __all__ = ["Checkpoints", "all_finite", "open_checkpoints"]
+
+KEPT = 2
+SEAL = "sha256"
 
 
 def all_finite(state: TrainState) -> bool:
@@ -29,7 +35,8 @@ def all_finite(state: TrainState) -> bool:
 
 def _checksum(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL]
+    for path in sorted(files):
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -39,21 +46,32 @@ class Checkpoints:
     """The last two good states of a run, kept by Orbax under ``RUN/checkpoints``.
 
     Orbax writes a checkpoint beside and renames it, so that one cut off in the middle is not seen.
-    The checksums of their files lie in ``RUN/checkpoints.json``: Orbax does not see every damage,
-    and of what it sees it reports more than the one line that a reader needs.
+    The checksum of its files then follows as ``sha256`` among them: a run may be killed between the
+    two, and what has no checksum is not taken. Damage is found by it before Orbax looks, which does
+    not see every damage, and of what it sees reports more than the one line that a reader needs. A
+    damaged checkpoint is moved to ``RUN/checkpoints-damaged``, and the one before is used.
+
+    Parameters
+    ----------
+    folder
+        Where they lie.
+    say
+        Told in one line of each checkpoint that is not used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each save as a warning
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self._folder = folder
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
         try:
+            if jax.process_index() == 0:
+                self._sort_out(say)
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         except OSError as error:
             raise InputError(f"checkpoints cannot be written to {folder}: {error}") from error
-        self._folder = folder
 
     def save(self, state: TrainState) -> None:
         """Keep a state under its step.
@@ -68,14 +86,15 @@ class Checkpoints:
             return
         try:
             self._manager.save(step, args=self._ocp.args.StandardSave(state._asdict()))
-            known = self._checksums()
-            kept = {
-                str(kept): known.get(str(kept)) or _checksum(self._folder / str(kept))
-                for kept in self._manager.all_steps()
-            }
-        except OSError as error:
-            raise InputError(f"the checkpoint {self._folder} cannot be written: {error}") from error
-        write_json(self._folder.with_suffix(".json"), kept)
+            if jax.process_index() == 0:
+                self._seal(step)
+                self._prune()
+        except Exception as error:  # of a full disk Orbax and TensorStore make many kinds
+            lines = str(error).strip().splitlines()
+            raise InputError(
+                f"the checkpoint {self._folder / str(step)} cannot be written: "
+                f"{lines[0] if lines else type(error).__name__}"
+            ) from error
 
     def restore(self, like: TrainState) -> TrainState | None:
         """Return the last state, or None where there is none.
@@ -83,21 +102,16 @@ class Checkpoints:
         Raises
         ------
         InputError
-            If the checkpoint is damaged or belongs to a model of another shape.
+            If the checkpoint belongs to a model of another shape.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
         folder = self._folder / str(step)
-        damaged = f"the checkpoint {folder} is damaged, delete it to go on from the one before"
-        # One that was cut off before its checksum was written is whole, and read without.
-        known = self._checksums().get(str(step))
-        if known is not None and known != _checksum(folder):
-            raise InputError(damaged)
         template = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like._asdict())
         try:
             restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(template))
-        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+        except Exception as error:  # Orbax and TensorStore raise many kinds
             lines = str(error).strip().splitlines()
             raise InputError(
                 f"the checkpoint {folder} cannot be read, delete it to go on "
@@ -105,30 +119,125 @@ class Checkpoints:
             ) from error
         state = TrainState(**restored)
         if int(state.step) != step or not all_finite(state):
-            raise InputError(damaged)
+            raise InputError(
+                f"the checkpoint {folder} must hold finite numbers after step {step}, it does not: "
+                "delete it to go on from the one before"
+            )
         # Donation needs buffers of JAX's own making; restored ones may be shared with the host.
         return jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), state)
-
-    def _checksums(self) -> dict[str, str]:
-        path = self._folder.with_suffix(".json")
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"the checksums {path} cannot be read, delete them to go on without: {error}"
-            ) from error
 
     def close(self) -> None:
         """Finish what is being written."""
         self._manager.close()
 
+    def _steps(self) -> list[int]:
+        """Return the steps kept, the last first."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(
+            (int(p.name) for p in self._folder.iterdir() if p.name.isdigit()), reverse=True
+        )
+
+    def _seal(self, step: int) -> None:
+        """Write a checkpoint's checksum, beside its place and renamed."""
+        beside = self._folder / f".{step}.{SEAL}"
+        try:
+            with beside.open("w", encoding="ascii") as file:
+                file.write(_checksum(self._folder / str(step)))
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._folder / str(step) / SEAL)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        """Delete all but the last ones; renamed first, so that none is seen half deleted."""
+        for step in self._steps()[KEPT:]:
+            aside = self._folder / f".{step}.deleted"
+            (self._folder / str(step)).rename(aside)
+            shutil.rmtree(aside)
+        self._manager.reload()
+
+    def _sort_out(self, say: Callable[[str], None]) -> None:
+        """Put checkpoints aside that are not whole, so that the last one is."""
+        bad: dict[int, str] = {}
+        for step in self._steps():
+            folder = self._folder / str(step)
+            seal = self._sealed(step)
+            if seal is None:
+                bad[step] = "cut off"
+            elif seal != _checksum(folder).encode():
+                bad[step] = "damaged"
+            else:
+                break
+        else:
+            damaged = [str(step) for step, why in bad.items() if why == "damaged"]
+            if damaged:
+                raise InputError(
+                    f"no checkpoint in {self._folder} is whole ({', '.join(damaged)} "
+                    f"{'is' if len(damaged) == 1 else 'are'} damaged): delete that folder to train "
+                    "from the beginning"
+                )
+        for step, why in bad.items():
+            self._put_aside(step, why, say)
+        for unfinished in (".*.deleted", f".*.{SEAL}", "*.orbax-checkpoint-tmp*"):
+            for left in self._folder.glob(unfinished):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def _sealed(self, step: int) -> bytes | None:
+        """Return a checkpoint's checksum as it was written, or None."""
+        seal = self._folder / str(step) / SEAL
+        if seal.is_file():
+            return seal.read_bytes()
+        together = self._folder.with_suffix(".json")  # where checksums were before they lay here
+        if not together.is_file():
+            return None
+        try:
+            found = json.loads(together.read_text(encoding="utf-8")).get(str(step))
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"the checksums {together} cannot be read, delete the checkpoints beside them to "
+                f"train from the beginning: {error}"
+            ) from error
+        return None if found is None else str(found).encode()
+
+    def _put_aside(self, step: int, why: str, say: Callable[[str], None]) -> None:
+        folder = self._folder / str(step)
+        if why == "cut off":
+            say(f"{folder} was cut off before its checksum was written and is not used")
+            aside = self._folder / f".{step}.deleted"
+            folder.rename(aside)
+            shutil.rmtree(aside)
+            return
+        place = self._folder.with_name(f"{self._folder.name}-damaged")
+        place.mkdir(exist_ok=True)
+        aside, number = place / str(step), 1
+        while aside.exists():
+            number += 1
+            aside = place / f"{step}-{number}"
+        folder.rename(aside)
+        say(f"the checkpoint {folder} is damaged: moved to {aside}, going on from the one before")
+
+
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr)
+
 
 @contextmanager
-def open_checkpoints(folder: Path) -> Iterator[Checkpoints]:
-    """Open a run's checkpoints for the duration of a block."""
+def open_checkpoints(
+    folder: Path, say: Callable[[str], None] = _to_standard_error
+) -> Iterator[Checkpoints]:
+    """Open a run's checkpoints for the duration of a block; see `Checkpoints`.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written, or holds checkpoints of which none is whole.
+    """
     with warnings.catch_warnings():
-        checkpoints = Checkpoints(folder)
+        checkpoints = Checkpoints(folder, say)
     try:
         yield checkpoints
     finally:
-        checkpoints.close()
+        with contextlib.suppress(OSError):
+            checkpoints.close()

@@ -19,10 +19,12 @@ import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.models import Model, ViTConfig, init, load, save_pretrained
+from jaxflow.train.checkpoint import all_finite
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.digits_data import CLASSES, SIDE, Images, load_digits, normalised
 from jaxflow.train.digits_step import make_digits_step, widened
 from jaxflow.train.journal import write_json
+from jaxflow.train.lock import hold
 from jaxflow.train.loop import Progress
 from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.step import TrainState, make_optimizer
@@ -135,8 +137,8 @@ def digits_run(
     Raises
     ------
     InputError
-        As `train_digits` does; if the folder holds a run with another configuration, or cannot be
-        read or written.
+        As `train_digits` does; if the folder holds a run with another configuration, another
+        process has it, or it cannot be read or written.
     """
     path = run / "run.json"
     if path.is_file():
@@ -156,14 +158,15 @@ def digits_run(
                 "another folder"
             )
         return DigitsResult(load(run / "model"), accuracy, seconds)
-    result = train_digits(config, report)
-    save_pretrained(run / "model", result.model)
-    record = {
-        "config": dataclasses.asdict(config),
-        "accuracy": result.accuracy,
-        "seconds": result.seconds,
-    }
-    write_json(path, record)
+    with hold(run):
+        result = train_digits(config, report)
+        save_pretrained(run / "model", result.model)
+        record = {
+            "config": dataclasses.asdict(config),
+            "accuracy": result.accuracy,
+            "seconds": result.seconds,
+        }
+        write_json(path, record)
     return result
 
 
@@ -217,10 +220,20 @@ def train_digits(
         for rows in order[: per_epoch * config.batch].reshape(per_epoch, config.batch):
             state, metrics = step_function(state, grey=train.grey[rows], labels=train.labels[rows])
             found.append(metrics)
-        loss, accuracy = np.asarray(jnp.stack(found)).mean(0).tolist()
+        values = np.asarray(jnp.stack(found))
+        loss, accuracy = values.mean(0).tolist()
         done = (epoch + 1) * per_epoch
         if not math.isfinite(loss):
-            raise InputError(f"the loss is {loss} near step {done}: try a lower learning rate")
+            first = int(np.flatnonzero(~np.isfinite(values[:, 0]))[0])
+            raise InputError(
+                f"the loss is {values[first, 0]} at step {epoch * per_epoch + first + 1}: training "
+                "stopped; try a lower learning rate"
+            )
+        if not all_finite(state):
+            raise InputError(
+                f"parameters are no longer finite after step {done}: training stopped; try a lower "
+                "learning rate"
+            )
         report(Progress(done, steps, loss=loss, accuracy=accuracy))
     seconds = time.monotonic() - begun
     model = Model(sizes, layout.whole(state.params), None)

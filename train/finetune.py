@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from jaxflow.train.finetune_step import (
     start_state,
 )
 from jaxflow.train.journal import claim_run, open_journal, write_json
-from jaxflow.train.loop import Loop, Progress
+from jaxflow.train.loop import Loop, Progress, say_line
 from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.sst2 import LABEL_NAMES, Sentences
 from jaxflow.train.step import TrainState
@@ -141,7 +142,6 @@ def finetune(
     )
     began = checksum(model.params, encoded.tokens, encoded.labels)
     config = dataclasses.replace(config, started_from=began)
-    claim_run(run, config)  # what is refused leaves nothing behind
     steps = len(plan)
     if encoded.too_long:
         report(
@@ -152,7 +152,8 @@ def finetune(
             )
         )
     optimizer = make_finetune_optimizer(config, model, steps)
-    with open_checkpoints(run / "checkpoints") as checkpoints:
+    say = partial(say_line, report, steps)
+    with claim_run(run, config), open_checkpoints(run / "checkpoints", say) as checkpoints:
         fresh = start_state(model, optimizer)
         state = layout.put_state(checkpoints.restore(fresh) or fresh)
         if int(state.step):
@@ -174,13 +175,15 @@ def finetune(
             state = loop.run(state, step_function, until)
         finally:
             journal.close()
-    finished = dataclasses.replace(model, params=layout.whole(averaged(state)))
-    if until < steps:
-        return FineTuneResult(finished, held_out, {}, loop.seconds)
-    (save if isinstance(model.config, EncoderConfig) else save_pretrained)(run / "model", finished)
-    accuracy = accuracies(finished.probabilities, held_out, config.lengths)
-    write_json(run / "accuracy.json", accuracy)
-    return FineTuneResult(finished, held_out, accuracy, loop.seconds)
+        finished = dataclasses.replace(model, params=layout.whole(averaged(state)))
+        if until < steps:
+            return FineTuneResult(finished, held_out, {}, loop.seconds)
+        (save if isinstance(model.config, EncoderConfig) else save_pretrained)(
+            run / "model", finished
+        )
+        accuracy = accuracies(finished.probabilities, held_out, config.lengths)
+        write_json(run / "accuracy.json", accuracy)
+        return FineTuneResult(finished, held_out, accuracy, loop.seconds)
 
 
 def _predictor(model: Model, layout: Layout) -> Callable[[TrainState, jax.Array], jax.Array]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, overload
 
+import jax
+
 from jaxflow.errors import InputError
 from jaxflow.train.config import TrainConfig
+from jaxflow.train.lock import hold
 
 __all__ = ["Journal", "RunConfig", "claim_run", "open_journal", "read_config", "write_json"]
 
@@ -38,10 +44,15 @@ def write_json(path: Path, value: Any) -> None:
 def _replace(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # or a renamed file may be empty after a power cut
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
@@ -86,16 +97,62 @@ class Journal:
     """Appends metrics to ``RUN/metrics.jsonl``."""
 
     def __init__(self, path: Path, seconds: float) -> None:
+        self._path, self._pending = path, path.with_name("pending.json")
         try:
-            self._file = path.open("a", encoding="utf-8")
+            # Without a buffer: what could not be written is not tried again when it is closed.
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
         self.seconds_before = seconds
 
     def write(self, step: int, **values: Any) -> None:
-        """Append one line."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        """Append one line.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
+        line = json.dumps({"step": step, **values}).encode() + b"\n"
+        try:
+            while line:  # of a nearly full disk only a part is taken
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise InputError(
+                f"{self._path} cannot be written: {error.strerror or error}"
+            ) from error
+
+    def put_off(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """Keep in ``pending.json`` what the steps up to `step` found and no line tells yet.
+
+        A run that is stopped between two lines so goes on to the line it would have written.
+        """
+        write_json(self._pending, {"step": step, "metrics": [dict(row) for row in rows]})
+
+    def taken_up(self, step: int) -> list[dict[str, float]]:
+        """Return what was put off at `step`, which may be nothing.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        try:
+            if not self._pending.exists():
+                return []
+            found = json.loads(self._pending.read_text(encoding="utf-8"))
+            rows = [{name: float(row[name]) for name in row} for row in found["metrics"]]
+            return rows if found["step"] == step else []
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"{self._pending} must hold the metrics of a run's last steps, it is damaged: "
+                f"delete it to go on without them: {error!r}"
+            ) from error
+
+    def told(self) -> None:
+        """Forget what was put off: its line is written, and a later checkpoint too."""
+        with contextlib.suppress(OSError):
+            self._pending.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -151,28 +208,34 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
     return {**fields, "data": None if data is None else str(Path(data).resolve())}
 
 
-def claim_run(run: Path, config: RunConfig) -> None:
-    """Make a run's folder and write its configuration, or check that it is the same run.
+@contextmanager
+def claim_run(run: Path, config: RunConfig) -> Iterator[None]:
+    """Have a run's folder to oneself, with its configuration in it, for the duration of a block.
 
     Raises
     ------
     InputError
-        If the folder holds a run with another configuration, or cannot be written.
+        If the folder holds a run with another configuration, another process has it, or it cannot
+        be written.
     """
+    _check_same(run, config)  # what is refused is not touched
+    # Several processes that train one model are one run, and the first of them has the folder.
+    with hold(run) if jax.process_index() == 0 else contextlib.nullcontext():
+        if not _check_same(run, config) and jax.process_index() == 0:
+            write_json(run / "config.json", config.to_dict())
+        yield
+
+
+def _check_same(run: Path, config: RunConfig) -> bool:
+    """Refuse another run's folder; say whether it is this run's already."""
     there = read_config(run, type(config))
-    if there is not None:
-        mine, theirs = _comparable(config), _comparable(there)
-        for name, value in mine.items():
-            if value != theirs[name]:
-                raise InputError(
-                    f"{run} holds a run with another configuration ({name} is {theirs[name]}, not "
-                    f"{value}): choose another folder, or go on with the run as it was begun"
-                )
-        return
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the run's folder {run} cannot be written: {error.strerror or error}"
-        ) from error
-    write_json(run / "config.json", config.to_dict())
+    if there is None:
+        return False
+    mine, theirs = _comparable(config), _comparable(there)
+    for name, value in mine.items():
+        if value != theirs[name]:
+            raise InputError(
+                f"{run} holds a run with another configuration ({name} is {theirs[name]}, not "
+                f"{value}): choose another folder, or go on with the run as it was begun"
+            )
+    return True

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from jaxflow.train.batches import BatchPlan, EncodedSplit, iterate
 from jaxflow.train.checkpoint import Checkpoints, all_finite, open_checkpoints
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import RunData, encoder_config, prepare
+from jaxflow.train.divergence import check_steps
 from jaxflow.train.journal import Journal, claim_run, open_journal, write_json
 from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.regulariser import need_derivative
@@ -30,8 +32,9 @@ from jaxflow.train.step import (
     make_optimizer,
     make_train_step,
 )
+from jaxflow.train.stopping import Stopped, stopping
 
-__all__ = ["Loop", "Progress", "TrainResult", "train"]
+__all__ = ["Loop", "Progress", "TrainResult", "say_line", "train"]
 
 LOG_EVERY = 50
 
@@ -105,8 +108,10 @@ def train(
     Raises
     ------
     InputError
-        If the corpus or the folder is unusable, the devices do not divide the batch, or the loss
-        stops being finite; the last good checkpoint is kept then.
+        If the corpus or the folder is unusable or in use, the devices do not divide the batch, or
+        loss or gradient stop being finite; the last good checkpoint is kept then.
+    Stopped
+        After SIGINT or SIGTERM, the step that was begun being finished and kept.
     """
     layout = layout_of() if layout is None else layout
     layout.check_batch(config.batch)
@@ -114,7 +119,6 @@ def train(
         need_derivative()
     data = prepare(config)
     model = encoder_config(config, data.tokenizer)
-    claim_run(run, config)  # what is refused leaves nothing behind
     steps = len(data.plan)
     if data.too_long:
         report(
@@ -126,7 +130,8 @@ def train(
             )
         )
     optimizer = make_optimizer(config, steps)
-    with open_checkpoints(run / "checkpoints") as checkpoints:
+    say = partial(say_line, report, steps)
+    with claim_run(run, config), open_checkpoints(run / "checkpoints", say) as checkpoints:
         fresh = init_state(model, optimizer, config.seed)
         state = layout.put_state(checkpoints.restore(fresh) or fresh)
         if int(state.step):
@@ -150,13 +155,18 @@ def train(
             state = loop.run(state, step_function, until)
         finally:
             journal.close()
-    finished = Model(model, layout.whole(state.params), data.tokenizer)
-    if until < steps:
-        return TrainResult(finished, data, {}, loop.seconds)
-    models.save(run / "model", finished)
-    accuracy = accuracies(finished.probabilities, data.held_out, config.lengths)
-    write_json(run / "accuracy.json", accuracy)
-    return TrainResult(finished, data, accuracy, loop.seconds)
+        finished = Model(model, layout.whole(state.params), data.tokenizer)
+        if until < steps:
+            return TrainResult(finished, data, {}, loop.seconds)
+        models.save(run / "model", finished)
+        accuracy = accuracies(finished.probabilities, data.held_out, config.lengths)
+        write_json(run / "accuracy.json", accuracy)
+        return TrainResult(finished, data, accuracy, loop.seconds)
+
+
+def say_line(report: Callable[[Progress], None], steps: int, message: str) -> None:
+    """Report a line that is of no step."""
+    report(Progress(0, steps, message))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,40 +213,64 @@ class Loop:
         step_function: Callable[..., tuple[TrainState, Metrics]],
         until: int,
     ) -> TrainState:
-        """Take steps until `until`, logging, scoring and keeping checkpoints on the way."""
+        """Take steps until `until`, logging, scoring and keeping checkpoints on the way.
+
+        Raises
+        ------
+        Stopped
+            After SIGINT or SIGTERM, the step that was begun being finished and kept.
+        """
         plan, steps = self.plan, len(self.plan)
         step = int(state.step)
-        pending: list[Metrics] = []
-        for batch in iterate(plan, step) if step < until else ():
-            state, metrics = step_function(state, **batch)
-            pending.append(metrics)
-            step += 1
-            epoch_ends = step % plan.steps_per_epoch == 0
-            keeps = step % self.checkpoint_every == 0 or step == until or epoch_ends
-            if keeps or len(pending) >= LOG_EVERY:
-                self._log(step, steps, pending)
-                pending = []
-            if epoch_ends:
-                self._score(step, steps, state)
-            if keeps:
-                self._keep(state)
-            if step == until:
-                break
+        pending = [
+            Metrics(**{name: jnp.float32(value) for name, value in row.items()})
+            for row in self.journal.taken_up(step)
+        ]
+        with stopping() as asked:
+            for batch in iterate(plan, step) if step < until else ():
+                state, metrics = step_function(state, **batch)
+                pending.append(metrics)
+                step += 1
+                epoch_ends = step % plan.steps_per_epoch == 0
+                keeps = step % self.checkpoint_every == 0 or step == until or epoch_ends
+                if keeps or len(pending) >= LOG_EVERY:
+                    self._log(step, steps, pending)
+                    pending = []
+                if epoch_ends:
+                    self._score(step, steps, state)
+                if keeps:
+                    self._keep(state)
+                if (number := asked()) is not None:
+                    if not keeps:
+                        self._put_off(step, pending, state)
+                    raise Stopped(number, f"after step {step}, whose checkpoint is written")
+                if step == until:
+                    break
         return state
 
+    def _put_off(self, step: int, pending: list[Metrics], state: TrainState) -> None:
+        """Keep a state between two lines of the journal, so that its going on leaves no trace."""
+        check_steps(step, pending, self.flow_weight)
+        self.journal.put_off(
+            step,
+            [
+                {
+                    name: float(value)
+                    for name, value in metrics._asdict().items()
+                    if value is not None
+                }
+                for metrics in pending
+            ],
+        )
+        self._save(state)
+
     def _log(self, step: int, steps: int, pending: list[Metrics]) -> None:
+        check_steps(step, pending, self.flow_weight)
         columns = zip(Metrics._fields, zip(*pending, strict=True), strict=True)
         # A step without a regulariser has no share to report.
         means = {name: float(jnp.stack(v).mean()) for name, v in columns if v[0] is not None}
-        loss = means["loss"]
         if "subject_share" in means:
             means["flow_term"] = -self.flow_weight * means["subject_share"]
-            loss += means["flow_term"]
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} near step {step}: training stopped, the last good checkpoint "
-                "is kept; try a lower learning rate"
-            )
         self.journal.write(step, **means, seconds=round(self.seconds, 3))
         share = means.get("subject_share", math.nan)
         self.report(
@@ -254,6 +288,10 @@ class Loop:
         self.report(Progress(step, steps, f"epoch {epoch}: accuracy {shown}"))
 
     def _keep(self, state: TrainState) -> None:
+        self._save(state)
+        self.journal.told()
+
+    def _save(self, state: TrainState) -> None:
         if not all_finite(state):
             raise InputError(
                 f"parameters are no longer finite after step {int(state.step)}: training stopped, "

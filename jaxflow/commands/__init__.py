@@ -13,14 +13,22 @@ from jaxflow.errors import InputError
 
 __all__ = ["main"]
 
+AGAIN = "no file is half-written, and the same command goes on from what is kept"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 for unusable input."""
+    """Run the command line and return its exit status.
+
+    It is 0, 2 for unusable input, and 128 and the signal's number after SIGINT and SIGTERM.
+    """
     from jaxflow.commands.parser import parse
+    from jaxflow.commands.signals import ended_by_signals
+    from jaxflow.train.stopping import Stopped
 
     try:
-        command = parse(list(sys.argv[1:] if arguments is None else arguments))
-        command.run()
+        with ended_by_signals():
+            command = parse(list(sys.argv[1:] if arguments is None else arguments))
+            command.run()
     except InputError as error:
         message = " ".join(str(error).split())
         print(f"jaxflow: error: {message}", file=sys.stderr)
@@ -28,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         sys.stderr.close()
         return 0
+    except Stopped as stop:
+        again = "the same command goes on from there" if stop.kept else AGAIN
+        print(f"jaxflow: {stop}; {again}", file=sys.stderr)
+        return 128 + stop.number
     except KeyboardInterrupt:
-        print("jaxflow: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"jaxflow: interrupted; {AGAIN}", file=sys.stderr)
         return 130
     return 0

@@ -30,11 +30,12 @@ class Evaluate:
     def run(self) -> None:
         """Evaluate and print."""
         from jaxflow.eval.evaluate import check_out, evaluate_run
+        from jaxflow.train.lock import hold
 
         out = self.out or self.run_folder / "evaluation"
         if self.run_folder.is_dir():
             check_out(out)
-        with progress.counting("scoring") as report:
+        with hold(out), progress.counting("scoring") as report:
             evaluation = evaluate_run(
                 self.run_folder, self.options.config(self.seed), out, data=self.data, report=report
             )

@@ -56,20 +56,26 @@ class Leaderboard:
 
     def run(self) -> None:
         """Judge, print and write."""
-        from rich.console import Console
-
         from jaxflow.eval.evaluate import check_out
         from jaxflow.eval.leaderboard.board import MEASURES
-        from jaxflow.eval.leaderboard.programs import Programs
-        from jaxflow.eval.leaderboard.report import print_summary
-        from jaxflow.eval.leaderboard.summary import summarise_boards
-        from jaxflow.eval.leaderboard.write import write_board
+        from jaxflow.train.lock import hold
 
         keep_heap()
         if self.sort not in MEASURES:
             raise InputError(f"sort must be one of {', '.join(MEASURES)}, got {self.sort!r}")
         out = self.out or Path("runs") / "leaderboard"
         check_out(out)
+        with hold(out):
+            self._judge(out)
+
+    def _judge(self, out: Path) -> None:
+        from rich.console import Console
+
+        from jaxflow.eval.leaderboard.programs import Programs
+        from jaxflow.eval.leaderboard.report import print_summary
+        from jaxflow.eval.leaderboard.summary import summarise_boards
+        from jaxflow.eval.leaderboard.write import write_board
+
         boards, models, names = [], [], []
         programs = None
         with kept_programs():

@@ -173,13 +173,13 @@ def test_another_configuration(refused, tmp_path, run, data):
     refused("train", *changed, parts=["learning_rate is 0.001, not 0.5"])
 
 
-def test_a_damaged_checkpoint(refused, tmp_path, run):
+def test_a_run_without_a_whole_checkpoint(refused, tmp_path, run):
     shutil.copytree(run, tmp_path / "run")
-    last = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    for file in last.rglob("*"):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for file in checkpoints.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    refused("train", "--out", tmp_path / "run", parts=[last, "delete it"])
+    refused("train", "--out", tmp_path / "run", parts=[checkpoints, "delete that folder"])
 
 
 def test_a_damaged_model(refused, tmp_path, run):

@@ -103,7 +103,7 @@ def assert_ends_like(run, whole):
 def test_a_whole_run_leaves_what_it_promises_and_has_learned(whole):
     run, result = whole
     assert {path.name for path in run.iterdir()} == {
-        "config.json", "metrics.jsonl", "checkpoints", "checkpoints.json", "model", "accuracy.json"
+        "config.json", "metrics.jsonl", "checkpoints", "model", "accuracy.json"
     }  # fmt: skip
     # The test split has no labels: it is never scored.
     assert set(result.accuracy) == {"dev"}

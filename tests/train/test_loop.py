@@ -104,7 +104,7 @@ def steps_kept(run):
 def test_a_whole_run_leaves_what_it_promises(whole, data):
     run, result = whole
     assert {path.name for path in run.iterdir()} == {
-        "config.json", "metrics.jsonl", "checkpoints", "checkpoints.json", "model", "accuracy.json"
+        "config.json", "metrics.jsonl", "checkpoints", "model", "accuracy.json"
     }  # fmt: skip
     assert read_config(run) == small_config(data)
     assert steps_kept(run) == [28, 30]
@@ -211,8 +211,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path, data, whole, monkeypatch)
     assert_ends_like(run, whole)
 
 
-def nan_from(step_number):
-    """Make the steps from that number on give a loss that is not a number."""
+def spoiled_from(step_number, name, value):
+    """Make the steps from that number on, from 0, find a value that no good step finds."""
     real = loop.make_train_step
 
     def make(*arguments):
@@ -221,33 +221,46 @@ def nan_from(step_number):
         def poisoned(state, tokens, labels):
             number = int(state.step)
             state, metrics = step(state, tokens, labels)
-            return state, metrics._replace(
-                loss=metrics.loss * (float("nan") if number >= step_number else 1)
-            )
+            found = jnp.where(number >= step_number, value, getattr(metrics, name))
+            return state, metrics._replace(**{name: found})
 
         return poisoned
 
     return make
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, data, whole, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("loss", float("nan"), "the loss is nan"),
+        ("loss", 2e4, "the loss is 20000"),
+        ("gradient_norm", float("inf"), "the gradient's norm is inf"),
+        ("gradient_norm", float("nan"), "the gradient's norm is nan"),
+    ],
+)
+def test_a_step_out_of_all_bounds_is_named(tmp_path, data, whole, monkeypatch, name, value, said):
     config, run = small_config(data), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_train_step", nan_from(12))
-        with pytest.raises(InputError, match="the loss is nan near step 13: training stopped"):
+        patch.setattr(loop, "LOG_EVERY", 50)  # the step, though only line ends are looked at
+        patch.setattr(loop, "make_train_step", spoiled_from(11, name, value))
+        with pytest.raises(
+            InputError, match=f"^{said} at step 12: training stopped, the last good"
+        ):
             train(config, run)
     assert not (run / "model").exists()
     assert not (run / "accuracy.json").exists()
     assert steps_kept(run) == [7, 10]
     # What was kept is good: the same run goes on from there to the same end.
     train(config, run)
-    assert_ends_like(run, whole)
+    assert_equal_trees(models.load(run).params, whole[1].model.params)
 
 
 def test_parameters_that_overflow_are_never_kept(tmp_path, data):
     run = tmp_path / "run"
     config = small_config(data, learning_rate=3e38, checkpoint_every=1, epochs=1)
-    with pytest.raises(InputError, match=r"(loss is|no longer finite).* try a lower learning rate"):
+    with pytest.raises(
+        InputError, match=r"(loss is|norm is|no longer finite).* try a lower learning rate"
+    ):
         train(config, run)
     assert not (run / "model").exists()
     with open_checkpoints(run / "checkpoints") as checkpoints:
@@ -376,35 +389,73 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_refused(tmp_path, saved, damage, capfd):
+def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, saved, damage, capfd):
     """Whichever of its files is damaged."""
-    folder = tmp_path / "checkpoints"
     names = [file.relative_to(saved) for file in (saved / "9").rglob("*") if file.is_file()]
     assert len(names) > 5
-    for name in names:
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number) / "checkpoints"
         shutil.copytree(saved, folder)
-        shutil.copy(saved.with_suffix(".json"), tmp_path)
         before = (folder / name).read_bytes()
         DAMAGES[damage](folder / name)
-        if not (folder / name).exists() or (folder / name).read_bytes() != before:
-            with pytest.raises(InputError) as caught:
-                restore(folder, state_of(0))
-            assert str(caught.value) == (
-                f"the checkpoint {folder / '9'} is damaged, delete it to go on from the one before"
+        if (folder / name).exists() and (folder / name).read_bytes() == before:
+            continue
+        assert_equal_trees(restore(folder, state_of(0)), state_of(5))
+        said = capfd.readouterr().err
+        if name.name == "sha256" and damage == "missing":
+            assert (
+                said
+                == f"{folder / '9'} was cut off before its checksum was written and is not used\n"
             )
-        shutil.rmtree(folder / "9")
-        assert int(restore(folder, state_of(0)).step) == 5
-        shutil.rmtree(folder)
+        else:
+            aside = folder.with_name("checkpoints-damaged") / "9"
+            assert said == (
+                f"the checkpoint {folder / '9'} is damaged: moved to {aside}, going on from the "
+                "one before\n"
+            )
+            assert aside.is_dir()
+        # It is not met again, and its step can be kept anew.
+        with open_checkpoints(folder) as checkpoints:
+            checkpoints.save(state_of(9, seed=2))
+        assert_equal_trees(restore(folder, state_of(0)), state_of(9, seed=2))
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_checkpoint_without_its_checksum_is_read(tmp_path, saved):
-    # A run can be killed between the two.
-    shutil.copytree(saved, tmp_path / "checkpoints")
-    assert_equal_trees(restore(tmp_path / "checkpoints", state_of(0)), state_of(9, seed=1))
+def test_only_where_no_checkpoint_is_whole_the_run_is_refused(tmp_path, saved):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    for step in ("5", "9"):
+        DAMAGES["truncated"](folder / step / "_CHECKPOINT_METADATA")
+    there = sorted(folder.rglob("*"))
+    for _ in range(2):  # and nothing is moved, or the second try would begin from the beginning
+        with pytest.raises(InputError, match=r"no checkpoint in .* is whole \(9, 5 are damaged\)"):
+            restore(folder, state_of(0))
+        assert sorted(folder.rglob("*")) == there
+
+
+def test_the_same_step_damaged_twice_is_kept_twice(tmp_path, saved, capfd):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    for _ in range(2):
+        DAMAGES["truncated"](folder / "9" / "_CHECKPOINT_METADATA")
+        with open_checkpoints(folder) as checkpoints:
+            checkpoints.save(state_of(9, seed=1))
+    assert {path.name for path in (tmp_path / "checkpoints-damaged").iterdir()} == {"9", "9-2"}
+    assert len(capfd.readouterr().err.splitlines()) == 2
+
+
+def test_checksums_that_lie_together_are_read(tmp_path, saved):
+    """Where they lay before they lay with the checkpoints."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    together = {step: (folder / step / "sha256").read_text() for step in ("5", "9")}
+    for step in together:
+        (folder / step / "sha256").unlink()
+    (tmp_path / "checkpoints.json").write_text(json.dumps(together))
+    assert_equal_trees(restore(folder, state_of(0)), state_of(9, seed=1))
     (tmp_path / "checkpoints.json").write_text("{")
     with pytest.raises(InputError, match=r"checksums .* cannot be read"):
-        restore(tmp_path / "checkpoints", state_of(0))
+        restore(folder, state_of(0))
 
 
 def test_a_checkpoint_with_a_number_that_is_not_finite_is_refused(tmp_path):
@@ -412,7 +463,7 @@ def test_a_checkpoint_with_a_number_that_is_not_finite_is_refused(tmp_path):
     broken = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, state.params))
     with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(broken)
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="must hold finite numbers"):
         restore(tmp_path / "checkpoints", state_of(0))
 
 
