@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,10 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore", DeprecationWarning)  # of Pillow, for some formats
             Image.init()
             known = [name for name in _FORMATS if name in Image.OPEN]
-            with Image.open(path, formats=known) as opened:
-                _check_size(path, opened.size)
+            # Out of memory: a file asked for the 2 GB that a chunk claims makes room for them.
+            content = Path(path).read_bytes()
+            with Image.open(io.BytesIO(content), formats=known) as opened:
+                _check_size(path, opened.size, len(content))
                 opened.load()
                 picture = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
@@ -92,9 +95,9 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     return np.array(picture.convert("RGB"))
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
+def _check_size(path: Path, size: tuple[int, int], stored: int) -> None:
     """Refuse a picture that would take far more memory than its file can account for."""
-    pixels, stored = size[0] * size[1], Path(path).stat().st_size
+    pixels = size[0] * size[1]
     if pixels > max(_PIXELS, _PIXELS_A_BYTE * stored):
         raise InputError(
             f"the picture {path} is too large: it claims {size[0]} x {size[1]} pixels in a file of "

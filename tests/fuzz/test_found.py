@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
+
 import pytest
 from fuzzing.campaign import all_readers, scratch
 from fuzzing.check import judge
 from fuzzing.found import FOUND, Found
 
 READERS = {reader.name: reader for reader in all_readers()}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _watched() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("found", [pytest.param(f, id=f"{f.reader}: {f.what}") for f in FOUND])

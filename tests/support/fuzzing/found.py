@@ -106,6 +106,17 @@ def _picture(size: tuple[int, int]) -> Case:
     return {"picture": b"\x89PNG\r\n\x1a\n" + b"".join(parts)}
 
 
+def _icon() -> Case:
+    """An icon of a PNG whose pixels' chunk claims 2 GB."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGBA", (7, 9)).save(buffer, "ICO", sizes=[(7, 9)])
+    content = buffer.getvalue()
+    place = content.index(b"IDAT") - 4
+    return {"picture": content[:place] + b"\x80\x00\x01\x10" + content[place + 4 :]}
+
+
 def _tensors(header: Any, body: bytes = b"", length: int | None = None) -> Callable[[], Case]:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return lambda: {"model.safetensors": with_header(text, body, length)}
@@ -203,6 +214,7 @@ FOUND = (
     Found("picture", "a format that is read by starting a program",
           lambda: {"picture": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"}),
     Found("picture", "80 million pixels in 100 bytes", lambda: _picture((9_000, 9_000))),
+    Found("picture", "a chunk of 2 GB in an icon", _icon, "accepted"),
     Found("picture", "2^62 pixels", lambda: _picture((2**31 - 1, 2**31 - 1))),
     Found("run's configuration", "a deep nest", _json(_RUN, "config.json", seed=b"[" * 200_000)),
     Found("run's configuration", "lengths as text", _json(_RUN, "config.json", buckets=["8"])),
