@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from jaxflow.errors import InputError
 from jaxflow.eval.claims import Claim, judge_claims
 from jaxflow.eval.protocol import ProtocolConfig, choose, score_sentences
@@ -21,8 +24,17 @@ from jaxflow.train.batches import EncodedSplit
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits
 from jaxflow.train.journal import read_config
+from jaxflow.train.mesh import layout_of
 
-__all__ = ["Evaluation", "check_out", "evaluate", "evaluate_run", "versions"]
+__all__ = [
+    "Evaluation",
+    "check_out",
+    "evaluate",
+    "evaluate_run",
+    "spread",
+    "versions",
+    "write_evaluation",
+]
 
 PACKAGES = ("jaxflow", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "numba", "networkx")
 
@@ -91,8 +103,56 @@ def evaluate(
     test = splits["test"]
     choose(test, protocol)  # refuse impossible requests before the slow part
     if accuracy is None:
-        accuracy = accuracies(model.probabilities, splits, config.lengths)
+        accuracy = accuracies(spread(model), splits, config.lengths)
     scores, extra = score_sentences(model, test, config.lengths, protocol, report)
+    return write_evaluation(
+        out,
+        scores,
+        extra,
+        model=model,
+        config=config,
+        protocol=protocol,
+        accuracy=accuracy,
+        too_long=test.too_long,
+        seconds=seconds,
+    )
+
+
+def write_evaluation(
+    out: Path,
+    scores: SentenceScores,
+    extra: Mapping[str, np.ndarray],
+    *,
+    model: Model,
+    config: TrainConfig,
+    protocol: ProtocolConfig,
+    accuracy: Mapping[str, Mapping[str, float | int]],
+    too_long: int,
+    seconds: float | None = None,
+) -> Evaluation:
+    """Make tables and claims of scores and write the files of an evaluation.
+
+    Parameters
+    ----------
+    out
+        Folder for ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and
+        ``config.json``.
+    scores, extra
+        By sentence, and further arrays for ``scores.npz``.
+    model, config, protocol
+        The model, how it was trained and how sentences were scored.
+    accuracy
+        By split, ``test`` among them.
+    too_long
+        Test sentences left out for their length.
+    seconds
+        Of training, for the record.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
     tables = build_tables(scores, protocol.seed)
     claims = judge_claims(scores, protocol.seed)
     files = write_reports(
@@ -107,12 +167,22 @@ def evaluate(
             "protocol": dataclasses.asdict(protocol),
             "model": model.config.to_dict(),
             "training_seconds": seconds,
-            "test_sentences_too_long": test.too_long,
+            "test_sentences_too_long": too_long,
         },
         versions=versions(),
         extra=extra,
     )
     return Evaluation(accuracy, tables, claims, scores, tuple(files))
+
+
+def spread(model: Model) -> Callable[[np.ndarray], jax.Array]:
+    """Return ``tokens [B, n] -> probabilities [B', C]`` on all of this process's devices.
+
+    B' is B, or the next multiple of the devices: the first B rows are those asked for.
+    """
+    layout = layout_of(own=True)
+    model = dataclasses.replace(model, params=layout.put_replicated(model.params))
+    return lambda tokens: model.probabilities(layout.put_filled(tokens))
 
 
 def evaluate_run(

@@ -23,6 +23,7 @@ from jaxflow.eval.readout import flow_at, read_places, rows_at, saturated_at
 from jaxflow.eval.scores import ROWS, TARGETS, SentenceScores
 from jaxflow.models import Model
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
+from jaxflow.train.mesh import Layout, layout_of
 
 __all__ = ["ProtocolConfig", "TokenScores", "choose", "score_sentences", "token_scores"]
 
@@ -118,7 +119,14 @@ def choose(split: EncodedSplit, config: ProtocolConfig) -> EncodedSplit:
     InputError
         If there are fewer than `samples`, or none at all.
     """
-    rows = np.flatnonzero(split.lengths >= config.min_tokens)
+    rows = chosen_rows(split.lengths, config)
+    fields = ("tokens", "lengths", "labels", "n_attractors", "subject_index", "rows")
+    return dataclasses.replace(split, **{name: getattr(split, name)[rows] for name in fields})
+
+
+def chosen_rows(lengths: np.ndarray, config: ProtocolConfig) -> np.ndarray:
+    """Draw as `choose` does, from the sentences' lengths alone; ascending int64 ``[samples]``."""
+    rows = np.flatnonzero(lengths >= config.min_tokens)
     if not len(rows):
         raise InputError(f"no test sentence has at least {config.min_tokens} tokens")
     samples = min(PAPER_SAMPLES, len(rows)) if config.samples is None else config.samples
@@ -126,10 +134,7 @@ def choose(split: EncodedSplit, config: ProtocolConfig) -> EncodedSplit:
         raise InputError(
             f"samples must be from 1 to the {len(rows)} test sentences that fit, got {samples}"
         )
-    drawn = np.random.default_rng(config.seed).permutation(rows)[:samples]
-    rows = np.sort(drawn)
-    fields = ("tokens", "lengths", "labels", "n_attractors", "subject_index", "rows")
-    return dataclasses.replace(split, **{name: getattr(split, name)[rows] for name in fields})
+    return np.sort(np.random.default_rng(config.seed).permutation(rows)[:samples])
 
 
 def gradient_scores(
@@ -187,7 +192,7 @@ def device_scores(
 
     @jax.jit
     def scores(params: Any, tokens: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        mask = tokens != padding
+        mask = jnp.asarray(tokens != padding)
         attention = apply(params, tokens, mask).attention
         blanked = jaxflow.blank_out(
             lambda rows: jax.nn.softmax(apply(params, rows, method="classify")),
@@ -200,7 +205,7 @@ def device_scores(
             "attention": attention,
             "raw": read(jaxflow.raw_attention(attention, mask=mask), mask),
             "rollout": read(jaxflow.rollout(attention, residual=residual, mask=mask), mask),
-            "blank_out": blanked,
+            "blank_out": jnp.asarray(blanked),
             **gradients(params, tokens),
         }
 
@@ -237,20 +242,46 @@ def token_scores(
     lengths: tuple[int, ...],
     config: ProtocolConfig,
     report: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    layout: Layout | None = None,
+    programs: Callable[..., dict[str, jax.Array]] | None = None,
+    longest: int | None = None,
 ) -> TokenScores:
-    """Score every token of every sentence by every method."""
-    shape = (len(split), model.config.layers, int(split.lengths.max()))
+    """Score every token of every sentence by every method.
+
+    Parameters
+    ----------
+    model, split, lengths
+        The model, the sentences, and the lengths they are padded to.
+    config
+        How they are scored.
+    report
+        Called with the number of sentences done and their total.
+    layout
+        The devices that the model's part runs on, each with its rows of every batch; None takes all
+        that this process has. Flow is computed on the host.
+    programs
+        What `device_scores` gives, to be compiled once for several splits.
+    longest
+        Tokens that the result has room for; None takes the longest sentence's.
+    """
+    layout = layout_of(own=True) if layout is None else layout
+    params = layout.put_state(model.params)
+    longest = int(split.lengths.max()) if longest is None else longest
+    shape = (len(split), model.config.layers, longest)
     methods = {name: np.full(shape, np.nan) for name in ROWS}
     targets = {name: np.full(shape[::2], np.nan) for name in TARGETS}
     saturated = np.zeros(shape, bool)
     counted = np.zeros(shape[::2], bool)
-    on_device = device_scores(model, config.residual, of=config.score, reading=config.reading)
+    on_device = programs or device_scores(
+        model, config.residual, of=config.score, reading=config.reading
+    )
     ends = (model.text.cls_id, model.text.sep_id)
     specials = [number for number in ends if number is not None]
 
     done = 0
     for rows, batch in evaluation_batches(split, lengths, config.batch):
-        now = jax.tree.map(np.asarray, on_device(model.params, **batch))
+        now = jax.tree.map(np.asarray, on_device(params, **layout.put_filled(batch)))
         # A batch may end in rows of padding, which belong to no sentence.
         now = {name: values[: len(rows)] for name, values in now.items()}
         attention, mask = now.pop("attention"), batch["tokens"][: len(rows)] != split.pad_id

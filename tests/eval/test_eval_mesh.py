@@ -1,0 +1,31 @@
+"""Attributions on eight devices against those on one."""
+
+import numpy as np
+import pytest
+from many_devices import run_on_devices
+from mesh_attributions import SENTENCES, attributions
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    file = tmp_path_factory.mktemp("mesh") / "attributions.npz"
+    said = run_on_devices(8, "mesh_attributions.py", file)
+    assert said == {"devices": 8}
+    with np.load(file) as arrays:
+        return attributions(), dict(arrays)
+
+
+def test_every_attribution_is_that_of_one_device(both):
+    one, eight = both
+    assert one.keys() == eight.keys()
+    assert len(one) == 3 * 10 + 8 + 1
+    for name, expected in one.items():
+        assert len(expected) == SENTENCES
+        np.testing.assert_allclose(eight[name], expected, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_rows_that_were_dealt_out_wrongly_would_be_seen(both):
+    for name, values in both[0].items():
+        if "saturated" not in name and "position" not in name:
+            known = np.nan_to_num(values)
+            assert np.abs(known - np.roll(known, 1, axis=0)).max() > 1e-3, name
