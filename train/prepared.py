@@ -7,6 +7,7 @@ killed leaves nothing that a later one would take.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,7 @@ def _prepared(
     try:
         new = builder()
         new.download_and_prepare(download_dir=downloads)
+        _clear(data_dir)
         return new
     except InputError:
         raise
@@ -117,6 +119,15 @@ def _prepared(
         raise InputError(
             f"the corpus cannot be prepared in {data_dir}: {' '.join(str(error).split())}"
         ) from error
+
+
+def _clear(data_dir: Path) -> None:
+    """Take away what killed processes had begun, and what one that is still at it does not need.
+
+    The latter finds the corpus prepared when its own temporary folder fails it.
+    """
+    for unfinished in data_dir.glob("**/*.incomplete*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager

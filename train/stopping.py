@@ -44,7 +44,8 @@ def stopping() -> Iterator[Callable[[], int | None]]:
     Raises
     ------
     Stopped
-        At a second signal, wherever the block is.
+        At a second signal, wherever the block is; at its end, if nothing else was raised after a
+        first one.
     """
     caught: list[int] = []
 
@@ -64,3 +65,5 @@ def stopping() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if caught:
+        raise Stopped(caught[0])

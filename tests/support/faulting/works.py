@@ -1,0 +1,194 @@
+"""The commands that faults are injected into, and what of their folders must come out equal.
+
+All is compared, byte for byte or number for number, but these fields, which are times: ``seconds``
+in a run's ``metrics.jsonl``; ``milliseconds`` in ``leaderboard.json``, in ``leaderboard.md`` and in
+``leaderboard.html``. Parameters and checkpoints are compared as numbers, because the names of the
+files that Orbax makes are drawn at random.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["WORKS", "Work", "damaged_checkpoints", "leftovers", "look", "prepare"]
+
+SIZE = 1_500  # training sentences of a corpus that is prepared
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A command, run in a folder of its own.
+
+    Attributes
+    ----------
+    name
+        Its name in the counts.
+    argv
+        The command; ``{inputs}`` stands for the folder with the corpus and a finished run.
+    out
+        The folder that it fills.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    out: str
+
+    def job(self, inputs: Path, folder: Path) -> dict[str, Any]:
+        """Return the job for a `faulting.server.Server`."""
+        argv = [part.format(inputs=inputs) for part in self.argv]
+        if not argv:
+            return {"prepare": True, "cache": str(folder / self.out)}
+        return {"argv": argv, "cache": str(inputs / "cache")}
+
+
+TRAINING = (
+    *("--data", "{inputs}/data", "--layers", "1", "--heads", "2", "--width", "16"),
+    *("--epochs", "3", "--batch", "32", "--positions", "12", "--attractor-share", "0.25"),
+    *("--checkpoint-every", "7"),
+)
+
+WORKS = (
+    Work("train", ("train", "--out", "run", *TRAINING), "run"),
+    Work("evaluate", ("evaluate", "{inputs}/run", "--out", "out", "--samples", "12"), "out"),
+    Work("leaderboard", ("leaderboard", "{inputs}/run", "--out", "out", "--samples", "10"), "out"),
+    Work("prepare", (), "cache"),
+)
+
+
+def prepare() -> int:
+    """Prepare a corpus as the first training run of a machine does, and return the exit status."""
+    from jaxflow.commands.signals import ended_by_signals
+    from jaxflow.errors import InputError
+    from jaxflow.train.corpus import load_corpus
+    from jaxflow.train.stopping import Stopped
+
+    try:
+        with ended_by_signals():
+            load_corpus("synthetic", seed=1, size=SIZE)
+    except InputError as error:
+        print(f"jaxflow: error: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stop:
+        print(f"jaxflow: {stop}", file=sys.stderr)
+        return 128 + stop.number
+    return 0
+
+
+def look(name: str, out: str) -> dict[str, str]:
+    """Return what lies in a work's folder under its final name: name -> a digest of what it says.
+
+    Raises
+    ------
+    AssertionError
+        If a file there is not whole.
+    """
+    folder = Path(out)
+    if not folder.exists():
+        return {}
+    found = _run(folder) if name == "train" else {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if not path.is_file() or any(map(_hidden, parts)):
+            continue
+        if name == "train" and parts[0] in ("checkpoints", "model", "metrics.jsonl"):
+            continue
+        if name == "prepare" and any(".incomplete" in part for part in parts):
+            continue
+        found["/".join(parts)] = _digest(_content(path))
+    return found
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") and name != ".config"  # which TFDS writes, beside its corpora
+
+
+def leftovers(out: str) -> list[str]:
+    """Return what lies in a folder beside final names."""
+    folder = Path(out)
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if _hidden(path.name) or ".incomplete" in path.name or "orbax-check" in path.name
+    )
+
+
+def damaged_checkpoints(run: str, scratch: str, count: int) -> dict[str, Any]:
+    """Try `faulting.damages.try_damages`."""
+    from faulting.damages import try_damages
+
+    return try_damages(run, scratch, count)
+
+
+def _run(run: Path) -> dict[str, str]:
+    found = {}
+    journal = run / "metrics.jsonl"
+    if journal.exists():
+        text = journal.read_text()
+        assert not text or text.endswith("\n"), "a line of the journal is cut off"
+        for number, line in enumerate(text.splitlines()):
+            entry = json.loads(line)
+            entry.pop("seconds")
+            found[f"metrics.jsonl line {number}"] = _digest(json.dumps(entry).encode())
+    steps = run / "checkpoints"
+    for step in sorted(steps.glob("[0-9]*") if steps.exists() else ()):
+        if step.name.isdigit():
+            found[f"checkpoints/{step.name}"] = _checkpoint(step)
+    if (run / "model").exists():
+        found["model"] = _model(run / "model")
+    return found
+
+
+def _checkpoint(step: Path) -> str:
+    from jaxflow.train.checkpoint import SEAL, _checksum
+
+    if (step / SEAL).exists():
+        assert (step / SEAL).read_text() == _checksum(step), f"{step} is not whole"
+    return _arrays(step / "default")
+
+
+def _arrays(folder: Path) -> str:
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    digest = hashlib.sha256()
+    with ocp.StandardCheckpointer() as reader:
+        tree = reader.restore(folder.absolute())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _model(folder: Path) -> str:
+    from jaxflow.models import load
+
+    load(folder)  # which compares all checksums
+    card = json.loads((folder / "model.json").read_text())
+    del card["files"]
+    return _digest(json.dumps(card).encode() + (folder / "vocabulary.txt").read_bytes())
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.name == "leaderboard.json":
+        text = json.dumps(_without_times(json.loads(content)))
+        return text.encode()
+    if path.name == "leaderboard.md":
+        return re.sub(rb"\| +[\d,.]+ +\|$", b"| |", content, flags=re.MULTILINE)
+    return content
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_times(v) for k, v in value.items() if k != "milliseconds"}
+    return [_without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
