@@ -83,7 +83,7 @@ def write_board(
     )
     texts = {
         "leaderboard.md": as_markdown(summary, made),
-        "leaderboard.json": dump(record(summary, made)),
+        "leaderboard.json": dump(record(summary, made), indent=None),
         "leaderboard.html": page,
     }
     writers: dict[str, Callable[[Path], None]] = {
