@@ -24,6 +24,7 @@ from jaxflow.train.config import TrainConfig
 from jaxflow.train.journal import open_journal, read_config
 from jaxflow.train.loop import train
 from jaxflow.train.step import TrainState, make_optimizer
+from jaxflow.train.stopping import Stopped
 
 STEPS = 30
 
@@ -253,6 +254,98 @@ def test_a_step_out_of_all_bounds_is_named(tmp_path, data, whole, monkeypatch, n
     # What was kept is good: the same run goes on from there to the same end.
     train(config, run)
     assert_equal_trees(models.load(run).params, whole[1].model.params)
+
+
+def signalled_in(step_number, number):
+    """Make a step send this process a signal."""
+    real = loop.make_train_step
+
+    def make(*arguments):
+        step = real(*arguments)
+
+        def signalling(state, tokens, labels):
+            if int(state.step) + 1 == step_number:
+                os.kill(os.getpid(), number)
+            return step(state, tokens, labels)
+
+        return signalling
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "kept"),
+    [(signal.SIGTERM, 12, [10, 12]), (signal.SIGINT, 14, [10, 14]), (signal.SIGTERM, 30, [28, 30])],
+)
+def test_a_signal_stops_a_run_behind_its_step_without_a_trace(
+    tmp_path, data, monkeypatch, number, step, kept
+):
+    # Lines at checkpoints only: one that a signal asks for is no reason for another line.
+    monkeypatch.setattr(loop, "LOG_EVERY", 50)
+    config, run, calm = small_config(data), tmp_path / "run", tmp_path / "calm"
+    result = train(config, calm)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_train_step", signalled_in(step, number))
+        with pytest.raises(
+            Stopped, match=f"after step {step}, whose checkpoint is written"
+        ) as caught:
+            train(config, run)
+    assert caught.value.number == number
+    assert steps_kept(run) == kept
+    assert not (run / "model").exists()
+    assert not (run / ".lock").exists()
+    said = []
+    train(config, run, said.append)
+    assert said[0].message == f"going on after step {step}"
+    assert_ends_like(run, (calm, result))
+    assert {path.name for path in run.iterdir()} == {path.name for path in calm.iterdir()}
+
+
+def test_metrics_put_off_for_another_step_are_left_alone(tmp_path):
+    journal = open_journal(tmp_path, 0)
+    rows = [{"loss": 0.1 + 0.2, "accuracy": float("nan")}]
+    journal.put_off(3, rows)
+    assert journal.taken_up(4) == []
+    assert repr(journal.taken_up(3)) == repr(rows)
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"step": 3, "metrics": 5}',
+        '{"step": 3, "metrics": [{"a": []}]}',
+    ):
+        (tmp_path / "pending.json").write_text(text)
+        with pytest.raises(InputError, match=r"pending\.json .* damaged: delete it"):
+            journal.taken_up(3)
+    journal.told()
+    assert journal.taken_up(3) == []
+    journal.told()
+    journal.close()
+
+
+def test_two_runs_on_one_folder(tmp_path, data):
+    config, run = small_config(data), tmp_path / "run"
+    refused = []
+
+    def report(progress):
+        if progress.step == 5:
+            with pytest.raises(InputError, match=f"run is in use by process {os.getpid()} on "):
+                train(config, run)
+            refused.append(progress.step)
+
+    train(config, run, report, stop_after=7)
+    assert refused == [5]
+    assert not (run / ".lock").exists()
+
+
+def test_a_disk_that_is_full_for_the_journal(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    journal = open_journal(tmp_path, 0)
+    with pytest.raises(InputError, match=r"metrics\.jsonl cannot be written: No space left"):
+        journal.write(1, loss=1.0)
+    journal.close()
 
 
 def test_parameters_that_overflow_are_never_kept(tmp_path, data):
