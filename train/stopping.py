@@ -63,7 +63,7 @@ def stopping() -> Iterator[Callable[[], int | None]]:
     try:
         yield lambda: caught[0] if caught else None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught_one, handler in before.items():
+            signal.signal(caught_one, handler)
     if caught:
         raise Stopped(caught[0])

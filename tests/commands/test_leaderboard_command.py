@@ -57,7 +57,10 @@ def test_the_model_that_comes_along_on_a_corpus(drawn, tmp_path, capsys):
     for row, length, subject in zip(cases.tokens, cases.lengths, cases.subject, strict=True):
         assert by_tokens[tuple(row[:length].tolist())] == subject
     out = tmp_path / "runs" / "leaderboard"
-    assert {path.name for path in out.iterdir()} == FILES | {"critical-difference.svg", "layers.svg"}
+    assert {path.name for path in out.iterdir()} == FILES | {
+        "critical-difference.svg",
+        "layers.svg",
+    }
     record = json.loads((out / "leaderboard.json").read_text(encoding="utf-8"))
     assert record["sentences"] == 12
     assert record["config"]["seed"] == 3

@@ -42,7 +42,9 @@ def test_sizes(make_scores):
 def test_a_damaged_file_is_refused(content, tmp_path):
     path = tmp_path / "scores.npz"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"scores\.npz must be an npz file, it is something else or cut off"):
+    with pytest.raises(
+        InputError, match=r"scores\.npz must be an npz file, it is something else or cut off"
+    ):
         SentenceScores.load(path)
 
 

@@ -162,7 +162,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: sign(f, "vocabulary.txt", b"[PAD]\n[CLS]\n[UNK]\nthe\n"),
         "has 4 words where the model expects",
     ),
-    "a vocabulary of bytes": (lambda f: sign(f, "vocabulary.txt", b"\xff\n"), "vocabulary.* cannot be read: .*utf-8"),
+    "a vocabulary of bytes": (
+        lambda f: sign(f, "vocabulary.txt", b"\xff\n"),
+        "vocabulary.* cannot be read: .*utf-8",
+    ),
     "no parameters at all": (
         lambda f: sign(f, "model.safetensors", b"nothing"),
         "is no safetensors file",
