@@ -6,56 +6,22 @@ file that changed is never answered with old rows (`jaxflow.train.prepared`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.train.prepared import columns, prepared_blocks
+from jaxflow.train.prepared import columns, prepared_blocks, prepared_sources
 from jaxflow.train.sources import CorpusName, default_cache, find_source, fingerprint
+from jaxflow.train.stored import NUMBERS, Split, StoredSplit, open_split
 from jaxflow.train.synthetic import TRAIN_SIZE
 
 if TYPE_CHECKING:
     from jaxflow.train.builder import AgreementCorpus
 
-__all__ = ["Split", "load_corpus"]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The rows of one split, in the order of their source.
-
-    Attributes
-    ----------
-    prefixes : sequence of str
-        Words before the verb, separated by single spaces; [N].
-    labels : numpy.ndarray
-        0 singular, 1 plural; int32 [N].
-    n_attractors : numpy.ndarray
-        Nouns of the other number between subject and verb, -1 unknown; int32 [N].
-    subject_index : numpy.ndarray
-        Word of the prefix, from 0 and without ``[CLS]``, -1 unknown; int32 [N].
-    """
-
-    prefixes: Sequence[str]
-    labels: np.ndarray
-    n_attractors: np.ndarray
-    subject_index: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.prefixes)
-
-    def where(self, chosen: np.ndarray) -> Split:
-        """Return the rows at which the boolean array ``chosen`` [N] is True."""
-        return Split(
-            tuple(self.prefixes[i] for i in np.flatnonzero(chosen).tolist()),
-            self.labels[chosen],
-            self.n_attractors[chosen],
-            self.subject_index[chosen],
-        )
+__all__ = ["Split", "StoredSplit", "load_corpus", "open_corpus"]
 
 
 def load_corpus(
@@ -97,6 +63,54 @@ def load_corpus(
         If a file or row cannot be used (the message names file and line), the cache cannot be
         written, or the full corpus cannot be fetched.
     """
+    make, data_dir, downloads = _prepared_as(name, path, seed, cache, size)
+    splits = {}
+    for split, blocks in prepared_blocks(make, data_dir, downloads).items():
+        prefixes, arrays = columns(blocks, "prefixes", NUMBERS, data_dir)
+        splits[split] = Split(prefixes, *arrays)
+    if name == "full":
+        test = splits["test"]
+        for k in range(1, 6):
+            chosen = test.n_attractors == k
+            if chosen.any():
+                splits[f"test_{k}"] = test.where(chosen)
+    return splits
+
+
+def open_corpus(
+    name: CorpusName = "synthetic",
+    path: str | Path | None = None,
+    *,
+    seed: int = 0,
+    cache: str | Path | None = None,
+) -> dict[str, StoredSplit]:
+    """Open a corpus's held-out splits without reading their sentences into memory.
+
+    Parameters, splits and errors as of `load_corpus`, but for the splits that are trained on.
+    """
+    make, data_dir, downloads = _prepared_as(name, path, seed, cache, None)
+    splits = {
+        split: open_split(blocks, data_dir)
+        for split, blocks in prepared_sources(make, data_dir, downloads).items()
+        if not split.startswith("train")
+    }
+    if name == "full":
+        test = splits["test"]
+        for k in range(1, 6):
+            chosen = np.flatnonzero(test.n_attractors == k)
+            if len(chosen):
+                splits[f"test_{k}"] = test.take(chosen)
+    return splits
+
+
+def _prepared_as(
+    name: CorpusName,
+    path: str | Path | None,
+    seed: int,
+    cache: str | Path | None,
+    size: int | None,
+) -> tuple[Callable[[], AgreementCorpus], Path, Path]:
+    """Return the corpus's builder, the folder it is prepared in, and that of downloads."""
     if name not in get_args(CorpusName):
         raise InputError(f"expected the corpus synthetic, simple or full, but got {name!r}.")
     if size is not None and name != "synthetic":
@@ -117,15 +131,4 @@ def load_corpus(
 
         return AgreementCorpus(config=name, data_dir=data_dir, source=source, seed=seed, size=size)
 
-    numbers = ("labels", "n_attractors", "subject_index")
-    splits = {}
-    for split, blocks in prepared_blocks(builder, data_dir, folder / "downloads").items():
-        prefixes, arrays = columns(blocks, "prefixes", numbers, data_dir)
-        splits[split] = Split(prefixes, *arrays)
-    if name == "full":
-        test = splits["test"]
-        for k in range(1, 6):
-            chosen = test.n_attractors == k
-            if chosen.any():
-                splits[f"test_{k}"] = test.where(chosen)
-    return splits
+    return builder, data_dir, folder / "downloads"

@@ -20,7 +20,7 @@ from jaxflow.errors import InputError
 if TYPE_CHECKING:
     from tensorflow_datasets.core import GeneratorBasedBuilder
 
-__all__ = ["columns", "prepared_blocks"]
+__all__ = ["columns", "damage_reported", "prepared_blocks", "prepared_sources"]
 
 Block = dict[str, Any]
 
@@ -28,7 +28,16 @@ Block = dict[str, Any]
 def prepared_blocks(
     make: Callable[[], GeneratorBasedBuilder], data_dir: Path, downloads: Path
 ) -> dict[str, list[Block]]:
-    """Read a corpus's blocks of rows, preparing it first if that was not done before.
+    """Read a corpus's blocks of rows into memory; as `prepared_sources` else."""
+    sources = prepared_sources(make, data_dir, downloads)
+    with damage_reported(data_dir):
+        return {name: [source[i] for i in range(len(source))] for name, source in sources.items()}
+
+
+def prepared_sources(
+    make: Callable[[], GeneratorBasedBuilder], data_dir: Path, downloads: Path
+) -> dict[str, Sequence[Block]]:
+    """Open a corpus's blocks of rows, preparing it first if that was not done before.
 
     Parameters
     ----------
@@ -42,7 +51,7 @@ def prepared_blocks(
     Returns
     -------
     dict
-        Split -> its records, in the order they were written.
+        Split -> its records, in the order they were written, each read where it is asked for.
 
     Raises
     ------
@@ -53,11 +62,8 @@ def prepared_blocks(
     _need_writable(data_dir)
     with _quiet_tfds():
         builder = _prepared(make, data_dir, downloads)
-        with _damage_reported(data_dir):
-            return {
-                name: [source[i] for i in range(len(source))]
-                for name, source in builder.as_data_source().items()
-            }
+        with damage_reported(data_dir):
+            return dict(builder.as_data_source())
 
 
 def columns(
@@ -70,7 +76,7 @@ def columns(
     InputError
         If the columns differ in length.
     """
-    with _damage_reported(data_dir):
+    with damage_reported(data_dir):
         lines = tuple(line for block in blocks for line in block[text].decode().split("\n"))
         arrays = [
             np.concatenate([np.asarray(block[name], np.int32) for block in blocks])
@@ -101,7 +107,7 @@ def _prepared(
     make: Callable[[], GeneratorBasedBuilder], data_dir: Path, downloads: Path
 ) -> GeneratorBasedBuilder:
     def builder() -> GeneratorBasedBuilder:
-        with _damage_reported(data_dir):
+        with damage_reported(data_dir):
             return make()
 
     try:
@@ -131,7 +137,8 @@ def _clear(data_dir: Path) -> None:
 
 
 @contextmanager
-def _damage_reported(data_dir: Path) -> Iterator[None]:
+def damage_reported(data_dir: Path) -> Iterator[None]:
+    """Say of whatever is raised in a block that the prepared corpus is damaged."""
     try:
         yield
     except Exception as error:  # TFDS, protobuf and array_record each raise kinds of their own

@@ -8,7 +8,9 @@ from pathlib import Path
 import tyro
 
 import jaxflow.commands.progress as progress
+from jaxflow.commands.hosts import HostOptions
 from jaxflow.commands.judging import ProtocolOptions, print_evaluation
+from jaxflow.errors import InputError
 
 __all__ = ["Evaluate"]
 
@@ -26,17 +28,43 @@ class Evaluate:
     seed: int = 0
     """Of the sample, the random baseline and the bootstrap."""
     options: ProtocolOptions = dataclasses.field(default_factory=ProtocolOptions)
+    shards: int | None = None
+    """Work through all test sentences in that many shards, which several processes can share and
+    which are not done again; without --processes: what is missing, then the tables."""
+    hosts: HostOptions = dataclasses.field(default_factory=HostOptions)
 
     def run(self) -> None:
         """Evaluate and print."""
         from jaxflow.eval.evaluate import check_out, evaluate_run
         from jaxflow.train.lock import hold
 
+        if self.shards is None and self.hosts.given:
+            raise InputError("several processes need shards to share: give their number, --shards")
         out = self.out or self.run_folder / "evaluation"
         if self.run_folder.is_dir():
             check_out(out)
+        if self.shards is not None:
+            self._in_shards(out, self.shards)
+            return
         with hold(out), progress.counting("scoring") as report:
             evaluation = evaluate_run(
                 self.run_folder, self.options.config(self.seed), out, data=self.data, report=report
             )
         print_evaluation(evaluation)
+
+    def _in_shards(self, out: Path, shards: int) -> None:
+        processes = self.hosts.join()
+        from jaxflow.eval.sharded import open_sharded
+
+        protocol = self.options.config(self.seed)
+        evaluation = open_sharded(self.run_folder, protocol, out, shards, data=self.data)
+        with progress.timing("scoring") as report:
+            evaluation.work(processes.index, processes.count, report)
+        if not self.hosts.given:
+            print_evaluation(evaluation.merge(out))
+            return
+        missing = len(evaluation.missing())
+        print(
+            f"process {processes.index} of {processes.count} has finished its shards: "
+            f"{shards - missing} of {shards} are in {evaluation.folder}"
+        )

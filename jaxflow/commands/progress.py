@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxflow.train.loop import Progress
 
-__all__ = ["counting", "training"]
+__all__ = ["counting", "timing", "training"]
 
 LINES = 10  # how many plain lines a whole run prints where there is no terminal
 
@@ -84,3 +87,17 @@ def counting(task: str) -> Iterator[Callable[[int, int], None]]:
     """Show a count of things done."""
     with _bar(task) as (show, _):
         yield lambda done, total: show(done, total, "")
+
+
+@contextmanager
+def timing(task: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a count of things done and, off a terminal too, the time that is left."""
+    with _bar(task) as (show, _):
+        begun = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            left = (time.monotonic() - begun) * (total - done) / done if done else math.nan
+            known = not math.isnan(left) and not sys.stderr.isatty()  # a bar shows it itself
+            show(done, total, f"{datetime.timedelta(seconds=round(left))} left" if known else "")
+
+        yield report

@@ -1,0 +1,135 @@
+"""One shard's results as a Parquet file, a row a sentence, for anything that reads tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxflow.errors import InputError
+from jaxflow.eval.files import write_together
+from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
+
+__all__ = ["Shard", "read_shard", "write_shard"]
+
+_KEY = b"jaxflow"  # of what the file says of itself
+_LAYERED = (
+    *(f"{target}/{row}" for target in TARGETS for row in ROWS),
+    *(f"entropy/{row}" for row in ENTROPY_ROWS),
+    "saturated",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What was found of some of the sentences.
+
+    Attributes
+    ----------
+    scores
+        Of S sentences.
+    rows, labels
+        ``[S]``, each sentence's place in its split, and its class.
+    right
+        Split -> how many of the shard's part of it the model classifies rightly.
+    plan
+        Checksum of the plan that the shard is of.
+    """
+
+    scores: SentenceScores
+    rows: np.ndarray
+    labels: np.ndarray
+    right: dict[str, int]
+    plan: str
+
+
+def write_shard(path: Path, shard: Shard) -> None:
+    """Write a shard beside its place and rename it.
+
+    Columns are ``row`` and ``label``, ``length``, and for each score a list of one float64 a layer.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = shard.scores.arrays()
+    columns = {"row": pa.array(shard.rows), "label": pa.array(shard.labels)}
+    for name, values in arrays.items():
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        columns[name] = (
+            flat
+            if values.ndim == 1
+            else pa.FixedSizeListArray.from_arrays(flat, shard.scores.layers)
+        )
+    about = json.dumps(
+        {"right": shard.right, "plan": shard.plan, "checksum": _checksum(shard)}, sort_keys=True
+    )
+    table = pa.table(columns).replace_schema_metadata({_KEY: about.encode()})
+    write_together(path.parent, {path.name: lambda part: pq.write_table(table, part)})
+
+
+def read_shard(path: Path) -> Shard:
+    """Read what `write_shard` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or none of these.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+        about: dict[str, Any] = json.loads((table.schema.metadata or {})[_KEY])
+        numbers = {name: table[name].to_numpy() for name in ("row", "label", "length")}
+        layered = {name: _stacked(table[name].combine_chunks()) for name in _LAYERED}
+        scores = SentenceScores(
+            correlations={t: {r: layered[f"{t}/{r}"] for r in ROWS} for t in TARGETS},
+            saturated=layered["saturated"],
+            entropy={row: layered[f"entropy/{row}"] for row in ENTROPY_ROWS},
+            length=numbers["length"],
+        )
+        right = {str(name): int(count) for name, count in about["right"].items()}
+        shard = Shard(scores, numbers["row"], numbers["label"], right, str(about["plan"]))
+        if about["checksum"] != _checksum(shard):
+            raise ValueError("its checksum is another")
+        return shard
+    except (
+        OSError,
+        pa.ArrowException,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise InputError(
+            f"the shard {path} cannot be read, delete it to have it made again: "
+            f"{' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+
+
+def _checksum(shard: Shard) -> str:
+    """Of all that is read back: Parquet's own leaves some of a file out."""
+    about = json.dumps({"right": shard.right, "plan": shard.plan}, sort_keys=True)
+    digest = hashlib.sha256(about.encode())
+    for values in (shard.rows, shard.labels, *shard.scores.arrays().values()):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _stacked(column: Any) -> np.ndarray:
+    """Turn a column of lists of one length into float64 ``[S, L]``."""
+    if column.null_count or column.values.null_count:
+        raise ValueError("a score is missing")
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values, np.float64).reshape(len(column), -1)

@@ -1,0 +1,224 @@
+"""An evaluation in shards against one in one piece, and what workers can suffer."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import signal
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from many_devices import start_on_devices
+from small_corpus import small_config, write_small_corpus
+
+from jaxflow.errors import InputError
+from jaxflow.eval.evaluate import evaluate_run
+from jaxflow.eval.protocol import ProtocolConfig
+from jaxflow.eval.scores import SentenceScores, load_extra
+from jaxflow.eval.shard_files import read_shard, write_shard
+from jaxflow.eval.sharded import open_sharded
+from jaxflow.train.loop import train
+
+SAMPLES, SHARDS, WORKERS = 24, 9, 4
+PROTOCOL = ProtocolConfig(samples=SAMPLES, seed=3)
+TABLES = ["tables.csv", "tables.json", "tables.md", "config.json"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    data = write_small_corpus(folder / "data")
+    train(small_config(data, epochs=1, layers=2), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """The evaluation in one piece."""
+    out = tmp_path_factory.mktemp("whole")
+    return evaluate_run(run, PROTOCOL, out), out
+
+
+@pytest.fixture(scope="module")
+def alone(run, tmp_path_factory):
+    """The shards of a single worker that nothing disturbs, not yet merged."""
+    out = tmp_path_factory.mktemp("alone")
+    evaluation = open_sharded(run, PROTOCOL, out, SHARDS)
+    counts = []
+    evaluation.work(report=lambda *count: counts.append(count))
+    return evaluation, out, counts
+
+
+@pytest.fixture(scope="module")
+def workers(run, tmp_path_factory):
+    """The folder that four processes have left, the last of them killed over its second shard."""
+    out = tmp_path_factory.mktemp("workers")
+    options = ["--samples", SAMPLES, "--seed", 3, "--shards", SHARDS, "--processes", WORKERS]
+    started = [
+        start_on_devices(
+            1,
+            "shard_worker.py",
+            "killed" if worker == WORKERS - 1 else "undisturbed",
+            *("evaluate", run, "--out", out, *options, "--process", worker),
+        )
+        for worker in range(WORKERS)
+    ]
+    ended = [(*process.communicate(), process.returncode) for process in started]
+    assert [code for *_, code in ended] == [0, 0, 0, -signal.SIGKILL], ended
+    return out, [said for said, *_ in ended]
+
+
+def shards_in(folder):
+    return {path.name: path.read_bytes() for path in (folder / "shards").glob("[!.]*.parquet")}
+
+
+def name_of(shard):
+    return f"shard-{shard:05d}-of-{SHARDS:05d}.parquet"
+
+
+def test_the_tables_are_those_of_one_piece(alone, whole, tmp_path):
+    evaluation, _, _ = alone
+    merged = evaluation.merge(tmp_path)
+    expected, out = whole
+    for name in TABLES:
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+    assert merged.accuracy == expected.accuracy
+    for name, values in merged.scores.arrays().items():
+        np.testing.assert_array_equal(values, expected.scores.arrays()[name], err_msg=name)
+    extra, theirs = load_extra(tmp_path / "scores.npz"), load_extra(out / "scores.npz")
+    assert extra.keys() == {"labels", "rows"}
+    for name, values in extra.items():
+        np.testing.assert_array_equal(values, theirs[name])
+
+
+def test_progress_counts_sentences(alone):
+    *_, counts = alone
+    assert counts[0] == (0, SAMPLES)
+    assert counts[-1] == (SAMPLES, SAMPLES)
+    assert counts == sorted(counts)
+
+
+def test_a_killed_worker_leaves_what_it_had_finished_and_nothing_half_done(workers, alone):
+    out, said = workers
+    _, undisturbed, _ = alone
+    there, expected = shards_in(out), shards_in(undisturbed)
+    assert expected.keys() == {name_of(shard) for shard in range(SHARDS)}
+    assert expected.keys() - there.keys() == {name_of(7)}  # it had 3 and 7
+    assert there == {name: expected[name] for name in there}
+    assert "process 0 of 4 has finished its shards" in said[0]
+
+
+def test_after_a_kill_the_same_bytes(workers, alone, whole, run, tmp_path):
+    out, _ = workers
+    _, undisturbed, _ = alone
+    folder = tmp_path / "again"
+    shutil.copytree(out, folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "shards").glob("[!.]*.parquet")}
+    evaluation = open_sharded(run, PROTOCOL, folder, SHARDS)
+    with pytest.raises(InputError, match=r"1 are missing, shard 7 the first"):
+        evaluation.merge(folder)
+    evaluation.work(process=0, processes=WORKERS)  # another's shard is left to it
+    assert evaluation.missing() == [7]
+    evaluation.work(process=3, processes=WORKERS)
+    assert shards_in(folder) == shards_in(undisturbed)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())  # none done again
+    evaluation.merge(folder)
+    for name in TABLES:
+        assert (folder / name).read_bytes() == (whole[1] / name).read_bytes(), name
+
+
+def test_every_sentence_is_in_one_shard(alone):
+    evaluation, out, _ = alone
+    rows = [pq.read_table(out / "shards" / name_of(k))["row"].to_pylist() for k in range(SHARDS)]
+    assert [len(part) for part in rows] == [2, 3, 3, 2, 3, 3, 2, 3, 3]
+    together = [row for part in rows for row in part]
+    assert together == sorted(set(together))
+    assert together == evaluation.splits["test"].rows[evaluation.chosen].tolist()
+
+
+def test_without_a_number_of_samples_all_sentences_are_scored(run, tmp_path):
+    evaluation = open_sharded(run, ProtocolConfig(), tmp_path, 2)
+    assert len(evaluation.chosen) == len(evaluation.splits["test"]) == 60
+    assert evaluation.protocol.samples == 60
+
+
+@pytest.mark.parametrize("shards", [0, SAMPLES + 1])
+def test_impossible_numbers_of_shards_are_refused(run, tmp_path, shards):
+    with pytest.raises(
+        InputError, match=f"shards must be from 1 to the 24 sentences, got {shards}"
+    ):
+        open_sharded(run, PROTOCOL, tmp_path / "out", shards)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_evaluation_is_refused(alone, run, tmp_path):
+    _, out, _ = alone
+    shutil.copytree(out, tmp_path / "out")
+    other = ProtocolConfig(samples=SAMPLES, seed=4)
+    with pytest.raises(InputError, match=r"shards of another evaluation \(protocol differ\)"):
+        open_sharded(run, other, tmp_path / "out", SHARDS)
+    with pytest.raises(InputError, match=r"another evaluation \(shards differ\)"):
+        open_sharded(run, PROTOCOL, tmp_path / "out", SHARDS - 1)
+    open_sharded(run, ProtocolConfig(samples=SAMPLES, seed=3, threads=1), tmp_path / "out", SHARDS)
+
+
+def test_damaged_and_foreign_shards_are_refused(alone, run, tmp_path):
+    _, out, _ = alone
+    shutil.copytree(out, tmp_path / "out")
+    evaluation = open_sharded(run, PROTOCOL, tmp_path / "out", SHARDS)
+    path = evaluation.path(4)
+    good, expected, refused = path.read_bytes(), read_shard(path), 0
+    places = range(0, len(good), max(1, len(good) // 150))
+    for at in places:
+        path.write_bytes(good[:at] + bytes([good[at] ^ 0x55]) + good[at + 1 :])
+        with contextlib.suppress(InputError):
+            shard = read_shard(path)  # bytes that nothing is read from may be anything
+            assert (shard.right, shard.plan) == (expected.right, expected.plan)
+            for name, values in shard.scores.arrays().items():
+                np.testing.assert_array_equal(values, expected.scores.arrays()[name])
+            continue
+        refused += 1
+    assert refused > len(places) / 2
+    for size in (0, 4, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:size])
+        with pytest.raises(InputError, match="delete it to have it made again"):
+            read_shard(path)
+    path.write_bytes(evaluation.path(5).read_bytes())  # whole, but not where it belongs
+    with pytest.raises(InputError, match="is of another evaluation: delete it"):
+        evaluation.merge(tmp_path / "out")
+    path.unlink()
+    evaluation.work()
+    assert path.read_bytes() == good
+
+
+def test_a_shard_reads_back_as_it_was_written(alone, tmp_path):
+    evaluation, _, _ = alone
+    shard = read_shard(evaluation.path(0))
+    saturated = shard.scores.saturated.copy()
+    saturated[0, 1] = np.nan  # a correlation that is undefined is no missing number
+    shard = dataclasses.replace(
+        shard, scores=dataclasses.replace(shard.scores, saturated=saturated)
+    )
+    arrays = shard.scores.arrays()
+    write_shard(tmp_path / "shard.parquet", shard)
+    again = read_shard(tmp_path / "shard.parquet")
+    assert isinstance(again.scores, SentenceScores)
+    for name, values in again.scores.arrays().items():
+        np.testing.assert_array_equal(values, arrays[name])
+        assert values.dtype == arrays[name].dtype
+    assert (again.right, again.plan) == (shard.right, shard.plan)
+
+
+def test_the_plan_names_what_the_shards_depend_on(alone):
+    _, out, _ = alone
+    plan = json.loads((out / "shards" / "plan.json").read_text())
+    assert plan["sentences"] == SAMPLES
+    assert "threads" not in plan["protocol"]
