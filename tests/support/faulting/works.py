@@ -2,7 +2,7 @@
 
 All is compared, byte for byte or number for number, but these fields, which are times: ``seconds``
 in a run's ``metrics.jsonl``; ``milliseconds`` in ``leaderboard.json``, in ``leaderboard.md`` and in
-``leaderboard.html``. Parameters and checkpoints are compared as numbers, because the names of the
+``leaderboard.html``, which also has identifiers drawn at random. Parameters and checkpoints are compared as numbers, because the names of the
 files that Orbax makes are drawn at random.
 """
 
@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["WORKS", "Work", "damaged_checkpoints", "leftovers", "look", "prepare"]
+
+TIMES = ("milliseconds", "milliseconds_said")
+# What Bokeh draws at random for each page, and the hashes of scripts that hold them.
+_DRAWN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|sha256-[A-Za-z0-9+/=]+")
 
 SIZE = 1_500  # training sentences of a corpus that is prepared
 
@@ -179,15 +183,27 @@ def _content(path: Path) -> bytes:
     if path.name == "leaderboard.json":
         text = json.dumps(_without_times(json.loads(content)))
         return text.encode()
-    if path.name == "leaderboard.md":
-        return re.sub(rb"\| +[\d,.]+ +\|$", b"| |", content, flags=re.MULTILINE)
+    if path.name == "leaderboard.md":  # the last column
+        return re.sub(rb"\| [\d,.]+ \|$", b"| |", content, flags=re.MULTILINE)
+    if path.name == "leaderboard.html":
+        text = _DRAWN.sub("", content.decode())
+        return "\n".join(map(_line_without_times, text.split("\n"))).encode()
     return content
+
+
+def _line_without_times(line: str) -> str:
+    if not line.lstrip().startswith('{"":{"version"'):
+        return line
+    return json.dumps(_without_times(json.loads(line)))
 
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_times(v) for k, v in value.items() if k != "milliseconds"}
-    return [_without_times(item) for item in value] if isinstance(value, list) else value
+        return {k: _without_times(v) for k, v in value.items() if k not in TIMES}
+    if isinstance(value, list):
+        pairs = (isinstance(item, list) and item and item[0] in TIMES for item in value)
+        return [_without_times(item) for item, time in zip(value, pairs, strict=True) if not time]
+    return value
 
 
 def _digest(content: bytes) -> str:
