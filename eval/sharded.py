@@ -106,14 +106,16 @@ class ShardedEvaluation:
         """
         mine = [shard for shard in self.missing() if shard % processes == process]
         sizes = [self._size(shard) for shard in mine]
-        done, total = 0, sum(sizes)
-        report(done, total)
+        before, total = 0, sum(sizes)
         score = self._scorer()
+
+        def count(done: int, _: int = 0) -> None:
+            report(before + done, total)
+
+        count(0)
         for shard, size in zip(mine, sizes, strict=True):
-            before = done
-            made = score(shard, lambda now, _, before=before: report(before + now, total))
-            write_shard(self.path(shard), made)
-            done += size
+            write_shard(self.path(shard), score(shard, count))
+            before += size
 
     def merge(self, out: Path) -> Evaluation:
         """Put the shards together into an evaluation's files.
@@ -156,6 +158,9 @@ class ShardedEvaluation:
             entropy={row: floats[f"entropy/{row}"] for row in ENTROPY_ROWS},
             length=length,
         )
+        # All shards are there, so that nobody is at what killed processes have left beside them.
+        for unfinished in self.folder.glob(".*.part"):
+            unfinished.unlink(missing_ok=True)
         return write_evaluation(
             out,
             scores,

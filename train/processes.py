@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 
@@ -11,7 +11,8 @@ from jaxflow.errors import InputError
 __all__ = ["ALONE", "Processes", "join"]
 
 
-class Processes(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Processes:
     """A group of processes, as this one sees it.
 
     Attributes

@@ -130,7 +130,9 @@ def test_after_a_kill_the_same_bytes(workers, alone, whole, run, tmp_path):
     evaluation.work(process=3, processes=WORKERS)
     assert shards_in(folder) == shards_in(undisturbed)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())  # none done again
+    assert len(list((folder / "shards").glob(".*"))) == 1  # what the killed one was at
     evaluation.merge(folder)
+    assert not list((folder / "shards").glob(".*"))
     for name in TABLES:
         assert (folder / name).read_bytes() == (whole[1] / name).read_bytes(), name
 

@@ -14,9 +14,9 @@ from jaxflow.train.processes import join
 
 def main(coordinator: str, processes: int, process: int) -> None:
     """Join the others and train on all their devices."""
-    index, count = join(coordinator=coordinator, processes=processes, process=process)
+    joined = join(coordinator=coordinator, processes=processes, process=process)
     found = {
-        "process": [index, count],
+        "process": [joined.index, joined.count],
         "devices": [len(jax.local_devices()), len(jax.devices())],
         "own": layout_of(own=True).devices,
         "whole": losses(layout_of(), 0.0),
