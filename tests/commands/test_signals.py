@@ -24,8 +24,8 @@ from jaxflow.commands import main
 
 class Command:
     def run(self):
-        print("begun", flush=True)
         try:
+            print("begun", flush=True)
             {work}
         finally:
             print("tidied", flush=True)
