@@ -98,7 +98,7 @@ def run(
     """
     begun = time.monotonic()
     tallies: dict[str, dict[str, Tally]] = {}
-    found: dict[str, Any] = {"damages": None}
+    found: dict[str, Any] = {"damages": None, "asked": sum(counts.values())}
 
     def write() -> None:
         found["faults"] = {

@@ -2,8 +2,8 @@
 
 All is compared, byte for byte or number for number, but these fields, which are times: ``seconds``
 in a run's ``metrics.jsonl``; ``milliseconds`` in ``leaderboard.json``, in ``leaderboard.md`` and in
-``leaderboard.html``, which also has identifiers drawn at random. Parameters and checkpoints are compared as numbers, because the names of the
-files that Orbax makes are drawn at random.
+``leaderboard.html``, which also has identifiers drawn at random. Parameters and checkpoints are
+compared as numbers, because the names of the files that Orbax makes are drawn at random.
 """
 
 from __future__ import annotations

@@ -1,0 +1,72 @@
+"""The page says what the counts say."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from faulting.campaign import KINDS
+from fuzzing.check import FAULTS
+from reliability_page import as_page, shortened
+
+ROOT = Path(__file__).parents[2]
+TALLY = {"tried": 10, "struck": 9, "survived": 7, "told": ["kill train 3: lost"]}
+READER = {
+    "cases": 1000, "accepted": 300, "refused": 699, "slowest": 0.1, "told": [{"detail": "x"}],
+    "faults": {**dict.fromkeys(FAULTS, 0), "crash": 1},
+}  # fmt: skip
+FOUND = {
+    "fuzz": {
+        "readers": {"a reader": READER},
+        "asked": 5000,
+        "total": {"cases": 1000, "accepted": 300, "refused": 699, **READER["faults"]},
+    },
+    "faults": {
+        "faults": {"kill": {"train": TALLY, "evaluate": TALLY}},
+        "damages": {"tried": 50, "cut": 20, "flip": 30, "wrong": ["a, cut at 0: not seen"]},
+    },
+}
+
+
+def test_what_was_lost_is_on_the_page():
+    page = as_page(FOUND)
+    assert "| faults in whole commands | 20 | 14 | 6 |" in page
+    assert "| damaged checkpoints | 50 | 49 | 1 |" in page
+    assert "| hostile files | 1,000 | 999 | 1 |" in page
+    assert f"| {KINDS['kill'][0]} | train | 10 | 9 | 7 |" in page
+    assert "made 1,000 of 5,000 cases so far" in page
+    assert "In 49 of 50 cases" in page
+
+
+def test_accounts_of_single_cases_are_not_kept():
+    kept = shortened(FOUND["faults"])
+    assert kept["faults"]["kill"]["train"] == {"tried": 10, "struck": 9, "survived": 7}
+    assert "told" not in json.dumps(shortened(FOUND["fuzz"]))
+
+
+def test_the_page_is_made_of_the_counts_beside_it():
+    counts = json.loads((ROOT / "docs" / "reliability.json").read_text(encoding="utf-8"))
+    assert (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8") == as_page(counts)
+
+
+def test_the_command(tmp_path, monkeypatch):
+    out = tmp_path / "page.md"
+    for name in ("fuzz", "faults"):
+        (tmp_path / name).write_text(json.dumps(FOUND[name]))
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["reliability", "--out", str(out), *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(ROOT / "tests" / "reliability" / "__main__.py"), run_name="__main__")
+        return caught.value.code
+
+    assert command("--fuzz", tmp_path / "fuzz") == 2  # nothing is known of faults
+    assert not out.exists()
+    assert command("--fuzz", tmp_path / "fuzz", "--faults", tmp_path / "faults") == 0
+    page = out.read_text()
+    assert page == as_page(FOUND)
+    assert command() == 0  # from what is stored
+    assert out.read_text() == page
