@@ -29,6 +29,9 @@ __all__ = ["ProtocolConfig", "TokenScores", "choose", "score_sentences", "token_
 
 PAPER_SAMPLES = 2000
 
+# Sentences correlated at once.
+BLOCK = 64
+
 Score = Literal["difference", "predicted", "last"]
 
 
@@ -314,22 +317,42 @@ def correlate(
 ) -> SentenceScores:
     """Turn token scores into correlations, saturated shares and entropies a sentence and layer."""
     counted = scores.counted
-    spearman = jaxflow.spearman if ranks == "average" else dense_spearman
-    correlations = {
-        target: {
-            name: np.asarray(
-                spearman(np.nan_to_num(values), np.nan_to_num(reference)[:, None], counted[:, None])
-            )
-            for name, values in scores.methods.items()
-        }
-        for target, reference in scores.targets.items()
-    }
+    correlations = _correlations(scores, lengths, ranks)
     share = (scores.saturated & counted[:, None]).sum(-1) / counted.sum(-1)[:, None]
     entropy = {
         name: _relative_entropy(scores.methods[name], counted)
         for name in ("raw", "rollout", "flow")
     }
     return SentenceScores(correlations, share, entropy, lengths)
+
+
+def _correlations(
+    scores: TokenScores, lengths: np.ndarray, ranks: Literal["average", "dense"]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the correlations by target and row, float64 ``[S, L]``.
+
+    Every pair of tokens is compared, so sentences are taken by length, in blocks of few shapes that
+    end with their longest: most of what is compared would be padding otherwise. Ranks and their
+    sums are exact, so neither the blocks nor the padding are seen in the result.
+    """
+    spearman = jaxflow.spearman if ranks == "average" else dense_spearman
+    rows, sentences, longest = tuple(scores.methods), len(lengths), scores.counted.shape[1]
+    layers = scores.saturated.shape[1]
+    found = {target: np.empty((len(rows), sentences, layers)) for target in scores.targets}
+    order = np.argsort(lengths, kind="stable")
+    block = min(BLOCK, sentences)
+    for begin in range(0, sentences, block):
+        these = order[begin : begin + block]
+        cut = longest if sentences <= BLOCK else min(-(-lengths[these].max() // 8) * 8, longest)
+        # The last block is filled up with a sentence that nobody reads.
+        filled = np.resize(these, block)
+        values = np.nan_to_num(np.stack([scores.methods[row][filled, :, :cut] for row in rows]))
+        counted = scores.counted[None, filled, None, :cut]
+        for target, reference in scores.targets.items():
+            against = np.nan_to_num(reference[None, filled, None, :cut])
+            now = np.asarray(spearman(values, against, counted))
+            found[target][:, these] = now[:, : len(these)]
+    return {target: dict(zip(rows, values, strict=True)) for target, values in found.items()}
 
 
 def _relative_entropy(values: np.ndarray, counted: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from jaxflow.errors import InputError
+from jaxflow.eval import protocol
 from jaxflow.eval.protocol import (
     ProtocolConfig,
     TokenScores,
@@ -20,6 +21,7 @@ from jaxflow.eval.protocol import (
     score_sentences,
     token_scores,
 )
+from jaxflow.eval.scores import ROWS, TARGETS
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.batches import EncodedSplit
 
@@ -448,3 +450,29 @@ def test_sentences_are_chosen_scored_and_kept(model, split, scores):
     )
     for name, values in scores.targets.items():
         np.testing.assert_allclose(arrays[f"tokens/{name}"], values[places, :n], atol=1e-5)
+
+
+def test_blocks_by_length_leave_no_trace_in_the_correlations(monkeypatch):
+    rng = np.random.default_rng(7)
+    lengths = rng.integers(2, 20, 11)
+    real = np.arange(19) < lengths[:, None]
+
+    def drawn(*shape):
+        values = rng.integers(0, 6, shape) / 7  # many ties
+        return np.where(real if len(shape) == 2 else real[:, None], values, np.nan)
+
+    scores = TokenScores(
+        {name: drawn(11, LAYERS, 19) for name in ROWS},
+        {name: drawn(11, 19) for name in TARGETS},
+        rng.random((11, LAYERS, 19)) < 0.5,
+        real & (rng.random((11, 19)) < 0.9),
+    )
+    for ranks in ("average", "dense"):
+        whole = correlate(scores, lengths, ranks).correlations
+        monkeypatch.setattr(protocol, "BLOCK", 4)
+        found = correlate(scores, lengths, ranks).correlations
+        monkeypatch.undo()
+        for target, rows in whole.items():
+            for name, values in rows.items():
+                assert np.isfinite(values).any()
+                np.testing.assert_array_equal(found[target][name], values)
