@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxflow.errors import InputError
-from jaxflow.train.stopping import stopping
+from jaxflow.stopping import stopping
 
 __all__ = ["write_together"]
 

@@ -1,6 +1,12 @@
 """What every test stands on: strict numerics and deterministic property tests."""
 
 import os
+import signal
+
+# A shell lets what it starts in the background ignore Ctrl-C, and processes inherit that: the tests
+# of signals ask for what a command in the foreground does.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nearly all of the suite's time is compiling small programs that run once. XLA reads this when its
 # first backend starts, and the processes that tests start inherit it.

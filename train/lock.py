@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +90,7 @@ def _locked(folder: Path) -> int | None:
                 os.close(lock)
                 continue
             os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
             return lock
         except FileNotFoundError:
             os.close(lock)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxflow import models
 from jaxflow.errors import InputError
 from jaxflow.models import Model
+from jaxflow.stopping import Stopped, stopping
 from jaxflow.train.accuracy import accuracies
 from jaxflow.train.batches import BatchPlan, EncodedSplit, iterate
 from jaxflow.train.checkpoint import Checkpoints, all_finite, open_checkpoints
@@ -32,7 +33,6 @@ from jaxflow.train.step import (
     make_optimizer,
     make_train_step,
 )
-from jaxflow.train.stopping import Stopped, stopping
 
 __all__ = ["Loop", "Progress", "TrainResult", "say_line", "train"]
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from jaxflow.commands.parser import parse
     from jaxflow.commands.signals import ended_by_signals
-    from jaxflow.train.stopping import Stopped
+    from jaxflow.stopping import Stopped
 
     try:
         with ended_by_signals():

@@ -22,7 +22,7 @@ def ended_by_signals() -> Iterator[None]:
     compiled code holds up. A thread of its own therefore counts the signals as they arrive, and at
     the second one ends the process, at once and with 128 and the signal's number.
     """
-    from jaxflow.train.stopping import Stopped
+    from jaxflow.stopping import Stopped
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise Stopped(number)

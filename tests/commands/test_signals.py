@@ -12,7 +12,7 @@ from jaxflow.commands import main
 from jaxflow.commands.signals import ended_by_signals
 from jaxflow.errors import InputError
 from jaxflow.eval.files import write_together
-from jaxflow.train.stopping import Stopped
+from jaxflow.stopping import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -26,6 +26,7 @@ def test_every_attribution_is_that_of_one_device(both):
 
 def test_rows_that_were_dealt_out_wrongly_would_be_seen(both):
     for name, values in both[0].items():
-        if "saturated" not in name and "position" not in name:
+        # The sum of a gradient's coordinates is rounding where all that is read is normalised.
+        if not name.endswith(("saturated", "position", "gradient")):
             known = np.nan_to_num(values)
             assert np.abs(known - np.roll(known, 1, axis=0)).max() > 1e-3, name

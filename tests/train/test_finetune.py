@@ -54,8 +54,10 @@ def surroundings():
 
     def once(make):
         def cached(model, *given):
-            config = given[-1] if given else None
-            key = (make, model.config, config and dataclasses.replace(config, started_from=""))
+            last = given[-1] if given else None  # a configuration, or where arrays lie
+            if isinstance(last, FineTuneConfig):
+                last = dataclasses.replace(last, started_from="")
+            key = (make, model.config, last)
             return COMPILED.setdefault(key, make(model, *given))
 
         return cached

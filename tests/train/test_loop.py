@@ -18,13 +18,13 @@ from small_corpus import small_config, write_small_corpus
 
 from jaxflow import models
 from jaxflow.errors import InputError
+from jaxflow.stopping import Stopped
 from jaxflow.train import loop
 from jaxflow.train.checkpoint import open_checkpoints
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.journal import open_journal, read_config
 from jaxflow.train.loop import train
 from jaxflow.train.step import TrainState, make_optimizer
-from jaxflow.train.stopping import Stopped
 
 STEPS = 30
 

@@ -69,8 +69,8 @@ def prepare() -> int:
     """Prepare a corpus as the first training run of a machine does, and return the exit status."""
     from jaxflow.commands.signals import ended_by_signals
     from jaxflow.errors import InputError
+    from jaxflow.stopping import Stopped
     from jaxflow.train.corpus import load_corpus
-    from jaxflow.train.stopping import Stopped
 
     try:
         with ended_by_signals():

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from jaxflow.train.stopping import Stopped, stopping
+from jaxflow.stopping import Stopped, stopping
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
