@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -236,8 +237,30 @@ def open_checkpoints(
     """
     with warnings.catch_warnings():
         checkpoints = Checkpoints(folder, say)
+    with _without_late_futures():
+        try:
+            yield checkpoints
+        finally:
+            with contextlib.suppress(OSError):
+                checkpoints.close()
+
+
+@contextmanager
+def _without_late_futures() -> Iterator[None]:
+    """Keep quiet about what TensorStore still has to say to Orbax after a write has failed.
+
+    Orbax closes its event loop at the first failure; each write that ends later is then reported as
+    a traceback of its own, dozens of them around the one sentence that says what is wrong.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        late = isinstance(unraisable.exc_value, RuntimeError)
+        if not (late and str(unraisable.exc_value) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
     try:
-        yield checkpoints
+        yield
     finally:
-        with contextlib.suppress(OSError):
-            checkpoints.close()
+        sys.unraisablehook = before

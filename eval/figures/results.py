@@ -113,7 +113,8 @@ def read_journey(run: Path) -> Journey:
                 if name in entry:
                     curves[name].append((step, float(entry[name])))
             for split, value in entry.get("held_out", {}).items():
-                held_out.setdefault(split, []).append((step, float(value)))
+                point = (step, float(value))
+                held_out.setdefault(split, []).append(point)
         except _SPOILT as error:
             if number == len(lines) and number > 1:
                 break  # the line that was being written when the run was cut off

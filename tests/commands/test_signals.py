@@ -85,11 +85,11 @@ def test_a_second_signal_waits_for_nothing(number):
 
 def test_what_is_ignored_stays_ignored():
     """As by nohup."""
+    ignoring = 'trap \'\' INT; exec "$0" -c "$1"'
+    program = PROGRAM.format(work="time.sleep(2)")
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(work="time.sleep(2)")],
-        stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    )  # fmt: skip
+        ["sh", "-c", ignoring, sys.executable, program], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate()
