@@ -10,7 +10,8 @@ from jaxflow.eval.files import write_together
 from jaxflow.eval.precision import compare_models
 from jaxflow.eval.render.card import measured, with_measured
 from jaxflow.models import load
-from jaxflow.models.exported import FILES, Precision, rounded, write_export
+from jaxflow.models.encoder_files import Precision
+from jaxflow.models.exported import FILES, rounded, write_export
 from jaxflow.train.data import load_splits
 from jaxflow.train.journal import read_config
 

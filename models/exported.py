@@ -8,31 +8,25 @@ the parameters are stored, and a checksum of each of the other files.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.models.config import EncoderConfig
-from jaxflow.models.encoder import AgreementEncoder
+from jaxflow.models.encoder_files import Precision, checksums, packed, read_sealed, unpacked
 from jaxflow.models.files import write_files
 from jaxflow.models.model import Model
-from jaxflow.models.tokenizer import WordTokenizer
 
-__all__ = ["FILES", "Precision", "is_export", "read_export", "rounded", "write_export"]
+__all__ = ["FILES", "is_export", "read_export", "rounded", "write_export"]
 
 FORMAT = "jaxflow-encoder-export-1"
-#: The files that ``config.json`` has the checksums of.
+#: The files that ``config.json`` has the checksums of: parameters, words, and how good they are.
 FILES = ("model.safetensors", "vocabulary.txt", "accuracy.json")
-
-Precision = Literal["float16", "float32"]
 
 
 def rounded(model: Model, precision: Precision) -> Model:
@@ -80,25 +74,14 @@ def write_export(
     InputError
         If a parameter is too large for the precision, or the folder cannot be written.
     """
-    from safetensors.numpy import save
-
-    tokenizer = model.tokenizer
-    if not isinstance(model.config, EncoderConfig) or not isinstance(tokenizer, WordTokenizer):
-        raise InputError(
-            "only an agreement encoder can be exported: use save_pretrained for others"
-        )
-    flat = flax.traverse_util.flatten_dict(rounded(model, precision).params["params"], sep=".")
-    content = {
-        "model.safetensors": save({name: leaf.astype(precision) for name, leaf in flat.items()}),
-        "vocabulary.txt": "".join(f"{word}\n" for word in tokenizer.words).encode(),
-        "accuracy.json": _json(accuracy),
-    }
+    parameters, words = packed(rounded(model, precision), precision)
+    content = dict(zip(FILES, (parameters, words, _json(accuracy)), strict=True))
     card = {
         "format": FORMAT,
         "encoder": model.config.to_dict(),
         "precision": precision,
         "recipe": dict(recipe),
-        "sha256": {name: hashlib.sha256(content[name]).hexdigest() for name in FILES},
+        "sha256": checksums(content),
     }
     # Last of all: until then the folder holds no export, or one whose checksums tell of the other.
     content["config.json"] = _json(card)
@@ -123,70 +106,24 @@ def read_export(folder: Path) -> Model:
     InputError
         If a file is missing or damaged, or not this project's.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        card = json.loads(_read(folder / "config.json"))
+        card = json.loads((folder / "config.json").read_bytes())
         if not isinstance(card, dict) or card.get("format") != FORMAT:
             raise InputError(f"it is not a model of the format {FORMAT}")
         config = EncoderConfig.from_dict(card["encoder"])
         known = {name: str(card["sha256"][name]) for name in FILES}
     except InputError as error:
         raise InputError(f"the model in {folder} cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(
+            f"the model's file {folder / 'config.json'} cannot be read: {error.strerror or error}"
+        ) from error
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"the model's file {folder / 'config.json'} is damaged: {error}"
         ) from error
-    content = {name: _read(folder / name) for name in FILES}
-    for name, checksum in known.items():
-        if hashlib.sha256(content[name]).hexdigest() != checksum:
-            raise InputError(
-                f"the model's file {folder / name} is damaged: its checksum does not match"
-            )
-    tokenizer = WordTokenizer.parse(content["vocabulary.txt"], folder / "vocabulary.txt")
-    if len(tokenizer) != config.vocabulary:
-        raise InputError(
-            f"the vocabulary of {folder} has {len(tokenizer)} words where the model expects "
-            f"{config.vocabulary}"
-        )
-    try:
-        flat = load(content["model.safetensors"])
-    except SafetensorError as error:
-        raise InputError(
-            f"the model's file {folder / 'model.safetensors'} is no safetensors file: {error}"
-        ) from error
-    if {name: leaf.shape for name, leaf in flat.items()} != _shapes(config):
-        raise InputError(f"the parameters in {folder} are not those of its configuration")
-    if {leaf.dtype for leaf in flat.values()} - {np.dtype(np.float16), np.dtype(np.float32)}:
-        raise InputError(f"the parameters in {folder} must be float16 or float32")
-    params = {name: leaf.astype(np.float32) for name, leaf in flat.items()}
-    tree = {"params": flax.traverse_util.unflatten_dict(params, sep=".")}
-    return Model(config, jax.device_put(tree), tokenizer)
-
-
-def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return every parameter's name and shape."""
-    # All blocks are alike, and tracing one of them takes a sixth of the time.
-    encoder = AgreementEncoder(dataclasses.replace(config, layers=1))
-    template = jax.eval_shape(
-        lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    )
-    shapes = {}
-    for name, leaf in flax.traverse_util.flatten_dict(template, sep=".").items():
-        count = config.layers if name.startswith("blocks_0.") else 1
-        for layer in range(count):
-            shapes[name.replace("blocks_0.", f"blocks_{layer}.", 1)] = leaf.shape
-    return shapes
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"the model's file {path} cannot be read: {error.strerror or error}"
-        ) from error
+    content = list(read_sealed(folder, known).items())
+    return unpacked(config, folder, content[0], content[1])
 
 
 def _json(value: Any) -> bytes:

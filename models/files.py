@@ -8,7 +8,15 @@ from pathlib import Path
 
 from jaxflow.errors import InputError
 
-__all__ = ["write_files"]
+__all__ = ["write_files", "write_through"]
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on the disk, so that a rename never comes before it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_files(
@@ -31,7 +39,7 @@ def write_files(
         folder.mkdir(parents=True, exist_ok=True)
         try:
             for name, data in content.items():
-                beside[name].write_bytes(data)
+                write_through(beside[name], data)
             for name in (list(content)[-1], *(set(replaced) - content.keys())):
                 (folder / name).unlink(missing_ok=True)
             for name in content:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +71,7 @@ def test_a_model_survives_its_folder(model: Model, saved: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, loaded(TOKENS), model(TOKENS))
     assert sorted(path.name for path in saved.iterdir()) == [
         "model.json",
-        "params",
+        "params.safetensors",
         "vocabulary.txt",
     ]
 
@@ -123,7 +125,7 @@ def test_a_failed_save_keeps_the_model_that_was_there(
     def full_disk(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(WordTokenizer, "save", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(InputError, match=r"model cannot be written to .*No space left"):
         save(copy, make(1))
     monkeypatch.undo()
@@ -156,41 +158,65 @@ def test_a_folder_that_cannot_be_written_is_named(model: Model, tmp_path: Path) 
 
 
 def edit_card(folder: Path, **changes: Any) -> None:
+    """Change the card, as if someone had meant it: the configuration's checksum follows."""
     card = json.loads((folder / "model.json").read_text())
-    config = {**card["config"], **changes.pop("config", {})}
-    (folder / "model.json").write_text(json.dumps({**card, "config": config, **changes}))
-
-
-def unsigned(folder: Path) -> Path:
-    """Take the checksum of the files from the card, as if someone had meant the change."""
-    card = json.loads((folder / "model.json").read_text())
-    del card["files"]
+    if isinstance(card["config"], dict):
+        card["config"] |= changes.pop("config", {})
+    card |= changes
+    sizes = json.dumps(card["config"], sort_keys=True).encode()
+    card["sha256"]["config"] = hashlib.sha256(sizes).hexdigest()
     (folder / "model.json").write_text(json.dumps(card))
-    return folder / "model.json"
+
+
+def sign(folder: Path, name: str, data: bytes) -> None:
+    """Change a file as if someone had meant it."""
+    (folder / name).write_bytes(data)
+    card = json.loads((folder / "model.json").read_text())
+    card["sha256"][name] = hashlib.sha256(data).hexdigest()
+    (folder / "model.json").write_text(json.dumps(card))
 
 
 def flip_a_bit(folder: Path) -> None:
-    """Change one byte in the middle of the largest data file."""
-    files = (folder / "params").rglob("d/*")
-    path = max(files, key=lambda path: path.stat().st_size)
-    data = bytearray(path.read_bytes())
+    data = bytearray((folder / PARAMS).read_bytes())
     data[len(data) // 2] ^= 16
-    path.write_bytes(data)
-
-
-def truncate(folder: Path) -> None:
-    for path in (folder / "params").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (folder / PARAMS).write_bytes(data)
 
 
 def swap_parameters(folder: Path) -> None:
     """Put another model's intact parameters under this model's card."""
     other = folder.parent / "other"
     save(other, make(7))
-    shutil.rmtree(folder / "params")
-    (other / "params").rename(folder / "params")
+    (other / PARAMS).replace(folder / PARAMS)
 
+
+def one_head(folder: Path) -> None:
+    """Change a number that fits all parameters and means another model."""
+    text = (folder / "model.json").read_text()
+    assert '"heads": 2' in text
+    (folder / "model.json").write_text(text.replace('"heads": 2', '"heads": 1'))
+
+
+def tensors(folder: Path, dtype: Any) -> bytes:
+    from safetensors.numpy import load_file, save
+
+    found = load_file(folder / PARAMS)
+    return save({name: leaf.astype(dtype) for name, leaf in found.items()})
+
+
+def replace_config(folder: Path, config: Any) -> None:
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**card, "config": config}))
+    edit_card(folder)
+
+
+def drop_config(folder: Path) -> None:
+    card = json.loads((folder / "model.json").read_text())
+    del card["config"]
+    (folder / "model.json").write_text(json.dumps(card))
+
+
+PARAMS = "params.safetensors"
+SHORT = b"[PAD]\n[CLS]\n[UNK]\nthe\n"
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (shutil.rmtree, "no trained model at"),
@@ -213,43 +239,50 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "is not a model of the format",
     ),
     "another format": (lambda f: edit_card(f, format="jaxflow-encoder-0"), "is not a model of"),
-    "no configuration": (lambda f: drop_config(f), "vocabulary of .* has"),
+    "the format before": (
+        lambda f: edit_card(f, format="jaxflow-encoder-1"),
+        "is of an earlier version .* delete it and give the command that trained it again",
+    ),
+    "no checksums": (
+        lambda f: (f / "model.json").write_text(json.dumps({"format": "jaxflow-encoder-2"})),
+        "card .* is damaged",
+    ),
+    "no configuration": (drop_config, "card .* is damaged"),
     "a list for configuration": (lambda f: replace_config(f, [1]), "configuration does not fit"),
+    "one number of it": (one_head, "card .* is damaged: its configuration has another checksum"),
     "an unknown field": (lambda f: edit_card(f, config={"depth": 2}), "configuration does not fit"),
     "an impossible size": (lambda f: edit_card(f, config={"layers": 0}), "layers must be"),
     "a size that is no number": (lambda f: edit_card(f, config={"layers": 2.0}), "layers must be"),
     "another depth": (lambda f: edit_card(f, config={"layers": 3}), "parameters in .* are not"),
     "another width": (lambda f: edit_card(f, config={"width": 16}), "parameters in .* are not"),
-    "no vocabulary": (lambda f: (f / "vocabulary.txt").unlink(), "model in .* cannot be read"),
+    "no vocabulary": (
+        lambda f: (f / "vocabulary.txt").unlink(),
+        r"file .*vocabulary\.txt cannot be read: No such file",
+    ),
     "another vocabulary": (
-        lambda f: (f / "vocabulary.txt").write_text("[PAD]\n[CLS]\n[UNK]\nthe\n"),
-        "model in .* is damaged",
+        lambda f: (f / "vocabulary.txt").write_bytes(SHORT),
+        r"file .*vocabulary\.txt is damaged: its checksum",
     ),
     "a short vocabulary": (
-        lambda f: unsigned(f).with_name("vocabulary.txt").write_text("[PAD]\n[CLS]\n[UNK]\nthe\n"),
+        lambda f: sign(f, "vocabulary.txt", SHORT),
         "vocabulary of .* has 4 words where the model expects",
     ),
-    "no parameters": (lambda f: shutil.rmtree(f / "params"), "model in .* is damaged"),
-    "truncated parameters": (truncate, "model in .* is damaged"),
-    "a flipped bit": (flip_a_bit, "model in .* is damaged"),
-    "another model's parameters": (swap_parameters, "model in .* is damaged"),
-    "another model's parameters, unsigned": (
-        lambda f: unsigned(f) and swap_parameters(f),
-        "parameters in .* are damaged",
+    "no parameters": (lambda f: (f / PARAMS).unlink(), f"file .*{PARAMS} cannot be read: No such"),
+    "truncated parameters": (
+        lambda f: (f / PARAMS).write_bytes((f / PARAMS).read_bytes()[:3000]),
+        f"file .*{PARAMS} is damaged: its checksum",
     ),
-    "no digest": (lambda f: edit_card(f, digest=None), "parameters in .* are damaged"),
+    "a flipped bit": (flip_a_bit, f"file .*{PARAMS} is damaged: its checksum"),
+    "another model's parameters": (swap_parameters, f"file .*{PARAMS} is damaged: its checksum"),
+    "truncated parameters, signed": (
+        lambda f: sign(f, PARAMS, (f / PARAMS).read_bytes()[:3000]),
+        f"{PARAMS} is no safetensors file",
+    ),
+    "other numbers, signed": (
+        lambda f: sign(f, PARAMS, tensors(f, np.float64)),
+        "parameters in .* must be float16 or float32",
+    ),
 }
-
-
-def replace_config(folder: Path, config: Any) -> None:
-    card = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**card, "config": config}))
-
-
-def drop_config(folder: Path) -> None:
-    card = json.loads((folder / "model.json").read_text())
-    del card["config"]
-    (folder / "model.json").write_text(json.dumps(card))
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

@@ -57,7 +57,7 @@ LIMITS = """\
 ## What is not
 
 - Times differ from run to run: `seconds` in `metrics.jsonl`, the milliseconds of the leaderboard.
-  The parameters' and checkpoints' files have names that Orbax draws at random; their numbers are
+  The checkpoints' files have names that Orbax draws at random; their numbers are
   compared.
 - A power cut was not tried. Files are synchronised before they are renamed, folders are not.
 - JAX writes the compiled programs that `jaxflow leaderboard` keeps in the user's cache straight

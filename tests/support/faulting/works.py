@@ -2,8 +2,8 @@
 
 All is compared, byte for byte or number for number, but these fields, which are times: ``seconds``
 in a run's ``metrics.jsonl``; ``milliseconds`` in ``leaderboard.json``, in ``leaderboard.md`` and in
-``leaderboard.html``, which also has identifiers drawn at random. Parameters and checkpoints are
-compared as numbers, because the names of the files that Orbax makes are drawn at random.
+``leaderboard.html``, which also has identifiers drawn at random. Checkpoints are compared as
+numbers, because the names of the files that Orbax makes are drawn at random.
 """
 
 from __future__ import annotations
@@ -173,9 +173,8 @@ def _model(folder: Path) -> str:
     from jaxflow.models import load
 
     load(folder)  # which compares all checksums
-    card = json.loads((folder / "model.json").read_text())
-    del card["files"]
-    return _digest(json.dumps(card).encode() + (folder / "vocabulary.txt").read_bytes())
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return _digest(b"".join(path.name.encode() + path.read_bytes() for path in files))
 
 
 def _content(path: Path) -> bytes:
