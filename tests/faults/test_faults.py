@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faulting.campaign import KINDS, plan, run
+from faulting.campaign import KINDS, WORK_NAMES, plan, run
 from faulting.damages import cases, damage
-from faulting.trials import Stage, Undisturbed, undisturbed
+from faulting.trials import Outcome, Stage, Undisturbed, undisturbed
 from faulting.works import WORKS, Work, damaged_checkpoints
 
 TRAIN, EVALUATE, _, PREPARE = WORKS
@@ -106,14 +106,98 @@ def test_what_is_wrong_is_told(stage, whole):
         assert "ends with 2" in stage.finish(broken, folder, {})[0]
 
 
-def test_counts_are_written(tmp_path, monkeypatch):
-    assert {name for name, _ in plan(10, "kill")} == {work.name for work in WORKS}
-    assert "prepare" not in {name for name, _ in plan(10, "twice")}
-    out = tmp_path / "counts.json"
+@pytest.fixture
+def staged(monkeypatch):
+    """Trials that do nothing but say what they are; every third kill comes too late."""
+    made = []
+
+    def trial(kind):
+        def outcome(stage, work, whole, number):
+            made.append((kind, work.name, number))
+            if kind == "disk":
+                return None  # none can be mounted
+            wrong = ["lost"] if kind == "stop" and number == 1 else []
+            return Outcome(kind != "kill" or number % 3 != 0, wrong)
+
+        return outcome
+
+    nothing = {work: Undisturbed({}, 0.0, 0) for work in WORKS}
     monkeypatch.setattr("faulting.campaign.Stage.build", lambda _: _Nothing())
-    found = run({"kill": 0}, 0, out, report=lambda _: None)
+    monkeypatch.setattr("faulting.campaign.undisturbed", lambda *_: nothing)
+    monkeypatch.setattr("faulting.campaign.KINDS", {kind: ("", trial(kind)) for kind in KINDS})
+    return made
+
+
+COUNTS = {"kill": 8, "stop": 3, "disk": 2}
+
+
+def test_kills_go_on_until_as_many_have_struck(staged, tmp_path):
+    out = tmp_path / "counts.json"
+    found = run(COUNTS, 0, out, report=lambda _: None)
     assert json.loads(out.read_text()) == found
-    assert found["faults"] == {}
+    assert found["finished"]
+    assert found["made"] == {"kill": 12, "stop": 3, "disk": 2}  # numbers 0, 3, 6 and 9 came late
+    kills = found["faults"]["kill"].values()
+    assert sum(tally["tried"] for tally in kills) == 12
+    assert sum(tally["struck"] for tally in kills) == 8
+    assert "disk" not in found["faults"]
+    lost = [tally for tally in found["faults"]["stop"].values() if tally["told"]]
+    assert [(tally["tried"] - tally["survived"], tally["told"]) for tally in lost] == [
+        (1, [f"stop {plan('stop', WORK_NAMES, 1)} 1: lost"])
+    ]
+
+
+def test_kills_that_never_strike_end(staged, tmp_path, monkeypatch):
+    never = {"kill": ("", lambda *_: Outcome(False, []))}
+    monkeypatch.setattr("faulting.campaign.KINDS", never)
+    found = run({"kill": 5}, 0, tmp_path / "counts.json")
+    assert found["finished"]
+    assert found["made"] == {"kill": 15}
+
+
+def test_a_run_that_was_cut_off_goes_on_behind_its_trials(staged, tmp_path):
+    class Cut(Exception):
+        pass
+
+    def cut(_):
+        raise Cut
+
+    whole = run(COUNTS, 0, tmp_path / "whole.json", report=lambda _: None)
+    expected, out = list(staged), tmp_path / "counts.json"
+    staged.clear()
+    with pytest.raises(Cut):  # in the trial that goes wrong, which is made again
+        run(COUNTS, 0, out, report=cut)
+    assert 0 < len(staged) < len(expected)
+    lost = staged.pop()
+    found = run(COUNTS, 0, out, report=lambda _: None)
+    assert lost in staged
+    # Each once, in another order: a round begins anew.
+    assert sorted(staged) == sorted(expected)
+    for fields in (whole, found):
+        fields["seconds"] = None
+    assert found == whole
+
+
+def test_another_run_is_not_gone_on_with(staged, tmp_path):
+    out = tmp_path / "counts.json"
+    run(COUNTS, 0, out, report=lambda _: None)
+    made, content = len(staged), out.read_bytes()
+    run(COUNTS, 0, out)
+    assert len(staged) == made  # it had finished
+    for counts, given in (({**COUNTS, "kill": 9}, {}), (COUNTS, {"first": 1}),
+                          (COUNTS, {"works": ("train",)})):  # fmt: skip
+        with pytest.raises(SystemExit, match="is of another run"):
+            run(counts, 0, out, **given)
+    assert out.read_bytes() == content
+
+
+def test_works_take_turns():
+    assert {plan("kill", WORK_NAMES, number) for number in range(20)} == set(WORK_NAMES)
+    assert "prepare" not in {plan("twice", WORK_NAMES, number) for number in range(20)}
+    assert plan("twice", ("prepare",), 0) == ""
+    assert [plan("kill", ("train", "leaderboard"), number) for number in range(5)] == [
+        "train", "train", "train", "leaderboard", "train"
+    ]  # fmt: skip
 
 
 class _Nothing:

@@ -27,6 +27,8 @@ FOUND = {
     "faults": {
         "faults": {"kill": {"train": TALLY, "evaluate": TALLY}},
         "damages": {"tried": 50, "cut": 20, "flip": 30, "wrong": ["a, cut at 0: not seen"]},
+        "asked": {"kill": 20, "disk": 10},
+        "finished": False,
     },
 }
 
@@ -39,6 +41,9 @@ def test_what_was_lost_is_on_the_page():
     assert f"| {KINDS['kill'][0]} | train | 10 | 9 | 7 |" in page
     assert "made 1,000 of 5,000 cases so far" in page
     assert "In 49 of 50 cases" in page
+    assert "made 20 trials so far, of at least 30." in page
+    whole = {**FOUND, "faults": {**FOUND["faults"], "finished": True}}
+    assert "trials so far" not in as_page(whole)
 
 
 def test_accounts_of_single_cases_are_not_kept():

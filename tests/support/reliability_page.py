@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from faulting.campaign import KINDS, SHARES
+from faulting.campaign import KINDS, WORK_NAMES
 from fuzzing.campaign import as_table
 from fuzzing.check import FAULTS
 
@@ -116,16 +116,16 @@ def _faults(faults: dict[str, Any]) -> str:
         "|---|---|---:|---:|---:|",
     ]
     for kind, (what, _) in KINDS.items():
-        for work in SHARES:
+        for work in WORK_NAMES:
             tally = faults["faults"].get(kind, {}).get(work)
             if tally:
                 numbers = " | ".join(f"{tally[n]:,}" for n in ("tried", "struck", "survived"))
                 lines.append(f"| {what} | {work} | {numbers} |")
     sums = _all(faults)
     lines.append(f"| all | | {sums['tried']:,} | {sums['struck']:,} | {sums['survived']:,} |")
-    asked = faults.get("asked", 0)
-    if sums["tried"] < asked:
-        lines += ["", f"The run had made {sums['tried']:,} of {asked:,} trials so far."]
+    if not faults["finished"]:
+        asked = sum(faults["asked"].values())
+        lines += ["", f"The run had made {sums['tried']:,} trials so far, of at least {asked:,}."]
     return "\n".join(lines) + "\n"
 
 

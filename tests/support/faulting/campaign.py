@@ -1,4 +1,8 @@
-"""Many faults of every kind, counted."""
+"""Many faults of every kind, counted and resumable.
+
+A trial is a function of its kind, its work and its number, so a fault can be had again by these
+three alone. By the clock it does not come at the same place twice.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from faulting.kills import kill, stop, two_at_once
 from faulting.trials import Outcome, Stage, Undisturbed, undisturbed
 from faulting.works import Work
 
-__all__ = ["KINDS", "SHARES", "plan", "run"]
+__all__ = ["KINDS", "WORK_NAMES", "plan", "run"]
 
 TOLD = 20  # wrong outcomes of a kind that are told in full
 
@@ -31,8 +35,19 @@ KINDS: dict[str, tuple[str, Trial]] = {
 }
 """Kinds of trials: what they are, in words, and how one is made."""
 
-SHARES = {"train": 4, "evaluate": 2, "leaderboard": 1, "prepare": 3}
-"""How often each work comes, of ten trials."""
+TURNS = (
+    *("train", "prepare", "evaluate", "train", "prepare"),
+    *("train", "leaderboard", "evaluate", "prepare", "train"),
+)
+"""The works of the trials, again and again."""
+
+WORK_NAMES = tuple(dict.fromkeys(TURNS))
+
+STRIKING = ("kill",)
+"""Kinds of which as many trials as are asked for must strike: what had ended was not killed."""
+
+MOST = 3
+"""A kind that must strike is given up after so many times the trials that are asked for."""
 
 
 @dataclasses.dataclass
@@ -56,13 +71,12 @@ class Tally:
     told: list[str] = dataclasses.field(default_factory=list)
 
 
-def plan(count: int, kind: str) -> list[tuple[str, int]]:
-    """Return the works of so many trials, in turns, each with the number of its trial."""
-    turns = ["train", "prepare", "evaluate", "train", "prepare", "train", "leaderboard", "evaluate"]
-    turns += ["prepare", "train"]
+def plan(kind: str, works: Sequence[str], number: int) -> str:
+    """Return the work of a kind's trial of a number."""
+    turns = [name for name in TURNS if name in works]
     if kind == "twice":  # two may prepare the same corpus: one of them takes the other's
         turns = [name for name in turns if name != "prepare"]
-    return [(turns[number % len(turns)], number) for number in range(count)]
+    return turns[number % len(turns)] if turns else ""
 
 
 def run(
@@ -70,7 +84,7 @@ def run(
     damages: int,
     out: Path,
     *,
-    works: tuple[str, ...] = tuple(SHARES),
+    works: tuple[str, ...] = WORK_NAMES,
     first: int = 0,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -79,11 +93,11 @@ def run(
     Parameters
     ----------
     counts
-        Kind -> number of trials.
+        Kind -> number of trials; of `STRIKING`, number of those that strike.
     damages
         Number of damaged checkpoints.
     out
-        JSON file of the counts.
+        JSON file of the counts. Where it is there already, the run goes on behind its trials.
     works
         Works that faults come to.
     first
@@ -94,60 +108,84 @@ def run(
     Returns
     -------
     dict
-        What is in the file.
+        What is in the file: ``asked``, ``first``, ``works`` and ``damages_asked`` say which run it
+        is; ``made`` and ``seconds`` how far it is, trials by kind and by the clock; ``finished``
+        whether that is all; ``faults``, kind -> work -> `Tally`, and ``damages`` what was found.
     """
-    begun = time.monotonic()
-    tallies: dict[str, dict[str, Tally]] = {}
-    found: dict[str, Any] = {"damages": None, "asked": sum(counts.values())}
+    which = {"asked": dict(counts), "first": first, "works": list(works), "damages_asked": damages}
+    found: dict[str, Any] = {"faults": {}, "damages": None, "made": {}, "seconds": 0.0}
+    if out.is_file():
+        found = json.loads(out.read_text(encoding="utf-8"))
+        if {name: found.get(name) for name in which} != which:
+            raise SystemExit(f"{out} is of another run: name another file")
+    found |= which
+    tallies = {
+        kind: {work: Tally(**fields) for work, fields in each.items()}
+        for kind, each in found["faults"].items()
+    }
+    made: dict[str, int] = dict.fromkeys(counts, 0) | found["made"]
 
-    def write() -> None:
+    def left() -> list[str]:
+        return [kind for kind in counts if _left(kind, counts[kind], made[kind], tallies)]
+
+    def write(seconds: float) -> None:
         found["faults"] = {
             kind: {work: dataclasses.asdict(tally) for work, tally in each.items()}
             for kind, each in tallies.items()
         }
-        found["first"], found["seconds"] = first, round(time.monotonic() - begun)
+        found["made"], found["seconds"] = made, round(found["seconds"] + seconds, 2)
+        found["finished"] = not left() and (not damages or found["damages"] is not None)
         out.parent.mkdir(parents=True, exist_ok=True)
         part = out.with_name(f".{out.name}.part")
         part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         part.replace(out)
 
+    write(0.0)
+    if found["finished"]:
+        return found
     with tempfile.TemporaryDirectory() as name:
         stage = Stage.build(Path(name))
         try:
-            if damages:
-                arguments = (str(stage.inputs / "run"), str(stage.scratch / "damaged"), damages)
-                cache = stage.inputs / "cache"
-                made = stage.server.call(
-                    stage.scratch, "damaged_checkpoints", *arguments, cache=cache
-                )
-                found["damages"] = made
-                for line in made["wrong"][:TOLD]:
+            if damages and found["damages"] is None:
+                begun = time.monotonic()
+                found["damages"] = _damages(stage, damages)
+                for line in found["damages"]["wrong"][:TOLD]:
                     report(line)
-                write()
-            needed = [name for name in works if any(counts.values())]
+                write(time.monotonic() - begun)
+            needed = list(works) if left() else []
             whole = {work.name: (work, there) for work, there in undisturbed(stage, needed).items()}
-            longest = max(counts.values(), default=0)
-            for number in range(longest):
-                for kind, count in counts.items():
-                    if number >= count:
-                        continue
-                    name, _ = plan(count, kind)[number]
-                    if name not in whole:
-                        continue
-                    work, there = whole[name]
-                    outcome = KINDS[kind][1](stage, work, there, first + number)
-                    if outcome is None:
-                        continue
-                    tally = tallies.setdefault(kind, {}).setdefault(name, Tally())
-                    tally.tried += 1
-                    tally.struck += outcome.struck
-                    tally.survived += not outcome.wrong
-                    if outcome.wrong:
-                        lines = f"{kind} {name} {first + number}: " + "; ".join(outcome.wrong)
-                        report(lines)
-                        tally.told = [*tally.told, lines][:TOLD]
-                    write()
+            # All kinds go on together, so that the counts of a run that is cut off are of all.
+            while kinds := left():
+                for kind in kinds:
+                    begun = time.monotonic()
+                    number = first + made[kind]
+                    name = plan(kind, works, made[kind])
+                    made[kind] += 1
+                    outcome = KINDS[kind][1](stage, *whole[name], number) if name else None
+                    if outcome is not None:
+                        tally = tallies.setdefault(kind, {}).setdefault(name, Tally())
+                        tally.tried += 1
+                        tally.struck += outcome.struck
+                        tally.survived += not outcome.wrong
+                        if outcome.wrong:
+                            lines = f"{kind} {name} {number}: " + "; ".join(outcome.wrong)
+                            report(lines)
+                            tally.told = [*tally.told, lines][:TOLD]
+                    write(time.monotonic() - begun)
         finally:
             stage.server.close()
-    write()
     return found
+
+
+def _left(kind: str, asked: int, made: int, tallies: Mapping[str, Mapping[str, Tally]]) -> bool:
+    """Whether there are trials of a kind still to be made."""
+    if kind not in STRIKING:
+        return made < asked
+    return made < MOST * asked and sum(t.struck for t in tallies.get(kind, {}).values()) < asked
+
+
+def _damages(stage: Stage, count: int) -> Any:
+    """Try damaged checkpoints of the stage's run."""
+    arguments = (str(stage.inputs / "run"), str(stage.scratch / "damaged"), count)
+    cache = stage.inputs / "cache"
+    return stage.server.call(stage.scratch, "damaged_checkpoints", *arguments, cache=cache)
