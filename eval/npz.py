@@ -1,6 +1,6 @@
-"""Arrays out of an npz file that nobody has vouched for.
+"""Arrays into an npz file one by one, and out of one that nobody has vouched for.
 
-No pickles; and memory stays in proportion to the file. A zip member, or an array's header, may
+No pickles; and in reading memory stays in proportion to the file. A zip member, or an array's header, may
 claim any size, so both are held against what there is before anything is made for them.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from os import PathLike
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 
-__all__ = ["read_npz"]
+__all__ = ["read_npz", "write_npz"]
 
 #: What a file's arrays may take in memory: this, or so many times the file if that is more.
 MOST_BYTES, MOST_TIMES = 1 << 30, 100
@@ -47,7 +47,8 @@ def read_npz(
     name = ""
     try:
         with open(path, "rb") as opened:
-            if not zipfile.is_zipfile(opened):
+            # `zipfile` looks for an archive from the end of the file, NumPy from its beginning.
+            if opened.read(2) != b"PK" or not zipfile.is_zipfile(opened):
                 raise InputError(f"{path} must be an npz file, it is something else or cut off")
             size = opened.seek(0, 2)
             with zipfile.ZipFile(opened) as archive, warnings.catch_warnings():
@@ -64,6 +65,22 @@ def read_npz(
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged file
         raise InputError(f"{path} must be an npz file, it is damaged: {error!r}") from error
+
+
+def write_npz(path: str | PathLike[str], arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """Write arrays under their names, each before the next is asked for.
+
+    The bytes are those of `numpy.savez_compressed`, which has all arrays in memory at once.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    with open(path, "wb") as opened, zipfile.ZipFile(opened, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _members(

@@ -5,6 +5,7 @@ Each says what it was, and what must become of it now.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -20,6 +21,7 @@ from fuzzing import model_files
 from fuzzing.cases import Case
 from fuzzing.mutate_binary import Boom, pack, with_header
 from fuzzing.readers_arrays import attention_seeds, scores_seeds
+from fuzzing.readers_runs import CARD, DIGITS, checkpoint_seeds, digits_seeds
 from fuzzing.readers_text import FULL, SCHEMAS, SIMPLE, SUBJECTS
 
 __all__ = ["FOUND", "Found"]
@@ -168,6 +170,10 @@ def _export(name: str, change: Callable[[bytes], bytes]) -> Callable[[], Case]:
     return make
 
 
+def _put_off(metrics: bytes) -> Callable[[], Case]:
+    return lambda: {"pending.json": b'{"step": 2, "metrics": ' + metrics + b"}"}
+
+
 _NINES = "9" * 5000
 _LOSS = b'{"step": 1, "loss": 0.5}\n'
 _RUN: Callable[[], Case] = lambda: {"config.json": b'{"epochs": 2}'}  # noqa: E731
@@ -189,6 +195,11 @@ FOUND = (
           _text("schemas.tsv", ("Ann met", "x" * 100_000), of=SCHEMAS)),
     Found("attention npz", "a member that says it is encrypted", lambda: _record(8, 2, 1)),
     Found("attention npz", "a member that says it is patched", lambda: _record(8, 2, 32)),
+    Found(
+        "attention npz",
+        "another beginning",
+        lambda: {"a.npz": b"XX" + (attention_seeds()[0]["a.npz"] or b"")[2:]},
+    ),
     Found("attention npz", "a packing that nobody knows", lambda: _record(10, 2, 99)),
     Found("attention npz", "a member that claims 4 GB", lambda: _record(24, 4, 0xFFFFFFF0)),
     Found("attention npz", "another checksum", lambda: _record(16, 4, 1)),
@@ -241,6 +252,32 @@ FOUND = (
           lambda: {"metrics.jsonl": b'{"step": ' + b"9" * 400 + b', "loss": 1}\n' + _LOSS}),
     Found("training's curves", "a deep nest",
           lambda: {"metrics.jsonl": b"[" * 200_000 + b"\n" + _LOSS}),
+    Found("training's curves", "a split without a value in the last line",
+          lambda: {"metrics.jsonl": _LOSS + b'{"step": 2, "held_out": {"dev": "x"}}'}, "accepted"),
+    Found("metrics put off", "a metric of 400 digits",
+          _put_off(b'[{"loss": 1, "accuracy": ' + b"9" * 400 + b"}]")),
+    Found("metrics put off", "a step without its loss", _put_off(b'[{"accuracy": 1}]')),
+    Found("metrics put off", "a metric that nobody knows",
+          _put_off(b'[{"loss": 1, "accuracy": 1, "x": 1}]')),
+    Found("metrics put off", "a metric beyond float32",
+          _put_off(b'[{"loss": 1e39, "accuracy": 1}]')),
+    Found("metrics put off", "text for metrics", _put_off(b'""')),
+    Found("digits' record", "an accuracy that is text", lambda: {
+        **digits_seeds()[0], "run.json": (digits_seeds()[0]["run.json"] or b"")
+        .replace(b'"accuracy": 0.25', b'"accuracy": "all"')}),
+    Found("digits' record", "yes for a number", lambda: {
+        **digits_seeds()[0], "run.json": (digits_seeds()[0]["run.json"] or b"")
+        .replace(b'"layers": 1', b'"layers": true')}),
+    Found("digits' record", "a list of accuracies", lambda: {
+        **digits_seeds()[0], "run.json": json.dumps({
+            "config": dataclasses.asdict(DIGITS), "accuracy": [], "seconds": 1}).encode()}),
+    Found("checkpoints", "half a character for an older run's checksum", lambda: {
+        **checkpoint_seeds()[1], "checkpoints.json": b'{"10": "\\ud800"}'}),
+    Found("checkpoints", "a folder called by a digit that is no number", lambda: {
+        name.replace("/10/", "/²/"): content for name, content in checkpoint_seeds()[0].items()},
+          "accepted"),
+    Found("lock's holder", "terminal codes for a name", lambda: {".lock": b"\x1b[31m\n\xff"}),
+    Found("model's card", "one mark alone", lambda: {"card.md": CARD.encode()[:60]}),
     Found("evaluation's tables", "a deep nest",
           _json(_TABLES, "tables.json", tables=b'{"a":' * 100_000)),
     Found("evaluation's tables", "an interval of one end", lambda: {"tables.json": json.dumps(
