@@ -15,7 +15,7 @@ from jaxflow.models.exported import FILES, rounded, write_export
 from jaxflow.train.data import load_splits
 from jaxflow.train.journal import read_config
 
-__all__ = ["export_run"]
+__all__ = ["export_run", "read_card"]
 
 CARD = "README.md"
 HEADLINE = "# An agreement encoder: is the next verb singular or plural?\n"
@@ -53,7 +53,7 @@ def export_run(
         raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
     if data is not None:
         config = dataclasses.replace(config, data=data)
-    card = _read_card(out / CARD)
+    card = read_card(out / CARD)
     model = load(run)
     stored = rounded(model, precision)
     splits = load_splits(config, model.whole_words)
@@ -72,15 +72,24 @@ def export_run(
     ]
 
 
-def _read_card(path: Path) -> str:
-    """Read the card that is there, and check that it has room for the measured part."""
+def read_card(path: Path) -> str:
+    """Read the card that is there, or begin one.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or has no one place for the measured part.
+    """
     try:
         card = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return HEADLINE
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the model's card {path} cannot be read: {error}") from error
-    with_measured(card, "")
+    try:
+        with_measured(card, "")
+    except InputError as error:
+        raise InputError(f"{path} cannot be used: {error}") from error
     return card
 
 

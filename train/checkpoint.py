@@ -135,9 +135,8 @@ class Checkpoints:
         """Return the steps kept, the last first."""
         if not self._folder.is_dir():
             return []
-        return sorted(
-            (int(p.name) for p in self._folder.iterdir() if p.name.isdigit()), reverse=True
-        )
+        names = (path.name for path in self._folder.iterdir())
+        return sorted((int(n) for n in names if n.isdecimal() and n == str(int(n))), reverse=True)
 
     def _seal(self, step: int) -> None:
         """Write a checkpoint's checksum, beside its place and renamed."""
@@ -195,12 +194,12 @@ class Checkpoints:
             return None
         try:
             found = json.loads(together.read_text(encoding="utf-8")).get(str(step))
-        except (ValueError, AttributeError, RecursionError) as error:
+            return None if found is None else str(found).encode()
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"the checksums {together} cannot be read, delete the checkpoints beside them to "
                 f"train from the beginning: {error}"
             ) from error
-        return None if found is None else str(found).encode()
 
     def _put_aside(self, step: int, why: str, say: Callable[[str], None]) -> None:
         folder = self._folder / str(step)

@@ -29,7 +29,7 @@ from jaxflow.train.loop import Progress
 from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.step import TrainState, make_optimizer
 
-__all__ = ["DigitsConfig", "DigitsResult", "digits_run", "train_digits"]
+__all__ = ["DigitsConfig", "DigitsResult", "digits_run", "finished_digits", "train_digits"]
 
 _EVALUATED = 180  # images classified at once
 
@@ -140,24 +140,9 @@ def digits_run(
         As `train_digits` does; if the folder holds a run with another configuration, another
         process has it, or it cannot be read or written.
     """
-    path = run / "run.json"
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            theirs, accuracy, seconds = found["config"], found["accuracy"], found["seconds"]
-            changed = [
-                f"{name} is {theirs[name]}, not {value}"
-                for name, value in dataclasses.asdict(config).items()
-                if theirs[name] != value
-            ]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"the run's record {path} cannot be read: {error}") from error
-        if changed:
-            raise InputError(
-                f"{run} holds a run with another configuration ({', '.join(changed)}): choose "
-                "another folder"
-            )
-        return DigitsResult(load(run / "model"), accuracy, seconds)
+    finished = finished_digits(config, run)
+    if finished is not None:
+        return finished
     with hold(run):
         result = train_digits(config, report)
         save_pretrained(run / "model", result.model)
@@ -166,8 +151,42 @@ def digits_run(
             "accuracy": result.accuracy,
             "seconds": result.seconds,
         }
-        write_json(path, record)
+        write_json(run / "run.json", record)
     return result
+
+
+def finished_digits(config: DigitsConfig, run: Path) -> DigitsResult | None:
+    """Return the finished run in a folder, or None where there is none.
+
+    Raises
+    ------
+    InputError
+        If it has another configuration, or cannot be read.
+    """
+    path = run / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        theirs, accuracy, seconds = found["config"], found["accuracy"], found["seconds"]
+        changed = [
+            f"{name} is {theirs[name]!r}, not {value!r}"
+            for name, value in dataclasses.asdict(config).items()
+            if theirs[name] != value or isinstance(theirs[name], bool)
+        ]
+        for score in accuracy.values():
+            if type(score["n"]) is not int or not 0 <= score["accuracy"] <= 1:
+                raise ValueError(f"an accuracy of {score['accuracy']!r} of {score['n']!r}")
+        if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
+            raise ValueError(f"it took {seconds!r} seconds")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"the run's record {path} cannot be read: {error}") from error
+    if changed:
+        raise InputError(
+            f"{run} holds a run with another configuration ({', '.join(changed)}): choose "
+            "another folder"
+        )
+    return DigitsResult(load(run / "model"), accuracy, seconds)
 
 
 def train_digits(

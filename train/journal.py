@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, overload
@@ -57,6 +57,8 @@ def _replace(path: Path, text: str) -> None:
 
 
 C = TypeVar("C", bound=RunConfig)
+
+_FLOAT32 = 2.0**128  # where its numbers end
 
 
 @overload
@@ -129,8 +131,15 @@ class Journal:
         """
         write_json(self._pending, {"step": step, "metrics": [dict(row) for row in rows]})
 
-    def taken_up(self, step: int) -> list[dict[str, float]]:
+    def taken_up(self, step: int, names: Collection[str]) -> list[dict[str, float]]:
         """Return what was put off at `step`, which may be nothing.
+
+        Parameters
+        ----------
+        step
+            Where the run goes on.
+        names
+            Of the metrics that each step found, all of them.
 
         Raises
         ------
@@ -141,7 +150,11 @@ class Journal:
             if not self._pending.exists():
                 return []
             found = json.loads(self._pending.read_text(encoding="utf-8"))
-            rows = [{name: float(row[name]) for name in row} for row in found["metrics"]]
+            rows = [{name: _metric(row[name]) for name in row} for row in found["metrics"]]
+            if type(found["metrics"]) is not list or type(found["step"]) is not int:
+                raise ValueError("it has no list of metrics, or no step")
+            if any(row.keys() != set(names) for row in rows):
+                raise ValueError(f"each of its steps must have found {', '.join(names)}")
             return rows if found["step"] == step else []
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise InputError(
@@ -199,6 +212,13 @@ def _entry(path: Path, number: int, line: bytes, seconds: float) -> tuple[int, f
             "take it out to go on"
         ) from error
     return step, float(seconds)
+
+
+def _metric(found: Any) -> float:
+    """Check a number that was a finite one of float32 when it was written."""
+    if type(found) not in (int, float) or not abs(found) < _FLOAT32:
+        raise ValueError(f"{found!r} is no finite number")
+    return float(found)
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:

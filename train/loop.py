@@ -224,7 +224,7 @@ class Loop:
         step = int(state.step)
         pending = [
             Metrics(**{name: jnp.float32(value) for name, value in row.items()})
-            for row in self.journal.taken_up(step)
+            for row in self.journal.taken_up(step, self._measured())
         ]
         with stopping() as asked:
             for batch in iterate(plan, step) if step < until else ():
@@ -247,6 +247,10 @@ class Loop:
                 if step == until:
                     break
         return state
+
+    def _measured(self) -> list[str]:
+        """Return the metrics of a step, whose share of the subject is the regulariser's."""
+        return [n for n in Metrics._fields if n != "subject_share" or self.flow_weight]
 
     def _put_off(self, step: int, pending: list[Metrics], state: TrainState) -> None:
         """Keep a state between two lines of the journal, so that its going on leaves no trace."""

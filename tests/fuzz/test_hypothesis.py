@@ -18,7 +18,10 @@ from jaxflow.train.config import TrainConfig
 
 READERS = {reader.name: reader for reader in all_readers()}
 #: Readers that take a second a case.
-SLOW = ("command line", "run's model", "exported model", "published model")
+SLOW = (
+    "command line", "run's model", "exported model", "published model", "checkpoints",
+    "digits' record",
+)  # fmt: skip
 
 
 def hold(reader: Reader, case: Any) -> None:
