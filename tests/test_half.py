@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
+from numeric_limits import DTYPES, flow_share, rollout_share
 
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.half import HALVES, ROW_SUM_TOLERANCES
-
-UNITS = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
-DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
 def attention(shape, seed=0, sharp=2.0, mask=None):
@@ -31,15 +28,14 @@ def test_rounding_does_no_more_than_the_bounds(name, layers, n):
     exact = attention((layers, 1, n, n), seed=layers, sharp=0.5)  # no entry below 6e-5
     wide = jaxflow.widen(exact.astype(DTYPES[name]))
     assert wide.dtype == np.float32
-    unit = UNITS[name]
-    share = 2 * unit / (1 - unit) + 1e-6  # and what float32 rounds
+    share = flow_share(name)
     np.testing.assert_allclose(wide.sum(-1), 1, atol=1e-6)
     assert (np.abs(wide - exact) <= share * exact).all()
     flows, rounded = jaxflow.flow(exact), jaxflow.flow(wide)
     assert (np.abs(rounded - flows) <= share * flows).all()
     rolled = jaxflow.rollout(exact)
     error = np.abs(jaxflow.rollout(wide).astype(np.float64) - rolled)
-    bound = (1 + share) ** (1 + np.arange(layers)) - 1
+    bound = rollout_share(name, layers)
     assert (error <= bound[:, None, None] * rolled + 1e-6).all()
 
 

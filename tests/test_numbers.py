@@ -2,73 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import numeric_limits as limits
 import numpy as np
 import pytest
-import wheel
+from numeric_limits import random_attention as attention
 
 import jaxflow
-
-ROLLOUT = """
-import json, resource, sys
-import numpy as np
-import jaxflow
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-n = int(sys.argv[1])
-attention = np.full((4, 4, n, n), 1 / n, np.float32)
-jaxflow.rollout(attention[..., :8, :8] * (n / 8))
-before = peak()
-top = jaxflow.rollout(attention)[-1]
-print(json.dumps([attention.nbytes, peak() - before, float(abs(top.sum(-1) - 1).max())]))
-"""
-
-
-def attention(shape, seed=0, sharp=2.0):
-    scores = sharp * np.random.default_rng(seed).normal(size=shape)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
 
 
 def test_rollout_of_thousands_of_tokens_takes_no_more_than_twice_their_attention():
     """Linear in its input: no table of tokens by tokens by heads beside it."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", ROLLOUT, "2048"],
-        env=os.environ | {"PYTHONPATH": str(wheel.installed())},
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parent,
-    )
-    given, extra, error = json.loads(done.stdout)
-    assert extra <= 2.5 * given
-    assert error < 1e-5
+    found = limits.child(limits.LARGE, "2048")
+    assert found["taken"] <= 2.5 * found["bytes"]
+    assert found["error"] < 1e-5
 
 
 @pytest.mark.parametrize(("layers", "n"), [(6, 9), (12, 64), (96, 16)])
 def test_single_precision_errs_by_no_more_than_its_rounding(layers, n):
-    r"""Rounding of entries is relative, \|δ\| ≤ u = 2⁻²⁴, and so is what rollout and flow do of it.
-
-    An edge has been rounded three times (given, scaled, added), a product's entry n + 1 times more
-    a layer; flow is worked out in float64 of the edges it is given.
-    """
     exact = attention((2, layers, 4, n, n))
     single = exact.astype(np.float32)
-    unit = 2.0**-24
     rolled = jaxflow.rollout(exact)
     error = np.abs(jaxflow.rollout(single).astype(np.float64) - rolled)
-    bound = (1 + 4 * (n + 8) * unit) ** (1 + np.arange(layers)) - 1
-    assert (error <= bound[:, None, None] * rolled).all()
+    share = limits.single_rollout_share(layers, n)
+    assert (error <= share[:, None, None] * rolled).all()
     flows = jaxflow.flow(exact, sources=0)
     error = np.abs(jaxflow.flow(single, sources=0) - flows)
-    assert (error <= 2 * unit * flows + 1e-9).all()
+    assert (error <= limits.single_flow_share() * flows + 1e-9).all()
 
 
 def test_ones_and_zeros_are_followed_exactly():
