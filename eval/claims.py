@@ -24,13 +24,15 @@ of the run, rejects at .05 and both the mean and the ranks point that way; else 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from jaxflow.eval.questions import ask
-from jaxflow.eval.scores import SentenceScores
-from jaxflow.eval.statistics import PairedTest, compare, holm
+from jaxflow.eval.questions import Question, ask
+from jaxflow.eval.scores import Scores
+from jaxflow.eval.statistics import PairedTest, compare_each, holm
 
 __all__ = ["DOES_NOT_HOLD", "HOLDS", "NOTE", "NOT_DECIDED", "Claim", "judge_claims"]
 
@@ -86,7 +88,7 @@ class Claim:
     detail: str
 
 
-def judge_claims(scores: SentenceScores, seed: int = 0) -> tuple[Claim, ...]:
+def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
     """Test every claim on the per-sentence scores of one model.
 
     Parameters
@@ -102,8 +104,14 @@ def judge_claims(scores: SentenceScores, seed: int = 0) -> tuple[Claim, ...]:
         C1, C2, C3 (both targets each), C4, C5 (two scores, two baselines, both targets), E1-E3.
         The module's docstring defines each.
     """
-    questions = ask(scores)
-    tests = compare(np.stack([question.differences for question in questions], 1), seed=seed)
+    questions: list[Question] = []
+
+    def differences() -> Iterator[NDArray[np.float64]]:
+        for question, difference in ask(scores):
+            questions.append(question)
+            yield difference
+
+    tests = compare_each(differences(), seed=seed)
     corrected = holm([test.p for test in tests])
     return tuple(
         Claim(

@@ -16,7 +16,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.claims import Claim, judge_claims
 from jaxflow.eval.protocol import ProtocolConfig, choose, score_sentences
 from jaxflow.eval.report import write_reports
-from jaxflow.eval.scores import SentenceScores
+from jaxflow.eval.scores import Scores
 from jaxflow.eval.tables import Tables, build_tables
 from jaxflow.models import Model, load
 from jaxflow.train.accuracy import accuracies
@@ -46,7 +46,7 @@ class Evaluation:
     accuracy: Mapping[str, Mapping[str, float | int]]
     tables: Tables
     claims: tuple[Claim, ...]
-    scores: SentenceScores
+    scores: Scores
     files: tuple[Path, ...]
 
 
@@ -120,7 +120,7 @@ def evaluate(
 
 def write_evaluation(
     out: Path,
-    scores: SentenceScores,
+    scores: Scores,
     extra: Mapping[str, np.ndarray],
     *,
     model: Model,

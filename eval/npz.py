@@ -1,7 +1,7 @@
 """Arrays into an npz file one by one, and out of one that nobody has vouched for.
 
-No pickles; and in reading memory stays in proportion to the file. A zip member, or an array's header, may
-claim any size, so both are held against what there is before anything is made for them.
+No pickles; and in reading memory stays in proportion to the file. A zip member, or an array's
+header, may claim any size, so both are held against what there is before anything is made for them.
 """
 
 from __future__ import annotations

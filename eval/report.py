@@ -14,7 +14,7 @@ from jaxflow.eval.claims import DOES_NOT_HOLD, HOLDS, NOTE, Claim
 from jaxflow.eval.files import write_together
 from jaxflow.eval.markdown import comparison_note, to_markdown
 from jaxflow.eval.plain import dump
-from jaxflow.eval.scores import SentenceScores
+from jaxflow.eval.scores import Scores, write_scores
 from jaxflow.eval.statistics import Cell
 from jaxflow.eval.tables import Tables, beside_paper, to_csv, to_json
 from jaxflow.eval.text import (
@@ -93,7 +93,7 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
 def write_reports(
     out_dir: str | PathLike[str],
     *,
-    scores: SentenceScores,
+    scores: Scores,
     tables: Tables,
     claims: Sequence[Claim] = (),
     accuracy: Any = None,
@@ -146,7 +146,7 @@ def write_reports(
         return lambda part: part.write_text(texts[name], encoding="utf-8")
 
     writers = {name: write_text(name) for name in texts}
-    writers["scores.npz"] = lambda part: scores.write(part, extra)
+    writers["scores.npz"] = lambda part: write_scores(part, scores, extra)
     return write_together(Path(out_dir), writers)
 
 

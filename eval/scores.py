@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.files import write_together
-from jaxflow.eval.npz import read_npz
+from jaxflow.eval.npz import read_npz, write_npz
 
-__all__ = ["ENTROPY_ROWS", "ROWS", "TARGETS", "SentenceScores", "load_extra"]
+__all__ = [
+    "ENTROPY_ROWS",
+    "ROWS",
+    "SCORES",
+    "TARGETS",
+    "Scores",
+    "SentenceScores",
+    "load_extra",
+    "write_scores",
+]
 
 #: What the token scores are compared with: Table 1, Table 2, and the gradient's norm, because the
 #: sum that Table 2 takes vanishes behind LayerNorms.
@@ -23,6 +34,48 @@ TARGETS = ("blank_out", "gradient", "gradient_norm")
 ROWS = ("raw", "rollout", "flow", "column_sum", "random", "position")
 #: The scores whose focus is measured.
 ENTROPY_ROWS = ("raw", "rollout", "flow")
+#: The flat names of all scores by layer, in the order of the file.
+SCORES = (
+    *(f"{target}/{row}" for target in TARGETS for row in ROWS),
+    *(f"entropy/{row}" for row in ENTROPY_ROWS),
+    "saturated",
+)
+
+
+class Scores(Protocol):
+    """What tables and claims are made of: in memory, or each array read where it is asked for.
+
+    What each is of is said by `SentenceScores`.
+    """
+
+    @property
+    def correlations(self) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
+        """Target -> row -> ``[S, L]``."""
+        ...
+
+    @property
+    def saturated(self) -> NDArray[np.float64]:
+        """``[S, L]``."""
+        ...
+
+    @property
+    def entropy(self) -> Mapping[str, NDArray[np.float64]]:
+        """Row -> ``[S, L]``."""
+        ...
+
+    @property
+    def sentences(self) -> int:
+        """S."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        ...
+
+    def arrays(self) -> Mapping[str, NDArray]:
+        """All arrays under the flat names of the file, ``length`` ``[S]`` among them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,19 +152,7 @@ class SentenceScores:
             kept.
         """
         path = Path(path)
-        write_together(path.parent, {path.name: lambda part: self.write(part, extra)})
-
-    def write(self, path: Path, extra: Mapping[str, NDArray] | None = None) -> None:
-        """Write the file in place; `save` is the safe way to do it."""
-        arrays = self.arrays()
-        for name, values in (extra or {}).items():
-            if name in arrays:
-                raise InputError(f"extra must have names of its own, got {name!r}")
-            if np.asarray(values).dtype.hasobject:
-                raise InputError(f"extra[{name!r}] must be an array of numbers or strings")
-            arrays[name] = np.asarray(values)
-        with open(path, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        write_together(path.parent, {path.name: lambda part: write_scores(part, self, extra)})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SentenceScores:
@@ -147,6 +188,23 @@ class SentenceScores:
         return {**named, **{f"entropy/{row}": self.entropy[row] for row in ENTROPY_ROWS}}
 
 
+def write_scores(path: Path, scores: Scores, extra: Mapping[str, NDArray] | None = None) -> None:
+    """Write the file in place, holding one array at a time; `SentenceScores.save` is safer.
+
+    Raises
+    ------
+    InputError
+        As `SentenceScores.save`, but for a file that cannot be written, which is an OSError.
+    """
+    arrays, further = scores.arrays(), dict(extra or {})
+    for name, values in further.items():
+        if name in arrays:
+            raise InputError(f"extra must have names of its own, got {name!r}")
+        if np.asarray(values).dtype.hasobject:
+            raise InputError(f"extra[{name!r}] must be an array of numbers or strings")
+    write_npz(path, chain(arrays.items(), further.items()))
+
+
 def load_extra(path: str | PathLike[str]) -> dict[str, NDArray]:
     """Read the further arrays that `SentenceScores.save` was given."""
     own = set(_names())
@@ -154,8 +212,7 @@ def load_extra(path: str | PathLike[str]) -> dict[str, NDArray]:
 
 
 def _names() -> list[str]:
-    correlations = [f"{target}/{row}" for target in TARGETS for row in ROWS]
-    return [*correlations, *(f"entropy/{row}" for row in ENTROPY_ROWS), "saturated", "length"]
+    return [*SCORES, "length"]
 
 
 def _read(path: str | PathLike[str]) -> dict[str, NDArray]:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.files import write_together
-from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
+from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, SCORES, TARGETS, SentenceScores
 
-__all__ = ["Shard", "read_shard", "write_shard"]
+__all__ = ["Shard", "read_shard", "read_shard_scores", "write_shard"]
 
 _KEY = b"jaxflow"  # of what the file says of itself
-_LAYERED = (
-    *(f"{target}/{row}" for target in TARGETS for row in ROWS),
-    *(f"entropy/{row}" for row in ENTROPY_ROWS),
-    "saturated",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +82,14 @@ def read_shard(path: Path) -> Shard:
     InputError
         If the file is missing, damaged or none of these.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _refused(path):
         with pq.ParquetFile(path) as file:
             table = file.read()
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[_KEY])
         numbers = {name: table[name].to_numpy() for name in ("row", "label", "length")}
-        layered = {name: _stacked(table[name].combine_chunks()) for name in _LAYERED}
+        layered = {name: _stacked(table[name].combine_chunks()) for name in SCORES}
         scores = SentenceScores(
             correlations={t: {r: layered[f"{t}/{r}"] for r in ROWS} for t in TARGETS},
             saturated=layered["saturated"],
@@ -104,6 +101,31 @@ def read_shard(path: Path) -> Shard:
         if about["checksum"] != _checksum(shard):
             raise ValueError("its checksum is another")
         return shard
+
+
+def read_shard_scores(path: Path, name: str) -> NDArray[np.float64]:
+    """Read the score of one name (`jaxflow.eval.scores.SCORES`) alone, float64 ``[S, L]``.
+
+    The file's checksum is not looked at, because it is of all scores: `read_shard` does that.
+
+    Raises
+    ------
+    InputError
+        As `read_shard`.
+    """
+    import pyarrow.parquet as pq
+
+    with _refused(path), pq.ParquetFile(path) as file:
+        return _stacked(file.read([name])[name].combine_chunks())
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Say of whatever is raised in a block that the shard cannot be read."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (
         OSError,
         pa.ArrowException,

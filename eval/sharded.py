@@ -24,9 +24,9 @@ from jaxflow.eval.protocol import (
     device_scores,
     token_scores,
 )
-from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
 from jaxflow.eval.shard_files import Shard, read_shard, write_shard
 from jaxflow.eval.shard_plan import checksum, claim_plan, plan_of
+from jaxflow.eval.shard_scores import ShardScores
 from jaxflow.models import Model, WordTokenizer, load
 from jaxflow.train.accuracy import predict_split
 from jaxflow.train.batches import EncodedSplit, encode_split
@@ -121,6 +121,8 @@ class ShardedEvaluation:
         """Put the shards together into an evaluation's files.
 
         ``scores.npz`` holds the scores by sentence with their rows and labels, not those by token.
+        Scores stay in the shards and are read a few arrays ``[S, L]`` at a time, so that memory
+        holds some 300 MB besides them, however many sentences there are.
 
         Raises
         ------
@@ -133,30 +135,20 @@ class ShardedEvaluation:
                 f"all {self.shards} shards must be in {self.folder}, {len(missing)} are missing, "
                 f"shard {missing[0]} the first: start the processes that make them again"
             )
-        count, layers = len(self.chosen), self.model.config.layers
-        floats = {
-            name: np.empty((count, layers))
-            for name in (
-                *(f"{target}/{row}" for target in TARGETS for row in ROWS),
-                *(f"entropy/{row}" for row in ENTROPY_ROWS),
-                "saturated",
-            )
-        }
+        count, shards = len(self.chosen), range(self.shards)
         length, labels = np.empty(count, np.int32), np.empty(count, np.int32)
         right = dict.fromkeys(self.splits, 0)
         for shard, found in self._finished():
             part = self.part(shard, count)
-            for name, values in found.scores.arrays().items():
-                (length if name == "length" else floats[name])[part] = values
-            labels[part] = found.labels
+            length[part], labels[part] = found.scores.length, found.labels
             for split, number in found.right.items():
                 right[split] += number
         accuracy = {split: self._accuracy(split, number) for split, number in right.items()}
-        scores = SentenceScores(
-            correlations={t: {r: floats[f"{t}/{r}"] for r in ROWS} for t in TARGETS},
-            saturated=floats["saturated"],
-            entropy={row: floats[f"entropy/{row}"] for row in ENTROPY_ROWS},
-            length=length,
+        scores = ShardScores(
+            [self.path(shard) for shard in shards],
+            [self._size(shard) for shard in shards],
+            self.model.config.layers,
+            length,
         )
         # All shards are there, so that nobody is at what killed processes have left beside them.
         for unfinished in self.folder.glob(".*.part"):

@@ -19,7 +19,7 @@ from jaxflow.eval.markdown import (
 from jaxflow.eval.plain import dump, plain
 from jaxflow.eval.report import print_claims, print_note, print_tables
 from jaxflow.eval.rounding import Rounding
-from jaxflow.eval.scores import SentenceScores
+from jaxflow.eval.scores import SentenceScores, write_scores
 from jaxflow.eval.tables import Tables, record, to_csv
 from jaxflow.eval.text import accuracy_lines, interval, short
 
@@ -153,5 +153,5 @@ def write_reports(
         return lambda part: part.write_text(texts[name], encoding="utf-8")
 
     writers = {name: write_text(name) for name in texts}
-    writers["scores.npz"] = lambda part: scores.write(part, extra)
+    writers["scores.npz"] = lambda part: write_scores(part, scores, extra)
     return write_together(out, writers)

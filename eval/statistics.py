@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,24 @@ from numpy.typing import ArrayLike, NDArray
 from jaxflow.errors import InputError
 from jaxflow.eval.bootstrap import RESAMPLES, mean_intervals
 
-__all__ = ["RESAMPLES", "Cell", "PairedTest", "compare", "holm", "paired_test", "summarise"]
+__all__ = [
+    "RESAMPLES",
+    "Cell",
+    "PairedTest",
+    "compare",
+    "compare_each",
+    "holm",
+    "paired_test",
+    "summarise",
+    "summarise_each",
+]
 
 # Up to this many non-zero differences the signed-rank distribution is summed exactly.
 _EXACT = 50
 # Differences of correlations below this are rounding, not evidence.
 _DECIMALS = 12
+# Columns are held together, because they share the bootstrap's work, up to 256 MB of them.
+_HELD = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -100,12 +112,24 @@ def summarise(values: ArrayLike, seed: int, *, resamples: int = RESAMPLES) -> tu
     InputError
         If `values` is not ``[S, L]`` or holds an infinity.
     """
-    columns = _checked("values", values, ndim=2)
+    return summarise_each(_checked("values", values, ndim=2).T, seed, resamples=resamples)
+
+
+def summarise_each(
+    columns: Iterable[ArrayLike], seed: int, *, resamples: int = RESAMPLES
+) -> tuple[Cell, ...]:
+    """Make the cells of `summarise` of columns ``[S]`` that come one after the other.
+
+    No more than 256 MB of them are held at a time, or one.
+    """
     cells = []
-    for column, ci95 in zip(columns.T, mean_intervals(columns, seed, resamples), strict=True):
-        kept = column[~np.isnan(column)]
-        mean, std = (float(kept.mean()), float(kept.std())) if len(kept) else (math.nan, math.nan)
-        cells.append(Cell(mean, std, ci95, len(kept), len(column) - len(kept)))
+    checked = (_checked("values", column, ndim=1) for column in columns)
+    for part in _parts(checked):
+        intervals = mean_intervals([kept for kept, _ in part], seed, resamples)
+        for (kept, nan), ci95 in zip(part, intervals, strict=True):
+            mean = float(kept.mean()) if len(kept) else math.nan
+            std = float(kept.std()) if len(kept) else math.nan
+            cells.append(Cell(mean, std, ci95, len(kept), nan))
     return tuple(cells)
 
 
@@ -162,13 +186,22 @@ def compare(
     tuple of PairedTest
         K of them.
     """
-    rounded = np.round(_checked("differences", differences, ndim=2), _DECIMALS)
+    columns = _checked("differences", differences, ndim=2).T
+    return compare_each(columns, seed=seed, resamples=resamples)
+
+
+def compare_each(
+    differences: Iterable[ArrayLike], *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[PairedTest, ...]:
+    """Make the tests of `compare` of columns ``[S]``, held as `summarise_each` holds them."""
     tests = []
-    for column, ci95 in zip(rounded.T, mean_intervals(rounded, seed, resamples), strict=True):
-        kept = column[~np.isnan(column)]
-        mean = float(kept.mean()) if len(kept) else math.nan
-        p, direction = _signed_rank(kept)
-        tests.append(PairedTest(mean, ci95, p, direction, len(kept), len(column) - len(kept)))
+    columns = (_checked("differences", column, ndim=1) for column in differences)
+    for part in _parts(np.round(column, _DECIMALS) for column in columns):
+        intervals = mean_intervals([kept for kept, _ in part], seed, resamples)
+        for (kept, nan), ci95 in zip(part, intervals, strict=True):
+            mean = float(kept.mean()) if len(kept) else math.nan
+            p, direction = _signed_rank(kept)
+            tests.append(PairedTest(mean, ci95, p, direction, len(kept), nan))
     return tuple(tests)
 
 
@@ -184,6 +217,21 @@ def holm(pvalues: Sequence[float]) -> tuple[float, ...]:
     adjusted = np.full(p.shape, np.nan)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return tuple(adjusted.tolist())
+
+
+def _parts(columns: Iterable[NDArray]) -> Iterator[list[tuple[NDArray, int]]]:
+    """Yield what is defined of each column and how much is not, as many at a time as are held."""
+    part: list[tuple[NDArray, int]] = []
+    size = 0
+    for column in columns:
+        kept = column[~np.isnan(column)]
+        if part and size + kept.nbytes > _HELD:
+            yield part
+            part, size = [], 0
+        part.append((kept, len(column) - len(kept)))
+        size += kept.nbytes
+    if part:
+        yield part
 
 
 def _signed_rank(difference: NDArray) -> tuple[float, float]:

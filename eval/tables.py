@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from jaxflow.eval import paper
 from jaxflow.eval.claims import Claim
 from jaxflow.eval.plain import dump, plain
-from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
-from jaxflow.eval.statistics import RESAMPLES, Cell, summarise
+from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS, Scores
+from jaxflow.eval.statistics import RESAMPLES, Cell, summarise_each
 
 __all__ = ["Tables", "beside_paper", "build_tables", "record", "to_csv", "to_json"]
 
@@ -56,7 +56,7 @@ class Tables:
 
 
 def build_tables(
-    scores: SentenceScores,
+    scores: Scores,
     seed: int = 0,
     *,
     resamples: int = RESAMPLES,
@@ -73,11 +73,8 @@ def build_tables(
     reference
         The paper's tables to set them beside.
     """
-    correlations = [scores.correlations[target][row] for target in TARGETS for row in ROWS]
-    entropies = [scores.entropy[row] for row in ENTROPY_ROWS]
     # All columns in one call: they share the bootstrap's resamples, which cost the time.
-    columns = np.concatenate([*correlations, scores.saturated, *entropies], axis=1)
-    cells = summarise(columns, seed, resamples=resamples)
+    cells = summarise_each(_columns(scores), seed, resamples=resamples)
     depth = scores.layers
     rows = iter([cells[start : start + depth] for start in range(0, len(cells), depth)])
     return Tables(
@@ -87,6 +84,16 @@ def build_tables(
         sentences=scores.sentences,
         reference=reference,
     )
+
+
+def _columns(scores: Scores) -> Iterator[NDArray[np.float64]]:
+    """Yield ``[S]`` of every cell, in their order, with no more than one array in memory."""
+    for target in TARGETS:
+        for row in ROWS:
+            yield from scores.correlations[target][row].T
+    yield from scores.saturated.T
+    for row in ENTROPY_ROWS:
+        yield from scores.entropy[row].T
 
 
 def beside_paper(

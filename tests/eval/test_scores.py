@@ -96,3 +96,11 @@ def test_missing_rows_and_other_shapes_are_refused(make_scores):
         dataclasses.replace(scores, length=scores.length[:2])
     with pytest.raises(InputError, match="neither 0"):
         dataclasses.replace(scores, saturated=np.zeros((0, 6)))
+
+
+def test_the_bytes_are_numpys(make_scores, tmp_path):
+    scores = make_scores(sentences=30, layers=2)
+    scores.save(tmp_path / "ours.npz", extra={"names": np.array(["a", "bc"])})
+    arrays = {**scores.arrays(), "names": np.array(["a", "bc"])}
+    np.savez_compressed(tmp_path / "theirs.npz", **arrays)
+    assert (tmp_path / "ours.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()

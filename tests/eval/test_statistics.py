@@ -1,5 +1,6 @@
 """Means, intervals and tests against NumPy, SciPy, enumeration and hand calculation."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,8 +9,15 @@ import pytest
 import scipy.stats
 
 from jaxflow.errors import InputError
-from jaxflow.eval import bootstrap
-from jaxflow.eval.statistics import compare, holm, paired_test, summarise
+from jaxflow.eval import bootstrap, statistics
+from jaxflow.eval.statistics import (
+    compare,
+    compare_each,
+    holm,
+    paired_test,
+    summarise,
+    summarise_each,
+)
 
 
 def rng(seed=0):
@@ -195,3 +203,44 @@ def test_holm_does_not_count_what_was_not_tested():
     assert math.isnan(adjusted[0])
     assert adjusted[1:] == pytest.approx((0.04, 0.04))
     assert all(map(math.isnan, holm([math.nan])))
+
+
+def test_columns_that_come_one_by_one_have_the_same_results(monkeypatch):
+    values = rng(8).normal(0.2, 1, size=(60, 5))
+    values[7, 1], values[[3, 9], 2] = np.nan, np.nan
+    cells, tests = summarise(values, 2), compare(values, seed=2)
+    monkeypatch.setattr(statistics, "_HELD", 2 * 8 * 60)  # two columns at a time
+    for whole, parts in (
+        (cells, summarise_each(iter(values.T), 2)),
+        (tests, compare_each(iter(values.T), seed=2)),
+    ):
+        for left, right in zip(whole, parts, strict=True):
+            assert left.ci95 == pytest.approx(right.ci95, abs=1e-14)
+            assert dataclasses.replace(left, ci95=right.ci95) == right
+
+
+def test_columns_that_lack_different_sentences_share_their_resamples(monkeypatch):
+    """As many are drawn for both, so that they are drawn once; each has its own interval."""
+    values = rng(9).normal(size=(40, 2))
+    values[3, 0], values[8, 1] = np.nan, np.nan
+    drawn, draw = [], bootstrap._drawn
+    monkeypatch.setattr(bootstrap, "_drawn", lambda n, *rest: drawn.append(n) or draw(n, *rest))
+    together = summarise(values, 7)
+    assert drawn == [39]
+    for k, cell in enumerate(together):
+        kept = np.delete(values[:, k], [3, 8][k])
+        indices = np.random.default_rng(7).integers(0, 39, (2000, 39))
+        expected = np.quantile(kept[indices].mean(1), [0.025, 0.975])
+        assert cell.ci95 == pytest.approx(tuple(expected), abs=1e-14)
+
+
+def test_many_sentences_are_drawn_and_multiplied_in_blocks(monkeypatch):
+    """The definition itself, with every size of block that there is."""
+    values = rng(10).normal(size=(300, 3))
+    indices = np.random.default_rng(4).integers(0, 300, (50, 300))
+    expected = np.quantile(values[indices].mean(1), [0.025, 0.975], axis=0)
+    for block, counts in [(4_000_000, 64_000_000), (700, 3_000), (250, 64_000_000), (100, 100)]:
+        monkeypatch.setattr(bootstrap, "_BLOCK", block)
+        monkeypatch.setattr(bootstrap, "_COUNTS", counts)
+        found = np.array([cell.ci95 for cell in summarise(values, 4, resamples=50)])
+        np.testing.assert_allclose(found.T, expected, atol=1e-14)
