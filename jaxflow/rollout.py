@@ -110,6 +110,10 @@ def rollout(
     with :math:`A` as in `jaxflow.attention.edge_weights`; equation 1 of [1]_. Differentiable, and
     usable inside ``jit``, ``vmap`` and ``grad``.
 
+    A sum of products of nonnegative numbers: rounding is relative, and nothing cancels. In float32,
+    :math:`u = 2^{-24}`, an entry after layer l is off by at most the share
+    :math:`(1 + 4 (n + 8) u)^l - 1` of itself, in practice by a hundredth of that.
+
     References
     ----------
     .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020.

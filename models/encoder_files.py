@@ -106,7 +106,11 @@ def unpacked(
         )
     try:
         flat = load(parameters[1])
-    except SafetensorError as error:
+    except LookupError as error:  # a kind of numbers that NumPy does not have
+        raise InputError(
+            f"the parameters in {folder} must be float16 or float32, got {error}"
+        ) from error
+    except (SafetensorError, ValueError) as error:
         raise InputError(
             f"the model's file {folder / parameters[0]} is no safetensors file: {error}"
         ) from error

@@ -278,6 +278,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: sign(f, PARAMS, (f / PARAMS).read_bytes()[:3000]),
         f"{PARAMS} is no safetensors file",
     ),
+    "numbers that NumPy does not have, signed": (
+        lambda f: sign(f, PARAMS, tensors(f, jnp.bfloat16)),
+        "parameters in .* must be float16 or float32, got 'BF16'",
+    ),
     "other numbers, signed": (
         lambda f: sign(f, PARAMS, tensors(f, np.float64)),
         "parameters in .* must be float16 or float32",
