@@ -36,12 +36,15 @@ KINDS: dict[str, tuple[str, Trial]] = {
 """Kinds of trials: what they are, in words, and how one is made."""
 
 TURNS = (
-    *("train", "prepare", "evaluate", "train", "prepare"),
-    *("train", "leaderboard", "evaluate", "prepare", "train"),
+    *("train", "prepare", "evaluate", "shards", "train", "finetune", "prepare", "shards"),
+    *("train", "leaderboard", "evaluate", "finetune", "prepare", "shards", "train", "finetune"),
 )
 """The works of the trials, again and again."""
 
 WORK_NAMES = tuple(dict.fromkeys(TURNS))
+
+SHARED = ("prepare", "shards")
+"""Works that two may do at once: what one of them has made the other takes."""
 
 STRIKING = ("kill",)
 """Kinds of which as many trials as are asked for must strike: what had ended was not killed."""
@@ -74,8 +77,8 @@ class Tally:
 def plan(kind: str, works: Sequence[str], number: int) -> str:
     """Return the work of a kind's trial of a number."""
     turns = [name for name in TURNS if name in works]
-    if kind == "twice":  # two may prepare the same corpus: one of them takes the other's
-        turns = [name for name in turns if name != "prepare"]
+    if kind == "twice":
+        turns = [name for name in turns if name not in SHARED]
     return turns[number % len(turns)] if turns else ""
 
 

@@ -2,7 +2,8 @@
 
 All is compared, byte for byte or number for number, but these fields, which are times: ``seconds``
 in a run's ``metrics.jsonl``; ``milliseconds`` in ``leaderboard.json``, in ``leaderboard.md`` and in
-``leaderboard.html``, which also has identifiers drawn at random. Checkpoints are compared as
+``leaderboard.html``, which also has identifiers drawn at random; ``finetuning_seconds`` in the
+records of a fine-tuned model's tables. Checkpoints are compared as
 numbers, because the names of the files that Orbax makes are drawn at random.
 """
 
@@ -16,11 +17,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WORKS", "Work", "damaged_checkpoints", "leftovers", "look", "prepare"]
+__all__ = ["WORKS", "Work", "damaged_checkpoints", "leftovers", "look", "prepare", "write_reviews"]
 
 TIMES = ("milliseconds", "milliseconds_said")
+_SECONDS = re.compile(rb'("?finetuning_seconds"?: )[\d.e-]+')
 # What Bokeh draws at random for each page, and the hashes of scripts that hold them.
 _DRAWN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|sha256-[A-Za-z0-9+/=]+")
+
+IN_RUNS = ("checkpoints", "model", "metrics.jsonl")  # which are not compared file by file
 
 SIZE = 1_500  # training sentences of a corpus that is prepared
 
@@ -37,11 +41,17 @@ class Work:
         The command; ``{inputs}`` stands for the folder with the corpus and a finished run.
     out
         The folder that it fills.
+    run
+        The training run in that folder, or None.
+    needs
+        The function here that is given ``{inputs}`` once, to write there what else is read.
     """
 
     name: str
     argv: tuple[str, ...]
     out: str
+    run: str | None = None
+    needs: str | None = None
 
     def job(self, inputs: Path, folder: Path) -> dict[str, Any]:
         """Return the job for a `faulting.server.Server`."""
@@ -57,12 +67,33 @@ TRAINING = (
     *("--checkpoint-every", "7"),
 )
 
-WORKS = (
-    Work("train", ("train", "--out", "run", *TRAINING), "run"),
-    Work("evaluate", ("evaluate", "{inputs}/run", "--out", "out", "--samples", "12"), "out"),
-    Work("leaderboard", ("leaderboard", "{inputs}/run", "--out", "out", "--samples", "10"), "out"),
-    Work("prepare", (), "cache"),
+EVALUATION = ("evaluate", "{inputs}/run", "--out", "out", "--samples", "12")
+SHARDS = ("--shards", "4")
+BOARD = ("leaderboard", "{inputs}/run", "--out", "out", "--samples", "10")
+FINETUNING = (
+    *("reproduce", "sst2", "--data", "{inputs}/sst2", "--model", "{inputs}/bare", "--out", "out"),
+    *("--epochs", "2", "--batch", "20", "--checkpoint-every", "7", "--threads", "1"),
+    *("--samples", "6", "--paper-samples", "6", "--word-dropout", "0.05"),
 )
+
+WORKS = (
+    Work("train", ("train", "--out", "run", *TRAINING), "run", run=""),
+    Work("evaluate", EVALUATION, "out"),
+    Work("leaderboard", BOARD, "out"),
+    Work("prepare", (), "cache"),
+    Work("shards", (*EVALUATION, *SHARDS), "out"),
+    Work("finetune", FINETUNING, "out", run="run", needs="write_reviews"),
+)
+
+
+def write_reviews(inputs: str) -> None:
+    """Write a corpus of reviews and the random model that is fine-tuned on them."""
+    from small_sst2 import tiny_bert, write_corpus
+
+    from jaxflow.models import save_pretrained
+
+    write_corpus(Path(inputs) / "sst2")
+    save_pretrained(Path(inputs) / "bare", tiny_bert())
 
 
 def prepare() -> int:
@@ -95,17 +126,34 @@ def look(name: str, out: str) -> dict[str, str]:
     folder = Path(out)
     if not folder.exists():
         return {}
-    found = _run(folder) if name == "train" else {}
+    (work,) = (work for work in WORKS if work.name == name)
+    run = None if work.run is None else folder / work.run
+    found = {} if run is None else _run(run)
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if not path.is_file() or any(map(_hidden, parts)):
             continue
-        if name == "train" and parts[0] in ("checkpoints", "model", "metrics.jsonl"):
+        if run is not None and any(path.is_relative_to(run / part) for part in IN_RUNS):
             continue
         if name == "prepare" and any(".incomplete" in part for part in parts):
             continue
         found["/".join(parts)] = _digest(_content(path))
+    if name == "shards":
+        _each_once(folder)
     return found
+
+
+def _each_once(out: Path) -> None:
+    """Let no sentence be in two shards, and the tables' be those of all shards."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    shards = sorted((out / "shards").glob("shard-*.parquet"))
+    rows = [row for shard in shards for row in pq.read_table(shard)["row"].to_pylist()]
+    assert len(rows) == len(set(rows)), f"a sentence is in two shards of {out}"
+    if (out / "scores.npz").exists():
+        with np.load(out / "scores.npz") as scores:
+            assert scores["rows"].tolist() == rows, f"the tables of {out} are not of its shards"
 
 
 def _hidden(name: str) -> bool:
@@ -179,6 +227,8 @@ def _model(folder: Path) -> str:
 
 def _content(path: Path) -> bytes:
     content = path.read_bytes()
+    if path.name in ("tables.json", "tables.md", "config.json"):
+        return _SECONDS.sub(rb"\1", content)
     if path.name == "leaderboard.json":
         text = json.dumps(_without_times(json.loads(content)))
         return text.encode()
