@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
@@ -179,6 +180,16 @@ class BatchPlan:
         return bool((self._subjects >= 0).any())
 
     @property
+    def checksum(self) -> bytes:
+        """Of the rows that the batches are made of."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.extra):
+            if split is not None:
+                for rows in (split.tokens, split.labels, split.subject_index):
+                    digest.update(np.ascontiguousarray(rows))
+        return digest.digest()
+
+    @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch; rows that fill none wait for the next epoch's order."""
         return (len(self.train) + self._extra_rows) // self.batch
@@ -205,11 +216,16 @@ class BatchPlan:
         return batches[rng.permutation(len(batches))]
 
     def __getitem__(self, step: int) -> Batch:
+        return self.part(step, slice(None))
+
+    def part(self, step: int, part: slice) -> Batch:
+        """Return some rows of a step's batch, padded as the whole is; only they are read."""
         epoch, place = divmod(int(step), self.steps_per_epoch)
         rows = self._epoch(epoch)[place]
         length = int(bucket_of(self._lengths[rows].max(keepdims=True), self.buckets)[0])
-        tokens = np.full((self.batch, length), self.train.pad_id, np.int32)
-        labels = np.zeros(self.batch, np.int32)
+        rows = rows[part]
+        tokens = np.full((len(rows), length), self.train.pad_id, np.int32)
+        labels = np.zeros(len(rows), np.int32)
         own = rows < len(self.train)
         tokens[own] = self.train.tokens[rows[own], :length]
         labels[own] = self.train.labels[rows[own]]
@@ -221,12 +237,16 @@ class BatchPlan:
         return {"tokens": tokens, "labels": labels}
 
 
-def iterate(plan: BatchPlan, start: int = 0) -> Iterator[Batch]:
-    """Iterate over the plan's batches from step `start`, read ahead by the loader's threads."""
+def iterate(plan: BatchPlan, start: int = 0, part: slice = slice(None)) -> Iterator[Batch]:
+    """Iterate over the plan's batches from step `start`, read ahead by the loader's threads.
+
+    Of each batch only the rows `part` are read, those of one process of several.
+    """
     import grain
 
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=16)
-    return iter(grain.MapDataset.source(plan)[start:].to_iter_dataset(options))
+    steps = grain.MapDataset.range(start, len(plan))
+    return iter(steps.map(lambda step: plan.part(step, part)).to_iter_dataset(options))
 
 
 def evaluation_batches(

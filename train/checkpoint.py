@@ -66,10 +66,15 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each save as a warning
         self._ocp = ocp
         self._folder = folder
-        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+        # Of several processes this is one's affair: Orbax is to wait for no other.
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False, create=False, multiprocessing_options=alone
+        )
         try:
-            if jax.process_index() == 0:
-                self._sort_out(say)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sort_out(say)
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         except OSError as error:
             raise InputError(f"checkpoints cannot be written to {folder}: {error}") from error
@@ -87,9 +92,8 @@ class Checkpoints:
             return
         try:
             self._manager.save(step, args=self._ocp.args.StandardSave(state._asdict()))
-            if jax.process_index() == 0:
-                self._seal(step)
-                self._prune()
+            self._seal(step)
+            self._prune()
         except Exception as error:  # of a full disk Orbax and TensorStore make many kinds
             lines = str(error).strip().splitlines()
             raise InputError(

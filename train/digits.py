@@ -25,8 +25,8 @@ from jaxflow.train.digits_data import CLASSES, SIDE, Images, load_digits, normal
 from jaxflow.train.digits_step import make_digits_step, widened
 from jaxflow.train.journal import write_json
 from jaxflow.train.lock import hold
-from jaxflow.train.loop import Progress
 from jaxflow.train.mesh import Layout, layout_of
+from jaxflow.train.progress import Progress
 from jaxflow.train.step import TrainState, make_optimizer
 
 __all__ = ["DigitsConfig", "DigitsResult", "digits_run", "finished_digits", "train_digits"]
@@ -232,11 +232,12 @@ def train_digits(
     state = layout.put_state(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)))
     step_function = layout.step(make_digits_step(sizes, optimizer, config.seed, config.shift))
 
+    own = layout.rows(config.batch)
     begun = time.monotonic()
     for epoch in range(config.epochs):
         order = np.random.default_rng([config.seed, epoch]).permutation(len(train.labels))
         found = []
-        for rows in order[: per_epoch * config.batch].reshape(per_epoch, config.batch):
+        for rows in order[: per_epoch * config.batch].reshape(per_epoch, config.batch)[:, own]:
             state, metrics = step_function(state, grey=train.grey[rows], labels=train.labels[rows])
             found.append(metrics)
         values = np.asarray(jnp.stack(found))

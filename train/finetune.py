@@ -12,9 +12,7 @@ import jax
 
 from jaxflow.errors import InputError
 from jaxflow.models import EncoderConfig, Model, save, save_pretrained, with_head
-from jaxflow.train.accuracy import accuracies
 from jaxflow.train.batches import BatchPlan, EncodedSplit, encode_sentences
-from jaxflow.train.checkpoint import open_checkpoints
 from jaxflow.train.finetune_config import FineTuneConfig
 from jaxflow.train.finetune_step import (
     averaged,
@@ -23,9 +21,11 @@ from jaxflow.train.finetune_step import (
     make_finetune_step,
     start_state,
 )
-from jaxflow.train.journal import claim_run, open_journal, write_json
-from jaxflow.train.loop import Loop, Progress, say_line
+from jaxflow.train.loop import Loop
+from jaxflow.train.measured import measured
 from jaxflow.train.mesh import Layout, layout_of
+from jaxflow.train.progress import Progress, say_line
+from jaxflow.train.run_folder import open_run
 from jaxflow.train.sst2 import LABEL_NAMES, Sentences
 from jaxflow.train.step import TrainState
 
@@ -143,46 +143,33 @@ def finetune(
     began = checksum(model.params, encoded.tokens, encoded.labels)
     config = dataclasses.replace(config, started_from=began)
     steps = len(plan)
-    if encoded.too_long:
-        report(
-            Progress(
-                0,
-                steps,
-                f"{encoded.too_long} training sentences exceed {positions} tokens and are left out",
-            )
-        )
     optimizer = make_finetune_optimizer(config, model, steps)
     say = partial(say_line, report, steps)
-    with claim_run(run, config), open_checkpoints(run / "checkpoints", say) as checkpoints:
-        fresh = start_state(model, optimizer)
-        state = layout.put_state(checkpoints.restore(fresh) or fresh)
+    if encoded.too_long:
+        say(f"{encoded.too_long} training sentences exceed {positions} tokens and are left out")
+    with open_run(run, config, layout, say) as folder:
+        state, untold = folder.begin(start_state(model, optimizer), measured())
         if int(state.step):
             report(Progress(int(state.step), steps, f"going on after step {int(state.step)}"))
-        journal = open_journal(run, int(state.step))
-        try:
-            until = steps if stop_after is None else min(steps, stop_after)
-            loop = Loop(
-                plan=plan,
-                watched={name: held_out[name] for name in ("dev",) if name in held_out},
-                lengths=config.lengths,
-                predict=_predictor(model, layout),
-                checkpoints=checkpoints,
-                checkpoint_every=config.checkpoint_every,
-                journal=journal,
-                report=report,
-            )
-            step_function = layout.step(make_finetune_step(model, optimizer, config))
-            state = loop.run(state, step_function, until)
-        finally:
-            journal.close()
+        until = steps if stop_after is None else min(steps, stop_after)
+        loop = Loop(
+            plan=plan,
+            rows=layout.rows(config.batch),
+            watched={name: held_out[name] for name in ("dev",) if name in held_out},
+            lengths=config.lengths,
+            predict=_predictor(model, layout),
+            folder=folder,
+            checkpoint_every=config.checkpoint_every,
+            report=report,
+        )
+        step_function = layout.step(make_finetune_step(model, optimizer, config))
+        state = loop.run(state, step_function, until, untold)
         finished = dataclasses.replace(model, params=layout.whole(averaged(state)))
         if until < steps:
             return FineTuneResult(finished, held_out, {}, loop.seconds)
-        (save if isinstance(model.config, EncoderConfig) else save_pretrained)(
-            run / "model", finished
-        )
-        accuracy = accuracies(finished.probabilities, held_out, config.lengths)
-        write_json(run / "accuracy.json", accuracy)
+        accuracy = loop.accuracies(state, held_out)
+        write = save if isinstance(model.config, EncoderConfig) else save_pretrained
+        folder.finish(lambda place: write(place, finished), accuracy)
         return FineTuneResult(finished, held_out, accuracy, loop.seconds)
 
 
@@ -193,4 +180,6 @@ def _predictor(model: Model, layout: Layout) -> Callable[[TrainState, jax.Array]
     def probabilities(params: Any, tokens: jax.Array) -> jax.Array:
         return jax.nn.softmax(apply(params, tokens, method="classify"))
 
-    return lambda state, tokens: probabilities(averaged(state), layout.put_filled(tokens))
+    return lambda state, tokens: layout.own(
+        probabilities(averaged(state), layout.put_filled(tokens))
+    )

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, overload
 
-import jax
-
 from jaxflow.errors import InputError
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.lock import hold
@@ -239,9 +237,8 @@ def claim_run(run: Path, config: RunConfig) -> Iterator[None]:
         be written.
     """
     _check_same(run, config)  # what is refused is not touched
-    # Several processes that train one model are one run, and the first of them has the folder.
-    with hold(run) if jax.process_index() == 0 else contextlib.nullcontext():
-        if not _check_same(run, config) and jax.process_index() == 0:
+    with hold(run):
+        if not _check_same(run, config):
             write_json(run / "config.json", config.to_dict())
         yield
 

@@ -9,6 +9,7 @@ and results differ from one device's by the order of sums alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -82,6 +83,18 @@ class Layout:
         """Number of devices."""
         return int(self.mesh.size)
 
+    @functools.cached_property
+    def shared(self) -> bool:
+        """Whether other processes have a part of the devices."""
+        own = jax.process_index()
+        return any(device.process_index != own for device in self.mesh.devices.flat)
+
+    def rows(self, batch: int) -> slice:
+        """Return which rows of a batch of so many are this process's: all, where it is alone."""
+        each, own = batch // self.devices, jax.process_index()
+        places = [i for i, d in enumerate(self.mesh.devices.flat) if d.process_index == own]
+        return slice(each * places[0], each * (places[-1] + 1))
+
     def check_batch(self, rows: int) -> None:
         """Refuse a training batch that the devices do not divide.
 
@@ -108,17 +121,22 @@ class Layout:
     def put_batch(self, tree: T) -> T:
         """Split the rows of a batch, the first dimension of each array, over the devices.
 
+        Of a batch that several processes share each gives its own `rows`.
+
         Raises
         ------
         InputError
             If they do not divide.
         """
-        for leaf in jax.tree.leaves(tree):
-            self.check_batch(len(leaf))
-        return self._put(tree, lambda leaf: PartitionSpec(AXIS))
+        if not self.shared:
+            for leaf in jax.tree.leaves(tree):
+                self.check_batch(len(leaf))
+            return self._put(tree, lambda leaf: PartitionSpec(AXIS))
+        split = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(split, leaf), tree)
 
     def put_filled(self, tree: T) -> T:
-        """Split rows as `put_batch` does, repeating the last one until the devices divide them.
+        """Split rows that every process has, repeating the last one until the devices divide them.
 
         Only for what is read row by row, the first rows being taken: a mean would count the last
         one more than once.
@@ -126,7 +144,9 @@ class Layout:
 
         def filled(leaf: Any) -> Any:
             short = -len(leaf) % self.devices
-            return np.concatenate([leaf, np.repeat(leaf[-1:], short, axis=0)]) if short else leaf
+            if short:
+                leaf = np.concatenate([leaf, np.repeat(leaf[-1:], short, axis=0)])
+            return leaf[self.rows(len(leaf))] if self.shared else leaf
 
         return self.put_batch(jax.tree.map(filled, tree))
 
@@ -134,7 +154,8 @@ class Layout:
         """Make of a step of whole arrays ``(state, **batch) -> (state, found)`` one on the mesh.
 
         The state comes as `put_state` lays it, goes out in the same places and is donated; the
-        batch is given in the host's memory.
+        batch is given in the host's memory, as `put_batch` takes it. What is found is each
+        process's to read.
         """
         if self.devices == 1:
             return step_function
@@ -144,16 +165,44 @@ class Layout:
             return self._keep(state, self._state_spec), self._keep(found, lambda leaf: _WHOLE)
 
         compiled = jax.jit(divided, donate_argnums=0)
-        return lambda state, **batch: compiled(state, self.put_batch(batch))
+
+        def step(state: T, **batch: Any) -> tuple[T, Any]:
+            state, found = compiled(state, self.put_batch(batch))
+            return state, self.own(found)
+
+        return step
 
     def whole(self, tree: T) -> T:
         """Bring arrays back: each whole, on JAX's default device."""
         if self.devices == 1:
             return tree
-        if jax.process_count() > 1:  # parts that lie with other processes are sent first
-            everywhere = NamedSharding(self.mesh, _WHOLE)
-            tree = jax.jit(lambda leaves: leaves, out_shardings=everywhere)(tree)
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(self.own(leaf))), tree)
+
+    def own(self, tree: T) -> T:
+        """Have arrays of which other processes hold parts in this one: each whole, on a device.
+
+        Where there are no other processes, and for the rest, nothing is done.
+        """
+        if not self.shared:
+            return tree
+
+        def here(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+                return leaf
+            if not leaf.is_fully_replicated:  # by all processes, which send each other their parts
+                everywhere = NamedSharding(self.mesh, _WHOLE)
+                leaf = jax.jit(_same, out_shardings=everywhere)(leaf)
+            return leaf.addressable_data(0)
+
+        return jax.tree.map(here, tree)
+
+    def on_host(self, tree: T) -> T:
+        """Have arrays that several processes share in this one's memory, one after the other.
+
+        So that a device need hold no more than one of them whole. Where there are no other
+        processes, nothing is done.
+        """
+        return jax.tree.map(lambda leaf: np.asarray(self.own(leaf)), tree) if self.shared else tree
 
     def _state_spec(self, leaf: Any) -> PartitionSpec:
         axis = fsdp_axis(leaf.shape, self.devices) if self.shard_params else None
@@ -174,7 +223,7 @@ class Layout:
 
         def put(leaf: Any) -> jax.Array:
             sharding = NamedSharding(self.mesh, spec(leaf))
-            if jax.process_count() == 1:
+            if not self.shared:
                 return jax.device_put(leaf, sharding)
             # Every process has the same values, and lays down the parts of its own devices.
             values = np.asarray(leaf)
@@ -184,6 +233,10 @@ class Layout:
 
 
 _WHOLE = PartitionSpec()
+
+
+def _same(leaf: jax.Array) -> jax.Array:
+    return leaf
 
 
 def layout_of(
@@ -206,6 +259,8 @@ def layout_of(
         If there are not so many.
     """
     there = jax.local_devices() if own else jax.devices()
+    # Process by process, so that the rows of each lie together.
+    there = sorted(there, key=lambda device: device.process_index)
     if devices is not None and not 1 <= devices <= len(there):
         raise InputError(f"devices must be from 1 to the {len(there)} that JAX sees, got {devices}")
     return Layout(Mesh(np.array(there[:devices]), (AXIS,)), shard_params)

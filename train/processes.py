@@ -71,6 +71,8 @@ def join(
         return ALONE if processes is None or process is None else Processes(process, processes)
     # Only CPUs look at this: other devices have exchanges of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM away from Python, which then never hears of it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jaxflow.commands.progress as progress
 from jaxflow.commands.heap import keep_heap
+from jaxflow.commands.hosts import HostOptions
 from jaxflow.commands.training import TrainOptions
+from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxflow.train.config import TrainConfig
+    from jaxflow.train.loop import TrainResult
+    from jaxflow.train.mesh import Layout
+    from jaxflow.train.processes import Processes
 
 __all__ = ["Train"]
 
@@ -23,18 +32,15 @@ class Train:
     """Train on that many devices, each with its part of every batch; by default all."""
     shard_params: bool = False
     """Split large parameters over the devices too, for models that one cannot hold."""
+    hosts: HostOptions = dataclasses.field(default_factory=HostOptions)
 
     def run(self) -> None:
         """Train, and print the accuracy on every split that was not trained on."""
-        from jaxflow.train.journal import read_config
-        from jaxflow.train.loop import train
-        from jaxflow.train.mesh import layout_of
-
         keep_heap()
-        config = self.options.config(read_config(self.out))
-        layout = layout_of(self.devices, shard_params=self.shard_params)
-        with progress.training() as report:
-            result = train(config, self.out, report, layout=layout)
+        with self.hosts.together() as processes:
+            config, result = self._train(processes)
+        if processes.index:
+            return
         for name, score in result.accuracy.items():
             line = f"{name:10s} accuracy {score['accuracy']:.4f} of {score['n']}"
             if score["too_long"]:
@@ -43,3 +49,33 @@ class Train:
                 )
             print(line)
         print(f"trained {result.seconds / 60:.1f} minutes; model in {self.out / 'model'}")
+
+    def _train(self, processes: Processes) -> tuple[TrainConfig, TrainResult]:
+        from jaxflow.train.config import TrainConfig
+        from jaxflow.train.exchange import by_each, by_first
+        from jaxflow.train.journal import read_config
+        from jaxflow.train.loop import train
+
+        def stored() -> dict[str, Any] | None:
+            there = read_config(self.out)
+            return None if there is None else there.to_dict()
+
+        begun = by_first(stored)
+        config = by_each(
+            lambda: self.options.config(None if begun is None else TrainConfig.from_dict(begun))
+        )
+        layout = by_each(lambda: self._layout(processes))
+        if processes.index:
+            return config, train(config, self.out, layout=layout)
+        with progress.training() as report:
+            return config, train(config, self.out, report, layout=layout)
+
+    def _layout(self, processes: Processes) -> Layout:
+        from jaxflow.train.mesh import layout_of
+
+        if self.devices is not None and processes.count > 1:
+            raise InputError(
+                "several processes train on all their devices: leave --devices out, and let each "
+                "process see those that it is to use"
+            )
+        return layout_of(self.devices, shard_params=self.shard_params)

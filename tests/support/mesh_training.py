@@ -54,7 +54,8 @@ def losses(layout: Layout, flow_weight: float, steps: int = 20) -> list[float]:
         tokens = rng.integers(3, 20, (16, 6)).astype(np.int32)
         tokens[:, 0] = 1
         batch = {"tokens": tokens, "labels": tokens[:, 1] % 2, "subjects": tokens[:, 2] % 5 + 1}
-        state, metrics = step(state, **batch)
+        own = layout.rows(len(tokens))
+        state, metrics = step(state, **{name: rows[own] for name, rows in batch.items()})
         found.append(float(metrics.loss))
         if metrics.subject_share is not None:
             found.append(float(metrics.subject_share))

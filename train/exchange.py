@@ -1,0 +1,231 @@
+"""What the processes of one run tell each other: who does what, and when all of them end.
+
+Each call is an exchange that every process makes, in the same order. With a single process none is
+made, and a call is the work alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxflow.errors import InputError
+from jaxflow.stopping import Stopped
+
+__all__ = ["Asked", "alike", "by_each", "by_first", "is_shared", "need_same", "tree_of_first"]
+
+T = TypeVar("T")
+
+# Messages are filled up to a multiple of so many bytes, because each length is compiled.
+_FILLED = 1024
+
+# Steps between the one in which a process says that it was asked to stop and the one in which all
+# look: an exchange is waited for when it has long been made.
+_BEHIND = 2
+
+_SHARED = "every process of the run raises this"
+
+
+def is_shared(error: BaseException) -> bool:
+    """Whether an error is one that all processes raise: each then may wait for the others' end."""
+    return _SHARED in getattr(error, "__notes__", ())
+
+
+def _shared(error: BaseException) -> BaseException:
+    error.add_note(_SHARED)
+    return error
+
+
+@contextmanager
+def alike() -> Iterator[None]:
+    """Mark what a block raises as found by every process alike, from the same numbers."""
+    try:
+        yield
+    except (InputError, Stopped) as error:
+        if jax.process_count() > 1:
+            _shared(error)
+        raise
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """Have process 0 do something; every process gets its result, or its error.
+
+    Parameters
+    ----------
+    work
+        Gives what JSON can hold.
+
+    Raises
+    ------
+    InputError, Stopped
+        As `work` does.
+    """
+    if jax.process_count() == 1:
+        return work()
+    value: Any = None
+    raised: BaseException | None = None
+    said: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            value = work()
+            said = {"value": value}
+        except InputError as error:
+            raised, said = error, {"error": str(error)}
+        except Stopped as error:
+            raised, said = error, {"stopped": [error.number, error.kept]}
+        except BaseException as error:
+            _sent({"error": f"process 0 has failed: {error!r}"})
+            raise
+    said = _sent(said)
+    if "error" in said:
+        raise _shared(raised or InputError(said["error"]))
+    if "stopped" in said:
+        raise _shared(raised or Stopped(*said["stopped"]))
+    return value if jax.process_index() == 0 else said["value"]
+
+
+def by_each(work: Callable[[], T]) -> T:
+    """Have every process do something; where it fails for one of them, all raise that error.
+
+    Raises
+    ------
+    InputError
+        As `work` does for the first process that it fails for, which the message names unless it
+        is process 0.
+    """
+    if jax.process_count() == 1:
+        return work()
+    value: Any = None
+    wrong = ""
+    try:
+        value = work()
+    except InputError as error:
+        wrong = str(error)
+    failed = np.flatnonzero(_gathered(np.uint8(bool(wrong))))
+    if len(failed):
+        first = int(failed[0])
+        said = _sent({"error": wrong}, first)["error"]
+        raise _shared(InputError(f"process {first}: {said}" if first else said))
+    return value
+
+
+def need_same(what: str, name: str, digest: bytes) -> None:
+    """Refuse processes that differ.
+
+    Parameters
+    ----------
+    what, name
+        What is compared, and the option that it comes from.
+    digest
+        Its checksum in this process; of one length in all.
+
+    Raises
+    ------
+    InputError
+        Naming the first process that differs from process 0.
+    """
+    if jax.process_count() == 1:
+        return
+    found = _gathered(np.frombuffer(digest, np.uint8))
+    differ = np.flatnonzero((found != found[0]).any(1))
+    with alike():
+        if len(differ):
+            raise InputError(
+                f"{what} must be the same in every process, that of process {differ[0]} is another "
+                f"than that of process 0: give all the same ({name})"
+            )
+
+
+def tree_of_first(tree: T) -> T:
+    """Return process 0's arrays, to the bit, in the host's memory; all have arrays of these shapes.
+
+    With a single process they stay what and where they are.
+    """
+    if jax.process_count() == 1:
+        return tree
+
+    def sent(leaf: Any) -> np.ndarray:
+        # As bytes: the exchange is a sum, and of numbers it would make -0 to 0.
+        values = np.asarray(leaf)
+        whole = _broadcast(np.frombuffer(values.tobytes(), np.uint8), 0)
+        return np.frombuffer(whole.tobytes(), values.dtype).reshape(values.shape)
+
+    return jax.tree.map(sent, tree)
+
+
+class Asked:
+    """Whether any process was asked to stop: all learn it behind the same step.
+
+    Parameters
+    ----------
+    asked
+        Gives the number of the signal that this process has had, or None.
+
+    Notes
+    -----
+    With a single process an answer is that process's own. With several, each step begins an
+    exchange and looks at the one begun two steps before, so that no step waits for one.
+    """
+
+    def __init__(self, asked: Callable[[], int | None]) -> None:
+        self._asked = asked
+        self._begun: deque[jax.Array] = deque()
+        if jax.process_count() > 1:
+            mesh = Mesh(np.array(jax.devices()), ("devices",))
+            self._split = NamedSharding(mesh, PartitionSpec("devices"))
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            self._largest = jax.jit(jnp.max, out_shardings=everywhere)
+
+    def __call__(self, wait: bool) -> int | None:
+        """Return the number of a signal that some process has had, or None.
+
+        To be called by all behind every step.
+
+        Parameters
+        ----------
+        wait
+            Whether the answer is to hold for this step: where the processes wait for each other
+            anyhow.
+        """
+        if jax.process_count() == 1:
+            return self._asked()
+        own = np.full(jax.local_device_count(), self._asked() or 0, np.int32)
+        there = jax.make_array_from_process_local_data(self._split, own, (jax.device_count(),))
+        self._begun.append(self._largest(there))
+        while len(self._begun) > (0 if wait else _BEHIND):
+            if number := int(self._begun.popleft()):
+                return number
+        return None
+
+
+def _gathered(value: Any) -> np.ndarray:
+    """Return every process's value, by process."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(value))
+
+
+def _broadcast(values: np.ndarray, source: int) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    own = jax.process_index() == source
+    return np.asarray(multihost_utils.broadcast_one_to_all(values, is_source=own))
+
+
+def _sent(said: dict[str, Any], source: int = 0) -> dict[str, Any]:
+    """Return what one process says."""
+    text = json.dumps(said).encode() if jax.process_index() == source else b""
+    size = int(_broadcast(np.int32(len(text)), source))
+    filled = np.zeros(-(-size // _FILLED) * _FILLED, np.uint8)
+    if jax.process_index() == source:
+        filled[:size] = np.frombuffer(text, np.uint8)
+    found: dict[str, Any] = json.loads(_broadcast(filled, source)[:size].tobytes())
+    return found
