@@ -10,33 +10,24 @@ the shards together into what an evaluation in one piece writes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.eval.evaluate import Evaluation, spread, write_evaluation
-from jaxflow.eval.protocol import (
-    ProtocolConfig,
-    chosen_rows,
-    correlate,
-    device_scores,
-    token_scores,
-)
+from jaxflow.eval.evaluate import Evaluation, write_evaluation
+from jaxflow.eval.protocol import ProtocolConfig, chosen_rows
 from jaxflow.eval.shard_files import Shard, read_shard, write_shard
 from jaxflow.eval.shard_plan import checksum, claim_plan, plan_of
 from jaxflow.eval.shard_scores import ShardScores
+from jaxflow.eval.shard_work import Report, ScoreShard, shard_scorer
 from jaxflow.models import Model, WordTokenizer, load
-from jaxflow.train.accuracy import predict_split
-from jaxflow.train.batches import EncodedSplit, encode_split
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import StoredSplit, open_corpus
 from jaxflow.train.journal import read_config
 
 __all__ = ["ShardedEvaluation", "open_sharded"]
-
-Report = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +105,8 @@ class ShardedEvaluation:
 
         count(0)
         for shard, size in zip(mine, sizes, strict=True):
-            write_shard(self.path(shard), score(shard, count))
+            chosen = self.chosen[self.part(shard, len(self.chosen))]
+            write_shard(self.path(shard), score(chosen, self._places(shard), count))
             before += size
 
     def merge(self, out: Path) -> Evaluation:
@@ -193,35 +185,21 @@ class ShardedEvaluation:
         share = right / total if total else float("nan")
         return {"accuracy": share, "n": total, "too_long": self.too_long[split]}
 
-    def _encoded(self, split: str, places: np.ndarray) -> EncodedSplit:
-        stored = self.splits[split]
-        encoded = encode_split(stored.read(places), self.tokenizer, self.config.positions)
-        return dataclasses.replace(encoded, rows=stored.rows[places])
-
-    def _scorer(self) -> Callable[[int, Report], Shard]:
-        """Return what scores a shard; programs are compiled once for all of them."""
-        protocol, lengths = self.protocol, self.config.lengths
-        programs = device_scores(
-            self.model, protocol.residual, of=protocol.score, reading=protocol.reading
+    def _scorer(self) -> ScoreShard:
+        return shard_scorer(
+            self.model,
+            self.tokenizer,
+            self.config,
+            self.protocol,
+            self.splits,
+            longest=int(self.splits["test"].words[self.chosen].max()) + 1,
+            plan=self.plan,
         )
-        predict = spread(self.model)
-        longest = int(self.splits["test"].words[self.chosen].max()) + 1
 
-        def score(shard: int, report: Report) -> Shard:
-            test = self._encoded("test", self.chosen[self.part(shard, len(self.chosen))])
-            tokens = token_scores(
-                self.model, test, lengths, protocol, report, programs=programs, longest=longest
-            )
-            right = {}
-            for name, stored in self.splits.items():
-                part = self.part(shard, len(stored))
-                split = self._encoded(name, np.arange(part.start, part.stop))
-                answers = predict_split(predict, split, lengths).argmax(-1)
-                right[name] = int((answers == split.labels).sum())
-            scores = correlate(tokens, test.lengths, protocol.ranks)
-            return Shard(scores, test.rows, test.labels, right, self.plan)
-
-        return score
+    def _places(self, shard: int) -> dict[str, np.ndarray]:
+        """Return a shard's part of every split."""
+        parts = {name: self.part(shard, len(split)) for name, split in self.splits.items()}
+        return {name: np.arange(part.start, part.stop) for name, part in parts.items()}
 
 
 def open_sharded(

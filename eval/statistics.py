@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.bootstrap import RESAMPLES, mean_intervals
+from jaxflow.eval.signed_rank import signed_rank
 
 __all__ = [
     "RESAMPLES",
@@ -24,8 +25,6 @@ __all__ = [
     "summarise_each",
 ]
 
-# Up to this many non-zero differences the signed-rank distribution is summed exactly.
-_EXACT = 50
 # Differences of correlations below this are rounding, not evidence.
 _DECIMALS = 12
 # Columns are held together, because they share the bootstrap's work, up to 256 MB of them.
@@ -200,7 +199,7 @@ def compare_each(
         intervals = mean_intervals([kept for kept, _ in part], seed, resamples)
         for (kept, nan), ci95 in zip(part, intervals, strict=True):
             mean = float(kept.mean()) if len(kept) else math.nan
-            p, direction = _signed_rank(kept)
+            p, direction = signed_rank(kept)
             tests.append(PairedTest(mean, ci95, p, direction, len(kept), nan))
     return tuple(tests)
 
@@ -232,37 +231,6 @@ def _parts(columns: Iterable[NDArray]) -> Iterator[list[tuple[NDArray, int]]]:
         size += kept.nbytes
     if part:
         yield part
-
-
-def _signed_rank(difference: NDArray) -> tuple[float, float]:
-    """Two-sided p-value, NaN for fewer than two differences, and rank-biserial correlation."""
-    from scipy.special import ndtr
-    from scipy.stats import rankdata
-
-    ranks = rankdata(np.abs(difference))[difference != 0]
-    positive = difference[difference != 0] > 0
-    total, above = float(ranks.sum()), float(ranks[positive].sum())
-    if total == 0:
-        return (1.0 if len(difference) > 1 else math.nan), (0.0 if len(difference) else math.nan)
-    if len(ranks) <= _EXACT:
-        p = _exact_tails(ranks, above)
-    else:
-        p = 2 * float(ndtr(-abs(above - total / 2) / math.sqrt(float((ranks**2).sum()) / 4)))
-    return (min(p, 1.0) if len(difference) > 1 else math.nan), (2 * above - total) / total
-
-
-def _exact_tails(ranks: NDArray, above: float) -> float:
-    """Probability of a sum of randomly chosen ranks at least as far from its mean as `above`."""
-    doubled = np.round(2 * ranks).astype(int)  # average ranks are halves at the finest
-    chance = np.zeros(doubled.sum() + 1)
-    chance[0] = 1
-    for rank in doubled:
-        with_rank = np.zeros_like(chance)
-        with_rank[rank:] = chance[: len(chance) - rank]
-        chance = (chance + with_rank) / 2
-    # The distribution is symmetric, so the other tail is as heavy.
-    nearer = round(2 * above)
-    return 2 * float(chance[: min(nearer, len(chance) - 1 - nearer) + 1].sum())
 
 
 def _checked(name: str, values: ArrayLike, *, ndim: int) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -11,6 +12,9 @@ import jaxflow.commands.progress as progress
 from jaxflow.commands.hosts import HostOptions
 from jaxflow.commands.judging import ProtocolOptions, print_evaluation
 from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxflow.eval.protocol import ProtocolConfig
 
 __all__ = ["Evaluate"]
 
@@ -27,6 +31,8 @@ class Evaluate:
     """Where the corpus lies now, if it has moved since training."""
     seed: int = 0
     """Of the sample, the random baseline and the bootstrap."""
+    batch: int = 32
+    """Sentences that the model scores at once; a small model needs many to fill an accelerator."""
     options: ProtocolOptions = dataclasses.field(default_factory=ProtocolOptions)
     shards: int | None = None
     """Work through all test sentences in that many shards, which several processes can share and
@@ -48,16 +54,18 @@ class Evaluate:
             return
         with hold(out), progress.counting("scoring") as report:
             evaluation = evaluate_run(
-                self.run_folder, self.options.config(self.seed), out, data=self.data, report=report
+                self.run_folder, self._protocol(), out, data=self.data, report=report
             )
         print_evaluation(evaluation)
+
+    def _protocol(self) -> ProtocolConfig:
+        return dataclasses.replace(self.options.config(self.seed), batch=self.batch)
 
     def _in_shards(self, out: Path, shards: int) -> None:
         processes = self.hosts.join()
         from jaxflow.eval.sharded import open_sharded
 
-        protocol = self.options.config(self.seed)
-        evaluation = open_sharded(self.run_folder, protocol, out, shards, data=self.data)
+        evaluation = open_sharded(self.run_folder, self._protocol(), out, shards, data=self.data)
         with progress.timing("scoring") as report:
             evaluation.work(processes.index, processes.count, report)
         if not self.hosts.given:
