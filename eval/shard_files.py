@@ -86,7 +86,10 @@ def read_shard(path: Path) -> Shard:
 
     with _refused(path):
         with pq.ParquetFile(path) as file:
+            _check_columns(file, path.stat().st_size)
             table = file.read()
+        if any(table[name].null_count for name in ("row", "label", "length")):
+            raise ValueError("a number is missing")
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[_KEY])
         numbers = {name: table[name].to_numpy() for name in ("row", "label", "length")}
         layered = {name: _stacked(table[name].combine_chunks()) for name in SCORES}
@@ -96,8 +99,10 @@ def read_shard(path: Path) -> Shard:
             entropy={row: layered[f"entropy/{row}"] for row in ENTROPY_ROWS},
             length=numbers["length"],
         )
-        right = {str(name): int(count) for name, count in about["right"].items()}
-        shard = Shard(scores, numbers["row"], numbers["label"], right, str(about["plan"]))
+        right, plan = dict(about["right"]), about["plan"]
+        if type(plan) is not str or any(type(count) is not int for count in right.values()):
+            raise ValueError("what it says of itself is of other kinds")
+        shard = Shard(scores, numbers["row"], numbers["label"], right, plan)
         if about["checksum"] != _checksum(shard):
             raise ValueError("its checksum is another")
         return shard
@@ -116,6 +121,7 @@ def read_shard_scores(path: Path, name: str) -> NDArray[np.float64]:
     import pyarrow.parquet as pq
 
     with _refused(path), pq.ParquetFile(path) as file:
+        _check_columns(file, path.stat().st_size)
         return _stacked(file.read([name])[name].combine_chunks())
 
 
@@ -138,6 +144,30 @@ def _refused(path: Path) -> Iterator[None]:
             f"the shard {path} cannot be read, delete it to have it made again: "
             f"{' '.join(str(error).split()) or type(error).__name__}"
         ) from error
+
+
+def _check_columns(file: Any, size: int) -> None:
+    """Refuse a file whose columns are not those of a shard, before any of them is read.
+
+    Parameters
+    ----------
+    file
+        Of ``pyarrow.parquet.ParquetFile``.
+    size
+        Its bytes: `row` has different numbers, so that each takes one at least.
+    """
+    import pyarrow as pa
+
+    if not 0 < file.metadata.num_rows <= size:
+        raise ValueError(f"it claims {file.metadata.num_rows} sentences in {size} bytes")
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    for name in ("row", "label", "length"):
+        if not pa.types.is_integer(kinds[name]):
+            raise ValueError(f"{name} must be whole numbers, got {kinds[name]}")
+    layers = getattr(kinds["saturated"], "list_size", 0)
+    for name in SCORES:
+        if kinds[name] != pa.list_(pa.float64(), layers):
+            raise ValueError(f"{name} must be {layers} numbers a sentence, got {kinds[name]}")
 
 
 def _checksum(shard: Shard) -> str:

@@ -47,12 +47,14 @@ def all_readers() -> tuple[Reader, ...]:
         readers_models,
         readers_records,
         readers_runs,
+        readers_shards,
         readers_text,
         readers_tokens,
     )
 
     rooms = (
-        readers_text, readers_arrays, readers_records, readers_runs, readers_models, readers_tokens,
+        readers_text, readers_arrays, readers_records, readers_runs, readers_shards, readers_models,
+        readers_tokens,
     )  # fmt: skip
     return tuple(reader for room in rooms for reader in room.READERS)
 

@@ -22,6 +22,7 @@ from fuzzing.cases import Case
 from fuzzing.mutate_binary import Boom, pack, with_header
 from fuzzing.readers_arrays import attention_seeds, scores_seeds
 from fuzzing.readers_runs import CARD, DIGITS, checkpoint_seeds, digits_seeds
+from fuzzing.readers_shards import PLAN, changed_shard, shard_seeds
 from fuzzing.readers_text import FULL, SCHEMAS, SIMPLE, SUBJECTS
 
 __all__ = ["FOUND", "Found"]
@@ -170,6 +171,22 @@ def _export(name: str, change: Callable[[bytes], bytes]) -> Callable[[], Case]:
     return make
 
 
+def _shard(name: str, values: list[Any], **about: Any) -> Callable[[], Case]:
+    """A shard of three sentences with another column, sealed."""
+
+    def make() -> Case:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        ((file, content),) = shard_seeds()[0].items()
+        table = pq.read_table(pa.BufferReader(content))
+        told = {**json.loads(table.schema.metadata[b"jaxflow"]), **about}
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+        return {file: changed_shard(table, told, seal=True)}
+
+    return make
+
+
 def _put_off(metrics: bytes) -> Callable[[], Case]:
     return lambda: {"pending.json": b'{"step": 2, "metrics": ' + metrics + b"}"}
 
@@ -278,6 +295,13 @@ FOUND = (
           "accepted"),
     Found("lock's holder", "terminal codes for a name", lambda: {".lock": b"\x1b[31m\n\xff"}),
     Found("model's card", "one mark alone", lambda: {"card.md": CARD.encode()[:60]}),
+    Found("scores of a shard", "lists of other lengths that add up to the same",
+          _shard("blank_out/raw", [[0.5], [0.5, 0.5, 0.5], [0.5, 0.5]])),
+    Found("scores of a shard", "half numbers for rows", _shard("row", [0.5, 1.0, 2.0])),
+    Found("scores of a shard", "a length that is missing", _shard("length", [3, None, 5])),
+    Found("scores of a shard", "text for a plan", _shard("length", [3, 4, 5], plan=7)),
+    Found("plan of shards", "a deep nest", _json(lambda: {"plan.json": json.dumps(PLAN).encode()},
+                                                 "plan.json", protocol=b"[" * 200_000)),
     Found("evaluation's tables", "a deep nest",
           _json(_TABLES, "tables.json", tables=b'{"a":' * 100_000)),
     Found("evaluation's tables", "an interval of one end", lambda: {"tables.json": json.dumps(
