@@ -117,13 +117,13 @@ def by_each(work: Callable[[], T]) -> T:
     return value
 
 
-def need_same(what: str, name: str, digest: bytes) -> None:
+def need_same(what: str, digest: bytes) -> None:
     """Refuse processes that differ.
 
     Parameters
     ----------
-    what, name
-        What is compared, and the option that it comes from.
+    what
+        What is compared.
     digest
         Its checksum in this process; of one length in all.
 
@@ -140,7 +140,7 @@ def need_same(what: str, name: str, digest: bytes) -> None:
         if len(differ):
             raise InputError(
                 f"{what} must be the same in every process, that of process {differ[0]} is another "
-                f"than that of process 0: give all the same ({name})"
+                f"than that of process 0: give all the same one"
             )
 
 

@@ -93,7 +93,7 @@ def train(
     """
     layout = layout_of() if layout is None else layout
     data, model = by_each(lambda: _prepared(config, layout))
-    need_same("the corpus", "data", data.plan.checksum)
+    need_same("the corpus", data.plan.checksum)
     steps = len(data.plan)
     optimizer = make_optimizer(config, steps)
     say = partial(say_line, report, steps)

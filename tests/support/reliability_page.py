@@ -76,7 +76,6 @@ LIMITS = """\
 - JAX writes the compiled programs that `jaxflow leaderboard` keeps in the user's cache straight
   to their place. One that is cut off is not used: its program is compiled again, each time.
 - `jaxflow reproduce digits` trains for a minute without checkpoints: stopped, it begins again.
-- Where several processes train one model, each hears of a signal by itself.
 """
 
 

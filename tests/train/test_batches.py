@@ -118,6 +118,30 @@ def test_going_on_gives_what_would_have_come(start):
     assert_equal_batches(iterate(plan, start), whole[start:])
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_processes_parts_of_a_batch_are_the_batch(parts):
+    train, extra = encoded(103), encoded(50, FIRST_EXTRA)
+    plan = plan_of(train, extra, subjects=True)
+    each = 8 // parts
+    read = [iterate(plan, 19, slice(k * each, (k + 1) * each)) for k in range(parts)]
+    steps = 0
+    for step, batches in enumerate(zip(*read, strict=True), 19):
+        for name, whole in plan[step].items():
+            assert all(len(batch[name]) == each for batch in batches)
+            np.testing.assert_array_equal(np.concatenate([b[name] for b in batches]), whole)
+        steps += 1
+    assert steps == len(plan) - 19
+
+
+def test_other_rows_have_another_checksum():
+    plan = plan_of(encoded(103), encoded(50, FIRST_EXTRA))
+    assert plan.checksum == plan_of(encoded(103), encoded(50, FIRST_EXTRA), seed=8).checksum
+    fewer = plan_of(encoded(102), encoded(50, FIRST_EXTRA))
+    others = plan_of(encoded(103), encoded(50, FIRST_EXTRA, seed=1))
+    alone = plan_of(encoded(103))
+    assert len({p.checksum for p in (plan, fewer, others, alone)}) == 4
+
+
 def test_batches_have_the_shape_of_the_smallest_bucket_that_holds_their_longest_row():
     plan = plan_of(encoded(400))
     seen = Counter()
