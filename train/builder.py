@@ -9,8 +9,7 @@ under a second each. Blocks keep the order of the source (shuffling is off).
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxflow.errors import InputError
+from jaxflow.train.blocks import SEAL, Block, sealed_blocks
 from jaxflow.train.formats import Example, read_full, read_simple, read_subjects
 from jaxflow.train.sources import FULL_FILE, FULL_URL, SIMPLE_FILES
+from jaxflow.train.stored import NUMBERS
 from jaxflow.train.synthetic import TRAIN_SIZE, synthetic_splits
 
 __all__ = ["AgreementCorpus"]
-
-_BLOCK = 1024
 
 
 class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
@@ -45,7 +44,8 @@ class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
     Notes
     -----
     Features of a record, for a block of B rows: ``prefixes``, B lines of text; ``labels``,
-    ``n_attractors`` and ``subject_index``, int32 [B].
+    ``n_attractors`` and ``subject_index``, int32 [B]; ``seal``, the block's checksum
+    (`jaxflow.train.blocks`).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -69,14 +69,12 @@ class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
         self._original_state |= {"source": source, "seed": seed, "size": size}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        numbers = {
-            name: tfds.features.Tensor(shape=(None,), dtype=np.int32)
-            for name in ("labels", "n_attractors", "subject_index")
-        }
+        numbers = {name: tfds.features.Tensor(shape=(None,), dtype=np.int32) for name in NUMBERS}
+        texts = {name: tfds.features.Text() for name in ("prefixes", SEAL)}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Sentences up to their verb, and whether that is singular or plural.",
-            features=tfds.features.FeaturesDict({"prefixes": tfds.features.Text()} | numbers),
+            features=tfds.features.FeaturesDict(texts | numbers),
             homepage="https://github.com/TalLinzen/rnn_agreement",
             disable_shuffling=True,
         )
@@ -91,24 +89,17 @@ class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
             splits = _simple_splits(self._source)
         else:
             splits = self._full_splits(dl_manager)
-        return {name: self._generate_examples(rows) for name, rows in splits.items()}
+        return {
+            name: self._generate_examples(blocks)
+            for name, blocks in sealed_blocks(
+                Path(self.data_dir_root).name, splits, ("prefixes", *NUMBERS)
+            ).items()
+        }
 
-    def _generate_examples(self, rows: Iterable[Example]) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = iter(rows)
-        number = 0
-        while block := list(islice(rows, _BLOCK)):
-            prefixes, *numbers = zip(*block, strict=True)
-            labels, n_attractors, subject_index = np.asarray(numbers, np.int32)
-            yield (
-                number,
-                {
-                    "prefixes": "\n".join(prefixes),
-                    "labels": labels,
-                    "n_attractors": n_attractors,
-                    "subject_index": subject_index,
-                },
-            )
-            number += 1
+    def _generate_examples(
+        self, blocks: Iterator[tuple[int, Block]]
+    ) -> Iterator[tuple[int, Block]]:
+        yield from blocks
 
     def _full_splits(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Example]]:
         if self._source is not None:

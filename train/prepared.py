@@ -11,18 +11,17 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.train.blocks import Block, SealedBlocks
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import GeneratorBasedBuilder
 
 __all__ = ["columns", "damage_reported", "prepared_blocks", "prepared_sources"]
-
-Block = dict[str, Any]
 
 
 def prepared_blocks(
@@ -51,7 +50,8 @@ def prepared_sources(
     Returns
     -------
     dict
-        Split -> its records, in the order they were written, each read where it is asked for.
+        Split -> its records, in the order they were written, each read and checked where it is
+        asked for.
 
     Raises
     ------
@@ -63,7 +63,13 @@ def prepared_sources(
     with _quiet_tfds():
         builder = _prepared(make, data_dir, downloads)
         with damage_reported(data_dir):
-            return dict(builder.as_data_source())
+            sources = builder.as_data_source()
+            if not sources:
+                raise ValueError("there are no splits")
+            return {
+                name: SealedBlocks(source, data_dir.name, sources, name)
+                for name, source in sources.items()
+            }
 
 
 def columns(

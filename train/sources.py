@@ -35,7 +35,7 @@ SIMPLE_FILES = {
 """File of each split of the simple layout; only train, val and test must be there."""
 
 # Part of every fingerprint: raised when the same files would be stored differently.
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 def default_cache() -> Path:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LABEL_NAMES", "Sentences", "load_sst2"]
 
 # Part of every fingerprint: raised when the same files would be stored differently.
-_FORMAT = "1 sst2"
+_FORMAT = "2 sst2"
 _NEEDED, _FURTHER = ("train.tsv", "dev.tsv"), ("test.tsv",)
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxflow.errors import InputError
+from jaxflow.train.blocks import SEAL, Block, sealed_blocks
 from jaxflow.train.sst2_format import Labelled, read_labelled
 
 __all__ = ["SST2_FILES", "Sst2Corpus"]
@@ -24,7 +24,6 @@ __all__ = ["SST2_FILES", "Sst2Corpus"]
 SST2_FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 """File of each split of a folder; test may be missing."""
 
-_BLOCK = 1024
 _GLUE_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
@@ -44,7 +43,7 @@ class Sst2Corpus(tfds.core.GeneratorBasedBuilder):
     Notes
     -----
     Features of a record, for a block of B rows: ``sentences``, B lines of text, and ``labels``,
-    int32 [B], -1 where no label is given.
+    int32 [B], -1 where no label is given; the block's checksum (`jaxflow.train.blocks`).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -67,6 +66,7 @@ class Sst2Corpus(tfds.core.GeneratorBasedBuilder):
                 {
                     "sentences": tfds.features.Text(),
                     "labels": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+                    SEAL: tfds.features.Text(),
                 }
             ),
             homepage="https://nlp.stanford.edu/sentiment/index.html",
@@ -85,18 +85,17 @@ class Sst2Corpus(tfds.core.GeneratorBasedBuilder):
                 for name, file in SST2_FILES.items()
                 if name != "test" or (self._source / file).exists()
             }
-        return {name: self._generate_examples(rows) for name, rows in splits.items()}
+        return {
+            name: self._generate_examples(blocks)
+            for name, blocks in sealed_blocks(
+                Path(self.data_dir_root).name, splits, ("sentences", "labels")
+            ).items()
+        }
 
-    def _generate_examples(self, rows: Iterable[Labelled]) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = iter(rows)
-        number = 0
-        while block := list(islice(rows, _BLOCK)):
-            sentences, labels = zip(*block, strict=True)
-            yield (
-                number,
-                {"sentences": "\n".join(sentences), "labels": np.asarray(labels, np.int32)},
-            )
-            number += 1
+    def _generate_examples(
+        self, blocks: Iterator[tuple[int, Block]]
+    ) -> Iterator[tuple[int, Block]]:
+        yield from blocks
 
     # TFDS announces on standard output what it does; results go there, so it is kept quiet.
     def _log_download_bytes(self) -> None:

@@ -44,6 +44,7 @@ def all_readers() -> tuple[Reader, ...]:
     """Return every reader."""
     from fuzzing import (
         readers_arrays,
+        readers_corpora,
         readers_models,
         readers_records,
         readers_runs,
@@ -53,8 +54,8 @@ def all_readers() -> tuple[Reader, ...]:
     )
 
     rooms = (
-        readers_text, readers_arrays, readers_records, readers_runs, readers_shards, readers_models,
-        readers_tokens,
+        readers_text, readers_corpora, readers_arrays, readers_records, readers_runs,
+        readers_shards, readers_models, readers_tokens,
     )  # fmt: skip
     return tuple(reader for room in rooms for reader in room.READERS)
 

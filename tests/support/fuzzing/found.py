@@ -21,6 +21,7 @@ from fuzzing import model_files
 from fuzzing.cases import Case
 from fuzzing.mutate_binary import Boom, pack, with_header
 from fuzzing.readers_arrays import attention_seeds, scores_seeds
+from fuzzing.readers_corpora import corpus_seeds
 from fuzzing.readers_runs import CARD, DIGITS, checkpoint_seeds, digits_seeds
 from fuzzing.readers_shards import PLAN, changed_shard, shard_seeds
 from fuzzing.readers_text import FULL, SCHEMAS, SIMPLE, SUBJECTS
@@ -187,6 +188,17 @@ def _shard(name: str, values: list[Any], **about: Any) -> Callable[[], Case]:
     return make
 
 
+def _corpus(change: Callable[[bytes], bytes], file: str) -> Callable[[], Case]:
+    def make() -> Case:
+        made = dict(corpus_seeds()[0])
+        (name,) = (name for name in made if name.endswith(f"/{file}"))
+        changed = change(made[name] or b"")
+        assert changed != made[name]
+        return {**made, name: changed}
+
+    return make
+
+
 def _put_off(metrics: bytes) -> Callable[[], Case]:
     return lambda: {"pending.json": b'{"step": 2, "metrics": ' + metrics + b"}"}
 
@@ -302,6 +314,14 @@ FOUND = (
     Found("scores of a shard", "text for a plan", _shard("length", [3, 4, 5], plan=7)),
     Found("plan of shards", "a deep nest", _json(lambda: {"plan.json": json.dumps(PLAN).encode()},
                                                  "plan.json", protocol=b"[" * 200_000)),
+    Found("prepared corpus", "a block fewer in TFDS's record of them",
+          _corpus(lambda text: text.replace(b'"3"', b'"2"'), "dataset_info.json")),
+    Found("prepared corpus", "no splits in TFDS's record of them", _corpus(
+        lambda text: json.dumps({**json.loads(text), "splits": []}).encode(), "dataset_info.json")),
+    Found("prepared corpus", "a split's rows under the name of another", lambda: {
+        **corpus_seeds()[0], **{
+            name: corpus_seeds()[0][name.replace("val", "train")]
+            for name in corpus_seeds()[0] if "array_record" in name and "-val." in name}}),
     Found("evaluation's tables", "a deep nest",
           _json(_TABLES, "tables.json", tables=b'{"a":' * 100_000)),
     Found("evaluation's tables", "an interval of one end", lambda: {"tables.json": json.dumps(
