@@ -145,7 +145,7 @@ READERS = (
         read_both,
         prepared_case,
         corpus_oracle,
-        share=0.1,
+        share=0.3,
     ),
     Reader(
         "prepared sst2",
@@ -153,6 +153,6 @@ READERS = (
         lambda folder: load_sst2(folder / "source", cache=folder),
         prepared_case,
         sst2_oracle,
-        share=0.1,
+        share=0.3,
     ),
 )

@@ -269,7 +269,7 @@ READERS = (
         read_checkpoints,
         checkpoint_case,
         checkpoint_oracle,
-        share=0.2,
+        share=0.4,
     ),
     Reader(
         "lock's holder",

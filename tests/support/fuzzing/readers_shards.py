@@ -215,7 +215,7 @@ READERS = (
         lambda folder: read_shard(folder / SHARD),
         shard_case,
         shard_oracle,
-        share=0.3,
+        share=1,
     ),
     Reader(
         "plan of shards",
