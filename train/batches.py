@@ -186,7 +186,7 @@ class BatchPlan:
         for split in (self.train, self.extra):
             if split is not None:
                 for rows in (split.tokens, split.labels, split.subject_index):
-                    digest.update(np.ascontiguousarray(rows))
+                    digest.update(np.ascontiguousarray(rows).tobytes())
         return digest.digest()
 
     @property

@@ -223,7 +223,7 @@ def _broadcast(values: np.ndarray, source: int) -> np.ndarray:
 def _sent(said: dict[str, Any], source: int = 0) -> dict[str, Any]:
     """Return what one process says."""
     text = json.dumps(said).encode() if jax.process_index() == source else b""
-    size = int(_broadcast(np.int32(len(text)), source))
+    size = int(_broadcast(np.asarray(len(text), np.int32), source))
     filled = np.zeros(-(-size // _FILLED) * _FILLED, np.uint8)
     if jax.process_index() == source:
         filled[:size] = np.frombuffer(text, np.uint8)

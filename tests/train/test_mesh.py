@@ -105,6 +105,8 @@ def test_one_device_leaves_arrays_and_functions_alone():
     state = {"kernel": jax.numpy.ones((128, 128))}
     assert layout.put_state(state) is layout.whole(state) is state
     assert layout.put_filled(state) == state
+    assert layout.own(state) is layout.on_host(state) is state
+    assert layout.rows(8) == slice(0, 8)
     assert layout.step(test_what_is_split_and_what_is_not) is test_what_is_split_and_what_is_not
 
 

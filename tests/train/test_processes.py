@@ -31,6 +31,13 @@ def test_two_processes_see_all_devices(together):
     assert [said["own"] for said in together] == [2, 2]
 
 
+def test_each_gives_its_rows_and_all_have_the_batch(together):
+    assert [said["rows"] for said in together] == [[[0, 8], [0, 16]], [[8, 16], [0, 16]]]
+    for said in together:
+        assert said["put"] == list(range(16))
+        assert said["filled"] == [0, 1, 2, 3, 4, 4, 4, 4]  # for four devices
+
+
 @pytest.mark.parametrize("name", ["whole", "split"])
 def test_two_processes_train_as_one_does(together, name):
     expected = losses(layout_of(1), 0.0)
