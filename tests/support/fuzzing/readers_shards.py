@@ -191,7 +191,8 @@ def shard_oracle(folder: Path, case: Case, value: Any) -> None:
         assert found.dtype.kind == ("i" if name in ("row", "label", "length") else "f")
         np.testing.assert_array_equal(found, np.array(table[name].to_pylist()))
     assert all(type(count) is int for count in value.right.values())
-    about = json.loads(table.schema.metadata[b"jaxflow"])
+    (stated,) = [pq.read_metadata(folder / name).metadata for name in case]
+    about = json.loads(stated[b"jaxflow"])
     assert (value.right, value.plan) == (about["right"], about["plan"])
 
 
