@@ -54,6 +54,7 @@ class ReproduceDecoders:
         from jaxflow.train.accuracy import accuracies
         from jaxflow.train.corpus import load_corpus
         from jaxflow.train.data import load_splits
+        from jaxflow.train.lock import hold
         from jaxflow.train.loop import train
 
         keep_heap()
@@ -63,44 +64,46 @@ class ReproduceDecoders:
         protocol = ProtocolConfig(samples=self.samples, seed=config.seed, threads=self.threads)
         if self.run_folder is None:
             out = self.out or Path("runs") / f"decoders-{config.corpus}-seed{config.seed}"
-            check_out(out)
-            if self.split is not None:  # refused before anything is trained
-                corpus = load_corpus(config.corpus, config.data, seed=config.seed)
-                pick_splits([n for n in corpus if not n.startswith("train")], self.split)
-            with progress.training() as report:
-                result = train(config, out / "run", report)
-            model, splits, accuracy = result.model, result.data.held_out, result.accuracy
         else:
             out = self.out or self.run_folder / "decoders"
-            check_out(out)
-            model = load(self.run_folder)
-            splits = load_splits(config, model.whole_words)
-            accuracy = {}
-        names = pick_splits(list(splits), self.split)
-        chosen = {name: splits[name] for name in names}
-        with progress.counting("scoring") as count:
-            found = study_decoder(model, chosen, config.lengths, protocol, count)
-        accuracy = accuracy or accuracies(model.probabilities, chosen, config.lengths)
-        files = write_decoders(
-            out,
-            found,
-            accuracy={name: accuracy[name] for name in names},
-            config={
-                "train": config.to_dict(),
-                "model": model.config.to_dict(),
-                "samples": self.samples,
-                "seed": protocol.seed,
-                "residual": protocol.residual,
-            },
-            versions=versions(),
-        )
-        console = Console(highlight=False)
-        if not console.is_terminal:  # a file has no width that a table must fit
-            console = Console(highlight=False, width=200)
-        print_decoders(console, found, {name: accuracy[name] for name in names})
-        print()
-        for file in files:
-            print(f"wrote {file}")
+        check_out(out)
+        with hold(out):
+            if self.run_folder is None:
+                if self.split is not None:  # refused before anything is trained
+                    corpus = load_corpus(config.corpus, config.data, seed=config.seed)
+                    pick_splits([n for n in corpus if not n.startswith("train")], self.split)
+                with progress.training() as report:
+                    result = train(config, out / "run", report)
+                model, splits, accuracy = result.model, result.data.held_out, result.accuracy
+            else:
+                model = load(self.run_folder)
+                splits = load_splits(config, model.whole_words)
+                accuracy = {}
+            names = pick_splits(list(splits), self.split)
+            chosen = {name: splits[name] for name in names}
+            with progress.counting("scoring") as count:
+                found = study_decoder(model, chosen, config.lengths, protocol, count)
+            accuracy = accuracy or accuracies(model.probabilities, chosen, config.lengths)
+            files = write_decoders(
+                out,
+                found,
+                accuracy={name: accuracy[name] for name in names},
+                config={
+                    "train": config.to_dict(),
+                    "model": model.config.to_dict(),
+                    "samples": self.samples,
+                    "seed": protocol.seed,
+                    "residual": protocol.residual,
+                },
+                versions=versions(),
+            )
+            console = Console(highlight=False)
+            if not console.is_terminal:  # a file has no width that a table must fit
+                console = Console(highlight=False, width=200)
+            print_decoders(console, found, {name: accuracy[name] for name in names})
+            print()
+            for file in files:
+                print(f"wrote {file}")
 
     def _config(self) -> TrainConfig:
         """Return the configuration of the run to train, or of the one that is read."""

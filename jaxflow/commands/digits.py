@@ -48,6 +48,7 @@ class ReproduceDigits:
         from jaxflow.eval.evaluate import check_out, versions
         from jaxflow.train.digits import DigitsConfig, digits_run
         from jaxflow.train.digits_data import load_digits
+        from jaxflow.train.lock import hold
 
         keep_heap()
         given = {
@@ -64,36 +65,37 @@ class ReproduceDigits:
             )
         out = self.out or Path("runs") / f"digits-seed{self.seed}"
         check_out(out)
-        with progress.training() as report:
-            result = digits_run(config, out / "run", report)
-        with progress.counting("scoring") as count:
-            scores = score_digits(
+        with hold(out):
+            with progress.training() as report:
+                result = digits_run(config, out / "run", report)
+            with progress.counting("scoring") as count:
+                scores = score_digits(
+                    result.model,
+                    test.at(slice(samples)),
+                    seed=self.seed,
+                    threads=self.threads,
+                    report=count,
+                )
+            tables = build_digits_tables(scores, self.seed)
+            files = write_digits(
+                out,
                 result.model,
-                test.at(slice(samples)),
-                seed=self.seed,
-                threads=self.threads,
-                report=count,
+                scores,
+                tables,
+                accuracy=result.accuracy,
+                config={
+                    "train": dataclasses.asdict(config),
+                    "model": result.model.config.to_dict(),
+                    "training_seconds": round(result.seconds, 1),
+                    "samples": samples,
+                },
+                versions=versions()
+                | {name: metadata.version(name) for name in ("scikit-learn", "pillow")},
             )
-        tables = build_digits_tables(scores, self.seed)
-        files = write_digits(
-            out,
-            result.model,
-            scores,
-            tables,
-            accuracy=result.accuracy,
-            config={
-                "train": dataclasses.asdict(config),
-                "model": result.model.config.to_dict(),
-                "training_seconds": round(result.seconds, 1),
-                "samples": samples,
-            },
-            versions=versions()
-            | {name: metadata.version(name) for name in ("scikit-learn", "pillow")},
-        )
-        files += write_example(out, result.model, scores.images)
-        console = Console(highlight=False)
-        if not console.is_terminal:  # a file has no width that a table must fit
-            console = Console(highlight=False, width=140)
-        print_digits(console, tables, result.accuracy)
-        for file in files:
-            print(f"wrote {file}")
+            files += write_example(out, result.model, scores.images)
+            console = Console(highlight=False)
+            if not console.is_terminal:  # a file has no width that a table must fit
+                console = Console(highlight=False, width=140)
+            print_digits(console, tables, result.accuracy)
+            for file in files:
+                print(f"wrote {file}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,9 @@ class Evaluate:
         if self.run_folder.is_dir():
             check_out(out)
         if self.shards is not None:
-            self._in_shards(out, self.shards)
+            # Processes that share shards need no lock; the one that is alone makes the tables too.
+            with contextlib.nullcontext() if self.hosts.given else hold(out):
+                self._in_shards(out, self.shards)
             return
         with hold(out), progress.counting("scoring") as report:
             evaluation = evaluate_run(

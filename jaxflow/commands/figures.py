@@ -58,6 +58,7 @@ class Figures:
         )
         from jaxflow.eval.figures.results import read_journey, read_tables
         from jaxflow.eval.scores import SentenceScores
+        from jaxflow.train.lock import hold
 
         formats = self.format.split(",")
         check_formats(formats)
@@ -80,7 +81,9 @@ class Figures:
             if run is not None or self.sentence or self.model:
                 raise
             left_out.append(f"a sentence: {error}")
-        for path in write_figures(out, figures, formats):
+        with hold(out):
+            files = write_figures(out, figures, formats)
+        for path in files:
             print(f"wrote {path}")
         for line in left_out:
             print(f"jaxflow: left out, figures of {line}", file=sys.stderr)

@@ -43,33 +43,35 @@ class ReproducePronouns:
         from jaxflow.eval.pronoun_schemas import SHIPPED, parse_schema, read_schemas
         from jaxflow.eval.pronoun_study import study, write_study
         from jaxflow.models import load
+        from jaxflow.train.lock import hold
 
         own = [parse_schema(text) for text in self.sentence]
         schemas = read_schemas(self.schemas or SHIPPED)  # refused before a model is fetched
         out = self.out or Path("runs") / f"pronouns-{_plain_name(self.model)}"
         check_out(out)
-        with kept_programs():
-            model = load(self.model, head="masked-lm")
-            with progress.counting("pronouns") as count:
-                done = study(
-                    model,
-                    schemas,
-                    own=own,
-                    described={
-                        "model": _name(self.model),
-                        "schemas": "those of jaxflow" if self.schemas is None else self.schemas,
-                    },
-                    threads=self.threads,
-                    report=count,
-                )
-        files = write_study(out, done)
-        console = Console(highlight=False)
-        if not console.is_terminal:  # a file has no width that a table must fit
-            console = Console(highlight=False, width=200)
-        print_pronouns(console, done.paper, done.own, done.found, len(done.cases))
-        print()
-        for file in files:
-            print(f"wrote {file}")
+        with hold(out):
+            with kept_programs():
+                model = load(self.model, head="masked-lm")
+                with progress.counting("pronouns") as count:
+                    done = study(
+                        model,
+                        schemas,
+                        own=own,
+                        described={
+                            "model": _name(self.model),
+                            "schemas": "those of jaxflow" if self.schemas is None else self.schemas,
+                        },
+                        threads=self.threads,
+                        report=count,
+                    )
+            files = write_study(out, done)
+            console = Console(highlight=False)
+            if not console.is_terminal:  # a file has no width that a table must fit
+                console = Console(highlight=False, width=200)
+            print_pronouns(console, done.paper, done.own, done.found, len(done.cases))
+            print()
+            for file in files:
+                print(f"wrote {file}")
 
 
 def _name(model: str) -> str:

@@ -31,6 +31,7 @@ class Reproduce:
     def run(self) -> None:
         """Train, evaluate and print."""
         from jaxflow.eval.evaluate import check_out, evaluate
+        from jaxflow.train.lock import hold
         from jaxflow.train.loop import train
 
         keep_heap()
@@ -38,17 +39,18 @@ class Reproduce:
         protocol = self.judging.config(config.seed)
         out = self.out or Path("runs") / f"{config.corpus}-seed{config.seed}"
         check_out(out)
-        with progress.training() as report:
-            result = train(config, out / "run", report)
-        with progress.counting("scoring") as count:
-            evaluation = evaluate(
-                result.model,
-                result.data.held_out,
-                config,
-                protocol,
-                out,
-                accuracy=result.accuracy,
-                seconds=result.seconds,
-                report=count,
-            )
-        print_evaluation(evaluation)
+        with hold(out):
+            with progress.training() as report:
+                result = train(config, out / "run", report)
+            with progress.counting("scoring") as count:
+                evaluation = evaluate(
+                    result.model,
+                    result.data.held_out,
+                    config,
+                    protocol,
+                    out,
+                    accuracy=result.accuracy,
+                    seconds=result.seconds,
+                    report=count,
+                )
+            print_evaluation(evaluation)

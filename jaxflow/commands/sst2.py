@@ -68,6 +68,7 @@ class ReproduceSst2:
         from jaxflow.eval.sst2_report import print_sst2
         from jaxflow.models import load
         from jaxflow.train.finetune import encode_held_out, finetune
+        from jaxflow.train.lock import hold
         from jaxflow.train.sst2 import load_sst2
 
         keep_heap()
@@ -87,42 +88,44 @@ class ReproduceSst2:
             raise InputError(
                 f"samples must be at most {sentences}, the dev sentences, got {protocol.samples}"
             )
-        model, accuracy, seconds = load(self.model), None, None
-        tuned = model.config.head != "classification"
-        if tuned:
-            with progress.training() as report:
-                result = finetune(model, corpus, config, out / "run", report)
-            model, held_out = result.model, result.held_out
-            accuracy, seconds = result.accuracy, result.seconds
-        check_classifier(model)
-        config = dataclasses.replace(
-            config,
-            positions=min(config.positions, model.config.positions),
-        )
-        if not tuned:
-            held_out = encode_held_out(corpus, model, config.positions)
-        with progress.counting("scoring") as count:
-            evaluation = evaluate_sst2(
-                model,
-                held_out,
-                config.lengths,
-                protocol,
-                out,
-                made_with={
-                    "classifier": self.model,
-                    "data": self.data or "glue/sst2",
-                    "finetuning": config.to_dict() if tuned else None,
-                    "finetuning_seconds": seconds,
-                },
-                accuracy=accuracy,
-                report=count,
+        with hold(out):
+            model, accuracy, seconds = load(self.model), None, None
+            tuned = model.config.head != "classification"
+            if tuned:
+                with progress.training() as report:
+                    result = finetune(model, corpus, config, out / "run", report)
+                model, held_out = result.model, result.held_out
+                accuracy, seconds = result.accuracy, result.seconds
+            check_classifier(model)
+            config = dataclasses.replace(
+                config,
+                positions=min(config.positions, model.config.positions),
             )
-        print_sst2(Console(), evaluation)
-        print()
-        if tuned:
-            print(f"fine-tuned {(seconds or 0) / 60:.1f} minutes; model in {out / 'run' / 'model'}")
-        for file in evaluation.files:
-            print(f"wrote {file}")
+            if not tuned:
+                held_out = encode_held_out(corpus, model, config.positions)
+            with progress.counting("scoring") as count:
+                evaluation = evaluate_sst2(
+                    model,
+                    held_out,
+                    config.lengths,
+                    protocol,
+                    out,
+                    made_with={
+                        "classifier": self.model,
+                        "data": self.data or "glue/sst2",
+                        "finetuning": config.to_dict() if tuned else None,
+                        "finetuning_seconds": seconds,
+                    },
+                    accuracy=accuracy,
+                    report=count,
+                )
+            print_sst2(Console(), evaluation)
+            print()
+            if tuned:
+                place = out / "run" / "model"
+                print(f"fine-tuned {(seconds or 0) / 60:.1f} minutes; model in {place}")
+            for file in evaluation.files:
+                print(f"wrote {file}")
 
     def _finetuning(self) -> FineTuneConfig:
         from jaxflow.train.finetune_config import SST2

@@ -104,6 +104,8 @@ def test_a_classifier_is_evaluated_as_it_is(reproduced, data, capsys):
 def test_a_second_time_nothing_is_trained(reproduced, data, capsys):
     tables = (reproduced / "out" / "tables.json").read_bytes()
     shutil.rmtree(reproduced / "out" / "run" / "model")
+    left = reproduced / "out" / ".tables.md.4194305.part"  # by one that was killed: no such process
+    left.touch()
     options = ("--epochs", 1, "--batch", 50, "--learning-rate", 2e-2, "--threads", 1)
     run("--data", data, "--model", reproduced / "bare", "--out", reproduced / "out", *options)
     assert "going on after step 4" in capsys.readouterr().err
@@ -111,6 +113,7 @@ def test_a_second_time_nothing_is_trained(reproduced, data, capsys):
     first = json.loads(tables)
     assert again["tables"] == first["tables"]
     assert (reproduced / "out" / "run" / "model" / "model.safetensors").is_file()
+    assert not left.exists()
 
 
 def test_what_cannot_be_done_is_refused_in_one_sentence(reproduced, data, tmp_path):
