@@ -143,7 +143,7 @@ class ShardedEvaluation:
             length,
         )
         # All shards are there, so that nobody is at what killed processes have left beside them.
-        for unfinished in self.folder.glob(".*.part"):
+        for unfinished in (*self.folder.glob(".*.part"), *self.folder.glob(".plan.json.*")):
             unfinished.unlink(missing_ok=True)
         return write_evaluation(
             out,
