@@ -285,11 +285,12 @@ def token_scores(
     done = 0
     for rows, batch in evaluation_batches(split, lengths, config.batch):
         now = jax.tree.map(np.asarray, on_device(params, **layout.put_filled(batch)))
+        # Of the whole batch: each number of rows that JAX sees costs a program that stays.
+        places = np.asarray(read_places(model, batch["tokens"] != split.pad_id))[: len(rows)]
         # A batch may end in rows of padding, which belong to no sentence.
         now = {name: values[: len(rows)] for name, values in now.items()}
         attention, mask = now.pop("attention"), batch["tokens"][: len(rows)] != split.pad_id
         options = {"residual": config.residual, "mask": mask, "threads": config.threads}
-        places = np.asarray(read_places(model, mask))
         now["flow"] = _flow(attention, places, config.reading, options)
         # The bound is of the lowest layer alone: no source has a say in it.
         bound = jaxflow.saturation(attention, sources=0, layers=0, **options).bound

@@ -21,7 +21,8 @@ from jaxflow.eval.protocol import ProtocolConfig, chosen_rows
 from jaxflow.eval.shard_files import Shard, read_shard, write_shard
 from jaxflow.eval.shard_plan import checksum, claim_plan, plan_of
 from jaxflow.eval.shard_scores import ShardScores
-from jaxflow.eval.shard_work import Report, ScoreShard, shard_scorer
+from jaxflow.eval.shard_sentences import Places, ShardSource, read_ahead
+from jaxflow.eval.shard_work import Report, shard_scorer
 from jaxflow.models import Model, WordTokenizer, load
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import StoredSplit, open_corpus
@@ -98,15 +99,23 @@ class ShardedEvaluation:
         mine = [shard for shard in self.missing() if shard % processes == process]
         sizes = [self._size(shard) for shard in mine]
         before, total = 0, sum(sizes)
-        score = self._scorer()
+        score = shard_scorer(
+            self.model,
+            self.config.lengths,
+            self.protocol,
+            longest=int(self.splits["test"].words[self.chosen].max()) + 1,
+            plan=self.plan,
+        )
+        sentences = read_ahead(
+            ShardSource(self.splits, self.tokenizer, self.config.positions, mine, self._places)
+        )
 
         def count(done: int, _: int = 0) -> None:
             report(before + done, total)
 
         count(0)
         for shard, size in zip(mine, sizes, strict=True):
-            chosen = self.chosen[self.part(shard, len(self.chosen))]
-            write_shard(self.path(shard), score(chosen, self._places(shard), count))
+            write_shard(self.path(shard), score(next(sentences), count))
             before += size
 
     def merge(self, out: Path) -> Evaluation:
@@ -114,7 +123,7 @@ class ShardedEvaluation:
 
         ``scores.npz`` holds the scores by sentence with their rows and labels, not those by token.
         Scores stay in the shards and are read a few arrays ``[S, L]`` at a time, so that memory
-        holds some 300 MB besides them, however many sentences there are.
+        holds these and some 400 MB, however many sentences there are.
 
         Raises
         ------
@@ -185,21 +194,11 @@ class ShardedEvaluation:
         share = right / total if total else float("nan")
         return {"accuracy": share, "n": total, "too_long": self.too_long[split]}
 
-    def _scorer(self) -> ScoreShard:
-        return shard_scorer(
-            self.model,
-            self.tokenizer,
-            self.config,
-            self.protocol,
-            self.splits,
-            longest=int(self.splits["test"].words[self.chosen].max()) + 1,
-            plan=self.plan,
-        )
-
-    def _places(self, shard: int) -> dict[str, np.ndarray]:
-        """Return a shard's part of every split."""
+    def _places(self, shard: int) -> Places:
+        """Return a shard's sentences, and its part of every split."""
         parts = {name: self.part(shard, len(split)) for name, split in self.splits.items()}
-        return {name: np.arange(part.start, part.stop) for name, part in parts.items()}
+        counted = {name: np.arange(part.start, part.stop) for name, part in parts.items()}
+        return Places(self.chosen[self.part(shard, len(self.chosen))], counted)
 
 
 def open_sharded(
