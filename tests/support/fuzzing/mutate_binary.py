@@ -37,7 +37,7 @@ def mutate_safetensors(rng: Random, data: bytes) -> bytes:
     what = rng.random()
     if what < 0.1:
         near = length + rng.choice((-8, -1, 1, 8, len(body), len(body) + 1))
-        return with_header(text, body, rng.choice((*LENGTHS, max(near, 0))))
+        return with_header(text, body, rng.choice((*LENGTHS, min(max(near, 0), 2**64 - 1))))
     if what < 0.2:
         cut = rng.choice((body[: rng.randint(0, len(body))], body + rng.randbytes(9), b""))
         return with_header(text, cut)
