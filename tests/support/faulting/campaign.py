@@ -43,7 +43,7 @@ TURNS = (
 
 WORK_NAMES = tuple(dict.fromkeys(TURNS))
 
-SHARED = ("prepare", "shards")
+SHARED = ("prepare",)
 """Works that two may do at once: what one of them has made the other takes."""
 
 STRIKING = ("kill",)
