@@ -138,8 +138,11 @@ def _clear(data_dir: Path) -> None:
 
     The latter finds the corpus prepared when its own temporary folder fails it.
     """
-    for unfinished in data_dir.glob("**/*.incomplete*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    for unfinished in list(data_dir.glob("**/incomplete.*")):  # folders, and files in them
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -228,6 +228,7 @@ corpus.load_corpus("simple", {str(folder)!r}, cache={str(tmp_path / "cache")!r})
         "subjects": 1,
     }
     assert rows_of(corpus["test"]) == list(read_simple(folder / "numpred.test"))
+    assert list((tmp_path / "cache").rglob("*incomplete*")) == []
 
 
 def test_corpus_prepared_by_another_process_meanwhile(tmp_path, monkeypatch):

@@ -135,7 +135,7 @@ def look(name: str, out: str) -> dict[str, str]:
             continue
         if run is not None and any(path.is_relative_to(run / part) for part in IN_RUNS):
             continue
-        if name == "prepare" and any(".incomplete" in part for part in parts):
+        if name == "prepare" and any(part.startswith("incomplete.") for part in parts):
             continue
         found["/".join(parts)] = _digest(_content(path))
     if name == "shards":
@@ -166,7 +166,7 @@ def leftovers(out: str) -> list[str]:
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if _hidden(path.name) or ".incomplete" in path.name or "orbax-check" in path.name
+        if _hidden(path.name) or path.name.startswith("incomplete.") or "orbax-check" in path.name
     )
 
 
