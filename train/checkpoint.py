@@ -163,27 +163,26 @@ class Checkpoints:
         self._manager.reload()
 
     def _sort_out(self, say: Callable[[str], None]) -> None:
-        """Put checkpoints aside that are not whole, so that the last one is."""
+        """Put checkpoints aside that are not whole: Orbax looks into all of them."""
         bad: dict[int, str] = {}
-        for step in self._steps():
+        steps = self._steps()
+        for step in steps:
             folder = self._folder / str(step)
             seal = self._sealed(step)
             if seal is None:
                 bad[step] = "cut off"
             elif seal != _checksum(folder).encode():
                 bad[step] = "damaged"
-            else:
-                break
-        else:
-            damaged = [str(step) for step, why in bad.items() if why == "damaged"]
-            if damaged:
-                raise InputError(
-                    f"no checkpoint in {self._folder} is whole ({', '.join(damaged)} "
-                    f"{'is' if len(damaged) == 1 else 'are'} damaged): delete that folder to train "
-                    "from the beginning"
-                )
+        last = max((step for step in steps if step not in bad), default=-1)
+        damaged = [str(step) for step, why in bad.items() if why == "damaged"]
+        if last < 0 and damaged:
+            raise InputError(
+                f"no checkpoint in {self._folder} is whole ({', '.join(damaged)} "
+                f"{'is' if len(damaged) == 1 else 'are'} damaged): delete that folder to train "
+                "from the beginning"
+            )
         for step, why in bad.items():
-            self._put_aside(step, why, say)
+            say(self._put_aside(step, why, last if last > step else None))
         for unfinished in (".*.deleted", f".*.{SEAL}", "*.orbax-checkpoint-tmp*"):
             for left in self._folder.glob(unfinished):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -205,14 +204,14 @@ class Checkpoints:
                 f"train from the beginning: {error}"
             ) from error
 
-    def _put_aside(self, step: int, why: str, say: Callable[[str], None]) -> None:
+    def _put_aside(self, step: int, why: str, last: int | None = None) -> str:
+        """Move a checkpoint away and say so; `last` is the one that is used, if it is a later."""
         folder = self._folder / str(step)
         if why == "cut off":
-            say(f"{folder} was cut off before its checksum was written and is not used")
             aside = self._folder / f".{step}.deleted"
             folder.rename(aside)
             shutil.rmtree(aside)
-            return
+            return f"{folder} was cut off before its checksum was written and is not used"
         place = self._folder.with_name(f"{self._folder.name}-damaged")
         place.mkdir(exist_ok=True)
         aside, number = place / str(step), 1
@@ -220,7 +219,8 @@ class Checkpoints:
             number += 1
             aside = place / f"{step}-{number}"
         folder.rename(aside)
-        say(f"the checkpoint {folder} is damaged: moved to {aside}, going on from the one before")
+        used = "going on from the one before" if last is None else f"going on from {last}"
+        return f"the checkpoint {folder} is damaged: moved to {aside}, {used}"
 
 
 def _to_standard_error(line: str) -> None:

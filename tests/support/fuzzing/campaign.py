@@ -213,7 +213,13 @@ def _block(
         tracemalloc.start()
     try:
         for number in numbers:
-            tally.add(number, judge(reader, case_of(reader, seeds, number), folder))
+            case = case_of(reader, seeds, number)
+            verdict = judge(reader, case, folder)
+            if watched and verdict.kind == "hang":  # or only slow because it is watched?
+                tracemalloc.stop()
+                verdict = judge(reader, case, folder)
+                tracemalloc.start()
+            tally.add(number, verdict)
     finally:
         if watched:
             tracemalloc.stop()

@@ -89,6 +89,14 @@ def _record(field: int, size: int, value: int, which: bytes = b"PK\x01\x02") -> 
     return {"a.npz": bytes(content)}
 
 
+def _late_checkpoint() -> Case:
+    case, name = checkpoint_seeds()[0], "checkpoints/5/_CHECKPOINT_METADATA"
+    late = (case[name] or b"").replace(
+        b'"commit_timestamp_nsecs": ', b'"commit_timestamp_nsecs": 999999999'
+    )
+    return {**case, name: late}
+
+
 def _pickled() -> Case:
     import pickle
 
@@ -305,6 +313,7 @@ FOUND = (
     Found("checkpoints", "a folder called by a digit that is no number", lambda: {
         name.replace("/10/", "/²/"): content for name, content in checkpoint_seeds()[0].items()},
           "accepted"),
+    Found("checkpoints", "the one before, written in a far future", _late_checkpoint, "accepted"),
     Found("lock's holder", "terminal codes for a name", lambda: {".lock": b"\x1b[31m\n\xff"}),
     Found("model's card", "one mark alone", lambda: {"card.md": CARD.encode()[:60]}),
     Found("scores of a shard", "lists of other lengths that add up to the same",

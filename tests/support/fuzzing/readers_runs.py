@@ -195,7 +195,8 @@ def _is_whole(case: Case, step: int) -> bool:
     if files != {name: content for name, content in good.items() if name.startswith(place)}:
         return False
     if seal is None and f"{place}sha256" not in case and case.get("checkpoints.json"):
-        seal = str(json.loads(case["checkpoints.json"] or b"").get(str(step))).encode()
+        stored = json.loads(case["checkpoints.json"] or b"").get(str(step))
+        seal = str(stored).encode(errors="surrogatepass")
     digest = hashlib.sha256()
     for name in sorted(files, key=lambda name: Path(name).parts):
         digest.update(name.removeprefix(place).encode())
