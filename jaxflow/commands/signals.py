@@ -21,10 +21,16 @@ def ended_by_signals() -> Iterator[None]:
     Python runs a signal's handler only between two of its own instructions, which a long call into
     compiled code holds up. A thread of its own therefore counts the signals as they arrive, and at
     the second one ends the process, at once and with 128 and the signal's number.
+
+    Others' code in the middle of something, an import for one, may turn the exception into an error
+    of its own: what a block raises once a signal has come is taken for its end by that signal.
     """
     from jaxflow.stopping import Stopped
 
+    come: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> NoReturn:
+        come.append(number)
         raise Stopped(number)
 
     ours = [
@@ -42,6 +48,10 @@ def ended_by_signals() -> Iterator[None]:
     threading.Thread(target=_end_at_the_second, args=(reader, set(ours)), daemon=True).start()
     try:
         yield
+    except Exception as error:
+        if come:
+            raise Stopped(come[0]) from error
+        raise
     finally:
         signal.set_wakeup_fd(wakened)
         os.close(writer)

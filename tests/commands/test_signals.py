@@ -116,6 +116,18 @@ def test_a_signal_in_a_block():
     assert caught.value.number == signal.SIGTERM
 
 
+def test_an_error_that_a_signal_was_turned_into_is_not_told():
+    with pytest.raises(Stopped) as caught, ended_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt:  # as an import does that is cut off, and another that finds half
+            raise InputError("the corpus is damaged") from None
+    assert caught.value.number == signal.SIGTERM
+    with pytest.raises(InputError), ended_by_signals():
+        raise InputError("the corpus is damaged")
+
+
 def test_files_that_belong_together_wait_for_no_signal_half_way(tmp_path, monkeypatch):
     replace = os.replace
 
