@@ -117,12 +117,16 @@ def test_a_signal_in_a_block():
 
 
 def test_an_error_that_a_signal_was_turned_into_is_not_told():
-    with pytest.raises(Stopped) as caught, ended_by_signals():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
-        except KeyboardInterrupt:  # as an import does that is cut off, and another that finds half
-            raise InputError("the corpus is damaged") from None
+    def block():
+        with ended_by_signals():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            except KeyboardInterrupt:  # as an import that is cut off, and another that finds half
+                raise InputError("the corpus is damaged") from None
+
+    with pytest.raises(Stopped) as caught:
+        block()
     assert caught.value.number == signal.SIGTERM
     with pytest.raises(InputError), ended_by_signals():
         raise InputError("the corpus is damaged")
