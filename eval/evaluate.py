@@ -14,9 +14,10 @@ import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.eval.claims import Claim, judge_claims
-from jaxflow.eval.protocol import ProtocolConfig, choose, score_sentences
+from jaxflow.eval.protocol import ProtocolConfig, choose
 from jaxflow.eval.report import write_reports
 from jaxflow.eval.scores import Scores
+from jaxflow.eval.sentence_scores import score_sentences
 from jaxflow.eval.tables import Tables, build_tables
 from jaxflow.models import Model, load
 from jaxflow.train.accuracy import accuracies

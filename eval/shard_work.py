@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jaxflow.eval.evaluate import spread
-from jaxflow.eval.protocol import ProtocolConfig, correlate, device_scores, token_scores
+from jaxflow.eval.protocol import ProtocolConfig
+from jaxflow.eval.sentence_scores import correlate
 from jaxflow.eval.shard_files import Shard
 from jaxflow.eval.shard_sentences import ShardSentences
+from jaxflow.eval.token_scores import device_scores, token_scores
 from jaxflow.models import Model
 from jaxflow.train.accuracy import predict_split
 

@@ -21,9 +21,10 @@ from jaxflow.errors import InputError
 from jaxflow.eval.claims import Claim, judge_claims
 from jaxflow.eval.evaluate import versions
 from jaxflow.eval.paper_sst2 import PAPER_SENTENCES, SENTIMENT, SENTIMENT_CORRECTED
-from jaxflow.eval.protocol import ProtocolConfig, choose, score_sentences
+from jaxflow.eval.protocol import ProtocolConfig, choose
 from jaxflow.eval.rounding import Rounding, measure_rounding
 from jaxflow.eval.scores import SentenceScores
+from jaxflow.eval.sentence_scores import score_sentences
 from jaxflow.eval.sst2_report import write_reports
 from jaxflow.eval.tables import Tables, build_tables
 from jaxflow.models import Gpt2Config, Model

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxflow.eval.instant import BACKWARD, FORWARD, instant_scores, jit_with
-from jaxflow.eval.protocol import device_scores
+from jaxflow.eval.token_scores import device_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.models.tokenizer import SPECIAL_TOKENS
 

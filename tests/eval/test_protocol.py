@@ -12,16 +12,11 @@ import pytest
 import scipy.stats
 
 from jaxflow.errors import InputError
-from jaxflow.eval import protocol
-from jaxflow.eval.protocol import (
-    ProtocolConfig,
-    TokenScores,
-    choose,
-    correlate,
-    score_sentences,
-    token_scores,
-)
+from jaxflow.eval import sentence_scores
+from jaxflow.eval.protocol import ProtocolConfig, choose
 from jaxflow.eval.scores import ROWS, TARGETS
+from jaxflow.eval.sentence_scores import correlate, score_sentences
+from jaxflow.eval.token_scores import TokenScores, token_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.batches import EncodedSplit
 
@@ -469,7 +464,7 @@ def test_blocks_by_length_leave_no_trace_in_the_correlations(monkeypatch):
     )
     for ranks in ("average", "dense"):
         whole = correlate(scores, lengths, ranks).correlations
-        monkeypatch.setattr(protocol, "BLOCK", 4)
+        monkeypatch.setattr(sentence_scores, "BLOCK", 4)
         found = correlate(scores, lengths, ranks).correlations
         monkeypatch.undo()
         for target, rows in whole.items():

@@ -18,10 +18,11 @@ from small_sst2 import POSITIONS, sentences, tiny_bert
 from jaxflow.errors import InputError
 from jaxflow.eval import paper
 from jaxflow.eval.paper_sst2 import SENTIMENT, SENTIMENT_CORRECTED, TABLE_3
-from jaxflow.eval.protocol import correlate, token_scores
 from jaxflow.eval.rounding import measure_rounding
+from jaxflow.eval.sentence_scores import correlate
 from jaxflow.eval.sst2 import Sst2Config, check_classifier, evaluate_sst2
 from jaxflow.eval.sst2_report import print_sst2, rounding_note
+from jaxflow.eval.token_scores import token_scores
 from jaxflow.train.batches import encode_sentences
 
 LAYERS, LENGTHS = 2, (8, POSITIONS)

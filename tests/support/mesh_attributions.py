@@ -14,7 +14,8 @@ from tiny_models import sharpened, tiny
 
 import jaxflow
 from jaxflow.eval.evaluate import spread
-from jaxflow.eval.protocol import ProtocolConfig, token_scores
+from jaxflow.eval.protocol import ProtocolConfig
+from jaxflow.eval.token_scores import token_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.batches import EncodedSplit
 from jaxflow.train.mesh import layout_of
