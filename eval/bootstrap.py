@@ -47,7 +47,7 @@ def mean_intervals(
     sizes = np.array([len(column) for column in columns])
     for n in np.unique(sizes[sizes > 1]).tolist():
         members = np.flatnonzero(sizes == n)
-        bounds[:, members] = _percentiles([columns[k] for k in members], n, seed, resamples)
+        bounds[:, members] = _percentiles([columns[k] for k in members.tolist()], n, seed, resamples)
     return [(float(low), float(high)) for low, high in bounds.T]
 
 
