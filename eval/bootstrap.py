@@ -46,8 +46,8 @@ def mean_intervals(
     bounds = np.full((2, len(columns)), np.nan)
     sizes = np.array([len(column) for column in columns])
     for n in np.unique(sizes[sizes > 1]).tolist():
-        members = np.flatnonzero(sizes == n)
-        bounds[:, members] = _percentiles([columns[k] for k in members.tolist()], n, seed, resamples)
+        members = np.flatnonzero(sizes == n).tolist()
+        bounds[:, members] = _percentiles([columns[k] for k in members], n, seed, resamples)
     return [(float(low), float(high)) for low, high in bounds.T]
 
 
