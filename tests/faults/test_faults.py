@@ -9,13 +9,16 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from faulting.campaign import KINDS, WORK_NAMES, plan, run
 from faulting.damages import cases, damage
 from faulting.trials import Outcome, Stage, Undisturbed, undisturbed
-from faulting.works import WORKS, Work, damaged_checkpoints
+from faulting.works import WORKS, Work, _each_once, damaged_checkpoints
 
-TRAIN, EVALUATE, _, PREPARE, SHARDS, FINETUNE = WORKS
+TRAIN, EVALUATE, _, PREPARE, SHARDS, _ = WORKS
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def stage(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(stage) -> dict[Work, Undisturbed]:
-    return undisturbed(stage, ["train", "evaluate", "prepare"])
+    return undisturbed(stage, ["train", "evaluate", "prepare", "shards"])
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,8 @@ def whole(stage) -> dict[Work, Undisturbed]:
     [
         # Even numbers are killed by the clock, odd ones at a file operation.
         ("kill", TRAIN, 0), ("kill", TRAIN, 1), ("kill", EVALUATE, 3), ("kill", PREPARE, 5),
+        # Over the tables, when all shards are there.
+        ("kill", SHARDS, 1),
         # SIGTERM and SIGINT.
         ("stop", TRAIN, 0), ("stop", EVALUATE, 1),
         ("twice", TRAIN, 0),
@@ -104,6 +109,21 @@ def test_what_is_wrong_is_told(stage, whole):
     broken = dataclasses.replace(EVALUATE, argv=("evaluate", "nowhere"))
     with stage.folder() as folder:
         assert "ends with 2" in stage.finish(broken, folder, {})[0]
+
+
+def test_a_sentence_is_counted_once(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number, rows in enumerate(([0, 2], [5, 9], [5])):
+        pq.write_table(pa.table({"row": rows}), folder / f"shard-{number}.parquet")
+    with pytest.raises(AssertionError, match="in two shards"):
+        _each_once(tmp_path)
+    (folder / "shard-2.parquet").unlink()
+    np.savez(tmp_path / "scores.npz", rows=[0, 2, 5, 9])
+    _each_once(tmp_path)
+    np.savez(tmp_path / "scores.npz", rows=[0, 2, 5])
+    with pytest.raises(AssertionError, match="not of its shards"):
+        _each_once(tmp_path)
 
 
 @pytest.fixture

@@ -110,7 +110,8 @@ class Server:
         print(json.dumps(request, default=str), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError("the process that starts the jobs has ended")
+            status = self._process.wait()
+            raise RuntimeError(f"the process that starts the jobs has ended with {status}")
         return json.loads(answer)
 
 
