@@ -21,9 +21,7 @@ def main() -> int:
     A campaign that is cut off goes on where it was.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
-    parser.add_argument(
-        "--run", type=Path, help="run all campaigns, JSON in this folder"
-    )
+    parser.add_argument("--run", type=Path, help="run all campaigns, JSON in this folder")
     for name in CAMPAIGNS:
         parser.add_argument(f"--{name}", type=Path, help=f"JSON of python -m tests.{name}")
     parser.add_argument("--out", type=Path, default=Path("docs/reliability.md"), help="the page")
