@@ -253,7 +253,8 @@ def _without_late_futures() -> Iterator[None]:
     """Keep quiet about what TensorStore still has to say to Orbax after a write has failed.
 
     Orbax closes its event loop at the first failure; each write that ends later is then reported as
-    a traceback of its own, dozens of them around the one sentence that says what is wrong.
+    a traceback of its own, dozens of them around the one sentence that says what is wrong. Some end
+    while the process does: after a failure the hook stays, and lets all else pass.
     """
     before = sys.unraisablehook
 
@@ -263,7 +264,5 @@ def _without_late_futures() -> Iterator[None]:
             before(unraisable)
 
     sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+    yield
+    sys.unraisablehook = before
