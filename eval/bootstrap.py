@@ -63,8 +63,8 @@ def _percentiles(
         step = max(1, _BLOCK // len(counts))
         for begin in range(0, n, step):
             part = slice(begin, begin + step)
-            values = np.stack([column[part] for column in columns], axis=1)
-            into += counts[:, part].astype(np.float64) @ values
+            values = np.stack([column[part] for column in columns])
+            into += counts[:, part].astype(np.float64) @ values.T
         done += len(counts)
     return np.quantile(means / n, [0.025, 0.975], axis=0)
 
