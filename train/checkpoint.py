@@ -76,6 +76,8 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             self._sort_out(say)
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            if len(self._steps()) > KEPT:  # a run ended between its last checkpoint and deleting
+                self._prune()
         except OSError as error:
             raise InputError(f"checkpoints cannot be written to {folder}: {error}") from error
 
