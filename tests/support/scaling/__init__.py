@@ -1,0 +1,1 @@
+"""How time and memory of an evaluation in shards grow; see `tests/scale`."""
