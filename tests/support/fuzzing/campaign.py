@@ -213,13 +213,7 @@ def _block(
         tracemalloc.start()
     try:
         for number in numbers:
-            case = case_of(reader, seeds, number)
-            verdict = judge(reader, case, folder)
-            if watched and verdict.kind == "hang":  # or only slow because it is watched?
-                tracemalloc.stop()
-                verdict = judge(reader, case, folder)
-                tracemalloc.start()
-            tally.add(number, verdict)
+            tally.add(number, judge(reader, case_of(reader, seeds, number), folder))
     finally:
         if watched:
             tracemalloc.stop()

@@ -46,6 +46,16 @@ class Verdict(NamedTuple):
 
 def judge(reader: Reader, case: Case, folder: Path) -> Verdict:
     """Read a case out of a folder of its own and judge what came of it."""
+    verdict = _judged(reader, case, folder)
+    if verdict.kind == "hang" and tracemalloc.is_tracing():
+        # To watch memory takes several times as long: judged again without.
+        tracemalloc.stop()
+        verdict = _judged(reader, case, folder)
+        tracemalloc.start()
+    return verdict
+
+
+def _judged(reader: Reader, case: Case, folder: Path) -> Verdict:
     lay_out(folder, case)
     allowed = reader.room + TIMES * size_of(case)
     traced = tracemalloc.is_tracing()
