@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -26,28 +27,48 @@ def write_files(
 
     Files called as in `replaced`, of an earlier model, are taken away where none is written.
 
-    A reader knows a finished folder by the last: one from before is taken away first, so that it
-    never stands beside files that are not its own.
+    A new folder appears at once, with all of them. In one that is there already a reader knows by
+    the last that it is finished: that of before is taken away first, so that it never stands beside
+    files that are not its own.
 
     Raises
     ------
     InputError
         If the folder cannot be written.
     """
-    beside = {name: folder / f".{name}.{os.getpid()}" for name in content}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, data in content.items():
-                write_through(beside[name], data)
-            for name in (list(content)[-1], *(set(replaced) - content.keys())):
-                (folder / name).unlink(missing_ok=True)
-            for name in content:
-                beside[name].replace(folder / name)
-        finally:
-            for part in beside.values():
-                part.unlink(missing_ok=True)
+        if folder.exists():
+            _write_into(folder, content, replaced)
+        else:
+            _write_new(folder, content)
     except OSError as error:
         raise InputError(
             f"the model cannot be written to {folder}: {error.strerror or error}"
         ) from error
+
+
+def _write_new(folder: Path, content: Mapping[str, bytes]) -> None:
+    folder = folder.absolute()
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)  # of a killed process of the same number
+        beside.mkdir(parents=True)
+        for name, data in content.items():
+            write_through(beside / name, data)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_into(folder: Path, content: Mapping[str, bytes], replaced: Collection[str]) -> None:
+    beside = {name: folder / f".{name}.{os.getpid()}" for name in content}
+    try:
+        for name, data in content.items():
+            write_through(beside[name], data)
+        for name in (list(content)[-1], *(set(replaced) - content.keys())):
+            (folder / name).unlink(missing_ok=True)
+        for name in content:
+            beside[name].replace(folder / name)
+    finally:
+        for part in beside.values():
+            part.unlink(missing_ok=True)
