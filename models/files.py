@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from jaxflow.errors import InputError
 
-__all__ = ["write_files", "write_through"]
-
-
-def write_through(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk, so that a rename never comes before it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+__all__ = ["write_files", "write_folder"]
 
 
 def write_files(
@@ -36,35 +29,55 @@ def write_files(
     InputError
         If the folder cannot be written.
     """
-    try:
+    with _told(folder):
         if folder.exists():
             _write_into(folder, content, replaced)
         else:
-            _write_new(folder, content)
+            write_folder(folder, content)
+
+
+def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Write a folder of files, replacing the one that is there: beside it, and renamed.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written; the one that was there is there still.
+    """
+    whole = folder.absolute()
+    beside = whole.with_name(f".{whole.name}.{os.getpid()}")
+    aside = whole.with_name(f"{beside.name}.old")
+    try:
+        with _told(folder):
+            shutil.rmtree(beside, ignore_errors=True)  # of a killed process of the same number
+            beside.mkdir(parents=True)
+            for name, data in content.items():
+                _write_through(beside / name, data)
+            if whole.exists():
+                whole.rename(aside)
+            beside.rename(whole)
+    finally:
+        if aside.exists() and not whole.exists():
+            aside.rename(whole)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"the model cannot be written to {folder}: {error.strerror or error}"
         ) from error
 
 
-def _write_new(folder: Path, content: Mapping[str, bytes]) -> None:
-    folder = folder.absolute()
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)  # of a killed process of the same number
-        beside.mkdir(parents=True)
-        for name, data in content.items():
-            write_through(beside / name, data)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
 def _write_into(folder: Path, content: Mapping[str, bytes], replaced: Collection[str]) -> None:
     beside = {name: folder / f".{name}.{os.getpid()}" for name in content}
     try:
         for name, data in content.items():
-            write_through(beside[name], data)
+            _write_through(beside[name], data)
         for name in (list(content)[-1], *(set(replaced) - content.keys())):
             (folder / name).unlink(missing_ok=True)
         for name in content:
@@ -72,3 +85,11 @@ def _write_into(folder: Path, content: Mapping[str, bytes], replaced: Collection
     finally:
         for part in beside.values():
             part.unlink(missing_ok=True)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on the disk, so that a rename never comes before it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

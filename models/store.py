@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from jaxflow.errors import InputError
 from jaxflow.models.config import EncoderConfig, Head
 from jaxflow.models.encoder_files import checksums, packed, read_sealed, unpacked
 from jaxflow.models.exported import is_export, read_export
-from jaxflow.models.files import write_through
+from jaxflow.models.files import write_folder
 from jaxflow.models.hub import from_hub, is_hub_name
 from jaxflow.models.model import Model
 from jaxflow.models.pretrained import is_pretrained, read_pretrained
@@ -42,24 +41,7 @@ def save(folder: Path, model: Model) -> None:
     sealed = checksums({**content, "config": _canonical(sizes)})
     card = {"format": FORMAT, "config": sizes, "sha256": sealed}
     content[CARD] = (json.dumps(card, indent=2) + "\n").encode()
-    folder = Path(folder).absolute()
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)  # of a killed process of the same number
-        beside.mkdir(parents=True)
-        for name, data in content.items():
-            write_through(beside / name, data)
-        if folder.exists():
-            folder.rename(aside)
-        beside.rename(folder)
-    except OSError as error:
-        raise InputError(f"the model cannot be written to {folder}: {error}") from error
-    finally:
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(beside, ignore_errors=True)
+    write_folder(Path(folder), content)
 
 
 def load(path_or_name: str | os.PathLike[str], *, head: Head | None = None) -> Model:
