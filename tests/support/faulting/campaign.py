@@ -46,8 +46,8 @@ WORK_NAMES = tuple(dict.fromkeys(TURNS))
 SHARED = ("prepare",)
 """Works that two may do at once: what one of them has made the other takes."""
 
-STRIKING = ("kill",)
-"""Kinds of which as many trials as are asked for must strike: what had ended was not killed."""
+STRIKING = ("kill", "stop")
+"""Kinds of which as many trials as are asked for must strike: what has ended cannot be killed."""
 
 MOST = 3
 """A kind that must strike is given up after so many times the trials that are asked for."""
