@@ -21,8 +21,8 @@ python -m tests.scale --sentences {sentences} --shards {shards} --out scale.json
 python -m tests.scale --out scale.json --page docs/scale.md
 ```
 
-Measured on {cores} cores ({machine}) with JAX {jax}, NumPy {numpy} and PyArrow {pyarrow}, while
-other programs ran: processor time tells more than the clock.
+Measured on {cores} cores ({machine}) with JAX {jax}, NumPy {numpy} and PyArrow {pyarrow}. Where
+the clock and processor time are far apart, other programs were running.
 """
 
 MEMORY = """\
@@ -45,7 +45,8 @@ GROWTH = """\
 
 Shards hold as many sentences in each corpus. Seconds are of processor time: until the first
 shard was there (imports and compiling among it), for all shards at the pace of those behind the
-first, and for the last step.
+first, and for the last step. An installation's first evaluation, as the first row may be, also
+compiles the flow kernel, which is kept: some 40 s and 200 MB.
 
 | sentences | shards | start | shards | last step | a second | memory, shards | last step |
 |---:|---:|---:|---:|---:|---:|---:|---:|
