@@ -48,7 +48,7 @@ class ReproduceDecoders:
 
         from jaxflow.eval.decoders_report import print_decoders
         from jaxflow.eval.decoders_study import pick_splits, study_decoder, write_decoders
-        from jaxflow.eval.evaluate import check_out, versions
+        from jaxflow.eval.evaluate import versions
         from jaxflow.eval.protocol import ProtocolConfig
         from jaxflow.models import load
         from jaxflow.train.accuracy import accuracies
@@ -66,7 +66,6 @@ class ReproduceDecoders:
             out = self.out or Path("runs") / f"decoders-{config.corpus}-seed{config.seed}"
         else:
             out = self.out or self.run_folder / "decoders"
-        check_out(out)
         with hold(out):
             if self.run_folder is None:
                 if self.split is not None:  # refused before anything is trained

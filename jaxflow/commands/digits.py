@@ -45,7 +45,7 @@ class ReproduceDigits:
         from jaxflow.eval.digits import score_digits
         from jaxflow.eval.digits_report import print_digits, write_digits, write_example
         from jaxflow.eval.digits_tables import build_digits_tables
-        from jaxflow.eval.evaluate import check_out, versions
+        from jaxflow.eval.evaluate import versions
         from jaxflow.train.digits import DigitsConfig, digits_run
         from jaxflow.train.digits_data import load_digits
         from jaxflow.train.lock import hold
@@ -64,7 +64,6 @@ class ReproduceDigits:
                 f"samples must be from 1 to the {len(test.labels)} test images, got {samples}"
             )
         out = self.out or Path("runs") / f"digits-seed{self.seed}"
-        check_out(out)
         with hold(out):
             with progress.training() as report:
                 result = digits_run(config, out / "run", report)

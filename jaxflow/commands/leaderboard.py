@@ -56,7 +56,6 @@ class Leaderboard:
 
     def run(self) -> None:
         """Judge, print and write."""
-        from jaxflow.eval.evaluate import check_out
         from jaxflow.eval.leaderboard.board import MEASURES
         from jaxflow.train.lock import hold
 
@@ -64,7 +63,6 @@ class Leaderboard:
         if self.sort not in MEASURES:
             raise InputError(f"sort must be one of {', '.join(MEASURES)}, got {self.sort!r}")
         out = self.out or Path("runs") / "leaderboard"
-        check_out(out)
         with hold(out):
             self._judge(out)
 

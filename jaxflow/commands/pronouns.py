@@ -38,7 +38,6 @@ class ReproducePronouns:
         from rich.console import Console
 
         from jaxflow.commands.compiled import kept_programs
-        from jaxflow.eval.evaluate import check_out
         from jaxflow.eval.pronoun_report import print_pronouns
         from jaxflow.eval.pronoun_schemas import SHIPPED, parse_schema, read_schemas
         from jaxflow.eval.pronoun_study import study, write_study
@@ -48,7 +47,6 @@ class ReproducePronouns:
         own = [parse_schema(text) for text in self.sentence]
         schemas = read_schemas(self.schemas or SHIPPED)  # refused before a model is fetched
         out = self.out or Path("runs") / f"pronouns-{_plain_name(self.model)}"
-        check_out(out)
         with hold(out):
             with kept_programs():
                 model = load(self.model, head="masked-lm")

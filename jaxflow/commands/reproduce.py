@@ -30,7 +30,7 @@ class Reproduce:
 
     def run(self) -> None:
         """Train, evaluate and print."""
-        from jaxflow.eval.evaluate import check_out, evaluate
+        from jaxflow.eval.evaluate import evaluate
         from jaxflow.train.lock import hold
         from jaxflow.train.loop import train
 
@@ -38,7 +38,6 @@ class Reproduce:
         config = self.training.config()
         protocol = self.judging.config(config.seed)
         out = self.out or Path("runs") / f"{config.corpus}-seed{config.seed}"
-        check_out(out)
         with hold(out):
             with progress.training() as report:
                 result = train(config, out / "run", report)

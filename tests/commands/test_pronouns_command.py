@@ -134,7 +134,7 @@ def test_without_options_it_takes_the_sentences_that_come_along(
     [
         (["--sentence", "Ann met [MASK]."], "a sentence must be given as"),
         (["--schemas", "none.tsv"], r"none\.tsv cannot be read"),
-        (["--out", "file/inside"], "file is no folder"),
+        (["--out", "file/inside"], "file/inside cannot be written: Not a directory"),
         (["--model", "nowhere/at/all"], "nowhere"),
     ],
 )
