@@ -45,7 +45,7 @@ def packed(model: Model, precision: Precision = "float32") -> tuple[bytes, bytes
         raise InputError("only an agreement encoder is written so: use save_pretrained for others")
     flat = flax.traverse_util.flatten_dict(model.params["params"], sep=".")
     tensors = {name: np.asarray(leaf).astype(precision) for name, leaf in flat.items()}
-    return save(tensors), "".join(f"{word}\n" for word in model.tokenizer.words).encode()
+    return save(tensors), model.tokenizer.to_bytes()
 
 
 def checksums(content: Mapping[str, bytes]) -> dict[str, str]:

@@ -192,8 +192,12 @@ class WordTokenizer:
         return Pieces(tuple(ids), tuple(self.decode(ids)), words, tuple(spans))
 
     def save(self, path: Path) -> None:
-        """Write one word a line."""
-        path.write_text("".join(f"{word}\n" for word in self.words), encoding="utf-8")
+        """Write `to_bytes`."""
+        path.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the words, one a line, in UTF-8: what `parse` reads."""
+        return "".join(f"{word}\n" for word in self.words).encode()
 
     @classmethod
     def load(cls, path: Path) -> WordTokenizer:
