@@ -296,16 +296,23 @@ def test_reproduce_does_all_in_one(capfd, tmp_path, data):
     assert models.load(out / "run")(tokens).attention.shape == (1, 1, 2, 3, 3)
 
 
-def test_reproduce_says_where_results_are(capfd, monkeypatch, data):
-    # Without --out they go below the working folder.
+def test_reproduce_puts_its_results_below_the_working_folder(tmp_path, monkeypatch, data):
+    # Without --out; what stops before there is anything leaves no folders behind.
     asked = []
-    monkeypatch.setattr("jaxflow.eval.evaluate.check_out", lambda out: asked.append(out))
-    monkeypatch.setattr("jaxflow.train.loop.train", lambda *_: 1 / 0)
+
+    def stop(config, out, report):
+        asked.append(out)
+        assert out.parent.is_dir()
+        raise ZeroDivisionError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jaxflow.train.loop.train", stop)
     with pytest.raises(ZeroDivisionError):
         main(["reproduce", "--seed", "3"])
     with pytest.raises(ZeroDivisionError):
         main(["reproduce", "--data", str(data)])
-    assert asked == [Path("runs/synthetic-seed3"), Path("runs/simple-seed0")]
+    assert asked == [Path("runs/synthetic-seed3/run"), Path("runs/simple-seed0/run")]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.skipif(

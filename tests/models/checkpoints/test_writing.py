@@ -92,37 +92,50 @@ def test_a_model_of_words_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
-def test_writing_that_was_cut_off_shows_no_model(
+def test_a_new_folder_appears_at_once(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it was cut off, and whether or not a model was there before."""
+    """Cut off before the one rename that shows it, there is nothing: no folder, no remains."""
+
+    def stop(path: Path, target: Path) -> Path:
+        assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_pretrained(tmp_path / "model", model)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    save_pretrained(tmp_path / "model", model)
+    assert_same_parameters(load(tmp_path / "model"), model)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.parametrize("before", [False, True])
+def test_writing_that_was_cut_off_shows_no_model(
+    left: int, before: bool, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that is there: whether or not it holds a model, after either of its files."""
     whole = Path.replace
-    for left in range(3):
-        folder = tmp_path / f"model{left % 2}"
-        moved: list[Path] = []
+    moved: list[Path] = []
 
-        def stop(path: Path, target: Path, left: int = left, moved: list[Path] = moved) -> Path:
-            if len(moved) == left:
-                raise KeyboardInterrupt
-            moved.append(target)
-            return whole(path, target)
+    def stop(path: Path, target: Path) -> Path:
+        if len(moved) == left:
+            raise KeyboardInterrupt
+        moved.append(target)
+        return whole(path, target)
 
-        if left != 2:
-            monkeypatch.setattr(Path, "replace", stop)
-            with pytest.raises(KeyboardInterrupt):
-                save_pretrained(folder, model)
-            assert not (folder / "config.json").exists()
-            assert not [path for path in folder.iterdir() if path.name.startswith(".")]
-            monkeypatch.undo()
-        save_pretrained(folder, model)
-        assert_same_parameters(load(folder), model)
-        monkeypatch.setattr(Path, "replace", stop)
-        if left != 2:
-            moved.clear()
-            with pytest.raises(KeyboardInterrupt):
-                save_pretrained(folder, model)
-            assert not (folder / "config.json").exists()
-        monkeypatch.undo()
+    if before:
+        save_pretrained(tmp_path, model)
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_pretrained(tmp_path, model)
+    assert not (tmp_path / "config.json").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    monkeypatch.undo()
+    save_pretrained(tmp_path, model)
+    assert_same_parameters(load(tmp_path), model)
 
 
 def test_a_folder_that_cannot_be_written(model: Model, tmp_path: Path) -> None:
