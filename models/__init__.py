@@ -5,10 +5,11 @@ from jaxflow.models.bert import Bert, BertConfig
 from jaxflow.models.config import EncoderConfig
 from jaxflow.models.encoder import AgreementEncoder
 from jaxflow.models.gpt2 import Gpt2, Gpt2Config
+from jaxflow.models.heads import with_head
 from jaxflow.models.model import Model
 from jaxflow.models.output import EncoderOutput, Values
 from jaxflow.models.precision import in_bfloat16
-from jaxflow.models.pretrained import save_pretrained, with_head
+from jaxflow.models.publishing import save_pretrained
 from jaxflow.models.relevance import attention_relevance
 from jaxflow.models.store import load, save
 from jaxflow.models.subword import SubwordTokenizer, read_tokenizer

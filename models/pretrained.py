@@ -1,4 +1,4 @@
-"""Published models: a folder as the Hugging Face hub has it, read and written."""
+"""Published models: a folder as the Hugging Face hub has it, read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ import jax
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.models.architectures import init
 from jaxflow.models.bert import BertConfig
 from jaxflow.models.config import Head
-from jaxflow.models.files import write_files
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.model import Model
 from jaxflow.models.names import (
@@ -26,27 +24,14 @@ from jaxflow.models.names import (
     not_needed,
     rules,
     to_ours,
-    to_published,
 )
-from jaxflow.models.published import kind_of, read_published
-from jaxflow.models.publishing import write_published
-from jaxflow.models.subword import ROLES, SubwordTokenizer, read_tokenizer
-from jaxflow.models.tokenizer import WordTokenizer
+from jaxflow.models.published import read_published
+from jaxflow.models.subword import SubwordTokenizer, read_tokenizer
 from jaxflow.models.vit import ViTConfig
 from jaxflow.models.weights import Weights, open_weights
 
-__all__ = ["is_pretrained", "read_pretrained", "save_pretrained", "with_head"]
+__all__ = ["is_pretrained", "read_pretrained"]
 
-_MODEL_FILES = (
-    "preprocessor_config.json",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
 _SHOWN = 12  # names that an error lists of each kind
 
 
@@ -203,124 +188,3 @@ def _check_vocabulary(folder: Path, config: Any, tokenizer: SubwordTokenizer | N
             f"the tokenizer of {folder} must number its entries from 0 to {config.vocabulary - 1}, "
             f"the model's vocabulary, got {tokenizer.largest_id}"
         )
-
-
-def with_head(
-    model: Model, head: Head, labels: Sequence[str] = (), seed: int = 0, **changes: Any
-) -> Model:
-    """Put a fresh head on a model, for fine-tuning.
-
-    Parameters
-    ----------
-    model
-        Whose encoder is kept; what of its head fits the new one is kept too.
-    head
-        The head wanted.
-    labels
-        The classes' names, for ``classification``.
-    seed
-        Of the fresh parameters.
-    **changes
-        Other fields of the configuration, such as dropout rates.
-
-    Returns
-    -------
-    Model
-        A new one; the model given is left as it is.
-
-    Raises
-    ------
-    InputError
-        If the model is an `AgreementEncoder`, the architecture has no such head, or a field is
-        unknown or impossible.
-    """
-    if not isinstance(model.config, BertConfig | Gpt2Config | ViTConfig):
-        raise InputError("an agreement encoder has one head alone: train another one")
-    if isinstance(model.config, BertConfig) and head != "none":
-        changes["pooler"] = False  # a head has its own, or none
-    try:
-        config = dataclasses.replace(model.config, head=head, labels=tuple(labels), **changes)
-    except TypeError as error:
-        raise InputError(f"the model's configuration does not fit: {error}") from error
-    fresh = flax.traverse_util.flatten_dict(init(config, seed)["params"], sep=".")
-    kept = flax.traverse_util.flatten_dict(model.params["params"], sep=".")
-    flat = {
-        name: kept[name] if name in kept and kept[name].shape == leaf.shape else leaf
-        for name, leaf in fresh.items()
-    }
-    tree = {"params": flax.traverse_util.unflatten_dict(flat, sep=".")}
-    return Model(config, tree, model.tokenizer)
-
-
-def save_pretrained(folder: Path, model: Model) -> None:
-    """Write a model as the ``transformers`` library reads it.
-
-    ``config.json``, ``model.safetensors``, and the tokenizer's or the image processor's files.
-
-    Raises
-    ------
-    InputError
-        If the model is an `AgreementEncoder`, whose like that library has not, or the folder cannot
-        be written.
-    """
-    from safetensors.numpy import save
-
-    config = model.config
-    if not isinstance(config, BertConfig | Gpt2Config | ViTConfig):
-        raise InputError(
-            "only BERT, DistilBERT, RoBERTa, GPT-2 and ViT can be written for transformers, got an "
-            "agreement encoder: use jaxflow export"
-        )
-    if isinstance(model.tokenizer, WordTokenizer):
-        raise InputError("a tokenizer of whole words cannot be written for transformers")
-    flat = flax.traverse_util.flatten_dict(model.params["params"], sep=".")
-    prefix = "" if config.head == "none" else PREFIXES[kind_of(config)]
-    tensors = {}
-    for rule in rules(config):
-        parts = to_published(rule, np.asarray(flat[rule.ours]))
-        for name, part in zip(rule.published, parts, strict=True):
-            tensors[f"{prefix if rule.backbone else ''}{name}"] = part
-    for copy, name in COPIES.items():
-        if name in tensors and f"{copy.removesuffix('bias')}weight" in tensors:  # a decoder apart
-            tensors[copy] = tensors[name]
-    content = {"model.safetensors": save(tensors, metadata={"format": "pt"})}
-    if isinstance(config, ViTConfig):
-        content["preprocessor_config.json"] = _bytes(_image_settings(config))
-    if isinstance(model.tokenizer, SubwordTokenizer):
-        content["tokenizer.json"] = model.tokenizer.backend.to_str(pretty=True).encode()
-        content["tokenizer_config.json"] = _bytes(_token_settings(model.tokenizer, config))
-    # Last of all: until then the folder holds no model.
-    content["config.json"] = _bytes(write_published(config))
-    # What a reader would take for the new model's.
-    write_files(Path(folder), content, replaced=_MODEL_FILES)
-
-
-def _image_settings(config: ViTConfig) -> dict[str, Any]:
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "size": {"height": config.image[0], "width": config.image[1]},
-        "resample": 2,
-        "rescale_factor": 1 / 255,
-        "image_mean": list(config.mean),
-        "image_std": list(config.std),
-    }
-
-
-def _token_settings(tokenizer: SubwordTokenizer, config: Any) -> dict[str, Any]:
-    named = {
-        f"{role}_token": tokenizer.decode([tokenizer.special[role]])[0]
-        for role in ROLES
-        if role in tokenizer.special
-    }
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.positions,
-        **named,
-    }
-
-
-def _bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()

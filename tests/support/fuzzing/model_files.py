@@ -25,9 +25,9 @@ from jaxflow.models import (
     init,
     read_tokenizer,
     save,
+    save_pretrained,
 )
 from jaxflow.models.exported import write_export
-from jaxflow.models.pretrained import save_pretrained
 
 __all__ = [
     "BYTE_PAIRS", "PIECES", "exported", "files", "published", "read_files", "run_files", "sealed",
