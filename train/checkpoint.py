@@ -255,16 +255,23 @@ def _without_late_futures() -> Iterator[None]:
     """Keep quiet about what TensorStore still has to say to Orbax after a write has failed.
 
     Orbax closes its event loop at the first failure; each write that ends later is then reported as
-    a traceback of its own, dozens of them around the one sentence that says what is wrong. Some end
-    while the process does: after a failure the hook stays, and lets all else pass.
+    a traceback of its own, dozens of them around the one sentence that says what is wrong. They
+    come as exceptions that nobody can raise and, printed by compiled code, as ones that nobody
+    caught. Some end while the process does: after a failure both hooks stay, and let all else pass.
     """
-    before = sys.unraisablehook
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
 
-    def hook(unraisable: Any) -> None:
-        late = isinstance(unraisable.exc_value, RuntimeError)
-        if not (late and str(unraisable.exc_value) == "Event loop is closed"):
-            before(unraisable)
+    def late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
-    sys.unraisablehook = hook
+    def told_unraisable(found: Any) -> None:
+        if not late(found.exc_value):
+            unraisable(found)
+
+    def told_uncaught(kind: Any, error: BaseException, trace: Any) -> None:
+        if not late(error):
+            uncaught(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = told_unraisable, told_uncaught
     yield
-    sys.unraisablehook = before
+    sys.unraisablehook, sys.excepthook = unraisable, uncaught

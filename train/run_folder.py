@@ -152,9 +152,6 @@ class RunFolder:
             open_checkpoints(self._run / "checkpoints", say)
         )
 
-    def _close(self) -> None:
-        self._files.close()
-
 
 @contextmanager
 def open_run(
@@ -182,11 +179,9 @@ def open_run(
     """
     _need_one_run(config)
     folder = RunFolder(run, layout)
-    try:
+    with folder._files:  # what is open there learns of an error
         by_first(lambda: folder._open(config, say))
         yield folder
-    finally:
-        folder._close()
 
 
 def _need_one_run(config: RunConfig) -> None:

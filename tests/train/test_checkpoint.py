@@ -15,12 +15,16 @@ from jaxflow.errors import InputError
 from jaxflow.train.checkpoint import Checkpoints, open_checkpoints
 from jaxflow.train.step import TrainState
 
-# Each object ends as a write of TensorStore's does that finds Orbax's event loop closed.
+# Each object ends as a write of TensorStore's does that finds Orbax's event loop closed: with an
+# exception that nobody can raise, or, printed by compiled code, one that nobody caught.
 PROGRAM = """
 import sys
 from pathlib import Path
 from jaxflow.errors import InputError
 from jaxflow.train.checkpoint import open_checkpoints
+from jaxflow.train.config import TrainConfig
+from jaxflow.train.mesh import layout_of
+from jaxflow.train.run_folder import open_run
 
 class Late:
     def __init__(self, message):
@@ -28,19 +32,28 @@ class Late:
     def __del__(self):
         raise RuntimeError(self.message)
 
-folder = Path(sys.argv[1])
-before = sys.unraisablehook
-with open_checkpoints(folder):
-    Late("Event loop is closed")
-assert sys.unraisablehook is before
+def late(message):
+    Late(message)
+    error = RuntimeError(message)
+    sys.excepthook(RuntimeError, error, None)
+
+def opened(folder):
+    if sys.argv[2] == "checkpoints":
+        return open_checkpoints(folder)
+    return open_run(folder, TrainConfig(), layout_of(), print)
+
+before = sys.unraisablehook, sys.excepthook
+with opened(Path(sys.argv[1])):
+    late("Event loop is closed")
+assert (sys.unraisablehook, sys.excepthook) == before
 try:
-    with open_checkpoints(folder):
+    with opened(Path(sys.argv[1])):
         raise InputError("the disk is full")
 except InputError as error:
     print(error, file=sys.stderr)
-Late("Event loop is closed")
-if sys.argv[2:]:
-    Late("another")
+late("Event loop is closed")
+if sys.argv[3:]:
+    late(sys.argv[3])
 """
 
 
@@ -54,14 +67,16 @@ def run(*arguments):
     return done.stderr
 
 
-def test_writes_that_end_after_a_failure_say_nothing(tmp_path):
-    assert run(tmp_path / "checkpoints") == "the disk is full\n"
+@pytest.mark.parametrize("opened", ["checkpoints", "run"])
+def test_writes_that_end_after_a_failure_say_nothing(tmp_path, opened):
+    assert run(tmp_path / opened, opened) == "the disk is full\n"
 
 
 def test_what_else_goes_wrong_is_told(tmp_path):
-    said = run(tmp_path / "checkpoints", "another")
+    said = run(tmp_path / "checkpoints", "checkpoints", "another")
     assert said.startswith("the disk is full\n")
     assert said.endswith("RuntimeError: another\n")
+    assert said.count("RuntimeError: another\n") == 2
 
 
 def test_a_run_that_could_not_delete_its_oldest_checkpoint_does_so_when_it_goes_on(

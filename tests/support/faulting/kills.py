@@ -46,7 +46,7 @@ def _killed(
 def stop(stage: Stage, work: Work, whole: Undisturbed, number: int) -> Outcome:
     """Tell a work to stop by SIGTERM or SIGINT at a random time."""
     rng = Random(f"stop {work.name} {number}")
-    sent = (signal.SIGTERM, signal.SIGINT)[number % 2]
+    sent = rng.choice((signal.SIGTERM, signal.SIGINT))
     with stage.folder() as folder:
         process = stage.server.start(folder, work.job(stage.inputs, folder))
         time.sleep(rng.uniform(0.05, 0.9) * whole.seconds)

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import traceback
@@ -116,6 +117,9 @@ class Server:
 
 
 def _serve() -> None:
+    # What a shell starts in the background ignores Ctrl-C, and its children with it: a job is to do
+    # what a command in the foreground does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _import_all()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is not an answer
