@@ -10,7 +10,20 @@ from pathlib import Path
 
 from jaxflow.errors import InputError
 
-__all__ = ["write_files", "write_folder"]
+__all__ = ["OPTIONAL_FILES", "write_files", "write_folder"]
+
+#: What a published model may have besides its configuration and its weights. Left there by an
+#: earlier model, a reader would take it for the new one's.
+OPTIONAL_FILES = (
+    "preprocessor_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def write_files(

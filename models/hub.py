@@ -6,23 +6,12 @@ import re
 from pathlib import Path
 
 from jaxflow.errors import InputError
+from jaxflow.models.files import OPTIONAL_FILES
 from jaxflow.models.shipped import shipped_names
 
 __all__ = ["from_hub", "is_hub_name"]
 
-_FILES = [
-    "config.json",
-    "preprocessor_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-]
+_FILES = ["config.json", "model.safetensors", "model-*.safetensors", *OPTIONAL_FILES]
 
 
 def is_hub_name(name: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
-from jaxflow.models.files import write_files
+from jaxflow.models.files import OPTIONAL_FILES, write_files
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.model import Model
 from jaxflow.models.names import COPIES, PREFIXES, PublishedConfig, rules, to_published
@@ -21,18 +21,6 @@ from jaxflow.models.tokenizer import WordTokenizer
 from jaxflow.models.vit import ViTConfig
 
 __all__ = ["save_pretrained", "write_published"]
-
-#: What a reader would take for the new model's, were it left there by an earlier one.
-_MODEL_FILES = (
-    "preprocessor_config.json",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 def save_pretrained(folder: Path, model: Model) -> None:
@@ -74,7 +62,7 @@ def save_pretrained(folder: Path, model: Model) -> None:
         content["tokenizer_config.json"] = _bytes(_token_settings(model.tokenizer, config))
     # Last of all: until then the folder holds no model.
     content["config.json"] = _bytes(write_published(config))
-    write_files(Path(folder), content, replaced=_MODEL_FILES)
+    write_files(Path(folder), content, replaced=OPTIONAL_FILES)
 
 
 def _image_settings(config: ViTConfig) -> dict[str, Any]:

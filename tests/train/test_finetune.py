@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_runs import assert_equal_trees, journal_of
 from small_sst2 import (
     POSITIONS,
     corpus,
@@ -81,17 +82,6 @@ def whole(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "whole"
     with surroundings():
         return run, finetune(tiny_bert(), corpus(), small_finetuning(), run)
-
-
-def journal_of(run):
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-
-def assert_equal_trees(left, right):
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
 def assert_ends_like(run, whole):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from many_processes import end, start, wait_for
 from small_corpus import write_small_corpus
+from small_runs import journal_of
 
 from jaxflow import models
 from jaxflow.commands import main
@@ -46,12 +47,6 @@ def two(tmp_path_factory, data):
     run = tmp_path_factory.mktemp("many") / "two"
     ended = whole(2, run, data)
     return run, ended
-
-
-def journal_of(run):
-    """The lines of ``metrics.jsonl`` without the clock."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def parameters(run):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_runs import assert_equal_trees
 
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.config import TrainConfig
@@ -42,10 +43,6 @@ def start(config=CONFIG, steps=10, encoder=ENCODER):
 def host(tree):
     """A copy that outlives donation."""
     return jax.tree.map(np.array, tree)
-
-
-def assert_equal_trees(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 class AdamW:
