@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.attention import Array, as_array, in_own_precision
+from jaxflow.counts import check_count
 from jaxflow.errors import InputError
 from jaxflow.gradients import Score, check_embeddings, gradient
 
@@ -57,12 +58,11 @@ def integrated_gradients(
     .. [1] Sundararajan, Taly and Yan, *Axiomatic Attribution for Deep Networks*, ICML 2017.
     """
     values = check_embeddings("embeddings", embeddings)
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise InputError(f"steps must be a positive whole number, got {steps!r}")
+    steps = check_count("steps", steps)
 
     def attribute(given: Array) -> jax.Array:
         start = _check_baseline(baseline, given)
-        return _integrate(score, start, jnp.asarray(given) - start, int(steps))
+        return _integrate(score, start, jnp.asarray(given) - start, steps)
 
     return in_own_precision(attribute, values)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.attention import Array, as_array, in_own_precision
+from jaxflow.counts import check_count
 from jaxflow.errors import InputError
 from jaxflow.gradients import Score, check_embeddings, gradient
 
@@ -69,8 +70,7 @@ def smooth_grad(
     .. [1] Smilkov et al., *SmoothGrad: removing noise by adding noise*, 2017.
     """
     values = check_embeddings("embeddings", embeddings)
-    if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 1:
-        raise InputError(f"samples must be a positive whole number, got {samples!r}")
+    samples = check_count("samples", samples)
     number = isinstance(noise, int | float | np.number) and not isinstance(noise, bool)
     if not number or not 0 <= noise < np.inf:
         raise InputError(f"noise must be a number of at least 0, got {noise!r}")
@@ -94,8 +94,8 @@ def smooth_grad(
             drawn = jax.random.normal(key, centre.shape, centre.dtype)
             return total + gradient(score, centre + deviation * drawn), None
 
-        keys = jax.random.split(key, int(samples))
+        keys = jax.random.split(key, samples)
         total, _ = jax.lax.scan(add, jnp.zeros_like(centre), keys)
-        return jnp.where(real, jnp.sqrt(((total / int(samples)) ** 2).sum(-1)), 0)
+        return jnp.where(real, jnp.sqrt(((total / samples) ** 2).sum(-1)), 0)
 
     return in_own_precision(attribute, values)

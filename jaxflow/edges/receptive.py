@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.attention import as_array, check_residual
+from jaxflow.counts import check_count
 from jaxflow.edges.aggregate import AGGREGATORS, Aggregator, combine
 from jaxflow.errors import InputError
 
@@ -55,14 +56,12 @@ def receptive_field(
     InputError
         If an argument is not usable.
     """
-    for name, number in (("n", n), ("layers", layers)):
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
+    n, layers = check_count("n", n), check_count("layers", layers)
     if how not in AGGREGATORS:
         raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
     residual = check_residual(residual)
     rows = np.tri(n) / np.arange(1, n + 1)[:, None]
-    uniform = np.broadcast_to(rows, (int(layers), n, n))
+    uniform = np.broadcast_to(rows, (layers, n, n))
     if how == "flow":
         from jaxflow.flow import flow
 

@@ -95,8 +95,8 @@ def test_it_runs_under_jit():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((0, 1), "n must be a whole number of at least 1"),
-        ((2, 1.5), "layers must be a whole number of at least 1"),
+        ((0, 1), "n must be a positive whole number"),
+        ((2, 1.5), "layers must be a positive whole number"),
         ((2, 1, "sum"), "aggregator must be one of none, rollout"),
         ((2, 1, "rollout", 2), "residual must be a number from 0 to 1"),
     ],
