@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 from jaxflow.eval.decoders import AFTER, MEASURES, NORMALISED, PLACE, VARIANTS
 from jaxflow.eval.decoders_tables import BIASES, GAINS, DecoderTables
 from jaxflow.eval.leaderboard.contest import PERMUTATIONS
-from jaxflow.eval.plain import dump
-from jaxflow.eval.statistics import Cell
-from jaxflow.eval.text import UNDEFINED, accuracy_lines, interval, layer_names, probability, short
+from jaxflow.eval.report.plain import dump
+from jaxflow.eval.report.text import (
+    UNDEFINED,
+    accuracy_lines,
+    interval,
+    layer_names,
+    probability,
+    short,
+)
+from jaxflow.eval.stats.statistics import Cell
 
 if TYPE_CHECKING:
     from rich.console import Console

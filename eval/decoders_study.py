@@ -11,11 +11,11 @@ from jaxflow.errors import InputError
 from jaxflow.eval.decoders import score_decoder
 from jaxflow.eval.decoders_report import to_decoders_markdown
 from jaxflow.eval.decoders_tables import DecoderTables, build_decoder_tables
-from jaxflow.eval.figures.decoders import draw_correlations, draw_first_token
-from jaxflow.eval.figures.style import save
-from jaxflow.eval.files import write_together
-from jaxflow.eval.plain import dump
-from jaxflow.eval.protocol import ProtocolConfig
+from jaxflow.eval.paper.protocol import ProtocolConfig
+from jaxflow.eval.plots.decoders import draw_correlations, draw_first_token
+from jaxflow.eval.plots.style import save
+from jaxflow.eval.report.plain import dump
+from jaxflow.files import write_together
 from jaxflow.models import Model
 from jaxflow.train.batches import EncodedSplit
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from jaxflow.eval.decoders import AFTER, NORMALISED, DecoderScores
 from jaxflow.eval.leaderboard.contest import PERMUTATIONS, permutation_tests
-from jaxflow.eval.lengths import length_bands
-from jaxflow.eval.statistics import RESAMPLES, Cell, compare, holm, summarise
+from jaxflow.eval.paper.lengths import length_bands
+from jaxflow.eval.stats.statistics import RESAMPLES, Cell, compare, holm, summarise
 
 __all__ = [
     "BIASES",

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.patches import occlusion_maps, patch_gradients
-from jaxflow.eval.pixels import vision_config
-from jaxflow.eval.vision import VisionOptions, patch_scores
+from jaxflow.eval.explain.patches import occlusion_maps, patch_gradients
+from jaxflow.eval.explain.pixels import vision_config
+from jaxflow.eval.explain.vision import VisionOptions, patch_scores
 from jaxflow.models import Model
 from jaxflow.train.digits_data import Images, normalised
 

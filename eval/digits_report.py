@@ -10,13 +10,12 @@ import numpy as np
 
 from jaxflow.eval.digits import TARGETS, ImageScores
 from jaxflow.eval.digits_tables import Contrast, DigitsTables
-from jaxflow.eval.figures.digits import draw_digits
-from jaxflow.eval.figures.style import save
-from jaxflow.eval.files import write_together
-from jaxflow.eval.plain import dump, plain
-from jaxflow.eval.render.overlay import save_overlay
-from jaxflow.eval.statistics import Cell
-from jaxflow.eval.text import (
+from jaxflow.eval.explain.overlay import save_overlay
+from jaxflow.eval.explain.vision import explain_image
+from jaxflow.eval.plots.digits import draw_digits
+from jaxflow.eval.plots.style import save
+from jaxflow.eval.report.plain import dump, plain
+from jaxflow.eval.report.text import (
     UNDEFINED,
     counts,
     interval,
@@ -25,7 +24,8 @@ from jaxflow.eval.text import (
     probability,
     short,
 )
-from jaxflow.eval.vision import explain_image
+from jaxflow.eval.stats.statistics import Cell
+from jaxflow.files import write_together
 from jaxflow.models import Model
 from jaxflow.train.digits_data import Images
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.eval.statistics import compare, summarise
+from jaxflow.eval.report.text import layer_names
+from jaxflow.eval.stats.statistics import compare, summarise
 from jaxflow.eval.subject_mass import METHODS, SubjectMass
-from jaxflow.eval.text import layer_names
 
 __all__ = ["mass_record", "mass_table"]
 

@@ -11,18 +11,18 @@ from pathlib import Path as _Path
 if __name__ == "jaxflow" and (_Path(__file__).parents[1] / "pyproject.toml").is_file():
     __path__.append(str(_Path(__file__).parents[1]))
 
+from jaxflow._flow import flow, flow_cut, head_flow, saturation
+from jaxflow._rollout import head_rollout, raw_attention, rollout
 from jaxflow.correlation import spearman
 from jaxflow.discard import discard
 from jaxflow.errors import InputError
-from jaxflow.flow import flow, flow_cut, head_flow, saturation
 from jaxflow.gradients import gradient_norm, gradient_x_input, input_gradient
 from jaxflow.graph import attention_graph
 from jaxflow.half import widen
+from jaxflow.html.notebook import show
 from jaxflow.integrated import completeness_gap, integrated_gradients
 from jaxflow.occlusion import blank_out
-from jaxflow.page.notebook import show
 from jaxflow.removal import remove, remove_out
-from jaxflow.rollout import head_rollout, raw_attention, rollout
 from jaxflow.smooth_grad import smooth_grad
 
 __all__ = [

@@ -15,11 +15,21 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "jaxflow",
     "jaxflow.edges",
-    "jaxflow.flow",
-    "jaxflow.page",
+    "jaxflow._flow",
+    "jaxflow.html",
     "jaxflow.models",
     "jaxflow.train",
     "jaxflow.eval",
+    "jaxflow.eval.explain",
+    "jaxflow.eval.io",
+    "jaxflow.eval.leaderboard",
+    "jaxflow.eval.paper",
+    "jaxflow.eval.plots",
+    "jaxflow.eval.pronouns",
+    "jaxflow.eval.report",
+    "jaxflow.eval.score",
+    "jaxflow.eval.sharded",
+    "jaxflow.eval.stats",
 )
 
 
@@ -39,7 +49,7 @@ def test_docstring_examples(name):
 
 def test_there_are_docstring_examples():
     finder = doctest.DocTestFinder()
-    examples = [test for test in finder.find(importlib.import_module("jaxflow.rollout"))]
+    examples = [test for test in finder.find(importlib.import_module("jaxflow._rollout"))]
     assert any(test.examples for test in examples)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from jaxflow.eval.benchmarks.lookup import Entry
 from jaxflow.eval.benchmarks.page import to_page
 from jaxflow.eval.benchmarks.plots import draw_plots
-from jaxflow.eval.figures.style import save
-from jaxflow.eval.files import write_together
-from jaxflow.eval.plain import dump
+from jaxflow.eval.plots.style import save
+from jaxflow.eval.report.plain import dump
+from jaxflow.files import write_together
 
 __all__ = ["NAME", "write_document"]
 

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxflow._flow.workers import flow_tables
 from jaxflow.attention import edge_weights
 from jaxflow.eval.benchmarks.record import Comparison
 from jaxflow.eval.benchmarks.timing import Budget, Contender, over_parts, take_turns
-from jaxflow.flow.workers import flow_tables
 
 __all__ = ["WITH", "WITHOUT", "compare_absorption"]
 

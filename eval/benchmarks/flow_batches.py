@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
+from jaxflow._flow.table import graph_edges
+from jaxflow._flow.workers import flow_tables
 from jaxflow.eval.benchmarks.attentions import KINDS, synthetic_attention
 from jaxflow.eval.benchmarks.flow_table import CALL, KERNEL
 from jaxflow.eval.benchmarks.record import Comparison
 from jaxflow.eval.benchmarks.timing import Budget, Contender, take_turns
-from jaxflow.flow.table import graph_edges
-from jaxflow.flow.workers import flow_tables
 
 __all__ = [
     "AROUND",

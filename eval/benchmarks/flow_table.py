@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
+from jaxflow._flow.workers import flow_tables
 from jaxflow.attention import edge_weights
 from jaxflow.eval.benchmarks import flow_peers
 from jaxflow.eval.benchmarks.figures import ratio_text, seconds_text
 from jaxflow.eval.benchmarks.floor import floor_seconds
 from jaxflow.eval.benchmarks.record import Comparison
 from jaxflow.eval.benchmarks.timing import Budget, Contender, Timing, over_parts, take_turns
-from jaxflow.flow.workers import flow_tables
 
 __all__ = [
     "BATCH",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxflow.eval.benchmarks.lookup import Entry, find
 from jaxflow.eval.benchmarks.record import is_own
-from jaxflow.eval.figures.style import (
+from jaxflow.eval.plots.style import (
     CYCLE,
     GREY,
     HATCHES,

@@ -12,8 +12,8 @@ from jaxflow.errors import InputError
 from jaxflow.eval.benchmarks.figures import bytes_text, error_text, ratio_text, seconds_text
 from jaxflow.eval.benchmarks.machine import describe_machine, peer_versions
 from jaxflow.eval.benchmarks.timing import METHOD, Timing, ratio
-from jaxflow.eval.evaluate import versions
-from jaxflow.eval.plain import dump, plain
+from jaxflow.eval.paper.evaluate import versions
+from jaxflow.eval.report.plain import dump, plain
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,7 +15,7 @@ from jaxflow.eval.leaderboard.cases import Cases
 from jaxflow.eval.leaderboard.entrants import REFERENCES
 from jaxflow.eval.leaderboard.programs import Programs, tokens_at_once
 from jaxflow.eval.leaderboard.scoring import Scores, score_cases
-from jaxflow.eval.reading import blank_id
+from jaxflow.eval.score.reading import blank_id
 from jaxflow.models import Model
 
 __all__ = ["MEASURES", "NEUTRAL", "Board", "judge", "run_board"]

@@ -12,7 +12,7 @@ import jaxflow
 from jaxflow.edges import Trace
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.entrants import GRADIENTS, REMOVALS
-from jaxflow.eval.reading import blank_id
+from jaxflow.eval.score.reading import blank_id
 from jaxflow.models import Model
 from jaxflow.models.tracing import tracer
 from jaxflow.removal import Removal

@@ -19,7 +19,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Batch
 from jaxflow.eval.leaderboard.entrants import GRADIENTS, REMOVALS
 from jaxflow.eval.leaderboard.model_scores import model_functions
-from jaxflow.eval.readout import rows_at
+from jaxflow.eval.score.readout import rows_at
 from jaxflow.models import Model
 
 __all__ = ["RESIDUAL", "Programs", "tokens_at_once"]

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
-from jaxflow.eval.plain import plain
-from jaxflow.eval.text import interval, probability, short
+from jaxflow.eval.report.plain import plain
+from jaxflow.eval.report.text import interval, probability, short
 
 if TYPE_CHECKING:
     from rich.console import Console

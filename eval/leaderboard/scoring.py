@@ -16,7 +16,7 @@ from jaxflow.edges import EdgeWeight, Trace, normalise, propagations
 from jaxflow.eval.leaderboard.cases import Batch, Cases, batches
 from jaxflow.eval.leaderboard.entrants import GRADIENTS, NORMALISED, REMOVALS, aggregators_of
 from jaxflow.eval.leaderboard.programs import RESIDUAL, Programs, aggregation, tokens_at_once
-from jaxflow.eval.readout import flow_at, flow_of_tops_at
+from jaxflow.eval.score.readout import flow_at, flow_of_tops_at
 from jaxflow.models import Model
 
 __all__ = ["Scores", "score_cases"]

@@ -14,7 +14,7 @@ from jaxflow.eval.leaderboard.alike import alike
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.contest import PERMUTATIONS, Contest, contest
 from jaxflow.eval.leaderboard.entrants import Entrant, entrant
-from jaxflow.eval.statistics import Cell, summarise
+from jaxflow.eval.stats.statistics import Cell, summarise
 
 __all__ = ["TESTED", "TITLES", "Line", "Summary", "pooled", "summarise_boards"]
 

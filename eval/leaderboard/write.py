@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxflow.eval.evaluate import versions
-from jaxflow.eval.files import write_together
 from jaxflow.eval.leaderboard.board import Board
 from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
 from jaxflow.eval.leaderboard.summary import TITLES, Summary
-from jaxflow.eval.plain import dump
+from jaxflow.eval.paper.evaluate import versions
+from jaxflow.eval.report.plain import dump
+from jaxflow.files import write_together
 from jaxflow.models import Model
 
 __all__ = ["write_board"]
@@ -54,10 +54,10 @@ def write_board(
     InputError
         If the folder cannot be written.
     """
-    from jaxflow.eval.figures.leaderboard import draw_critical_difference
-    from jaxflow.eval.figures.leaderboard_layers import draw_layers
-    from jaxflow.eval.figures.style import save
-    from jaxflow.eval.render.leaderboard_page import as_leaderboard_page
+    from jaxflow.eval.leaderboard.page import as_leaderboard_page
+    from jaxflow.eval.plots.leaderboard import draw_critical_difference
+    from jaxflow.eval.plots.leaderboard_layers import draw_layers
+    from jaxflow.eval.plots.style import save
 
     first = boards[0]
     sentences = list(range(min(shown, len(first.cases))))

@@ -52,7 +52,7 @@ class Benchmark:
         """Time and print, a comparison at a time."""
         from jaxflow.eval.benchmarks.machine import describe_machine
         from jaxflow.eval.benchmarks.record import as_json, read_record, record
-        from jaxflow.eval.files import write_together
+        from jaxflow.files import write_together
 
         if self.run_folder is not None and self.data is not None:
             raise InputError("--run and --data name the sentences both: expected one of them")

@@ -48,8 +48,8 @@ class ReproduceDecoders:
 
         from jaxflow.eval.decoders_report import print_decoders
         from jaxflow.eval.decoders_study import pick_splits, study_decoder, write_decoders
-        from jaxflow.eval.evaluate import versions
-        from jaxflow.eval.protocol import ProtocolConfig
+        from jaxflow.eval.paper.evaluate import versions
+        from jaxflow.eval.paper.protocol import ProtocolConfig
         from jaxflow.models import load
         from jaxflow.train.accuracy import accuracies
         from jaxflow.train.corpus import load_corpus

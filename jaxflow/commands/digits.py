@@ -45,7 +45,7 @@ class ReproduceDigits:
         from jaxflow.eval.digits import score_digits
         from jaxflow.eval.digits_report import print_digits, write_digits, write_example
         from jaxflow.eval.digits_tables import build_digits_tables
-        from jaxflow.eval.evaluate import versions
+        from jaxflow.eval.paper.evaluate import versions
         from jaxflow.train.digits import DigitsConfig, digits_run
         from jaxflow.train.digits_data import load_digits
         from jaxflow.train.lock import hold

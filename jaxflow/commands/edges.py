@@ -14,7 +14,7 @@ from jaxflow.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxflow.eval.edge_scores import EdgeScores
+    from jaxflow.eval.score.edge_scores import EdgeScores
 
 __all__ = ["Edges"]
 
@@ -88,7 +88,7 @@ class Edges:
     def _score(self) -> list[EdgeScores]:
         from jaxflow.commands.compiled import kept_programs
         from jaxflow.commands.naming import named_model
-        from jaxflow.eval.edge_scores import method, score_sentence
+        from jaxflow.eval.score.edge_scores import method, score_sentence
 
         methods = [method(name) for name in self.by or USUAL]
         with kept_programs():
@@ -109,7 +109,7 @@ def _print(console: Console, one: EdgeScores, layer: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from jaxflow.eval.render.shade import NOTE, ink, relative, shade, visible
+    from jaxflow.eval.explain.shade import NOTE, ink, relative, shade, visible
 
     console.print(Text(visible(one.text), style="bold"), soft_wrap=True)
     depth = len(next(iter(one.scores.values())))

@@ -15,7 +15,7 @@ from jaxflow.commands.judging import ProtocolOptions, print_evaluation
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.eval.protocol import ProtocolConfig
+    from jaxflow.eval.paper.protocol import ProtocolConfig
 
 __all__ = ["Evaluate"]
 
@@ -42,7 +42,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate and print."""
-        from jaxflow.eval.evaluate import check_out, evaluate_run
+        from jaxflow.eval.paper.evaluate import check_out, evaluate_run
         from jaxflow.train.lock import hold
 
         if self.shards is None and self.hosts.given:
@@ -66,7 +66,7 @@ class Evaluate:
 
     def _in_shards(self, out: Path, shards: int) -> None:
         processes = self.hosts.join()
-        from jaxflow.eval.sharded import open_sharded
+        from jaxflow.eval.sharded.run import open_sharded
 
         evaluation = open_sharded(self.run_folder, self._protocol(), out, shards, data=self.data)
         with progress.timing("scoring") as report:

@@ -16,7 +16,7 @@ from jaxflow.commands.sentences import read_sentences
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.eval.explanation import Explanation
+    from jaxflow.eval.explain.explanation import Explanation
 
 __all__ = ["Explain"]
 
@@ -31,7 +31,7 @@ class Explain:
     plural; for it, and for runs of jaxflow train, words, and punctuation too, are separated by
     spaces. --model takes a published model instead: BERT, DistilBERT, RoBERTa or GPT-2, with
     classes or as a language model (write [MASK] for a masked one). Without --html, --png and --json
-    it prints tables; --json's schema is in jaxflow.eval.render.record. Blank-out runs the model
+    it prints tables; --json's schema is in jaxflow.eval.explain.record. Blank-out runs the model
     once for every token: long texts take as much longer.
     """
 
@@ -73,23 +73,23 @@ class Explain:
             )
         explanations = self._explain(self._all_sentences())
         if self.html is not None:
-            from jaxflow.eval.render.page import as_page
+            from jaxflow.eval.explain.page import as_page
 
             page = as_page(explanations).encode()
             self._write(self.html, lambda path: _fill(path, page))
         if self.png is not None:
-            from jaxflow.eval.render.picture import save_png
+            from jaxflow.eval.explain.picture import save_png
 
             self._write(self.png, lambda path: save_png(explanations, path))
         if self.json:
-            from jaxflow.eval.render.record import as_json
+            from jaxflow.eval.explain.record import as_json
 
             sys.stdout.write(as_json(explanations))
         elif self.html is None and self.png is None:
             from rich.console import Console
 
-            from jaxflow.eval.render.shade import NOTE
-            from jaxflow.eval.render.terminal import print_explanation
+            from jaxflow.eval.explain.shade import NOTE
+            from jaxflow.eval.explain.terminal import print_explanation
 
             console = Console(highlight=False)
             if not console.is_terminal:  # a file has no width that a table must fit
@@ -102,7 +102,7 @@ class Explain:
     def _explain(self, sentences: list[str]) -> list[Explanation]:
         import jaxflow.commands.progress as progress
         from jaxflow.commands.compiled import kept_programs
-        from jaxflow.eval.explanation import explainer, with_cuts
+        from jaxflow.eval.explain.explanation import explainer, with_cuts
 
         with kept_programs():
             model = named_model(self.run_folder, self.model)
@@ -144,7 +144,7 @@ class Explain:
         return sentences
 
     def _write(self, path: Path, write: Callable[[Path], None]) -> None:
-        from jaxflow.eval.files import write_together
+        from jaxflow.files import write_together
 
         (written,) = write_together(path.parent, {path.name: write})
         print(f"wrote {written}", file=sys.stderr if self.json else sys.stdout)

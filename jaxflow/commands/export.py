@@ -31,7 +31,7 @@ class Export:
 
     def run(self) -> None:
         """Measure and write."""
-        from jaxflow.eval.export import export_run
+        from jaxflow.eval.io.export import export_run
 
         for file in export_run(self.run_folder, self.out, data=self.data, precision=self.precision):
             print(f"wrote {file}")

@@ -48,16 +48,16 @@ class Figures:
 
     def run(self) -> None:
         """Draw all that there is something to draw from."""
-        from jaxflow.eval.evaluate import check_out
-        from jaxflow.eval.figures.catalogue import (
+        from jaxflow.eval.paper.evaluate import check_out
+        from jaxflow.eval.paper.scores import SentenceScores
+        from jaxflow.eval.plots.catalogue import (
             check_formats,
             score_figures,
             table_figures,
             training_figures,
             write_figures,
         )
-        from jaxflow.eval.figures.results import read_journey, read_tables
-        from jaxflow.eval.scores import SentenceScores
+        from jaxflow.eval.plots.results import read_journey, read_tables
         from jaxflow.train.lock import hold
 
         formats = self.format.split(",")
@@ -96,9 +96,9 @@ class Figures:
         return None
 
     def _of_sentences(self, run: Path | None) -> dict[str, Figure]:
-        from jaxflow.eval.explanation import explainer
-        from jaxflow.eval.figures.catalogue import sentence_figures
-        from jaxflow.eval.figures.sentence import sentence_maps
+        from jaxflow.eval.explain.explanation import explainer
+        from jaxflow.eval.plots.catalogue import sentence_figures
+        from jaxflow.eval.plots.sentence import sentence_maps
 
         # A run that lies beside the results is theirs; a model that is named comes first.
         model = named_model(run if self.run_folder or not self.model else None, self.model)

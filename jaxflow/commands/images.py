@@ -42,9 +42,9 @@ def explain_picture(picture: Path, model: str | None, options: ImageOptions, png
     from rich.console import Console
 
     from jaxflow.commands.naming import named_model
-    from jaxflow.eval.render.image_summary import print_image_explanation
-    from jaxflow.eval.render.overlay import save_overlay
-    from jaxflow.eval.vision import VisionOptions, explain_image
+    from jaxflow.eval.explain.image_summary import print_image_explanation
+    from jaxflow.eval.explain.overlay import save_overlay
+    from jaxflow.eval.explain.vision import VisionOptions, explain_image
 
     if model is None:
         raise InputError("image needs --model with a vision Transformer: its folder or its name")

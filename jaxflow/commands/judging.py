@@ -6,8 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxflow.eval.evaluate import Evaluation
-    from jaxflow.eval.protocol import ProtocolConfig
+    from jaxflow.eval.paper.evaluate import Evaluation
+    from jaxflow.eval.paper.protocol import ProtocolConfig
 
 __all__ = ["ProtocolOptions", "print_evaluation"]
 
@@ -27,7 +27,7 @@ class ProtocolOptions:
 
     def config(self, seed: int) -> ProtocolConfig:
         """Return the protocol's configuration."""
-        from jaxflow.eval.protocol import ProtocolConfig
+        from jaxflow.eval.paper.protocol import ProtocolConfig
 
         return ProtocolConfig(
             samples=self.samples,
@@ -42,7 +42,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     """Print the tables and claims on standard output."""
     from rich.console import Console
 
-    from jaxflow.eval.report import print_report
+    from jaxflow.eval.paper.report import print_report
 
     shown = {name: score["accuracy"] for name, score in evaluation.accuracy.items()}
     print_report(Console(), evaluation.tables, evaluation.claims, accuracy=shown)

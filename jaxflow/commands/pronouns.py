@@ -38,9 +38,9 @@ class ReproducePronouns:
         from rich.console import Console
 
         from jaxflow.commands.compiled import kept_programs
-        from jaxflow.eval.pronoun_report import print_pronouns
-        from jaxflow.eval.pronoun_schemas import SHIPPED, parse_schema, read_schemas
-        from jaxflow.eval.pronoun_study import study, write_study
+        from jaxflow.eval.pronouns.report import print_pronouns
+        from jaxflow.eval.pronouns.schemas import SHIPPED, parse_schema, read_schemas
+        from jaxflow.eval.pronouns.study import study, write_study
         from jaxflow.models import load
         from jaxflow.train.lock import hold
 

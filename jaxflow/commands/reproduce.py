@@ -30,7 +30,7 @@ class Reproduce:
 
     def run(self) -> None:
         """Train, evaluate and print."""
-        from jaxflow.eval.evaluate import evaluate
+        from jaxflow.eval.paper.evaluate import evaluate
         from jaxflow.train.lock import hold
         from jaxflow.train.loop import train
 

@@ -63,9 +63,9 @@ class ReproduceSst2:
         from rich.console import Console
 
         from jaxflow.errors import InputError
-        from jaxflow.eval.evaluate import check_out
-        from jaxflow.eval.sst2 import Sst2Config, check_classifier, evaluate_sst2
-        from jaxflow.eval.sst2_report import print_sst2
+        from jaxflow.eval.paper.evaluate import check_out
+        from jaxflow.eval.paper.sst2 import Sst2Config, check_classifier, evaluate_sst2
+        from jaxflow.eval.paper.sst2_report import print_sst2
         from jaxflow.models import load
         from jaxflow.train.finetune import encode_held_out, finetune
         from jaxflow.train.lock import hold

@@ -30,10 +30,10 @@ class CompareSubjects:
 
     def run(self) -> None:
         """Measure and print."""
-        from jaxflow.eval.files import write_together
-        from jaxflow.eval.plain import dump
+        from jaxflow.eval.report.plain import dump
         from jaxflow.eval.subject_mass import compare_runs
         from jaxflow.eval.subject_table import mass_record, mass_table
+        from jaxflow.files import write_together
 
         if not self.runs:
             raise InputError("expected the folder of at least one run, got none")

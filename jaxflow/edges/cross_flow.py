@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxflow.flow import flow
+from jaxflow._flow import flow
 
 __all__ = ["joint_flow", "joint_stack"]
 

@@ -43,11 +43,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflow._flow.indices import resolve_indices
 from jaxflow.attention import in_own_precision
 from jaxflow.edges.aggregate import row_normalised
 from jaxflow.edges.cross import cross_edges
 from jaxflow.edges.cross_trace import CrossTrace, check_cross
-from jaxflow.flow.indices import resolve_indices
 
 __all__ = ["cross_relevance"]
 

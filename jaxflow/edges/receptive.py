@@ -63,7 +63,7 @@ def receptive_field(
     rows = np.tri(n) / np.arange(1, n + 1)[:, None]
     uniform = np.broadcast_to(rows, (layers, n, n))
     if how == "flow":
-        from jaxflow.flow import flow
+        from jaxflow._flow import flow
 
         return np.asarray(flow(uniform[:, None], residual=residual, threads=threads))
     with jax.ensure_compile_time_eval():  # the same numbers wherever it is called from

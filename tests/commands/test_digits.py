@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from jaxflow.commands.digits import ReproduceDigits
 from jaxflow.eval.digits import BASELINES, ROWS, TARGETS
 from jaxflow.eval.digits_tables import PAIRS
-from jaxflow.eval.vision import VisionOptions, explain_image
+from jaxflow.eval.explain.vision import VisionOptions, explain_image
 from jaxflow.models import load
 
 pytest.importorskip("sklearn")

@@ -18,11 +18,11 @@ import jaxflow
 from jaxflow import models
 from jaxflow.commands import main
 from jaxflow.errors import InputError
-from jaxflow.eval.explanation import METHODS, explainer
-from jaxflow.eval.render.page import as_page
-from jaxflow.eval.render.picture import draw, save_png
-from jaxflow.eval.render.shade import ink, relative, shade, visible
-from jaxflow.eval.render.terminal import print_explanation
+from jaxflow.eval.explain.explanation import METHODS, explainer
+from jaxflow.eval.explain.page import as_page
+from jaxflow.eval.explain.picture import draw, save_png
+from jaxflow.eval.explain.shade import ink, relative, shade, visible
+from jaxflow.eval.explain.terminal import print_explanation
 from jaxflow.models.exported import write_export
 
 README = Path(__file__).parents[2] / "README.md"
@@ -68,7 +68,7 @@ def run(tmp_path_factory, model):
 @pytest.fixture
 def prepared(explain, monkeypatch):
     """Spare the command what a test before it has compiled."""
-    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda model, words: explain)
+    monkeypatch.setattr("jaxflow.eval.explain.explanation.explainer", lambda model, words: explain)
 
 
 def test_scores_are_those_of_the_public_functions_without_padding(model, explain):
@@ -287,7 +287,7 @@ def test_views_of_the_page_start_from_the_explanation(explain):
 
 
 def test_only_so_many_sentences_get_views_and_the_page_says_so(explain, monkeypatch):
-    monkeypatch.setattr("jaxflow.eval.render.page.MOST_VIEWS", 1)
+    monkeypatch.setattr("jaxflow.eval.explain.page.MOST_VIEWS", 1)
     page = as_page([explain("keys"), explain("cabinet"), explain("the keys")])
     assert len(list(document(page).select({"name": "map"}))) == 1
     assert "views of the 2 sentences after the first 1" in page
@@ -417,7 +417,7 @@ def test_text_that_is_none_is_one_line(run, monkeypatch, capsys):
 def test_the_model_that_comes_along_answers_with_nothing_trained(capsys, tmp_path, monkeypatch):
     """The flow it shows is exact, and no kernel is compiled for it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "jaxflow.flow.kernel", None)
+    monkeypatch.setitem(sys.modules, "jaxflow._flow.kernel", None)
     assert main(["explain", "the keys to the cabinet", "the key to the cabinets", "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["sentences"]
     assert (first["prediction"], second["prediction"]) == ("plural", "singular")

@@ -12,7 +12,7 @@ import pytest
 
 from jaxflow import models
 from jaxflow.commands import main
-from jaxflow.eval.report import write_reports
+from jaxflow.eval.paper.report import write_reports
 
 TABLES = {"agreement-blank-out", "agreement-gradient", "agreement-gradient-norm", "saturation"}
 TABLES |= {"entropy"}
@@ -39,7 +39,7 @@ def explained(monkeypatch):
             tokens=words, attention=maps.attention, scores=maps.scores, readout=0
         )
 
-    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda model, words: explain)
+    monkeypatch.setattr("jaxflow.eval.explain.explanation.explainer", lambda model, words: explain)
     monkeypatch.setattr("jaxflow.models.load", seen.runs.append)
     return seen
 

@@ -12,8 +12,8 @@ from PIL import Image
 from tiny_models import sharpened, tiny
 
 from jaxflow.commands import main
-from jaxflow.eval.explanation import explainer
-from jaxflow.eval.report import write_reports
+from jaxflow.eval.explain.explanation import explainer
+from jaxflow.eval.paper.report import write_reports
 from jaxflow.models import Model, ViTConfig, init, save_pretrained
 
 

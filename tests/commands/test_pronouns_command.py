@@ -10,9 +10,9 @@ import pytest
 import tiny_masked
 
 from jaxflow.commands import main
-from jaxflow.eval.pronoun_agreement import BASELINES
-from jaxflow.eval.pronoun_schemas import read_schemas
-from jaxflow.eval.pronouns import METHODS
+from jaxflow.eval.pronouns.agreement import BASELINES
+from jaxflow.eval.pronouns.choice import METHODS
+from jaxflow.eval.pronouns.schemas import read_schemas
 from jaxflow.models import save_pretrained, with_head
 
 FILES = {"pronouns.md", "pronouns.json", "config.json", "figure4.svg", "agreement.svg"}

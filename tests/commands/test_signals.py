@@ -11,7 +11,7 @@ import pytest
 from jaxflow.commands import main
 from jaxflow.commands.signals import ended_by_signals
 from jaxflow.errors import InputError
-from jaxflow.eval.files import write_together
+from jaxflow.files import write_together
 from jaxflow.stopping import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -11,7 +11,7 @@ from small_sst2 import tiny_bert, write_corpus
 
 from jaxflow.commands.sst2 import ReproduceSst2
 from jaxflow.errors import InputError
-from jaxflow.eval.scores import ROWS, TARGETS, SentenceScores, load_extra
+from jaxflow.eval.paper.scores import ROWS, TARGETS, SentenceScores, load_extra
 from jaxflow.models import Gpt2Config, Model, init, load, save_pretrained
 
 FILES = {"tables.md", "tables.json", "tables.csv", "scores.npz", "config.json"}

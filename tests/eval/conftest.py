@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
+from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
 
 
 @pytest.fixture

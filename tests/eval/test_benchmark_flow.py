@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from benchmark_records import SHORT, check_record
 
+from jaxflow._flow.definition import flow_by_definition
 from jaxflow.attention import check_attention, edge_weights
 from jaxflow.eval.benchmarks import flow_peers
 from jaxflow.eval.benchmarks.attentions import KINDS, synthetic_attention
@@ -23,7 +24,6 @@ from jaxflow.eval.benchmarks.trained import (
     from_shipped,
     trained_attention,
 )
-from jaxflow.flow.definition import flow_by_definition
 
 REAL_DATA = Path(__file__).parents[2] / "../shared/data/agreement"
 SIZES = {"batch_sentences": 3, "call_sentences": 2, "budget": SHORT}
@@ -113,7 +113,7 @@ def test_absorption_agrees_with_the_kernel_without():
 
 def test_sources_in_reverse_order_do_without_the_layer_below():
     """What the comparison without absorption rests on: the kernel must not read that layer."""
-    from jaxflow.flow.kernel import fill
+    from jaxflow._flow.kernel import fill
 
     n = 6
     edges = np.asarray(edge_weights(synthetic_attention("peaky", 3, n)[0]))[None]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxflow.eval.dense import dense_ranks, dense_spearman
+from jaxflow.eval.paper.dense import dense_ranks, dense_spearman
 
 
 def test_dense_ranks_are_scipys():

@@ -12,9 +12,9 @@ import pytest
 from small_corpus import small_config, write_small_corpus
 
 from jaxflow.errors import InputError
-from jaxflow.eval.evaluate import check_out, evaluate, evaluate_run, versions
-from jaxflow.eval.protocol import ProtocolConfig
-from jaxflow.eval.scores import SentenceScores, load_extra
+from jaxflow.eval.paper.evaluate import check_out, evaluate, evaluate_run, versions
+from jaxflow.eval.paper.protocol import ProtocolConfig
+from jaxflow.eval.paper.scores import SentenceScores, load_extra
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model
 from jaxflow.train.accuracy import accuracies
 from jaxflow.train.config import TrainConfig

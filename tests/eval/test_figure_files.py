@@ -16,9 +16,9 @@ import pictures
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.figures import bars, catalogue, curves, maps
-from jaxflow.eval.figures.results import read_journey, read_tables
-from jaxflow.eval.tables import to_json
+from jaxflow.eval.paper.tables import to_json
+from jaxflow.eval.plots import bars, catalogue, curves, maps
+from jaxflow.eval.plots.results import read_journey, read_tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "figures.json"
 NASTY = ("[CLS]", "$x_1$", "<script>", "&amp;", "-->", "שלום", "\U0001f680", "a\u202eb", "\x1b[31m")

@@ -14,12 +14,12 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 import jaxflow
-from jaxflow.eval import paper
-from jaxflow.eval.figures import bars, curves, graph, maps
-from jaxflow.eval.figures.sentence import sentence_maps
-from jaxflow.eval.figures.style import COLUMN, LOOKS, PAGE, SEQUENTIAL, colour_map, look
-from jaxflow.eval.render.shade import shade
-from jaxflow.eval.scores import ROWS, TARGETS
+from jaxflow.eval.explain.shade import shade
+from jaxflow.eval.paper import reference as paper
+from jaxflow.eval.paper.scores import ROWS, TARGETS
+from jaxflow.eval.plots import bars, curves, graph, maps
+from jaxflow.eval.plots.sentence import sentence_maps
+from jaxflow.eval.plots.style import COLUMN, LOOKS, PAGE, SEQUENTIAL, colour_map, look
 
 
 def lines_of(axes):

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxflow.eval.instant import BACKWARD, FORWARD, instant_scores, jit_with
-from jaxflow.eval.token_scores import device_scores
+from jaxflow.eval.score.instant import BACKWARD, FORWARD, instant_scores, jit_with
+from jaxflow.eval.score.token_scores import device_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.models.tokenizer import SPECIAL_TOKENS
 

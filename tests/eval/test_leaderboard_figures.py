@@ -12,11 +12,11 @@ import pytest
 from matplotlib.colors import to_hex
 
 from jaxflow.errors import InputError
-from jaxflow.eval.figures.leaderboard import draw_critical_difference
-from jaxflow.eval.figures.leaderboard_layers import draw_layers
-from jaxflow.eval.figures.rank_axis import BREAK, fit_ranks
-from jaxflow.eval.figures.style import CYCLE, GREY, INK
 from jaxflow.eval.leaderboard.contest import Contest
+from jaxflow.eval.plots.leaderboard import draw_critical_difference
+from jaxflow.eval.plots.leaderboard_layers import draw_layers
+from jaxflow.eval.plots.rank_axis import BREAK, fit_ranks
+from jaxflow.eval.plots.style import CYCLE, GREY, INK
 
 BASELINES = ("random", "position", "uniform", "column-sum")
 

@@ -14,13 +14,13 @@ from browser import View, chromium, eventually, reason_for_none
 from page_reader import NASTY, Reader, document
 
 from jaxflow.errors import InputError
+from jaxflow.eval.explain.shade import ink, relative, shade
 from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL
 from jaxflow.eval.leaderboard.entrants import Entrant
+from jaxflow.eval.leaderboard.page import as_leaderboard_page
+from jaxflow.eval.leaderboard.page_table import line_columns
 from jaxflow.eval.leaderboard.summary import TITLES
-from jaxflow.eval.render.leaderboard_page import as_leaderboard_page
-from jaxflow.eval.render.leaderboard_table import line_columns
-from jaxflow.eval.render.shade import ink, relative, shade
-from jaxflow.page.text import visible
+from jaxflow.html.text import visible
 
 REASON = reason_for_none()
 

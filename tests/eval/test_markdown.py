@@ -3,11 +3,11 @@
 import math
 from pathlib import Path
 
-from jaxflow.eval.claims import DOES_NOT_HOLD, NOT_DECIDED, Claim
-from jaxflow.eval.markdown import to_markdown
-from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS
-from jaxflow.eval.statistics import Cell
-from jaxflow.eval.tables import Tables
+from jaxflow.eval.paper.claims import DOES_NOT_HOLD, NOT_DECIDED, Claim
+from jaxflow.eval.paper.markdown import to_markdown
+from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS
+from jaxflow.eval.paper.tables import Tables
+from jaxflow.eval.stats.statistics import Cell
 
 GOLDEN = Path(__file__).parent / "golden_tables.md"
 NAN = math.nan

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from vision_models import bright_patch_model, bright_picture
 
-from jaxflow.eval.render.overlay import (
+from jaxflow.eval.explain.overlay import (
     blended,
     draw_overlays,
     enlarged,
@@ -18,7 +18,7 @@ from jaxflow.eval.render.overlay import (
     save_overlay,
     upsampled,
 )
-from jaxflow.eval.vision import ImageExplanation, explain_image
+from jaxflow.eval.explain.vision import ImageExplanation, explain_image
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (12, 18, 3), np.uint8)

@@ -9,8 +9,8 @@ import oracles
 import pytest
 from vision_models import bright_patch_model, bright_picture, random_model
 
-from jaxflow.eval.patches import occluded, occlusion_maps, patch_gradients, probability_drop
-from jaxflow.eval.pixels import to_pixels
+from jaxflow.eval.explain.patches import occluded, occlusion_maps, patch_gradients, probability_drop
+from jaxflow.eval.explain.pixels import to_pixels
 from jaxflow.models import ViTConfig
 
 RNG = np.random.default_rng(0)

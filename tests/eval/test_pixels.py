@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from vision_models import random_model
 
-from jaxflow.eval.pixels import read_picture, to_pixels, vision_config
+from jaxflow.eval.explain.pixels import read_picture, to_pixels, vision_config
 from jaxflow.models import EncoderConfig, Model, ViTConfig
 
 RNG = np.random.default_rng(0)

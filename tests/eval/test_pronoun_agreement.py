@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronoun_agreement import BASELINES, agreement
-from jaxflow.eval.pronoun_schemas import Schema
-from jaxflow.eval.pronouns import METHODS, Case
-from jaxflow.eval.shares import Z95, share_of, wilson
+from jaxflow.eval.pronouns.agreement import BASELINES, agreement
+from jaxflow.eval.pronouns.choice import METHODS, Case
+from jaxflow.eval.pronouns.schemas import Schema
+from jaxflow.eval.stats.shares import Z95, share_of, wilson
 
 
 def case(odds, weights, *, pair="", intended=None, sums=(1.0, 0.5), distances=(5, 2)):

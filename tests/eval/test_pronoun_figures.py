@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from jaxflow.eval.figures.pronouns import REFERENTS, draw_pronoun_agreement, draw_referents
-from jaxflow.eval.figures.style import LOOKS
-from jaxflow.eval.pronoun_agreement import agreement
-from jaxflow.eval.pronoun_schemas import PAPER, Schema, read_schemas
-from jaxflow.eval.pronouns import METHODS, Case
+from jaxflow.eval.plots.pronouns import REFERENTS, draw_pronoun_agreement, draw_referents
+from jaxflow.eval.plots.style import LOOKS
+from jaxflow.eval.pronouns.agreement import agreement
+from jaxflow.eval.pronouns.choice import METHODS, Case
+from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
 
 
 def case(schema, layers, seed=0):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxflow.eval.pronoun_agreement import agreement
-from jaxflow.eval.pronoun_report import case_record, print_pronouns, sections, to_markdown
-from jaxflow.eval.pronoun_schemas import PAPER, Schema, read_schemas
-from jaxflow.eval.pronouns import METHODS, Case
+from jaxflow.eval.pronouns.agreement import agreement
+from jaxflow.eval.pronouns.choice import METHODS, Case
+from jaxflow.eval.pronouns.report import case_record, print_pronouns, sections, to_markdown
+from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
 
 LAYERS = 12
 

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronoun_schemas import MASK, PAPER, SHIPPED, Schema, parse_schema, read_schemas
+from jaxflow.eval.pronouns.schemas import MASK, PAPER, SHIPPED, Schema, parse_schema, read_schemas
 
 HEAD = "pair\tsentence\treferent_1\tfiller_1\treferent_2\tfiller_2"
 LINE = "a\tAnn met Paul near [MASK] car.\tAnn\ther\tPaul\this"

@@ -6,8 +6,8 @@ import pytest
 import tiny_masked
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronoun_schemas import MASK, PAPER, Schema, read_schemas
-from jaxflow.eval.pronoun_tokens import place
+from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, read_schemas
+from jaxflow.eval.pronouns.tokens import place
 
 
 @pytest.fixture(scope="module")

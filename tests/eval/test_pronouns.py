@@ -13,8 +13,8 @@ import torch
 import transformers
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronoun_schemas import MASK, PAPER, Schema, read_schemas
-from jaxflow.eval.pronouns import BATCH, METHODS, measure
+from jaxflow.eval.pronouns.choice import BATCH, METHODS, measure
+from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, read_schemas
 from jaxflow.models import BertConfig, Model, init, load, save_pretrained, with_head
 
 

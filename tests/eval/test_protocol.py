@@ -12,11 +12,11 @@ import pytest
 import scipy.stats
 
 from jaxflow.errors import InputError
-from jaxflow.eval import sentence_scores
-from jaxflow.eval.protocol import ProtocolConfig, choose
-from jaxflow.eval.scores import ROWS, TARGETS
-from jaxflow.eval.sentence_scores import correlate, score_sentences
-from jaxflow.eval.token_scores import TokenScores, token_scores
+from jaxflow.eval.paper.protocol import ProtocolConfig, choose
+from jaxflow.eval.paper.scores import ROWS, TARGETS
+from jaxflow.eval.score import sentence_scores
+from jaxflow.eval.score.sentence_scores import correlate, score_sentences
+from jaxflow.eval.score.token_scores import TokenScores, token_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.batches import EncodedSplit
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_models import tiny
 
 from jaxflow.errors import InputError
-from jaxflow.eval.reading import Token, blank_id, reader, with_mask_token
+from jaxflow.eval.score.reading import Token, blank_id, reader, with_mask_token
 from jaxflow.models import load
 from jaxflow.models.subword import SubwordTokenizer
 

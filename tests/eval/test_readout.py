@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxflow
-from jaxflow.eval.readout import flow_at, read_places, rows_at, saturated_at
+from jaxflow.eval.score.readout import flow_at, read_places, rows_at, saturated_at
 from jaxflow.models import EncoderConfig, Model, init
 from jaxflow.train.config import TrainConfig
 

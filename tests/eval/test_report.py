@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from jaxflow.errors import InputError
-from jaxflow.eval import paper
-from jaxflow.eval.claims import judge_claims
-from jaxflow.eval.files import write_together
-from jaxflow.eval.report import print_report, write_reports
-from jaxflow.eval.scores import SentenceScores
-from jaxflow.eval.tables import build_tables
-from jaxflow.eval.text import mean_std, short
+from jaxflow.eval.paper import reference as paper
+from jaxflow.eval.paper.claims import judge_claims
+from jaxflow.eval.paper.report import print_report, write_reports
+from jaxflow.eval.paper.scores import SentenceScores
+from jaxflow.eval.paper.tables import build_tables
+from jaxflow.eval.report.text import mean_std, short
+from jaxflow.files import write_together
 
 PAPER = {
     row: [mean for mean, _ in paper.TABLES["blank_out"][row]] for row in ("raw", "rollout", "flow")

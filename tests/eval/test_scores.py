@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.scores import ROWS, TARGETS, SentenceScores, load_extra
+from jaxflow.eval.paper.scores import ROWS, TARGETS, SentenceScores, load_extra
 
 
 def test_what_is_saved_is_loaded(make_scores, tmp_path):

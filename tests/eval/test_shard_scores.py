@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval import bootstrap, statistics
-from jaxflow.eval.claims import judge_claims
-from jaxflow.eval.scores import SCORES, write_scores
-from jaxflow.eval.shard_files import Shard, read_shard_scores, write_shard
-from jaxflow.eval.shard_scores import ShardScores
-from jaxflow.eval.tables import build_tables, to_json
+from jaxflow.eval.paper.claims import judge_claims
+from jaxflow.eval.paper.scores import SCORES, write_scores
+from jaxflow.eval.paper.tables import build_tables, to_json
+from jaxflow.eval.sharded.files import Shard, read_shard_scores, write_shard
+from jaxflow.eval.sharded.scores import ShardScores
+from jaxflow.eval.stats import bootstrap, statistics
 
 SIZES = (7, 1, 12, 10)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.shard_sentences import Places, ShardSource, read_ahead
+from jaxflow.eval.sharded.sentences import Places, ShardSource, read_ahead
 from jaxflow.models import WordTokenizer
 from jaxflow.train.stored import open_split
 

@@ -13,11 +13,11 @@ from many_devices import start_on_devices
 from small_corpus import small_config, write_small_corpus
 
 from jaxflow.errors import InputError
-from jaxflow.eval.evaluate import evaluate_run
-from jaxflow.eval.protocol import ProtocolConfig
-from jaxflow.eval.scores import SentenceScores, load_extra
-from jaxflow.eval.shard_files import read_shard, write_shard
-from jaxflow.eval.sharded import open_sharded
+from jaxflow.eval.paper.evaluate import evaluate_run
+from jaxflow.eval.paper.protocol import ProtocolConfig
+from jaxflow.eval.paper.scores import SentenceScores, load_extra
+from jaxflow.eval.sharded.files import read_shard, write_shard
+from jaxflow.eval.sharded.run import open_sharded
 from jaxflow.train.loop import train
 
 SAMPLES, SHARDS, WORKERS = 24, 9, 4

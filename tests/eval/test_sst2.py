@@ -16,13 +16,13 @@ from rich.console import Console
 from small_sst2 import POSITIONS, sentences, tiny_bert
 
 from jaxflow.errors import InputError
-from jaxflow.eval import paper
-from jaxflow.eval.paper_sst2 import SENTIMENT, SENTIMENT_CORRECTED, TABLE_3
-from jaxflow.eval.rounding import measure_rounding
-from jaxflow.eval.sentence_scores import correlate
-from jaxflow.eval.sst2 import Sst2Config, check_classifier, evaluate_sst2
-from jaxflow.eval.sst2_report import print_sst2, rounding_note
-from jaxflow.eval.token_scores import token_scores
+from jaxflow.eval.paper import reference as paper
+from jaxflow.eval.paper.reference_sst2 import SENTIMENT, SENTIMENT_CORRECTED, TABLE_3
+from jaxflow.eval.paper.rounding import measure_rounding
+from jaxflow.eval.paper.sst2 import Sst2Config, check_classifier, evaluate_sst2
+from jaxflow.eval.paper.sst2_report import print_sst2, rounding_note
+from jaxflow.eval.score.sentence_scores import correlate
+from jaxflow.eval.score.token_scores import token_scores
 from jaxflow.train.batches import encode_sentences
 
 LAYERS, LENGTHS = 2, (8, POSITIONS)

@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 
 from jaxflow.errors import InputError
-from jaxflow.eval import bootstrap, signed_rank, statistics
-from jaxflow.eval.statistics import (
+from jaxflow.eval.stats import bootstrap, signed_rank, statistics
+from jaxflow.eval.stats.statistics import (
     compare,
     compare_each,
     holm,

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from jaxflow.eval.statistics import Cell
-from jaxflow.eval.text import accuracy_lines, counts, interval, mean_std, probability, short
+from jaxflow.eval.report.text import accuracy_lines, counts, interval, mean_std, probability, short
+from jaxflow.eval.stats.statistics import Cell
 
 
 @pytest.mark.parametrize(

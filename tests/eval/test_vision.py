@@ -16,10 +16,10 @@ from rich.console import Console
 from vision_models import bright_patch_model, bright_picture, random_model
 
 import jaxflow
-from jaxflow.eval.pixels import to_pixels
-from jaxflow.eval.render.image_summary import as_image_json, print_image_explanation
-from jaxflow.eval.vision import METHODS, VisionOptions, explain_image, patch_scores
-from jaxflow.flow.definition import flow_by_definition
+from jaxflow._flow.definition import flow_by_definition
+from jaxflow.eval.explain.image_summary import as_image_json, print_image_explanation
+from jaxflow.eval.explain.pixels import to_pixels
+from jaxflow.eval.explain.vision import METHODS, VisionOptions, explain_image, patch_scores
 from jaxflow.models import EncoderConfig, Model
 
 PICTURE = np.random.default_rng(1).integers(0, 256, (20, 40, 3), np.uint8)

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jaxflow
+from jaxflow._flow.workers import cut_tables
 from jaxflow.attention import edge_weights
-from jaxflow.flow.workers import cut_tables
 
 igraph = pytest.importorskip("igraph", reason="igraph, the test oracle, is not installed")
 

@@ -7,8 +7,8 @@ import pytest
 from flow_graphs import KINDS, attention_of, pad
 
 import jaxflow
+from jaxflow._flow.definition import flow_by_definition
 from jaxflow.attention import edge_weights
-from jaxflow.flow.definition import flow_by_definition
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

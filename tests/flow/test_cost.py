@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jaxflow
+from jaxflow._flow import cost
 from jaxflow.errors import InputError
-from jaxflow.flow import cost
 
 FUNCTIONS = (jaxflow.flow, jaxflow.saturation, jaxflow.head_flow)
 

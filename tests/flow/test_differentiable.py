@@ -9,8 +9,8 @@ import pytest
 from flow_graphs import KINDS, attention_of, pad
 
 import jaxflow
+from jaxflow._flow.workers import cut_tables, flow_tables
 from jaxflow.attention import edge_weights
-from jaxflow.flow.workers import cut_tables, flow_tables
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import jaxflow
+from jaxflow._flow.workers import share_out
 from jaxflow.errors import InputError
-from jaxflow.flow.workers import share_out
 
-table = importlib.import_module("jaxflow.flow.table")  # the package's own name is a function
+table = importlib.import_module("jaxflow._flow.table")  # the package's own name is a function
 
 
 @pytest.fixture(params=[np.float32, np.float64])

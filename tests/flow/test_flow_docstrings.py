@@ -11,6 +11,6 @@ import pytest
 # Not by pytest's own collection: it would bind the package `jaxflow.flow` over the function.
 @pytest.mark.parametrize("name", ["table", "cut", "saturated"])
 def test_examples(name):
-    failed, tried = doctest.testmod(importlib.import_module(f"jaxflow.flow.{name}"))
+    failed, tried = doctest.testmod(importlib.import_module(f"jaxflow._flow.{name}"))
     assert tried > 0
     assert failed == 0

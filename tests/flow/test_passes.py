@@ -8,17 +8,17 @@ import pytest
 from flow_graphs import KINDS, attention_of
 
 import jaxflow
+from jaxflow._flow.again import new_pack, put, try_again
+from jaxflow._flow.bounds import stuck_cut
+from jaxflow._flow.columns import all_columns
+from jaxflow._flow.compiled import bare
+from jaxflow._flow.definition import flow_by_definition
+from jaxflow._flow.lanes import LANES, space, store
+from jaxflow._flow.lift import lifted
+from jaxflow._flow.pair import roll_down
+from jaxflow._flow.sentence import lay_out, new_sentence
+from jaxflow._flow.sweep import sweep_one_layer, sweep_two_layers
 from jaxflow.attention import edge_weights
-from jaxflow.flow.again import new_pack, put, try_again
-from jaxflow.flow.bounds import stuck_cut
-from jaxflow.flow.columns import all_columns
-from jaxflow.flow.compiled import bare
-from jaxflow.flow.definition import flow_by_definition
-from jaxflow.flow.lanes import LANES, space, store
-from jaxflow.flow.lift import lifted
-from jaxflow.flow.pair import roll_down
-from jaxflow.flow.sentence import lay_out, new_sentence
-from jaxflow.flow.sweep import sweep_one_layer, sweep_two_layers
 
 ROUNDING = 1e-12
 

@@ -11,8 +11,8 @@ import numpy as np
 from flow_graphs import KINDS, attention_of
 
 import jaxflow
+from jaxflow._flow.workers import cut_tables
 from jaxflow.attention import edge_weights
-from jaxflow.flow.workers import cut_tables
 
 # One line for every kind of result, each a digest of all its bytes.
 REPORT = """

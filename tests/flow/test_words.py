@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxflow
+from jaxflow._flow import FlowCut
 from jaxflow.attention import edge_weights
-from jaxflow.flow import FlowCut
 
 WORDS = ("[CLS]", "the", "keys", "to", "the", "cabinet")
 COLUMN = "flow is at the column sum, independent of the source"

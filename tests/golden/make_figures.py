@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import figure_data
 import pictures
 
-from jaxflow.eval.figures.catalogue import write_figures
+from jaxflow.eval.plots.catalogue import write_figures
 
 if __name__ == "__main__":
     figures = figure_data.every_figure()

@@ -8,7 +8,7 @@ from attentions import attention_of
 from page_reader import NASTY
 
 import jaxflow
-from jaxflow.page.notebook import Page
+from jaxflow.html.notebook import Page
 
 SHAPE = (3, 2, len(NASTY), len(NASTY))
 

@@ -14,10 +14,10 @@ from page_reader import Reader
 from tiny_models import tiny
 
 import jaxflow
-from jaxflow.eval.explanation import explainer
-from jaxflow.eval.render.leaderboard_page import as_leaderboard_page
-from jaxflow.eval.render.page import as_page
-from jaxflow.page.text import visible
+from jaxflow.eval.explain.explanation import explainer
+from jaxflow.eval.explain.page import as_page
+from jaxflow.eval.leaderboard.page import as_leaderboard_page
+from jaxflow.html.text import visible
 
 #: Without spaces: a space would make two words of one.
 HOSTILE = (

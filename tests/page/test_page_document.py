@@ -14,8 +14,8 @@ from attentions import attention_of
 from page_reader import NASTY, Reader, document
 
 import jaxflow
-from jaxflow.page.document import Section, write_page
-from jaxflow.page.text import visible
+from jaxflow.html.document import Section, write_page
+from jaxflow.html.text import visible
 
 POLICY = "Content-Security-Policy"
 
@@ -76,7 +76,7 @@ def test_the_same_input_gives_the_same_views():
 
 
 def test_several_sentences_share_the_room_and_keep_their_words():
-    from jaxflow.page.content import prepare
+    from jaxflow.html.content import prepare
 
     contents = [prepare(attention_of("dense", seed, (2, 2, 4, 4))) for seed in range(2)]
     sections = [

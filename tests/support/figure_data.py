@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import jaxflow
-from jaxflow.eval.figures import catalogue
-from jaxflow.eval.figures.results import Journey
-from jaxflow.eval.figures.sentence import SentenceMaps
-from jaxflow.eval.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
-from jaxflow.eval.tables import Tables, build_tables
+from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
+from jaxflow.eval.paper.tables import Tables, build_tables
+from jaxflow.eval.plots import catalogue
+from jaxflow.eval.plots.results import Journey
+from jaxflow.eval.plots.sentence import SentenceMaps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

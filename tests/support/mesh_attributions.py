@@ -13,9 +13,9 @@ import numpy as np
 from tiny_models import sharpened, tiny
 
 import jaxflow
-from jaxflow.eval.evaluate import spread
-from jaxflow.eval.protocol import ProtocolConfig
-from jaxflow.eval.token_scores import token_scores
+from jaxflow.eval.paper.evaluate import spread
+from jaxflow.eval.paper.protocol import ProtocolConfig
+from jaxflow.eval.score.token_scores import token_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.batches import EncodedSplit
 from jaxflow.train.mesh import layout_of

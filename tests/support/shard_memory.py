@@ -9,8 +9,8 @@ from pathlib import Path
 
 from jax import monitoring
 
-import jaxflow.eval.sharded as sharded
-from jaxflow.eval.protocol import ProtocolConfig
+import jaxflow.eval.sharded.run as sharded
+from jaxflow.eval.paper.protocol import ProtocolConfig
 
 
 class _Heap(ctypes.Structure):

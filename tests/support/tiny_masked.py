@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 
-from jaxflow.eval.pronoun_schemas import MASK, PAPER, Schema, read_schemas
+from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, read_schemas
 from jaxflow.models import BertConfig, Model, SubwordTokenizer, init, make_module, read_tokenizer
 
 HE = ("king", "uncle", "father", "monk", "boy", "grandson")

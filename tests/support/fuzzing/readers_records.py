@@ -12,7 +12,7 @@ from fuzzing.cases import Case, Reader
 from fuzzing.mutate_json import mutate_json
 from fuzzing.mutate_text import mutate_case, mutate_text
 from jaxflow.eval.benchmarks.record import FORMAT, read_record
-from jaxflow.eval.figures.results import read_journey, read_tables
+from jaxflow.eval.plots.results import read_journey, read_tables
 from jaxflow.models.config import EncoderConfig
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.finetune_config import FineTuneConfig

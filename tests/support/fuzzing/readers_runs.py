@@ -23,8 +23,8 @@ from fuzzing.mutate_json import mutate_json
 from fuzzing.mutate_text import WORDS, mutate_bytes, mutate_case, mutate_text
 from fuzzing.readers_records import json_case
 from jaxflow.errors import InputError
-from jaxflow.eval.export import read_card
-from jaxflow.eval.render.card import END, START, with_measured
+from jaxflow.eval.io.card import END, START, with_measured
+from jaxflow.eval.io.export import read_card
 from jaxflow.models import ViTConfig, init, save_pretrained
 from jaxflow.models.model import Model
 from jaxflow.train.checkpoint import open_checkpoints

@@ -17,7 +17,7 @@ from fuzzing.cases import Case, Reader
 from fuzzing.mutate_text import mutate_bytes, mutate_case, mutate_text
 from jaxflow.commands.parser import parse
 from jaxflow.commands.sentences import read_sentences
-from jaxflow.eval.pronoun_schemas import parse_schema, read_schemas
+from jaxflow.eval.pronouns.schemas import parse_schema, read_schemas
 from jaxflow.train.formats import read_full, read_simple, read_subjects
 from jaxflow.train.sst2_format import read_labelled
 

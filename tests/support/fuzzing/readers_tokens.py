@@ -15,7 +15,7 @@ from fuzzing.cases import Case, Reader
 from fuzzing.mutate_text import mutate_case, mutate_text
 from fuzzing.readers_models import change_file
 from jaxflow.errors import InputError
-from jaxflow.eval.reading import reader
+from jaxflow.eval.score.reading import reader
 from jaxflow.models import BertConfig, Gpt2Config, Model
 from jaxflow.models.subword import read_tokenizer
 

@@ -1,0 +1,1 @@
+"""Explain one prediction, as text, page, picture and JSON."""

@@ -1,0 +1,142 @@
+"""Explanations as one interactive HTML page that needs no network and no other file."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from jaxflow.errors import InputError
+from jaxflow.eval.explain.explanation import METHODS, RESIDUAL, Explanation
+from jaxflow.eval.explain.shade import NOTE, ink, relative, shade, visible
+from jaxflow.eval.explain.terminal import headline, notes
+from jaxflow.eval.report.text import short
+from jaxflow.html.content import Content, prepare
+from jaxflow.html.document import Section, write_page
+
+__all__ = ["MOST_VIEWS", "as_page"]
+
+#: How many sentences of a page get views of their own; the first ones do.
+MOST_VIEWS = 10
+
+_STYLE = """
+.prediction { margin: .25rem 0 1rem; color: #44566a; }
+.method { display: grid; grid-template-columns: 8rem 1fr; align-items: center; margin: .5rem 0; }
+.method > h3 { font-size: .85rem; font-weight: 600; color: #44566a; margin: 0; }
+.token { display: inline-block; text-align: center; border-radius: .35rem; padding: .1rem .45rem;
+  margin: .1rem; border: 1px solid #1b273318; overflow-wrap: anywhere; }
+.token small { display: block; font-size: .65rem; font-variant-numeric: tabular-nums; }
+.unknown { border-style: dashed; border-color: #b3261e; font-style: italic; }
+table { border-collapse: collapse; margin-top: 1rem; font-size: .85rem; }
+caption { text-align: left; font-weight: 600; color: #44566a; padding-bottom: .25rem; }
+th { font-weight: 500; text-align: left; padding: .15rem .6rem .15rem 0; }
+td { text-align: right; padding: .15rem .6rem; font-variant-numeric: tabular-nums; }
+@media (max-width: 34rem) { .method { grid-template-columns: 1fr; } }
+"""
+
+
+def as_page(explanations: Sequence[Explanation]) -> str:
+    """Write explanations as a page.
+
+    Every sentence gets its prediction, its tokens shaded by every method, and the agreement
+    between methods; the first `MOST_VIEWS` also bars, heat map and flow graph to look into.
+
+    Parameters
+    ----------
+    explanations
+        At least one.
+
+    Returns
+    -------
+    str
+        The whole HTML document.
+
+    Raises
+    ------
+    InputError
+        If there is no explanation.
+    """
+    if not explanations:
+        raise InputError("explanations must hold at least one, got none")
+    sections = [
+        _section(explanation, place < MOST_VIEWS) for place, explanation in enumerate(explanations)
+    ]
+    if len(explanations) > MOST_VIEWS:
+        left_out = (
+            f"Left out to keep the page small: views of the {len(explanations) - MOST_VIEWS} "
+            f"sentences after the first {MOST_VIEWS}. {NOTE}"
+        )
+        sections[-1] = sections[-1]._replace(outro=_note(left_out))
+    else:
+        sections[-1] = sections[-1]._replace(outro=_note(NOTE))
+    return write_page(
+        f"jaxflow: {explanations[0].text}",
+        "Which tokens the prediction came from",
+        sections,
+        _STYLE,
+    )
+
+
+def _content(explanation: Explanation) -> Content:
+    """Prepare the views; what the page works out itself for every layer and head is left to it."""
+    return prepare(
+        explanation.attention,
+        [token.text for token in explanation.tokens],
+        scores={
+            METHODS[name]: values
+            for name, values in explanation.scores.items()
+            if name not in explanation.layers
+        },
+        residual=RESIDUAL,
+        source=explanation.readout,
+    )
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{_text(text)}</p>'
+
+
+def _text(text: str) -> str:
+    return html.escape(visible(text), quote=True)
+
+
+def _section(explanation: Explanation, views: bool) -> Section:
+    methods = "\n".join(_method(explanation, name) for name in METHODS)
+    remarks = "\n".join(_note(line) for line in notes(explanation))
+    intro = f"""<h2><bdi>{_text(explanation.text)}</bdi></h2>
+<p class="prediction">{_text(headline(explanation))}</p>
+{methods}
+{_agreement(explanation)}
+{remarks}"""
+    return Section(intro, _content(explanation) if views else None)
+
+
+def _method(explanation: Explanation, name: str) -> str:
+    scores = explanation.scores[name]
+    chips = []
+    for token, score, share in zip(explanation.tokens, scores, relative(scores), strict=True):
+        paper = shade(share)
+        kind = "token" if token.known else "token unknown"
+        told = f"{METHODS[name]}: {score:.6g}"
+        if token.seen != token.text:
+            told += f", read as {token.seen}"
+        chips.append(
+            f'<span class="{kind}" style="background:rgb{paper};color:rgb{ink(paper)}" '
+            f'title="{_text(told)}"><bdi>{_text(token.text)}</bdi><small>{score:.2g}</small></span>'
+        )
+    # Isolated chips in a left-to-right row keep the order of the tokens whatever script they are.
+    return (
+        f'<div class="method"><h3>{_text(METHODS[name])}</h3><div dir="ltr">{"".join(chips)}</div>'
+        "</div>"
+    )
+
+
+def _agreement(explanation: Explanation) -> str:
+    titles = "".join(f'<th scope="col">{_text(title)}</th>' for title in METHODS.values())
+    rows = []
+    for title, row in zip(METHODS.values(), explanation.agreement, strict=True):
+        cells = "".join(f"<td>{short(float(value))}</td>" for value in row)
+        rows.append(f'<tr><th scope="row">{_text(title)}</th>{cells}</tr>')
+    return (
+        "<table><caption>Agreement between methods (Spearman over the tokens)</caption>"
+        f"<thead><tr><td></td>{titles}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )

@@ -1,0 +1,71 @@
+"""Explanations as JSON, for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxflow.eval.explain.explanation import METHODS, Explanation
+from jaxflow.eval.report.plain import dump, plain
+
+__all__ = ["FORMAT", "as_json", "record"]
+
+FORMAT = "jaxflow-explanation-1"
+
+
+def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
+    """Turn explanations into what JSON has.
+
+    Returns
+    -------
+    dict
+        ``{"format": "jaxflow-explanation-1", "methods": [M names], "sentences": [...]}``, one
+        sentence for each explanation, in order:
+
+        ================= =========================================================
+        ``text``          the sentence as given
+        ``prediction``    the likeliest class or token: ``"singular"`` or ``"plural"``
+        ``probabilities`` ``{"singular": p, "plural": p}``
+        ``tokens``        n objects ``{"text", "seen", "known"}``
+        ``readout``       index of the token that the prediction is read off, of ``[CLS]`` 0
+        ``unknown``       the words that the vocabulary does not have
+        ``scores``        method -> n numbers, top layer, readout row
+        ``agreement``     method -> method -> Spearman's correlation, null where undefined
+        ``layers``        ``raw``, ``rollout``, ``flow`` -> L lists of n numbers, bottom first
+        ``saturated``     n booleans: flow is at the bound of its token
+        ``cuts``          for each token asked for ``{"token", "value", "edges", "words",
+                          "summary"}``: its index, the flow to it, the edges
+                          ``[layer, query, key]`` that hold it down, from 0, and the same in words,
+                          layers from 1
+        ================= =========================================================
+    """
+    return {
+        "format": FORMAT,
+        "methods": list(METHODS),
+        "sentences": [_sentence(explanation) for explanation in explanations],
+    }
+
+
+def as_json(explanations: Sequence[Explanation]) -> str:
+    """Write explanations as strict JSON text (no NaN), `record`'s form."""
+    return dump(record(explanations))
+
+
+def _sentence(explanation: Explanation) -> dict[str, Any]:
+    agreement = {
+        name: dict(zip(METHODS, plain(row), strict=True))
+        for name, row in zip(METHODS, explanation.agreement, strict=True)
+    }
+    return {
+        "text": explanation.text,
+        "prediction": explanation.prediction,
+        "probabilities": plain(explanation.probabilities),
+        "tokens": plain(explanation.tokens),
+        "readout": explanation.readout,
+        "unknown": list(explanation.unknown),
+        "scores": plain(explanation.scores),
+        "agreement": agreement,
+        "layers": plain(explanation.layers),
+        "saturated": plain(explanation.saturated),
+        "cuts": plain(explanation.cuts),
+    }

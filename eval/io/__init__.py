@@ -1,0 +1,1 @@
+"""Read and write result files, and export trained models."""

@@ -1,0 +1,230 @@
+"""From a trained model to the tables, the claims and the files that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxflow.errors import InputError
+from jaxflow.eval.paper.claims import Claim, judge_claims
+from jaxflow.eval.paper.protocol import ProtocolConfig, choose
+from jaxflow.eval.paper.report import write_reports
+from jaxflow.eval.paper.scores import Scores
+from jaxflow.eval.paper.tables import Tables, build_tables
+from jaxflow.eval.score.sentence_scores import score_sentences
+from jaxflow.models import Model, load
+from jaxflow.train.accuracy import accuracies
+from jaxflow.train.batches import EncodedSplit
+from jaxflow.train.config import TrainConfig
+from jaxflow.train.data import load_splits
+from jaxflow.train.journal import read_config
+from jaxflow.train.mesh import layout_of
+
+__all__ = [
+    "Evaluation",
+    "check_out",
+    "evaluate",
+    "evaluate_run",
+    "spread",
+    "versions",
+    "write_evaluation",
+]
+
+PACKAGES = ("jaxflow", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "numba", "networkx")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found: accuracy by split, tables, claims and the scores behind them."""
+
+    accuracy: Mapping[str, Mapping[str, float | int]]
+    tables: Tables
+    claims: tuple[Claim, ...]
+    scores: Scores
+    files: tuple[Path, ...]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[package] = "unknown"
+    return found
+
+
+def evaluate(
+    model: Model,
+    splits: Mapping[str, EncodedSplit],
+    config: TrainConfig,
+    protocol: ProtocolConfig,
+    out: Path,
+    *,
+    accuracy: Mapping[str, Mapping[str, float | int]] | None = None,
+    seconds: float | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Score a model's test sentences and write the tables.
+
+    Parameters
+    ----------
+    model, splits, config
+        The model, the splits it was not trained on (``test`` among them) and how it was trained.
+    protocol
+        How sentences are scored.
+    out
+        Folder for ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and
+        ``config.json``.
+    accuracy
+        By split, if it is known already.
+    seconds
+        Of training, for the record.
+    report
+        Called with the number of sentences done and their total.
+
+    Returns
+    -------
+    Evaluation
+        What was found.
+
+    Raises
+    ------
+    InputError
+        If there are too few sentences or the folder cannot be written.
+    """
+    test = splits["test"]
+    choose(test, protocol)  # refuse impossible requests before the slow part
+    if accuracy is None:
+        accuracy = accuracies(spread(model), splits, config.lengths)
+    scores, extra = score_sentences(model, test, config.lengths, protocol, report)
+    return write_evaluation(
+        out,
+        scores,
+        extra,
+        model=model,
+        config=config,
+        protocol=protocol,
+        accuracy=accuracy,
+        too_long=test.too_long,
+        seconds=seconds,
+    )
+
+
+def write_evaluation(
+    out: Path,
+    scores: Scores,
+    extra: Mapping[str, np.ndarray],
+    *,
+    model: Model,
+    config: TrainConfig,
+    protocol: ProtocolConfig,
+    accuracy: Mapping[str, Mapping[str, float | int]],
+    too_long: int,
+    seconds: float | None = None,
+) -> Evaluation:
+    """Make tables and claims of scores and write the files of an evaluation.
+
+    Parameters
+    ----------
+    out
+        Folder for ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and
+        ``config.json``.
+    scores, extra
+        By sentence, and further arrays for ``scores.npz``.
+    model, config, protocol
+        The model, how it was trained and how sentences were scored.
+    accuracy
+        By split, ``test`` among them.
+    too_long
+        Test sentences left out for their length.
+    seconds
+        Of training, for the record.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    tables = build_tables(scores, protocol.seed)
+    claims = judge_claims(scores, protocol.seed)
+    files = write_reports(
+        out,
+        scores=scores,
+        tables=tables,
+        claims=claims,
+        accuracy=accuracy["test"]["accuracy"],
+        accuracy_by_split=accuracy,
+        config={
+            "train": config.to_dict(),
+            "protocol": dataclasses.asdict(protocol),
+            "model": model.config.to_dict(),
+            "training_seconds": seconds,
+            "test_sentences_too_long": too_long,
+        },
+        versions=versions(),
+        extra=extra,
+    )
+    return Evaluation(accuracy, tables, claims, scores, tuple(files))
+
+
+def spread(model: Model) -> Callable[[np.ndarray], jax.Array]:
+    """Return ``tokens [B, n] -> probabilities [B', C]`` on all of this process's devices.
+
+    B' is B, or the next multiple of the devices: the first B rows are those asked for.
+    """
+    layout = layout_of(own=True)
+    model = dataclasses.replace(model, params=layout.put_replicated(model.params))
+    return lambda tokens: model.probabilities(layout.put_filled(tokens))
+
+
+def evaluate_run(
+    run: Path,
+    protocol: ProtocolConfig,
+    out: Path,
+    *,
+    data: Path | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate a finished run on its own corpus, or on the one in `data`.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, or its corpus is gone.
+    """
+    config = read_config(run)
+    if config is None:
+        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
+    if data is not None:
+        config = dataclasses.replace(config, data=data)
+    model = load(run)
+    splits = load_splits(config, model.whole_words)
+    return evaluate(model, splits, config, protocol, out, report=report)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written before hours are spent on what goes there.
+
+    Nothing is made: what is refused for another reason must leave no empty folder behind.
+
+    Raises
+    ------
+    InputError
+        If the folder, or the nearest one above it that exists, cannot be written.
+    """
+    place = out.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"the folder {out} cannot be written: {place} is no folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {out} cannot be written: {place} does not allow it")

@@ -1,0 +1,116 @@
+"""Which figures there are: what each is called, what it shows, and what it is drawn from.
+
+A new figure is one function that draws it and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jaxflow
+from jaxflow.errors import InputError
+from jaxflow.eval.paper.scores import SentenceScores
+from jaxflow.eval.paper.tables import Tables
+from jaxflow.eval.plots.bars import draw_token_bars
+from jaxflow.eval.plots.curves import (
+    draw_agreement,
+    draw_entropy,
+    draw_lengths,
+    draw_saturation,
+    draw_training,
+)
+from jaxflow.eval.plots.graph import draw_graph
+from jaxflow.eval.plots.maps import draw_layer_maps, draw_readout
+from jaxflow.eval.plots.results import Journey
+from jaxflow.eval.plots.sentence import SentenceMaps
+from jaxflow.eval.plots.style import FORMATS, save
+from jaxflow.files import write_together
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "check_formats",
+    "score_figures",
+    "sentence_figures",
+    "table_figures",
+    "training_figures",
+    "write_figures",
+]
+
+#: Figures by their file's name without its ending.
+Figures = dict[str, "Figure"]
+
+
+def table_figures(tables: Tables) -> Figures:
+    """Draw what needs nothing but the tables."""
+    return {
+        **{
+            f"agreement-{target.replace('_', '-')}": draw_agreement(tables, target)
+            for target in tables.correlations
+        },
+        "saturation": draw_saturation(tables),
+        "entropy": draw_entropy(tables),
+    }
+
+
+def score_figures(scores: SentenceScores, seed: int = 0) -> Figures:
+    """Draw what needs every sentence's scores."""
+    return {"lengths": draw_lengths(scores, seed)}
+
+
+def training_figures(journey: Journey) -> Figures:
+    """Draw what a run's measures show."""
+    return {"training": draw_training(journey)}
+
+
+def sentence_figures(sentence: SentenceMaps, residual: float = 0.5) -> Figures:
+    """Draw one sentence: maps of every layer, the readout's rows, the graph and the bars."""
+    tokens, maps, source = sentence.tokens, sentence.maps, sentence.readout
+    graph = jaxflow.attention_graph(sentence.attention, residual=residual)
+    title = f"{tokens[source]} over the layers"
+    return {
+        "maps-raw": draw_layer_maps(maps["raw"], tokens, title="Raw attention", residual=False),
+        "maps-rollout": draw_layer_maps(maps["rollout"], tokens, title="Attention rollout"),
+        "maps-flow": draw_layer_maps(maps["flow"], tokens, title="Attention flow"),
+        "readout": draw_readout(maps, tokens, source=source, title=title),
+        "graph": draw_graph(graph, tokens, source=source),
+        "bars": draw_token_bars(sentence.scores, tokens),
+    }
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse formats that figures cannot be written in.
+
+    Raises
+    ------
+    InputError
+        If there is none, or one is unknown.
+    """
+    unknown = [form for form in formats if form not in FORMATS]
+    if unknown or not formats:
+        raise InputError(
+            f"format must be one or more of {','.join(FORMATS)}, got {','.join(formats)!r}"
+        )
+
+
+def write_figures(
+    folder: Path, figures: Mapping[str, Figure], formats: Sequence[str] = ("svg",)
+) -> list[Path]:
+    """Write figures to a folder, all of them or none.
+
+    Raises
+    ------
+    InputError
+        If a format is unknown or the folder cannot be written to.
+    """
+    check_formats(formats)
+    writers: dict[str, Callable[[Path], None]] = {
+        f"{name}.{form}": partial(save, figure, form=form)
+        for name, figure in figures.items()
+        for form in dict.fromkeys(formats)
+    }
+    return write_together(folder, writers)

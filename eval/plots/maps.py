@@ -1,0 +1,159 @@
+"""Heat maps of tokens: a layer's whole token attention, or one token's row over the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.eval.explain.shade import clipped, relative
+from jaxflow.eval.plots.style import (
+    COLUMN,
+    INK,
+    PAGE,
+    SMALL,
+    TITLE,
+    colour_map,
+    dress,
+    finish,
+    look,
+    new_figure,
+)
+from jaxflow.eval.report.text import layer_names, short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_layer_maps", "draw_readout"]
+
+PITCH = 0.128  # inches from one token to the next, so that labels of 7 points stay apart
+LETTER = 0.062  # inches, an average letter of 7 points
+GAP = 0.1  # inches between panels
+HEADING = 0.36  # inches above a panel: two lines
+
+
+def draw_layer_maps(
+    maps: NDArray[np.floating], tokens: Sequence[str], *, title: str = "", residual: bool = True
+) -> Figure:
+    """Draw token attention as a heat map for each layer, from 0 to its own largest value.
+
+    Parameters
+    ----------
+    maps
+        ``[L, n, n]``: row i of layer l says how much each input token counts for token i after
+        layer l.
+    tokens
+        The n tokens.
+    title
+        Above all maps.
+    residual
+        Whether to call the rows embeddings (of rollout and flow) or queries (of raw attention).
+    """
+    panels = {
+        f"L{layer}\nmax {short(float(np.max(values)))}": relative(values)
+        for layer, values in enumerate(np.asarray(maps), start=1)
+    }
+    rows, columns = ("embedding", "input token") if residual else ("query", "key")
+    return _draw_panels(panels, tokens, tokens, (rows, columns), title=title)
+
+
+def draw_readout(
+    maps: Mapping[str, NDArray[np.floating]],
+    tokens: Sequence[str],
+    *,
+    source: int = 0,
+    title: str = "",
+) -> Figure:
+    """Draw one token's row over the layers, a heat map for each method.
+
+    Every row of a map is shaded from 0 to its own largest value: tokens are to be compared within
+    a layer, as the correlations of the tables do.
+
+    Parameters
+    ----------
+    maps
+        Method -> ``[L, n, n]``.
+    tokens
+        The n tokens.
+    source
+        Index of the token whose row is drawn.
+    title
+        Above all maps.
+    """
+    panels = {
+        look(name).title: np.stack([relative(row) for row in np.asarray(values)[:, source]])
+        for name, values in maps.items()
+    }
+    layers = layer_names(len(next(iter(panels.values()))))
+    return _draw_panels(panels, layers, tokens, ("layer", "input token"), title=title, upward=True)
+
+
+def _draw_panels(
+    panels: Mapping[str, NDArray[np.floating]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    names: tuple[str, str],
+    *,
+    title: str,
+    upward: bool = False,
+) -> Figure:
+    """Draw matrices ``[R, C]`` of 0 to 1 with the same row and column labels side by side."""
+    rows, columns = [clipped(label) for label in rows], [clipped(label) for label in columns]
+    left = 0.3 + LETTER * max(map(len, rows))
+    below = 0.3 + LETTER * max(map(len, columns))
+    across, width = _grid(len(panels), len(columns), left)
+    side = (width - left) / across - GAP
+    down = -(-len(panels) // across)
+    tall = max(PITCH * len(rows), side * len(rows) / len(columns))
+    # Where the last row is not full, the row above it has token labels too.
+    labelled = 1 if len(panels) % across == 0 else 2
+    height = labelled * below + (0.2 if title else 0) + down * (tall + HEADING)
+    figure = new_figure(width, height, pad=0.03)
+
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for place, (axes, (name, values)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
+        dress(axes)
+        axes.set_title(name, fontsize=SMALL, color=INK, pad=3)
+        axes.pcolormesh(
+            np.arange(len(columns) + 1) - 0.5,
+            np.arange(len(rows) + 1) - 0.5,
+            values,
+            cmap=colour_map(),
+            vmin=0,
+            vmax=1,
+            edgecolors="white",
+            linewidth=0.3,
+        )
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(rows)), rows, parse_math=False)
+        # The lowest panel of its column has the labels, though the grid may go on empty below.
+        axes.tick_params(labelbottom=place + across >= len(panels))
+    if not upward:
+        grid[0, 0].invert_yaxis()
+    figure.supylabel(names[0], fontsize=SMALL, color=INK)
+    figure.supxlabel(names[1], fontsize=SMALL, color=INK)
+    if title:
+        figure.suptitle(title, fontsize=TITLE, color=INK, parse_math=False)
+    return finish(figure)
+
+
+def _grid(panels: int, columns: int, beside: float) -> tuple[int, float]:
+    """Choose how many panels go side by side and the figure's width.
+
+    A column's width if labels stay apart there, else a page's, else what two panels need; three
+    are never two and one.
+    """
+    need = PITCH * columns + GAP
+    # Three panels in rows of two would leave a hole; six in rows of two are a column.
+    for width, least in ((COLUMN, 2 if panels > 3 else 3), (PAGE, 3)):
+        fit = min(panels, 3, int((width - beside) / need))
+        if fit >= min(panels, least):
+            return fit, width
+    fit = 1 if panels == 3 else min(panels, 2)
+    return fit, max(PAGE, beside + fit * need)

@@ -1,1 +1,0 @@
-"""Explanations as people look at them: one file for each form."""

@@ -1,0 +1,1 @@
+"""Format numbers and tables for terminals, Markdown, CSV and JSON."""

@@ -1,0 +1,1 @@
+"""Score the tokens of sentences by every method."""

@@ -1,0 +1,1 @@
+"""Evaluate a whole corpus in shards, in any number of processes."""

@@ -1,0 +1,187 @@
+"""One shard's results as a Parquet file, a row a sentence, for anything that reads tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, SCORES, TARGETS, SentenceScores
+from jaxflow.files import write_together
+
+__all__ = ["Shard", "read_shard", "read_shard_scores", "write_shard"]
+
+_KEY = b"jaxflow"  # of what the file says of itself
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What was found of some of the sentences.
+
+    Attributes
+    ----------
+    scores
+        Of S sentences.
+    rows, labels
+        ``[S]``, each sentence's place in its split, and its class.
+    right
+        Split -> how many of the shard's part of it the model classifies rightly.
+    plan
+        Checksum of the plan that the shard is of.
+    """
+
+    scores: SentenceScores
+    rows: np.ndarray
+    labels: np.ndarray
+    right: dict[str, int]
+    plan: str
+
+
+def write_shard(path: Path, shard: Shard) -> None:
+    """Write a shard beside its place and rename it.
+
+    Columns are ``row`` and ``label``, ``length``, and for each score a list of one float64 a layer.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = shard.scores.arrays()
+    columns = {"row": pa.array(shard.rows), "label": pa.array(shard.labels)}
+    for name, values in arrays.items():
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        columns[name] = (
+            flat
+            if values.ndim == 1
+            else pa.FixedSizeListArray.from_arrays(flat, shard.scores.layers)
+        )
+    about = json.dumps(
+        {"right": shard.right, "plan": shard.plan, "checksum": _checksum(shard)}, sort_keys=True
+    )
+    table = pa.table(columns).replace_schema_metadata({_KEY: about.encode()})
+    write_together(path.parent, {path.name: lambda part: pq.write_table(table, part)})
+
+
+def read_shard(path: Path) -> Shard:
+    """Read what `write_shard` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or none of these.
+    """
+    import pyarrow.parquet as pq
+
+    with _refused(path):
+        with pq.ParquetFile(path) as file:
+            _check_columns(file, path.stat().st_size)
+            table = file.read()
+        if any(table[name].null_count for name in ("row", "label", "length")):
+            raise ValueError("a number is missing")
+        about: dict[str, Any] = json.loads((table.schema.metadata or {})[_KEY])
+        numbers = {name: table[name].to_numpy() for name in ("row", "label", "length")}
+        layered = {name: _stacked(table[name].combine_chunks()) for name in SCORES}
+        scores = SentenceScores(
+            correlations={t: {r: layered[f"{t}/{r}"] for r in ROWS} for t in TARGETS},
+            saturated=layered["saturated"],
+            entropy={row: layered[f"entropy/{row}"] for row in ENTROPY_ROWS},
+            length=numbers["length"],
+        )
+        right, plan = dict(about["right"]), about["plan"]
+        if type(plan) is not str or any(type(count) is not int for count in right.values()):
+            raise ValueError("what it says of itself is of other kinds")
+        shard = Shard(scores, numbers["row"], numbers["label"], right, plan)
+        if about["checksum"] != _checksum(shard):
+            raise ValueError("its checksum is another")
+        return shard
+
+
+def read_shard_scores(path: Path, name: str) -> NDArray[np.float64]:
+    """Read the score of one name (`jaxflow.eval.paper.scores.SCORES`) alone, float64 ``[S, L]``.
+
+    The file's checksum is not looked at, because it is of all scores: `read_shard` does that.
+
+    Raises
+    ------
+    InputError
+        As `read_shard`.
+    """
+    import pyarrow.parquet as pq
+
+    with _refused(path), pq.ParquetFile(path) as file:
+        _check_columns(file, path.stat().st_size)
+        return _stacked(file.read([name])[name].combine_chunks())
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Say of whatever is raised in a block that the shard cannot be read."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (
+        OSError,
+        pa.ArrowException,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise InputError(
+            f"the shard {path} cannot be read, delete it to have it made again: "
+            f"{' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+
+
+def _check_columns(file: Any, size: int) -> None:
+    """Refuse a file whose columns are not those of a shard, before any of them is read.
+
+    Parameters
+    ----------
+    file
+        Of ``pyarrow.parquet.ParquetFile``.
+    size
+        Its bytes: `row` has different numbers, so that each takes one at least.
+    """
+    import pyarrow as pa
+
+    if not 0 < file.metadata.num_rows <= size:
+        raise ValueError(f"it claims {file.metadata.num_rows} sentences in {size} bytes")
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    for name in ("row", "label", "length"):
+        if not pa.types.is_integer(kinds[name]):
+            raise ValueError(f"{name} must be whole numbers, got {kinds[name]}")
+    layers = getattr(kinds["saturated"], "list_size", 0)
+    for name in SCORES:
+        if kinds[name] != pa.list_(pa.float64(), layers):
+            raise ValueError(f"{name} must be {layers} numbers a sentence, got {kinds[name]}")
+
+
+def _checksum(shard: Shard) -> str:
+    """Of all that is read back: Parquet's own leaves some of a file out."""
+    about = json.dumps({"right": shard.right, "plan": shard.plan}, sort_keys=True)
+    digest = hashlib.sha256(about.encode())
+    for values in (shard.rows, shard.labels, *shard.scores.arrays().values()):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _stacked(column: Any) -> np.ndarray:
+    """Turn a column of lists of one length into float64 ``[S, L]``."""
+    if column.null_count or column.values.null_count:
+        raise ValueError("a score is missing")
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values, np.float64).reshape(len(column), -1)

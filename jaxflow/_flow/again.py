@@ -1,0 +1,204 @@
+"""Once more where a pass fell short: who was stuck goes first, who went hungry is served first.
+
+Statement: any order of sending is feasible, and a pass that failed says which other one to try.
+What is left over of a supply had no open arc to an unmet demand when its turn came, so next time
+its turn comes earlier; and every node serves the demands that were not met before the others. The
+sinks that a pass over one layer has failed for, few of many, are packed together first, so that all
+lanes are in use. A pass or two spare most of the searches.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxflow._flow.bounds import stuck_cut
+from jaxflow._flow.columns import CLOSE
+from jaxflow._flow.compiled import bare, counting
+from jaxflow._flow.lanes import (
+    LANES,
+    at_least,
+    broadcast,
+    exceeds,
+    least,
+    load,
+    lowered,
+    most,
+    raised,
+    space,
+    spread,
+    store,
+)
+from jaxflow._flow.lift import TINY
+from jaxflow._flow.network import LEAST
+from jaxflow._flow.sentence import Sentence
+
+__all__ = ["Pack", "new_pack", "put", "try_again"]
+
+# How often sinks are tried again, as long as there are more than so many: a search of a few costs
+# less than another pass.
+ROUNDS, FEW = 3, 1
+
+
+class Pack(NamedTuple):
+    """Sinks of one row that a pass has failed for, one in each lane.
+
+    Attributes
+    ----------
+    size
+        ``[1]``: how many there are.
+    sinks
+        ``[LANES]``: which.
+    bottom, own
+        ``[n, LANES]``: what each node of layer 0 can give to the sink, and what each node of layer
+        1 can to the sink's own node there.
+    stuck, hungry
+        ``[n, LANES]``: 1 where a node of layer 1 had something left, or one of layer 0 could have
+        taken more, after any pass so far; else 0.
+    bound, sent
+        ``[1, LANES]``: the least bound and the largest flow so far.
+    supply, demand
+        ``[n, LANES]``: what the last pass has left.
+    straight
+        ``[1, LANES]``: what the sink's own node can give to it.
+    beyond
+        ``[n, LANES]``: see `stuck_cut`.
+    """
+
+    size: np.ndarray
+    sinks: np.ndarray
+    bottom: np.ndarray
+    own: np.ndarray
+    stuck: np.ndarray
+    hungry: np.ndarray
+    bound: np.ndarray
+    sent: np.ndarray
+    supply: np.ndarray
+    demand: np.ndarray
+    straight: np.ndarray
+    beyond: np.ndarray
+
+
+@counting
+def new_pack(n: int) -> Pack:
+    """Return an empty pack for sentences of n tokens."""
+    return Pack(
+        np.zeros(1, np.int64), np.zeros(LANES, np.int64),
+        space((n, LANES)), space((n, LANES)), space((n, LANES)), space((n, LANES)),
+        space((1, LANES)), space((1, LANES)), space((n, LANES)), space((n, LANES)),
+        space((1, LANES)), space((n, LANES)),
+    )  # fmt: skip
+
+
+@bare
+def put(
+    pack: Pack,
+    sentence: Sentence,
+    sink: int,
+    first: int,
+    last: int,
+    lane: int,
+    demand: np.ndarray,
+    bound: float,
+    sent: float,
+) -> None:
+    """Add a sink; `demand` holds what the pass, from `first` on, has left in its `lane`."""
+    edges, at = sentence.edges, pack.size[0]
+    pack.size[0] += 1
+    pack.sinks[at], pack.bound[0, at], pack.sent[0, at] = sink, bound, sent
+    # All rows up to the last, not from the first only: another sink's may be further up.
+    for i in range(last):
+        pack.bottom[i, at] = edges[0, i, sink]
+        pack.own[i, at] = edges[1, i, sink]
+        pack.stuck[i, at] = 0.0
+        pack.hungry[i, at] = i >= first and demand[i, lane] > LEAST
+
+
+@bare
+def try_again(
+    pack: Pack, sentence: Sentence, row: np.ndarray, order: np.ndarray, first: int, last: int
+) -> int:
+    """Bring the sinks' flows and bounds together; empty the pack.
+
+    `row` is the source's, nodes from `first` to before `last` are on a way. Returns the mask of the
+    lanes in which the two have met; ``pack.bound`` holds the bounds.
+    """
+    count = pack.size[0]
+    pack.size[0] = 0
+    everyone = (1 << count) - 1
+    for lane in range(count, LANES):
+        pack.bottom[first:last, lane] = 0.0
+    done = 0
+    for _ in range(ROUNDS):
+        left = 0
+        for lane in range(count):
+            left += 1 - (done >> lane & 1)
+        if left <= FEW:
+            break
+        sent = most(load(pack.sent, 0, 0), _pass(pack, row, order, sentence.edges[1], first, last))
+        store(pack.sent, 0, 0, sent)
+        cut = stuck_cut(
+            row, sentence, pack.bottom, order[0], first, last, 0, pack.supply, pack.beyond
+        )
+        bound = least(cut, load(pack.bound, 0, 0))
+        store(pack.bound, 0, 0, bound)
+        done = at_least(sent, bound - spread(CLOSE))
+        for i in range(first, last):
+            store(pack.stuck, i, 0, most(load(pack.stuck, i, 0), load(pack.supply, i, 0)))
+            hungry = exceeds(load(pack.demand, i, 0), spread(LEAST))
+            store(pack.hungry, i, 0, most(load(pack.hungry, i, 0), hungry))
+    return done & everyone
+
+
+@bare
+def _pass(
+    pack: Pack, row: np.ndarray, order: np.ndarray, arcs: np.ndarray, first: int, last: int
+) -> Any:
+    """Send `row` over one layer as `sweep_one_layer` does, in another order; return what arrives.
+
+    First from the nodes that were stuck, then from the others; from each first to the sink's own
+    node, then to the hungry ones, then to the others, in proportion to what these can take.
+    """
+    stuck, hungry, supply, demand = pack.stuck, pack.hungry, pack.supply, pack.demand
+    for i in range(first, last):
+        store(demand, i, 0, load(pack.bottom, i, 0))
+        store(supply, i, 0, spread(row[i]))
+    for lane in range(LANES):
+        demand[pack.sinks[lane], lane] = 0.0
+        pack.straight[0, lane] = pack.bottom[pack.sinks[lane], lane]
+    own = load(pack.straight, 0, 0)
+    sent, zero, tiny, one = spread(0.0), spread(0.0), spread(TINY), spread(1.0)
+    for phase in range(2):
+        for turn in range(last):
+            j = order[turn]
+            if j < first:
+                continue
+            now = load(stuck, j, 0)
+            if phase:
+                now = one - now
+            if at_least(now, one) == 0:
+                continue
+            served, others = zero, zero
+            for i in range(first, last):
+                out = least(load(demand, i, 0), broadcast(arcs, j, i))
+                others = others + out
+                served = raised(served, out, load(hungry, i, 0))
+            others = most(others - served, zero)
+            to_own = least(own, load(pack.own, j, 0))
+            have = load(supply, j, 0)
+            passed = least(have * now, others + served + to_own)
+            store(supply, j, 0, have - passed)
+            sent = sent + passed
+            to_own = least(to_own, passed)
+            own = own - to_own
+            passed = passed - to_own
+            used = least(served, passed)
+            # Where nobody else is left, rounding is, and must not be blown up.
+            rest = least(one, (passed - used) / (others + tiny))
+            more = used / (served + tiny) - rest
+            for i in range(first, last):
+                wish = load(demand, i, 0)
+                share = raised(rest, more, load(hungry, i, 0))
+                store(demand, i, 0, lowered(wish, share, least(wish, broadcast(arcs, j, i))))
+    return sent

@@ -1,0 +1,107 @@
+"""Flow inside ``jit``, ``vmap`` and ``grad``: a call back to the host, its derivative the cut.
+
+Statement: flow is a minimum over cuts, each linear in the edges, so its derivative is the indicator
+of a minimum cut (`cuts`). From the edges it goes on through residual connection and heads to the
+attention by JAX's own rules.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow._flow.workers import cut_tables, flow_tables
+from jaxflow.attention import edge_weights
+
+__all__ = ["FlowOptions", "traced_flow"]
+
+
+class FlowOptions(NamedTuple):
+    """What is fixed when a traced flow is compiled: fusing, and indices from 0."""
+
+    heads: str | int
+    layers: tuple[int, ...]
+    sources: tuple[int, ...]
+    threads: int | None
+
+
+def _host_edges(attention: Any, residual: Any, mask: Any, heads: str | int) -> np.ndarray:
+    # Under vmap each argument has the same leading axes.
+    share = np.asarray(residual, np.float64)[..., None, None, None]
+    weights = np.asarray(attention, np.float64)
+    real = None if mask is None else np.asarray(mask)
+    return np.asarray(edge_weights(weights, residual=share, heads=heads, mask=real))
+
+
+def _host_flow(options: FlowOptions, dtype: Any, attention: Any, residual: Any, mask: Any) -> Any:
+    edges = _host_edges(attention, residual, mask, options.heads)
+    table = flow_tables(edges, options.layers, options.sources, options.threads)
+    # Nothing was checked on the way in, so what is not a number must stay visible.
+    table[~np.isfinite(edges).all((-3, -2, -1))] = np.nan
+    return table.astype(dtype)
+
+
+def _host_cuts(
+    options: FlowOptions, dtype: Any, attention: Any, residual: Any, mask: Any, pulls: Any
+) -> Any:
+    edges = _host_edges(attention, residual, mask, options.heads)
+    pulls = np.asarray(pulls, np.float64)
+    return cut_tables(edges, options.layers, options.sources, pulls, options.threads).astype(dtype)
+
+
+def _spread(residual: Any, attention: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.asarray(residual, attention.dtype), attention.shape[:-4])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def traced_flow(options: FlowOptions, attention: jax.Array, residual: Any, mask: Any) -> jax.Array:
+    """Return the flows ``[..., L', S, n]`` of an attention whose values are not there yet.
+
+    Computed in float64 on the host, returned in float64 where JAX has it enabled, else float32.
+    """
+    n = attention.shape[-1]
+    shape = (*attention.shape[:-4], len(options.layers), len(options.sources), n)
+    dtype = jnp.result_type(float)
+    return jax.pure_callback(
+        partial(_host_flow, options, dtype),
+        jax.ShapeDtypeStruct(shape, dtype),
+        attention,
+        _spread(residual, attention),
+        mask,
+        vmap_method="broadcast_all",
+    )
+
+
+def _forward(
+    options: FlowOptions, attention: jax.Array, residual: Any, mask: Any
+) -> tuple[jax.Array, tuple[jax.Array, Any, Any]]:
+    return traced_flow(options, attention, residual, mask), (attention, residual, mask)
+
+
+def _backward(
+    options: FlowOptions, kept: tuple[jax.Array, Any, Any], pulls: jax.Array
+) -> tuple[Any, Any, None]:
+    attention, residual, mask = kept
+    n, depth = attention.shape[-1], attention.shape[-4]
+
+    def edges_of(attention: jax.Array, residual: Any) -> Any:
+        return edge_weights(attention, residual=residual, heads=options.heads, mask=mask)
+
+    cuts = jax.pure_callback(
+        partial(_host_cuts, options, attention.dtype),
+        jax.ShapeDtypeStruct((*attention.shape[:-4], depth, n, n), attention.dtype),
+        attention,
+        _spread(residual, attention),
+        mask,
+        pulls,
+        vmap_method="broadcast_all",
+    )
+    _, pull_back = jax.vjp(edges_of, attention, residual)
+    return *pull_back(cuts), None
+
+
+traced_flow.defvjp(_forward, _backward)

@@ -1,0 +1,123 @@
+"""Bars: what two methods say of every token, side by side, for the layer and head chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxflow.html.content import Content
+from jaxflow.html.look import BLUE, RED, integers, name_tokens, new_figure, token_names
+
+if TYPE_CHECKING:
+    from bokeh.models import ColumnDataSource, Select, Slider, UIElement
+
+__all__ = ["bars", "score_columns"]
+
+DECIMALS = 5
+ANY = 0  # stands for the layer of a score that knows none; layers count from 1 here
+
+
+def score_columns(content: Content) -> dict[str, np.ndarray]:
+    """Return one row for each bar that can be shown.
+
+    Columns ``method`` (index into the layered methods, then the plain ones), ``layer`` (from 1,
+    0 for plain methods), ``head`` (from 1, 0 for their mean), ``token`` and ``score``.
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    for place, values in enumerate(content.layered.values()):
+        at = np.indices(values.shape)
+        parts.append((np.full(values.shape, place), at[0] + 1, at[1], at[2], values))
+    for place, values in enumerate(content.plain.values(), len(parts)):
+        none = np.full(values.shape, ANY)
+        parts.append((np.full(values.shape, place), none, none, np.arange(values.size), values))
+    names = ("method", "layer", "head", "token", "score")
+    columns = {
+        name: np.concatenate([part[column].ravel() for part in parts])
+        for column, name in enumerate(names)
+    }
+    score = np.round(columns.pop("score"), DECIMALS).astype(np.float32)
+    return {name: integers(values) for name, values in columns.items()} | {"score": score}
+
+
+def bars(content: Content, layer: Slider, head: Select) -> UIElement:
+    """Draw two panels, each with its own method, on one axis of tokens."""
+    from bokeh.layouts import row
+    from bokeh.models import ColumnDataSource, Range1d
+
+    source = ColumnDataSource(score_columns(content))
+    methods = [*content.layered, *content.plain]
+    n = len(content.tokens)
+    y_range = Range1d(n - 0.5, -0.5)
+    panels = [_panel(content, source, methods, y_range, layer, head, side) for side in range(2)]
+    return row(panels, sizing_mode="stretch_width")
+
+
+def _panel(
+    content: Content,
+    source: ColumnDataSource,
+    methods: Sequence[str],
+    y_range: object,
+    layer: Slider,
+    head: Select,
+    side: int,
+) -> UIElement:
+    from bokeh.layouts import column
+    from bokeh.models import (
+        CDSView,
+        GroupFilter,
+        HoverTool,
+        IntersectionFilter,
+        Select,
+        UnionFilter,
+    )
+
+    # Raw attention beside flow; with fewer methods, the last one.
+    first = 0 if side == 0 else methods.index("flow")
+    select = Select(
+        title=("Method on the left", "Method on the right")[side],
+        value=first,
+        options=list(enumerate(methods)),
+        name=f"method-{side}",
+        sizing_mode="stretch_width",
+    )
+    by_method = GroupFilter(column_name="method", group=first)
+    by_layer = GroupFilter(column_name="layer", group=layer.value)
+    by_head = GroupFilter(column_name="head", group=head.value)
+    select.js_link("value", by_method, "group")
+    layer.js_link("value", by_layer, "group")
+    head.js_link("value", by_head, "group")
+    chosen = IntersectionFilter(operands=[by_layer, by_head])
+    always = GroupFilter(column_name="layer", group=ANY)
+    view = CDSView(
+        filter=IntersectionFilter(operands=[by_method, UnionFilter(operands=[chosen, always])])
+    )
+
+    n = len(content.tokens)
+    plot = new_figure(
+        "save",
+        height=60 + n * (18 if n < 64 else 12),
+        y_range=y_range,
+        name=f"bars-plot-{side}",
+    )
+    drawn = plot.hbar(
+        y="token",
+        right="score",
+        height=0.75,
+        source=source,
+        view=view,
+        color=(BLUE, RED)[side],
+        name=f"bars-{side}",
+    )
+    if all((values >= 0).all() for values in (*content.layered.values(), *content.plain.values())):
+        plot.x_range.start = 0
+    name_tokens(plot.yaxis[0], content.tokens)
+    plot.add_tools(
+        HoverTool(
+            renderers=[drawn],
+            tooltips="<bdi>@token{custom}</bdi> (token @token): <b>@score{0.00000}</b>",
+            formatters={"@token": token_names(content.tokens)},
+        )
+    )
+    return column(select, plot, sizing_mode="stretch_width")

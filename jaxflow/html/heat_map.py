@@ -1,0 +1,99 @@
+"""Heat map: how much every token attends to every other, for the layer and head chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxflow.html.compact import Maps
+from jaxflow.html.look import integers, name_tokens, new_figure, shades, token_names
+
+if TYPE_CHECKING:
+    from bokeh.models import Select, Slider, UIElement
+
+__all__ = ["heat_map", "map_columns"]
+
+
+def map_columns(maps: Maps) -> dict[str, object]:
+    """Return one row for each map: ``image`` ``[n, n]`` in steps, ``layer`` from 1, ``head``."""
+    layer, head = (axis.ravel() for axis in np.indices(maps.steps.shape[:2]))
+    images = [maps.steps[at] for at in zip(layer, head, strict=True)]
+    return {"image": images, "layer": integers(layer + 1), "head": integers(head)}
+
+
+def heat_map(tokens: Sequence[str], maps: Maps, layer: Slider, head: Select) -> UIElement:
+    """Draw queries down and keys across; a cell's tooltip says its value."""
+    from bokeh.models import (
+        CDSView,
+        ColorBar,
+        ColumnDataSource,
+        CustomJSHover,
+        FixedTicker,
+        GroupFilter,
+        HoverTool,
+        IntersectionFilter,
+        LinearColorMapper,
+        Range1d,
+    )
+
+    n = len(tokens)
+    by_layer = GroupFilter(column_name="layer", group=layer.value)
+    by_head = GroupFilter(column_name="head", group=head.value)
+    layer.js_link("value", by_layer, "group")
+    if maps.heads:
+        head.js_link("value", by_head, "group")
+    else:
+        by_head.group = 0
+    size = max(420, min(1000, 150 + n * 14))
+    plot = new_figure(
+        "save,box_zoom,reset",
+        height=size,
+        max_width=size + 60,
+        x_range=Range1d(-0.5, n - 0.5),
+        y_range=Range1d(n - 0.5, -0.5),
+        x_axis_label="key: the token attended to",
+        y_axis_label="query: the token that attends",
+        name="map-plot",
+    )
+    high = max(int(maps.steps.max()), 1)
+    mapper = LinearColorMapper(palette=shades(), low=0, high=high)
+    drawn = plot.image(
+        image="image",
+        x=-0.5,
+        y=-0.5,
+        dw=n,
+        dh=n,
+        color_mapper=mapper,
+        source=ColumnDataSource(map_columns(maps)),
+        view=CDSView(filter=IntersectionFilter(operands=[by_layer, by_head])),
+        name="map",
+    )
+    name_tokens(plot.xaxis[0], tokens)
+    name_tokens(plot.yaxis[0], tokens)
+    plot.xaxis.major_label_orientation = "vertical"
+    ticks = [share * high for share in (0, 0.05, 0.2, 0.4, 0.6, 0.8, 1)]
+    plot.add_layout(
+        ColorBar(
+            color_mapper=mapper,
+            ticker=FixedTicker(ticks=ticks),
+            major_label_overrides={tick: f"{tick * maps.step:.2g}" for tick in ticks},
+            width=12,
+        ),
+        "right",
+    )
+    decimals = len(f"{maps.step:g}") - 2
+    value = CustomJSHover(
+        args={"step": maps.step, "decimals": decimals},
+        code="return (value * step).toFixed(decimals)",
+    )
+    names = token_names(tokens)
+    plot.add_tools(
+        HoverTool(
+            renderers=[drawn],
+            tooltips="<bdi>$y{custom}</bdi> → <bdi>$x{custom}</bdi>: <b>@image{custom}</b>",
+            formatters={"$x": names, "$y": names, "@image": value},
+        )
+    )
+    return plot
