@@ -1,0 +1,219 @@
+"""Tables of results: printed on a console, written as Markdown, CSV or records for JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxflow.eval.report.text import short
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_EMPHASIS = {"bold": "**", "italic": "*"}
+
+
+def _as_text(value: Any) -> str:
+    return short(value) if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Column:
+    """How the values of a column are shown.
+
+    Attributes
+    ----------
+    title
+        Its heading.
+    format
+        Returns the text of a value. Strings are shown as they are, None as nothing; by default a
+        float gets two decimals.
+    text
+        Whether it holds words, which stand left and may be broken into lines between words, rather
+        than numbers, which stand right.
+    code
+        Whether Markdown shows it as code.
+    """
+
+    title: str
+    format: Callable[[Any], str] = _as_text
+    text: bool = False
+    code: bool = False
+
+    def show(self, value: Any) -> str:
+        """Return a value's text."""
+        if isinstance(value, str):
+            return value
+        return "" if value is None else self.format(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of values.
+
+    Attributes
+    ----------
+    columns
+        C of them.
+    rows
+        C values each.
+    styles
+        None, or for each row how a console shows it (a `rich` style such as ``bold`` or ``dim``);
+        Markdown emphasises the first cell of a ``bold`` or ``italic`` row.
+    labels
+        How many of the first columns name the row: they come again in every part of a table that
+        is too wide for its console.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    styles: tuple[str, ...] = ()
+    labels: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        head: Sequence[str | Column],
+        rows: Iterable[Sequence[Any]],
+        *,
+        styles: Sequence[str] = (),
+        labels: int = 1,
+    ) -> Table:
+        """Build a table of titles or columns; a title among the labels is a column of words."""
+        columns = tuple(
+            Column(title, text=place < labels) if isinstance(title, str) else title
+            for place, title in enumerate(head)
+        )
+        return cls(columns, tuple(map(tuple, rows)), tuple(styles), labels)
+
+    def texts(self) -> list[list[str]]:
+        """Return the text of every cell, by row."""
+        return [
+            [column.show(value) for column, value in zip(self.columns, row, strict=True)]
+            for row in self.rows
+        ]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return each row as a mapping from titles to values."""
+        titles = [column.title for column in self.columns]
+        return [dict(zip(titles, row, strict=True)) for row in self.rows]
+
+    def to_csv(self) -> str:
+        """Write the values as CSV: floats to 12 decimals, nothing where undefined."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([column.title for column in self.columns])
+        writer.writerows([_csv(value) for value in row] for row in self.rows)
+        return file.getvalue()
+
+    def to_markdown(self, escape: Callable[[str], str] = lambda text: text) -> str:
+        r"""Write the table as Markdown, without a newline at the end.
+
+        Parameters
+        ----------
+        escape
+            What to do to the text of a cell; a ``|`` is escaped in any case.
+
+        Examples
+        --------
+        >>> print(Table.of(["", "L1"], [["raw", 0.694]], styles=["bold"]).to_markdown())
+        |  | L1 |
+        | --- | ---: |
+        | **raw** | .69 |
+        """
+        lines = [
+            [column.title for column in self.columns],
+            ["---" if column.text else "---:" for column in self.columns],
+        ]
+        for place, row in enumerate(self.texts()):
+            row = [escape(cell).replace("\\|", "|").replace("|", "\\|") for cell in row]
+            row = [
+                f"`{cell}`" if column.code and cell else cell
+                for column, cell in zip(self.columns, row, strict=True)
+            ]
+            mark = _EMPHASIS.get(self.styles[place], "") if self.styles else ""
+            lines.append([f"{mark}{row[0]}{mark}", *row[1:]])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def print(self, console: Console) -> None:
+        """Print the table, in parts of some columns each where the console is too narrow.
+
+        Where a table does not fit, its columns move together and titles are broken into lines
+        between words, then words of text columns are, and only then does it go on in another part.
+        """
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        texts = self.texts()
+        for part, widths, gap in self._parts(texts, console.width):
+            table = RichTable(box=None, padding=(0, 0, 0, gap), pad_edge=False)
+            for place, width in zip(part, widths, strict=True):
+                column = self.columns[place]
+                table.add_column(
+                    Text(column.title),
+                    justify="left" if column.text else "right",
+                    # Only a console narrower than one column breaks within a number.
+                    overflow="fold",
+                    width=width if sum(widths) + gap * len(widths) <= console.width + gap else None,
+                )
+            for place, row in enumerate(texts):
+                style = self.styles[place] if self.styles else ""
+                table.add_row(*(Text(row[column]) for column in part), style=style)
+            console.print(table)
+
+    def _parts(
+        self, texts: Sequence[Sequence[str]], room: int
+    ) -> Iterable[tuple[list[int], list[int], int]]:
+        """Yield the columns of each part, their widths and the space between them."""
+        from rich.cells import cell_len
+
+        def longest(texts: Iterable[str]) -> int:
+            return max(map(cell_len, texts), default=0)
+
+        every = range(len(self.columns))
+        whole, least = [], []
+        for place, column in enumerate(self.columns):
+            cells = [row[place] for row in texts]
+            whole.append(longest([column.title, *cells]))
+            words = " ".join(cells).split() if column.text else cells
+            least.append(longest([*column.title.split(), *words]))
+        for gap in (2, 1):
+            if sum(whole) + gap * (len(whole) - 1) <= room:
+                yield list(every), whole, gap
+                return
+        # Labels keep their words together as long as they leave half of the console.
+        widths = list(least)
+        for place in range(self.labels):
+            widths[place] = max(least[place], min(whole[place], room // (2 * self.labels)))
+        start = self.labels
+        while start < len(every):
+            stop, used = start, sum(widths[: self.labels]) + self.labels - 1
+            while stop < len(every) and (stop == start or used + 1 + widths[stop] <= room):
+                used += 1 + widths[stop]
+                stop += 1
+            part = [*range(self.labels), *range(start, stop)]
+            spread = []
+            for place in part:
+                wanted = whole[place] - widths[place] if self.columns[place].text else 0
+                more = max(0, min(wanted, room - used))
+                spread.append(widths[place] + more)
+                used += more
+            yield part, spread, 1
+            start = stop
+
+
+def escaped(text: str) -> str:
+    """Escape what Markdown would read as markup, in text that others wrote."""
+    for mark in ("\\", "|", "*", "_", "`", "<", "["):
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def _csv(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(round(value, 12)) if isinstance(value, float) else value

@@ -1,0 +1,67 @@
+"""One table on consoles of all widths, as Markdown, as CSV and as records."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from jaxflow.eval.report.table import Column, Table, escaped
+
+LAYERS = 12
+TABLE = Table.of(
+    ["method", "family", *(f"layer {layer}" for layer in range(LAYERS))],
+    [
+        ["column sum", "attention with words", *(layer / 7 for layer in range(LAYERS))],
+        ["raw", "none", *(["[-.11, -.09]"] * LAYERS)],
+    ],
+    styles=["bold", "dim"],
+)
+
+
+def printed(table, width):
+    file = io.StringIO()
+    table.print(Console(file=file, width=width, highlight=False))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 120, 300])
+def test_every_word_and_number_is_whole_at_any_width(width):
+    text = printed(TABLE, width)
+    assert max(map(len, text.splitlines())) <= width
+    for layer in range(LAYERS):
+        assert f"{layer / 7:.2f}".removeprefix("0") in text.split()
+    assert text.count("[-.11, -.09]") == LAYERS
+    parts = text.count("column sum")
+    assert parts == text.count("raw") >= 1  # the label comes again in every part
+    assert (parts == 1) == (width == 300)
+
+
+def test_words_break_before_columns_part():
+    table = Table.of(
+        ["", Column("what it says", text=True), "n"], [["C1", "many words " * 9, 12], ["C2", "", 3]]
+    )
+    lines = printed(table, 50).splitlines()
+    assert lines[0].split() == ["what", "it", "says", "n"]
+    assert " ".join(" ".join(lines).split()).count("many") == 9
+    assert sum("C1" in line for line in lines) == 1
+    assert lines[1].startswith("C1")
+    assert lines[1].rstrip().endswith("12")
+
+
+def test_markdown_csv_and_records():
+    table = Table.of(
+        ["", Column("p", lambda p: f"{p:.3f}"), Column("name", text=True, code=True)],
+        [["a|b", 0.12345678901234, "x"], ["c", math.nan, None]],
+        styles=["bold", ""],
+    )
+    assert table.to_markdown() == (
+        "|  | p | name |\n| --- | ---: | --- |\n| **a\\|b** | 0.123 | `x` |\n| c | nan |  |"
+    )
+    assert table.to_csv() == ",p,name\na|b,0.123456789012,x\nc,,\n"
+    assert table.to_records()[0] == {"": "a|b", "p": 0.12345678901234, "name": "x"}
+
+
+def test_text_of_others_is_no_markup():
+    table = Table.of(["", "x"], [["*a* | [b] <c>", "1"]])
+    assert r"| \*a\* \| \[b] \<c> | 1 |" in table.to_markdown(escaped)
