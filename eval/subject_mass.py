@@ -22,7 +22,7 @@ from jaxflow.models.tokenizer import PAD
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits
-from jaxflow.train.journal import read_config
+from jaxflow.train.run import read_config
 
 __all__ = ["METHODS", "SubjectMass", "compare_runs", "subject_mass"]
 

@@ -9,24 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import NotRequired, TypedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.models import Tokenizer, WordTokenizer
 from jaxflow.train.corpus import Split
-
-__all__ = [
-    "Batch",
-    "BatchPlan",
-    "EncodedSplit",
-    "encode_sentences",
-    "encode_split",
-    "evaluation_batches",
-    "iterate",
-]
 
 
 class Batch(TypedDict):
@@ -266,3 +256,37 @@ def evaluation_batches(
             tokens[: len(rows)] = split.tokens[rows, :length]
             labels[: len(rows)] = split.labels[rows]
             yield rows, {"tokens": tokens, "labels": labels}
+
+
+def predict_split(
+    predict: Callable[[np.ndarray], Any],
+    split: EncodedSplit,
+    lengths: tuple[int, ...],
+    batch: int = 128,
+) -> np.ndarray:
+    """Return the classes' probabilities float64 ``[N, C]`` in the split's order."""
+    result: np.ndarray | None = None
+    for rows, inputs in evaluation_batches(split, lengths, batch):
+        probabilities = np.asarray(predict(inputs["tokens"]), np.float64)
+        if result is None:
+            result = np.zeros((len(split), probabilities.shape[-1]))
+        result[rows] = probabilities[: len(rows)]
+    return np.zeros((0, 2)) if result is None else result
+
+
+def accuracies(
+    predict: Callable[[np.ndarray], Any],
+    splits: Mapping[str, EncodedSplit],
+    lengths: tuple[int, ...],
+) -> dict[str, dict[str, float | int]]:
+    """Return ``{split: {"accuracy", "n", "too_long"}}``; a sentence left out counts as wrong."""
+    report: dict[str, dict[str, float | int]] = {}
+    for name, split in splits.items():
+        right = predict_split(predict, split, lengths).argmax(-1) == split.labels
+        total = len(split) + split.too_long
+        report[name] = {
+            "accuracy": float(right.sum() / total) if total else float("nan"),
+            "n": total,
+            "too_long": split.too_long,
+        }
+    return report

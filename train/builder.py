@@ -9,6 +9,7 @@ under a second each. Blocks keep the order of the source (shuffling is off).
 from __future__ import annotations
 
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxflow.errors import InputError
-from jaxflow.train.blocks import SEAL, Block, sealed_blocks
-from jaxflow.train.formats import Example, read_full, read_simple, read_subjects
-from jaxflow.train.sources import FULL_FILE, FULL_URL, SIMPLE_FILES
-from jaxflow.train.stored import NUMBERS
-from jaxflow.train.synthetic import TRAIN_SIZE, synthetic_splits
-
-__all__ = ["AgreementCorpus"]
+from jaxflow.train.corpus import FULL_FILE, FULL_URL, NUMBERS, SIMPLE_FILES
+from jaxflow.train.formats import (
+    Example,
+    Labelled,
+    read_full,
+    read_labelled,
+    read_simple,
+    read_subjects,
+)
+from jaxflow.train.grammar import TRAIN_SIZE, synthetic_splits
+from jaxflow.train.prepared import SEAL, Block, sealed_blocks
 
 
 class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
@@ -45,7 +50,7 @@ class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
     -----
     Features of a record, for a block of B rows: ``prefixes``, B lines of text; ``labels``,
     ``n_attractors`` and ``subject_index``, int32 [B]; ``seal``, the block's checksum
-    (`jaxflow.train.blocks`).
+    (`jaxflow.train.prepared`).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -160,4 +165,158 @@ def _download(dl_manager: tfds.download.DownloadManager) -> Path:
             f"the full corpus could not be fetched ({reason}): download {FULL_URL} on a machine "
             f"that is connected, then put {FULL_FILE} into {dl_manager.download_dir.parent} or "
             f"give the path of that file (option --data)."
+        ) from error
+
+
+SST2_FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
+"""File of each split of a folder; test may be missing."""
+
+_GLUE_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+
+
+class Sst2Corpus(tfds.core.GeneratorBasedBuilder):
+    """Sentences of film reviews and whether they are positive.
+
+    Parameters
+    ----------
+    source : path, optional
+        Configuration ``folder``: where ``train.tsv``, ``dev.tsv`` and, if there is one,
+        ``test.tsv`` lie, lines of ``sentence<TAB>label``.
+    **options
+        Passed on to TFDS: ``config`` (``folder``, or ``glue`` for ``glue/sst2``), ``data_dir``. The
+        caller must give different sources different data folders, as
+        `jaxflow.train.sst2.load_sst2` does.
+
+    Notes
+    -----
+    Features of a record, for a block of B rows: ``sentences``, B lines of text, and ``labels``,
+    int32 [B], -1 where no label is given; the block's checksum (`jaxflow.train.prepared`).
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS wants a list)
+        tfds.core.BuilderConfig(name="folder", description="a folder of sentence<TAB>label files"),
+        tfds.core.BuilderConfig(name="glue", description="glue/sst2"),
+    ]
+
+    def __init__(self, *, source: Path | None = None, **options: Any) -> None:
+        self._source = source
+        super().__init__(file_format="array_record", **options)
+        # TFDS rebuilds a pickled builder from this record of its arguments.
+        self._original_state |= {"source": source}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Sentences of film reviews, negative (0) or positive (1).",
+            features=tfds.features.FeaturesDict(
+                {
+                    "sentences": tfds.features.Text(),
+                    "labels": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+                    SEAL: tfds.features.Text(),
+                }
+            ),
+            homepage="https://nlp.stanford.edu/sentiment/index.html",
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        # All rows are read before the first is written: TFDS puts its own words around errors that
+        # come out of a generator.
+        if self.builder_config.name == "glue":
+            splits = _glue(Path(dl_manager.download_dir))
+        else:
+            assert self._source is not None
+            splits = {
+                name: list(read_labelled(self._source / file, hidden=name == "test"))
+                for name, file in SST2_FILES.items()
+                if name != "test" or (self._source / file).exists()
+            }
+        return {
+            name: self._generate_examples(blocks)
+            for name, blocks in sealed_blocks(
+                Path(self.data_dir_root).name, splits, ("sentences", "labels")
+            ).items()
+        }
+
+    def _generate_examples(
+        self, blocks: Iterator[tuple[int, Block]]
+    ) -> Iterator[tuple[int, Block]]:
+        yield from blocks
+
+    # TFDS announces on standard output what it does; results go there, so it is kept quiet.
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+class _Unpacked:
+    """A download manager that unpacks with Python's own zipfile: that of TFDS needs TensorFlow."""
+
+    def __init__(self, manager: tfds.download.DownloadManager) -> None:
+        self._manager = manager
+
+    def download_and_extract(self, url: str) -> str:
+        """Fetch a zip archive, if it is not there already, and unpack it beside itself."""
+        archive = Path(self._manager.download(url))
+        folder = archive.with_name(f"{archive.name}.unpacked")
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(folder)
+        except zipfile.BadZipFile:
+            # What the server sent is no archive: the next run must fetch it again.
+            archive.unlink()
+            Path(f"{archive}.INFO").unlink(missing_ok=True)
+            raise
+        return str(folder)
+
+
+def _glue_builder() -> type[tfds.core.GeneratorBasedBuilder]:
+    # By its module: without TensorFlow, TFDS does not know the builder by its name.
+    from tensorflow_datasets.text.glue import Glue
+
+    class GlueWithoutTensorFlow(Glue, skip_registration=True):  # type: ignore[call-arg]
+        name = "glue"
+
+        def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
+            return super()._split_generators(_Unpacked(dl_manager))
+
+        def _log_download_bytes(self) -> None:
+            pass
+
+        def _log_download_done(self) -> None:
+            pass
+
+    return GlueWithoutTensorFlow
+
+
+def _glue(downloads: Path) -> dict[str, list[Labelled]]:
+    """Prepare TFDS's ``glue/sst2`` beside the downloads and read it, in its authors' order."""
+    try:
+        builder = _glue_builder()(
+            config="sst2", data_dir=downloads / "tfds", file_format="array_record"
+        )
+        if not (Path(builder.data_dir) / "dataset_info.json").exists():
+            # Without a connection TFDS tries ten times over minutes, warning each time: ask first.
+            request = urllib.request.Request(builder.builder_config.data_url, method="HEAD")
+            urllib.request.urlopen(request, timeout=30).close()
+        builder.download_and_prepare(download_dir=downloads)
+        sources = builder.as_data_source()
+        splits = {}
+        for name, theirs in _GLUE_SPLITS.items():
+            rows = [sources[theirs][i] for i in range(len(sources[theirs]))]
+            rows.sort(key=lambda row: int(row["idx"]))
+            splits[name] = [
+                Labelled(" ".join(row["sentence"].decode().split()), int(row["label"]))
+                for row in rows
+            ]
+        return splits
+    except Exception as error:  # the HTTP libraries raise a dozen unrelated kinds here
+        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+        raise InputError(
+            f"glue/sst2 could not be fetched ({reason}): run this once on a machine that is "
+            f"connected, or give a folder with {', '.join(SST2_FILES.values())} of "
+            "sentence<TAB>label lines (option --data)."
         ) from error

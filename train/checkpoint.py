@@ -13,16 +13,42 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.train.late_writes import without_late_writes
 from jaxflow.train.step import TrainState
 
-__all__ = ["Checkpoints", "all_finite", "open_checkpoints"]
+
+@contextmanager
+def without_late_writes() -> Iterator[None]:
+    """Keep quiet about what TensorStore still has to say to Orbax after a write has failed.
+
+    Orbax closes its event loop at the first failure; each write that ends later is then reported as
+    a traceback of its own, dozens of them around the one sentence that says what is wrong. They
+    come as exceptions that nobody can raise and, printed by compiled code, as ones that nobody
+    caught. Some end while the process does: after a failure both hooks stay, and let all else pass.
+    """
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
+
+    def late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+    def told_unraisable(found: Any) -> None:
+        if not late(found.exc_value):
+            unraisable(found)
+
+    def told_uncaught(kind: Any, error: BaseException, trace: Any) -> None:
+        if not late(error):
+            uncaught(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = told_unraisable, told_uncaught
+    yield
+    sys.unraisablehook, sys.excepthook = unraisable, uncaught
+
 
 KEPT = 2
 SEAL = "sha256"

@@ -6,22 +6,227 @@ file that changed is never answered with old rows (`jaxflow.train.prepared`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.train.prepared import columns, prepared_blocks, prepared_sources
-from jaxflow.train.sources import CorpusName, default_cache, find_source, fingerprint
-from jaxflow.train.stored import NUMBERS, Split, StoredSplit, open_split
-from jaxflow.train.synthetic import TRAIN_SIZE
+from jaxflow.train.grammar import GRAMMAR_VERSION, TRAIN_SIZE
+from jaxflow.train.prepared import columns, damage_reported, prepared_blocks, prepared_sources
 
 if TYPE_CHECKING:
     from jaxflow.train.builder import AgreementCorpus
 
-__all__ = ["Split", "StoredSplit", "load_corpus", "open_corpus"]
+
+CorpusName = Literal["synthetic", "simple", "full"]
+FULL_FILE = "agr_50_mostcommon_10K.tsv.gz"
+FULL_URL = "http://tallinzen.net/media/rnn_agreement/" + FULL_FILE
+SIMPLE_FILES = {
+    "train": "numpred.train",
+    "train_attractors": "numpred.train.attractors",
+    "val": "numpred.val",
+    "test": "numpred.test",
+    **{f"test_{k}": f"numpred.test.{k}" for k in range(1, 6)},
+    "subjects": "subjects.tsv",
+}
+"""File of each split of the simple layout; only train, val and test must be there."""
+
+# Part of every fingerprint: raised when the same files would be stored differently.
+_FORMAT = "2"
+
+
+def default_cache() -> Path:
+    """Return ``$XDG_CACHE_HOME/jaxflow``, or ``~/.cache/jaxflow`` where that is not set."""
+    # The XDG rules have a relative path ignored.
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "jaxflow"
+
+
+def find_source(name: CorpusName, path: Path | None, cache: Path) -> Path | None:
+    """Return the folder or file to read, or None if there is nothing to read on this machine."""
+    if name == "synthetic":
+        return None
+    if name == "simple":
+        if path is None:
+            raise InputError("the simple corpus needs the path of its folder, but none was given.")
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "does not exist"
+            raise InputError(f"expected a folder with {SIMPLE_FILES['train']}, but {path} {what}.")
+        for split in ("train", "val", "test"):
+            if not (path / SIMPLE_FILES[split]).is_file():
+                raise InputError(
+                    f"expected the file {SIMPLE_FILES[split]} in the folder {path}, but it is "
+                    f"not there."
+                )
+        return path
+    if path is None or path.is_dir():
+        places = [(path or cache) / FULL_FILE, (path or cache) / FULL_FILE.removesuffix(".gz")]
+        found = [place for place in places if place.is_file()]
+        if path is not None and not found:
+            raise InputError(f"expected {FULL_FILE} or its .tsv in the folder {path}, found none.")
+        return found[0] if found else None
+    if not path.is_file():
+        raise InputError(f"expected the file {FULL_FILE}, but {path} does not exist.")
+    return path
+
+
+def fingerprint(name: CorpusName, source: Path | None, seed: int, size: int) -> str:
+    """Return a name for everything the prepared corpus depends on."""
+    digest = hashlib.sha256(f"{_FORMAT} {name}".encode())
+    if name == "synthetic":
+        digest.update(f" {GRAMMAR_VERSION} {seed} {size}".encode())
+    elif name == "simple":
+        assert source is not None
+        for file in SIMPLE_FILES.values():
+            if (source / file).exists():
+                digest.update(f" {file} {hash_file(source / file)}".encode())
+    else:
+        digest.update(f" {seed} {hash_file(source) if source else FULL_URL}".encode())
+        digest.update(b" gzipped" if source is None or source.suffix == ".gz" else b" plain")
+    return digest.hexdigest()[:24]
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+#: A record's columns of numbers, in the order of `Split`'s fields.
+NUMBERS = ("labels", "n_attractors", "subject_index")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The rows of one split, in the order of their source.
+
+    Attributes
+    ----------
+    prefixes : sequence of str
+        Words before the verb, separated by single spaces; [N].
+    labels : numpy.ndarray
+        0 singular, 1 plural; int32 [N].
+    n_attractors : numpy.ndarray
+        Nouns of the other number between subject and verb, -1 unknown; int32 [N].
+    subject_index : numpy.ndarray
+        Word of the prefix, from 0 and without ``[CLS]``, -1 unknown; int32 [N].
+    """
+
+    prefixes: Sequence[str]
+    labels: np.ndarray
+    n_attractors: np.ndarray
+    subject_index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.prefixes)
+
+    def where(self, chosen: np.ndarray) -> Split:
+        """Return the rows at which the boolean array ``chosen`` [N] is True."""
+        return Split(
+            tuple(self.prefixes[i] for i in np.flatnonzero(chosen).tolist()),
+            self.labels[chosen],
+            self.n_attractors[chosen],
+            self.subject_index[chosen],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSplit:
+    """The rows of one split that stay on disk, in the order of their source.
+
+    Attributes
+    ----------
+    blocks : sequence
+        The records that hold the rows, each read from disk when it is asked for.
+    starts : numpy.ndarray
+        Row at which each block begins, and behind the last one where it ends; int64 [blocks + 1].
+    data_dir : Path
+        Where they lie, for complaints.
+    rows : numpy.ndarray
+        Place of each row among all rows of the blocks, ascending; int64 [N].
+    words : numpy.ndarray
+        Words of each row's prefix; int32 [N].
+    n_attractors : numpy.ndarray
+        As in `Split`; int32 [N].
+    """
+
+    blocks: Sequence[dict[str, Any]]
+    starts: np.ndarray
+    data_dir: Path
+    rows: np.ndarray
+    words: np.ndarray
+    n_attractors: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, places: np.ndarray) -> StoredSplit:
+        """Return the rows at ascending `places` [k], still on disk."""
+        names = ("rows", "words", "n_attractors")
+        return dataclasses.replace(self, **{name: getattr(self, name)[places] for name in names})
+
+    def read(self, places: np.ndarray) -> Split:
+        """Read the rows at ascending `places` [k] into memory, block by block.
+
+        Raises
+        ------
+        InputError
+            If the prepared corpus is damaged.
+        """
+        rows = self.rows[places]
+        block_of = np.searchsorted(self.starts, rows, side="right") - 1
+        prefixes: list[str] = []
+        parts: list[list[np.ndarray]] = []
+        for block in np.unique(block_of):
+            lines, arrays = _read(self.blocks, int(block), self.data_dir)
+            within = rows[block_of == block] - self.starts[block]
+            prefixes += [lines[place] for place in within.tolist()]
+            parts.append([array[within] for array in arrays])
+        joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return Split(tuple(prefixes), *joined or [np.zeros(0, np.int32)] * len(NUMBERS))
+
+
+def open_split(blocks: Sequence[dict[str, Any]], data_dir: Path) -> StoredSplit:
+    """Walk over a split's blocks once, keeping of each row a few numbers.
+
+    Raises
+    ------
+    InputError
+        If the prepared corpus is damaged.
+    """
+    words, attractors = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    for block in range(len(blocks)):
+        lines, arrays = _read(blocks, block, data_dir)
+        words.append(np.fromiter((line.count(" ") + 1 for line in lines), np.int32, len(lines)))
+        attractors.append(arrays[NUMBERS.index("n_attractors")])
+    sizes = [len(part) for part in words]  # a first one of none, where the first block begins
+    rows = np.arange(sum(sizes))
+    return StoredSplit(
+        blocks, np.cumsum(sizes), data_dir, rows, np.concatenate(words), np.concatenate(attractors)
+    )
+
+
+def _read(
+    blocks: Sequence[dict[str, Any]], block: int, data_dir: Path
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    with damage_reported(data_dir):
+        record = blocks[block]
+    return columns([record], "prefixes", NUMBERS, data_dir)
 
 
 def load_corpus(

@@ -23,10 +23,10 @@ from jaxflow.train.checkpoint import all_finite
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.digits_data import CLASSES, SIDE, Images, load_digits, normalised
 from jaxflow.train.digits_step import make_digits_step, widened
-from jaxflow.train.journal import write_json
 from jaxflow.train.lock import hold
+from jaxflow.train.loop import Progress
 from jaxflow.train.mesh import Layout, layout_of
-from jaxflow.train.progress import Progress
+from jaxflow.train.run import write_json
 from jaxflow.train.step import TrainState, make_optimizer
 
 __all__ = ["DigitsConfig", "DigitsResult", "digits_run", "finished_digits", "train_digits"]

@@ -18,22 +18,6 @@ from typing import BinaryIO, NamedTuple
 
 from jaxflow.errors import InputError
 
-__all__ = [
-    "FULL_COLUMNS",
-    "LABELS",
-    "PLURAL",
-    "SINGULAR",
-    "SUBJECT_COLUMNS",
-    "UNKNOWN",
-    "Example",
-    "lines_of",
-    "need_rows",
-    "read_full",
-    "read_simple",
-    "read_subjects",
-    "shown",
-]
-
 SINGULAR, PLURAL = 0, 1
 LABELS = {"VBZ": SINGULAR, "VBP": PLURAL}
 UNKNOWN = -1
@@ -290,3 +274,69 @@ def need_rows(path: Path, count: int) -> None:
 def shown(text: str) -> str:
     """Return a text in quotes, cut where it is long."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+LABEL_NAMES = ("negative", "positive")
+UNLABELLED = -1
+"""What GLUE writes for a label it does not give away."""
+
+
+class Labelled(NamedTuple):
+    """A sentence and its label: 0 negative, 1 positive, -1 not given."""
+
+    sentence: str
+    label: int
+
+
+def read_labelled(path: str | Path, *, hidden: bool = False) -> Iterator[Labelled]:
+    """Read a file of ``sentence<TAB>label`` lines.
+
+    Parameters
+    ----------
+    path : path
+        UTF-8 text without a header.
+    hidden : bool
+        Whether the labels may all be -1, as those of GLUE's test split are.
+
+    Yields
+    ------
+    Labelled
+        In file order; spaces around a sentence are dropped.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty or not UTF-8, or at the first row without exactly one tab,
+        with an empty sentence, or with another label than 0 or 1. Labels of -1 are taken where
+        they may be hidden, and only if all are.
+    """
+    path = Path(path)
+    names = {str(label): label for label in range(len(LABEL_NAMES))}
+    number, first = 0, ""
+    for number, line in lines_of(path):
+        sentence, tab, label = line.partition("\t")
+        if not tab:
+            raise InputError(
+                f"{path}, line {number}: expected a sentence, a tab and its label, but there is no "
+                f"tab in {shown(line)}."
+            )
+        if "\t" in label:
+            raise InputError(f"{path}, line {number}: expected one tab, but there are more.")
+        if not sentence.strip():
+            raise InputError(f"{path}, line {number}: the sentence is empty.")
+        first = first or label
+        if hidden and first == str(UNLABELLED):
+            if label != first:
+                raise InputError(
+                    f"{path}, line {number}: the labels are all -1 (not given) up to here, but "
+                    f"this one is {shown(label)}."
+                )
+            yield Labelled(sentence.strip(), UNLABELLED)
+            continue
+        if label not in names:
+            raise InputError(
+                f"{path}, line {number}: expected the label 0 (negative) or 1 (positive), but "
+                f"found {shown(label)}."
+            )
+        yield Labelled(sentence.strip(), names[label])
+    need_rows(path, number)

@@ -25,18 +25,126 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count
+from typing import TypeVar
+
+import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.train import lexicon
-from jaxflow.train.dice import Dice
 from jaxflow.train.formats import PLURAL, Example
 
-__all__ = [
-    "GRAMMAR_VERSION",
-    "MAX_TOKENS",
-    "NATURAL_WEIGHTS",
-    "generate",
-]
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _nouns(regular: str, irregular: str = "") -> tuple[tuple[str, str], ...]:
+    pairs = [(word, word + "s") for word in regular.split()]
+    pairs += [tuple(pair.split("/")) for pair in irregular.split()]  # type: ignore[misc]
+    return tuple(pairs)
+
+
+def _verbs(forms: str) -> tuple[tuple[str, str, str], ...]:
+    return tuple((plural + "s", plural, past) for plural, past in _pairs(forms))
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    return [(first, second) for first, second in (item.split("/") for item in text.split())]
+
+
+PEOPLE = _nouns(
+    "actor artist author baker banker boy brother captain clerk cousin dancer doctor driver "
+    "farmer friend gardener girl guard hunter king lawyer manager nurse officer painter pilot "
+    "player poet queen sailor scholar singer sister soldier student teacher tourist uncle "
+    "visitor waiter writer",
+    "child/children coach/coaches lady/ladies man/men wife/wives woman/women secretary/secretaries",
+)
+THINGS = _nouns(
+    "apple basket bell book bottle bridge cabinet car castle chair cup door farm field "
+    "flower forest garden hat horse house island key lake lamp letter machine mountain novel "
+    "picture plate river road room ship shop song stone table tower town tree village wall "
+    "window",
+    "box/boxes church/churches city/cities knife/knives library/libraries mouse/mice story/stories",
+)
+# Present and past of what a person does to someone or something.
+TRANSITIVE_VERBS = _verbs(
+    "admire/admired avoid/avoided choose/chose describe/described draw/drew enjoy/enjoyed "
+    "find/found follow/followed forget/forgot hear/heard know/knew like/liked mention/mentioned "
+    "need/needed notice/noticed praise/praised remember/remembered see/saw sell/sold want/wanted"
+)
+# What a thing does.
+THING_VERBS = _verbs(
+    "attract/attracted block/blocked cover/covered hide/hid please/pleased resemble/resembled "
+    "surprise/surprised surround/surrounded"
+)
+# What a person does alone.
+CLAUSE_VERBS = _verbs(
+    "arrive/arrived dream/dreamt laugh/laughed sing/sang sleep/slept smile/smiled swim/swam "
+    "wait/waited"
+)
+DETERMINERS = _words("the the the the my your our his her their")
+ADJECTIVES = _words(
+    "angry beautiful big black blue bright busy calm clever cold dark dusty famous fast foreign "
+    "friendly gentle golden green happy heavy honest large lonely loud narrow new noble old pale "
+    "poor proud quiet red rich small strange tall tired white wild young"
+)
+PREPOSITIONS = _words(
+    "above across behind below beside between beyond by from in near of on opposite to under with"
+)
+COMPARISONS = ("unlike", "besides")
+ADVERBS = _words("always apparently certainly never now often probably rarely still usually")
+TIMES = _words("yesterday today sometimes later nowadays afterwards")
+NAMES = _words("alice anna bob charles clara david emma frank george henry john mary")
+
+
+T = TypeVar("T")
+_WORD = 2**64
+
+
+class Dice:
+    """Random choices made from the raw 64-bit words of PCG64 alone.
+
+    NumPy fixes the words of a bit generator for good, but not how ``Generator`` turns them into
+    numbers; with plain arithmetic on the words a seed means the same corpus everywhere.
+
+    Parameters
+    ----------
+    seed : int or sequence of int
+        Non-negative entropy of the stream.
+    """
+
+    def __init__(self, seed: int | Sequence[int]) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(seed))
+        self._words: list[int] = []
+
+    def below(self, n: int) -> int:
+        """Return an integer of ``0 ... n - 1``; its bias is at most n / 2⁶⁴."""
+        if not self._words:
+            self._words = self._bits.random_raw(4096).tolist()
+        return (self._words.pop() * n) >> 64
+
+    def chance(self, share: float) -> bool:
+        """Return True in ``share`` of all cases."""
+        return self.below(_WORD) < share * _WORD
+
+    def pick(self, options: Sequence[T]) -> T:
+        """Return one of ``options``, each equally likely."""
+        return options[self.below(len(options))]
+
+    def weighted(self, shares: Sequence[float]) -> int:
+        """Return index ``i`` with probability ``shares[i]``."""
+        point = self.below(_WORD) / _WORD
+        for index, share in enumerate(shares):
+            point -= share
+            if point < 0:
+                return index
+        return len(shares) - 1
+
+    def shuffle(self, items: list[int]) -> None:
+        """Bring ``items`` into a random order, in place."""
+        for last in range(len(items) - 1, 0, -1):
+            other = self.below(last + 1)
+            items[last], items[other] = items[other], items[last]
+
 
 GRAMMAR_VERSION = "1.0.0"
 """Raised whenever the same seed would give other sentences, so that no cache is stale."""
@@ -103,29 +211,29 @@ class _Prefix:
         dice = self.dice
         self.person = dice.chance(0.5) if person is None else person
         if dice.chance(0.06):
-            self.words += [dice.pick(lexicon.NAMES), "'s"]
+            self.words += [dice.pick(NAMES), "'s"]
         else:
-            self.words.append(dice.pick(lexicon.DETERMINERS))
+            self.words.append(dice.pick(DETERMINERS))
         if dice.chance(0.2):
-            self.words.append(dice.pick(lexicon.ADJECTIVES))
-        self.words.append(dice.pick(lexicon.PEOPLE if self.person else lexicon.THINGS)[number])
+            self.words.append(dice.pick(ADJECTIVES))
+        self.words.append(dice.pick(PEOPLE if self.person else THINGS)[number])
         self.on_noun, self.number = True, number if shows else None
 
     def opening(self) -> None:
         dice = self.dice
         kind = dice.below(4)
         if kind == 0:
-            self.words.append(dice.pick(lexicon.TIMES))
+            self.words.append(dice.pick(TIMES))
         elif kind == 1:
-            self.words += ["according", "to", dice.pick(lexicon.NAMES)]
+            self.words += ["according", "to", dice.pick(NAMES)]
         elif kind == 2:
-            self.words.append(dice.pick(lexicon.PREPOSITIONS))
+            self.words.append(dice.pick(PREPOSITIONS))
             self.noun_phrase(dice.below(2))
         else:
             number = dice.below(2)
             self.words.append("while")
             self.noun_phrase(number, person=True)
-            self.words.append(dice.pick(lexicon.CLAUSE_VERBS)[number])
+            self.words.append(dice.pick(CLAUSE_VERBS)[number])
         self.words.append(",")
 
     def modifier(self, numbers: list[int]) -> None:
@@ -134,14 +242,14 @@ class _Prefix:
         shares = (0.44, 0.13, 0.15, 0.22, 0.06) if self.on_noun else (0.75, 0.25)
         kind = self.dice.weighted(shares)
         if kind in (0, 1):
-            self.words.append(self.dice.pick(lexicon.PREPOSITIONS))
+            self.words.append(self.dice.pick(PREPOSITIONS))
             self.objects(numbers, 2 if kind == 1 else 1)
         elif kind == 2:
             self.subject_relative(numbers)
         elif kind == 3:
             self.object_relative(numbers)
         else:
-            self.words += [",", self.dice.pick(lexicon.COMPARISONS)]
+            self.words += [",", self.dice.pick(COMPARISONS)]
             self.objects(numbers, 1)
             self.words.append(",")
             self.on_noun = False
@@ -157,7 +265,7 @@ class _Prefix:
 
     def subject_relative(self, numbers: list[int]) -> None:
         dice = self.dice
-        verb = dice.pick(lexicon.TRANSITIVE_VERBS if self.person else lexicon.THING_VERBS)
+        verb = dice.pick(TRANSITIVE_VERBS if self.person else THING_VERBS)
         past = self.number is None or dice.chance(0.5)
         self.words.append("who" if self.person and dice.chance(0.6) else "that")
         self.words.append(verb[2] if past else verb[self.number or 0])
@@ -170,7 +278,7 @@ class _Prefix:
         kind = dice.weighted((0.15, 0.2, 0.25, 0.4)) if len(numbers) > 1 else 3 * dice.below(2)
         if kind == 0:
             number = 0
-            self.words.append(dice.pick(lexicon.NAMES))
+            self.words.append(dice.pick(NAMES))
         else:
             number = numbers.pop()
             self.noun_phrase(number, person=True)
@@ -179,10 +287,10 @@ class _Prefix:
                 self.words.append("and")
                 self.noun_phrase(numbers.pop(), person=True)
             elif kind == 2:
-                self.words.append(dice.pick(lexicon.PREPOSITIONS))
+                self.words.append(dice.pick(PREPOSITIONS))
                 self.noun_phrase(numbers.pop())
         tense = 2 if dice.chance(0.4) else number
-        self.words.append(dice.pick(lexicon.TRANSITIVE_VERBS)[tense])
+        self.words.append(dice.pick(TRANSITIVE_VERBS)[tense])
         self.on_noun = False
 
 
@@ -214,14 +322,64 @@ def _example(dice: Dice, n_attractors: int, n_others: int) -> Example | None:
     if not numbers and dice.chance(0.25):
         # A clause without a common noun: "the keys that mary found", "the boy who waited".
         if prefix.person and dice.chance(0.5):
-            prefix.words += ["who", dice.pick(lexicon.CLAUSE_VERBS)[2]]
+            prefix.words += ["who", dice.pick(CLAUSE_VERBS)[2]]
         else:
-            verb = dice.pick(lexicon.TRANSITIVE_VERBS)
-            prefix.words += ["that", dice.pick(lexicon.NAMES), verb[2 * dice.below(2)]]
+            verb = dice.pick(TRANSITIVE_VERBS)
+            prefix.words += ["that", dice.pick(NAMES), verb[2 * dice.below(2)]]
     while numbers:
         prefix.modifier(numbers)
     if dice.chance(0.15):
-        prefix.words.append(dice.pick(lexicon.ADVERBS))
+        prefix.words.append(dice.pick(ADVERBS))
     if len(prefix.words) > MAX_TOKENS:
         return None
     return Example(" ".join(prefix.words), label, n_attractors, subject)
+
+
+# Whoever changes one of these raises GRAMMAR_VERSION too, or caches keep the old corpus.
+TRAIN_SIZE = 40_000
+HELD_OUT_SIZES = {"val": 1_000, "test": 2_000} | {f"test_{k}": 300 for k in range(1, 6)}
+TRAIN_WEIGHTS = (0.40, 0.20, 0.14, 0.11, 0.08, 0.07)
+"""Shares of 0 ... 5 attractors in ``train``: natural ones hold too few examples with many."""
+
+
+def synthetic_splits(seed: int = 0, size: int = TRAIN_SIZE) -> dict[str, list[Example]]:
+    """Make the whole synthetic corpus.
+
+    Parameters
+    ----------
+    seed : int
+        Decides every split. The held-out splits do not depend on ``size``.
+    size : int
+        Number of training rows; held-out splits keep their sizes.
+
+    Returns
+    -------
+    dict of str to list of Example
+        ``train``, ``val``, ``test`` and ``test_1`` ... ``test_5``. No prefix of a held-out split
+        occurs in another split or twice in its own; within ``train`` short ones are repeated.
+
+    Raises
+    ------
+    InputError
+        If ``size`` is below one or ``seed`` is negative.
+    """
+    if size < 1:
+        raise InputError(f"a synthetic corpus needs at least one training row, not {size}.")
+    held_out: dict[str, list[Example]] = {}
+    seen: set[str] = set()
+    for number, (name, wanted) in enumerate(HELD_OUT_SIZES.items(), start=1):
+        k = int(name[-1]) if name.startswith("test_") else None
+        rows = held_out[name] = []
+        for example in generate((seed, number), None, k):
+            if example.prefix not in seen:
+                seen.add(example.prefix)
+                rows.append(example)
+                if len(rows) == wanted:
+                    break
+    train: list[Example] = []
+    for example in generate((seed, 0), None, weights=TRAIN_WEIGHTS):
+        if example.prefix not in seen:
+            train.append(example)
+            if len(train) == size:
+                break
+    return {"train": train} | held_out

@@ -14,27 +14,55 @@ import jax
 from jaxflow import models
 from jaxflow.models import EncoderConfig, Model
 from jaxflow.stopping import Stopped, stopping
-from jaxflow.train.accuracy import accuracies
-from jaxflow.train.batches import BatchPlan, EncodedSplit, iterate
+from jaxflow.train.batches import BatchPlan, EncodedSplit, accuracies, iterate
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import RunData, encoder_config, prepare
-from jaxflow.train.divergence import check_steps
-from jaxflow.train.exchange import Asked, alike, by_each, need_same
-from jaxflow.train.measured import from_rows, means, measured, to_rows
+from jaxflow.train.distributed import Asked, alike, by_each, need_same
 from jaxflow.train.mesh import Layout, layout_of
-from jaxflow.train.progress import Progress, say_line
 from jaxflow.train.regulariser import need_derivative
-from jaxflow.train.run_folder import RunFolder, open_run
+from jaxflow.train.run import RunFolder, open_run
 from jaxflow.train.step import (
     Metrics,
     TrainState,
+    check_steps,
+    from_rows,
     init_state,
     make_evaluation_step,
     make_optimizer,
     make_train_step,
+    means,
+    measured,
+    to_rows,
 )
 
-__all__ = ["Loop", "TrainResult", "train"]
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes
+    ----------
+    step, steps
+        Steps taken, and of how many.
+    message
+        A line to show, such as the accuracy after an epoch; empty if there is none.
+    loss, accuracy, subject_share
+        Mean over the steps since the last report, the loss without the regulariser's term; the
+        share is NaN in a run without one.
+    """
+
+    step: int
+    steps: int
+    message: str = ""
+    loss: float = math.nan
+    accuracy: float = math.nan
+    subject_share: float = math.nan
+
+
+def say_line(report: Callable[[Progress], None], steps: int, message: str) -> None:
+    """Report a line that is of no step."""
+    report(Progress(0, steps, message))
+
 
 LOG_EVERY = 50
 
@@ -224,7 +252,7 @@ class Loop:
     def accuracies(
         self, state: TrainState, splits: Mapping[str, EncodedSplit]
     ) -> dict[str, dict[str, float | int]]:
-        """Score splits by a state, as `jaxflow.train.accuracy.accuracies` does."""
+        """Score splits by a state, as `jaxflow.train.batches.accuracies` does."""
         return accuracies(lambda tokens: self.predict(state, tokens), splits, self.lengths)
 
     def _put_off(self, step: int, pending: list[Metrics], state: TrainState) -> None:

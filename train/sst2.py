@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.train.corpus import default_cache, hash_file
+from jaxflow.train.formats import LABEL_NAMES, UNLABELLED
 from jaxflow.train.prepared import columns, prepared_blocks
-from jaxflow.train.sources import default_cache, hash_file
-from jaxflow.train.sst2_format import LABEL_NAMES, UNLABELLED
 
 if TYPE_CHECKING:
-    from jaxflow.train.sst2_builder import Sst2Corpus
+    from jaxflow.train.builder import Sst2Corpus
 
 __all__ = ["LABEL_NAMES", "Sentences", "load_sst2"]
 
@@ -71,7 +71,7 @@ def load_sst2(
         labels.
     cache : path, optional
         Folder for prepared corpora and downloads, by default that of
-        `jaxflow.train.sources.default_cache`.
+        `jaxflow.train.corpus.default_cache`.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def load_sst2(
     data_dir = base / "corpora" / _fingerprint(source)
 
     def builder() -> Sst2Corpus:
-        from jaxflow.train.sst2_builder import Sst2Corpus
+        from jaxflow.train.builder import Sst2Corpus
 
         config = "glue" if source is None else "folder"
         return Sst2Corpus(config=config, data_dir=data_dir, source=source)

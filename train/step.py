@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxflow.errors import InputError
 from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput
 from jaxflow.models.precision import lowered
 from jaxflow.models.tokenizer import CLS, PAD, UNK
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.regulariser import subject_share
-
-__all__ = [
-    "Metrics",
-    "TrainState",
-    "init_state",
-    "make_evaluation_step",
-    "make_optimizer",
-    "make_train_step",
-]
 
 SPECIAL = (PAD, CLS, UNK)
 
@@ -203,3 +197,72 @@ def _classify(
 ) -> jax.Array:
     # Flax does not say what apply returns.
     return cast(jax.Array, encoder.apply(params, tokens, method="classify", **options))
+
+
+def measured(flow_weight: float = 0.0) -> list[str]:
+    """Return the names of what a step finds: the subject's share is the regulariser's."""
+    return [name for name in Metrics._fields if name != "subject_share" or flow_weight]
+
+
+def means(found: Sequence[Metrics], flow_weight: float = 0.0) -> dict[str, float]:
+    """Return the mean over steps of each metric, and the regulariser's term in the loss."""
+    columns = zip(Metrics._fields, zip(*found, strict=True), strict=True)
+    # A step without a regulariser has no share to report.
+    values = {name: float(jnp.stack(v).mean()) for name, v in columns if v[0] is not None}
+    if "subject_share" in values:
+        values["flow_term"] = -flow_weight * values["subject_share"]
+    return values
+
+
+def to_rows(found: Iterable[Metrics]) -> list[dict[str, float]]:
+    """Return each step's metrics by name."""
+    return [
+        {name: float(value) for name, value in metrics._asdict().items() if value is not None}
+        for metrics in found
+    ]
+
+
+def from_rows(rows: Iterable[Mapping[str, float]]) -> list[Metrics]:
+    """Return what `to_rows` was given, to the bit."""
+    return [Metrics(**{name: jnp.float32(value) for name, value in row.items()}) for row in rows]
+
+
+# A mean cross entropy of 1e4 says that right answers are held for impossible at odds of exp(1e4).
+EXPLODED = 1e4
+
+
+def check_steps(last: int, found: Sequence[Metrics], flow_weight: float = 0.0) -> None:
+    """Refuse to go on after a step whose loss or gradient is out of all bounds.
+
+    Parameters
+    ----------
+    last
+        The number of the last step, from 1.
+    found
+        What the steps up to that one found.
+    flow_weight
+        Of the regulariser's term in the loss.
+
+    Raises
+    ------
+    InputError
+        Naming the first such step.
+    """
+    if not found:
+        return
+    losses = np.asarray(jnp.stack([metrics.loss for metrics in found]), np.float64)
+    if found[0].subject_share is not None:
+        shares = [metrics.subject_share for metrics in found if metrics.subject_share is not None]
+        losses = losses - flow_weight * np.asarray(jnp.stack(shares), np.float64)
+    norms = np.asarray(jnp.stack([metrics.gradient_norm for metrics in found]), np.float64)
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), last - len(found) + 1):
+        if not math.isfinite(loss) or loss > EXPLODED:
+            what = f"the loss is {loss:.6g}"
+        elif not math.isfinite(norm):
+            what = f"the gradient's norm is {norm:.6g}"
+        else:
+            continue
+        raise InputError(
+            f"{what} at step {step}: training stopped, the last good checkpoint is kept; try a "
+            "lower learning rate"
+        )

@@ -14,7 +14,7 @@ from jaxflow.models.shipped import shipped_model
 from jaxflow.train.batches import EncodedSplit
 from jaxflow.train.config import AGREEMENT
 from jaxflow.train.data import load_splits
-from jaxflow.train.journal import read_config
+from jaxflow.train.run import read_config
 
 __all__ = ["Trained", "corpus_attention", "from_run", "from_shipped", "trained_attention"]
 

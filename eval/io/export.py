@@ -13,7 +13,7 @@ from jaxflow.models import load
 from jaxflow.models.encoder_files import Precision
 from jaxflow.models.exported import FILES, rounded, write_export
 from jaxflow.train.data import load_splits
-from jaxflow.train.journal import read_config
+from jaxflow.train.run import read_config
 
 __all__ = ["export_run", "read_card"]
 

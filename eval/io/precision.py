@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.models import Model
-from jaxflow.train.accuracy import predict_split
-from jaxflow.train.batches import EncodedSplit
+from jaxflow.train.batches import EncodedSplit, predict_split
 
 __all__ = ["compare_models"]
 

@@ -11,7 +11,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Cases, from_split, from_texts
 from jaxflow.models import Model
 from jaxflow.train.data import load_splits
-from jaxflow.train.journal import read_config
+from jaxflow.train.run import read_config
 
 __all__ = ["SAMPLES", "agreement_cases", "labelled_cases"]
 

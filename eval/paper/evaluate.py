@@ -20,12 +20,11 @@ from jaxflow.eval.paper.scores import Scores
 from jaxflow.eval.paper.tables import Tables, build_tables
 from jaxflow.eval.score.sentence_scores import score_sentences
 from jaxflow.models import Model, load
-from jaxflow.train.accuracy import accuracies
-from jaxflow.train.batches import EncodedSplit
+from jaxflow.train.batches import EncodedSplit, accuracies
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits
-from jaxflow.train.journal import read_config
 from jaxflow.train.mesh import layout_of
+from jaxflow.train.run import read_config
 
 __all__ = [
     "Evaluation",

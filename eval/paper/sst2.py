@@ -28,8 +28,7 @@ from jaxflow.eval.paper.sst2_report import write_reports
 from jaxflow.eval.paper.tables import Tables, build_tables
 from jaxflow.eval.score.sentence_scores import score_sentences
 from jaxflow.models import Gpt2Config, Model
-from jaxflow.train.accuracy import accuracies
-from jaxflow.train.batches import EncodedSplit
+from jaxflow.train.batches import EncodedSplit, accuracies
 
 __all__ = ["Sst2Config", "Sst2Evaluation", "check_classifier", "evaluate_sst2"]
 

@@ -18,7 +18,7 @@ from jaxflow.eval.paper.protocol import ProtocolConfig
 from jaxflow.models import Model
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import StoredSplit
-from jaxflow.train.journal import write_json
+from jaxflow.train.run import write_json
 
 __all__ = ["checksum", "claim_plan", "plan_of"]
 

@@ -26,7 +26,7 @@ from jaxflow.eval.sharded.work import Report, shard_scorer
 from jaxflow.models import Model, WordTokenizer, load
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import StoredSplit, open_corpus
-from jaxflow.train.journal import read_config
+from jaxflow.train.run import read_config
 
 __all__ = ["ShardedEvaluation", "open_sharded"]
 

@@ -11,7 +11,7 @@ from jaxflow.eval.score.token_scores import device_scores, token_scores
 from jaxflow.eval.sharded.files import Shard
 from jaxflow.eval.sharded.sentences import ShardSentences
 from jaxflow.models import Model
-from jaxflow.train.accuracy import predict_split
+from jaxflow.train.batches import predict_split
 
 __all__ = ["Report", "ScoreShard", "shard_scorer"]
 

@@ -19,7 +19,7 @@ def kept_programs() -> Iterator[None]:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    from jaxflow.train.sources import default_cache
+    from jaxflow.train.corpus import default_cache
 
     folder = default_cache() / "compiled"
     try:

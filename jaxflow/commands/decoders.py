@@ -51,7 +51,7 @@ class ReproduceDecoders:
         from jaxflow.eval.paper.evaluate import versions
         from jaxflow.eval.paper.protocol import ProtocolConfig
         from jaxflow.models import load
-        from jaxflow.train.accuracy import accuracies
+        from jaxflow.train.batches import accuracies
         from jaxflow.train.corpus import load_corpus
         from jaxflow.train.data import load_splits
         from jaxflow.train.lock import hold
@@ -106,7 +106,7 @@ class ReproduceDecoders:
 
     def _config(self) -> TrainConfig:
         """Return the configuration of the run to train, or of the one that is read."""
-        from jaxflow.train.journal import read_config
+        from jaxflow.train.run import read_config
 
         if self.run_folder is None:
             return dataclasses.replace(self.training, causal=True).config()

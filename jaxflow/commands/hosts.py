@@ -14,7 +14,7 @@ from jaxflow.commands.ending import told
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.train.processes import Processes
+    from jaxflow.train.distributed import Processes
 
 __all__ = ["HostOptions"]
 
@@ -39,7 +39,7 @@ class HostOptions:
 
     def join(self) -> Processes:
         """Join the other processes; to be called before JAX is used."""
-        from jaxflow.train.processes import join
+        from jaxflow.train.distributed import join
 
         return join(**dataclasses.asdict(self))
 
@@ -47,7 +47,7 @@ class HostOptions:
     def together(self) -> Iterator[Processes]:
         """Join the others for work that all do together, and that ends for all.
 
-        An error that all have (`jaxflow.train.exchange.is_shared`) is raised when all have got
+        An error that all have (`jaxflow.train.distributed.is_shared`) is raised when all have got
         there. One that the others do not know of ends this process at once, told as any other: they
         hear of that at their next exchange, whereas to part in order would be to wait for them.
 
@@ -64,7 +64,7 @@ class HostOptions:
         processes = self.join()
         import jax
 
-        from jaxflow.train.exchange import is_shared
+        from jaxflow.train.distributed import is_shared
 
         try:
             yield processes

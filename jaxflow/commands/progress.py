@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxflow.train.progress import Progress
+    from jaxflow.train.loop import Progress
 
 __all__ = ["counting", "timing", "training"]
 

@@ -11,7 +11,7 @@ import jaxflow.commands.progress as progress
 from jaxflow.commands.heap import keep_heap
 
 if TYPE_CHECKING:
-    from jaxflow.train.finetune_config import FineTuneConfig
+    from jaxflow.train.config import FineTuneConfig
 
 __all__ = ["ReproduceSst2"]
 
@@ -128,7 +128,7 @@ class ReproduceSst2:
                 print(f"wrote {file}")
 
     def _finetuning(self) -> FineTuneConfig:
-        from jaxflow.train.finetune_config import SST2
+        from jaxflow.train.config import SST2
 
         names = ("epochs", "batch", "learning_rate", "layer_decay", "dropout", "word_dropout")
         given = {name: getattr(self, name) for name in (*names, "average", "checkpoint_every")}

@@ -14,9 +14,9 @@ from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.train.config import TrainConfig
+    from jaxflow.train.distributed import Processes
     from jaxflow.train.loop import TrainResult
     from jaxflow.train.mesh import Layout
-    from jaxflow.train.processes import Processes
 
 __all__ = ["Train"]
 
@@ -52,9 +52,9 @@ class Train:
 
     def _train(self, processes: Processes) -> tuple[TrainConfig, TrainResult]:
         from jaxflow.train.config import TrainConfig
-        from jaxflow.train.exchange import by_each, by_first
-        from jaxflow.train.journal import read_config
+        from jaxflow.train.distributed import by_each, by_first
         from jaxflow.train.loop import train
+        from jaxflow.train.run import read_config
 
         def stored() -> dict[str, Any] | None:
             there = read_config(self.out)

@@ -12,7 +12,7 @@ from small_corpus import ROWS, write_small_corpus
 from jaxflow.commands import main
 from jaxflow.commands.parser import parse
 from jaxflow.train.config import TrainConfig
-from jaxflow.train.journal import write_json
+from jaxflow.train.run import write_json
 
 FILES = {"tables.md", "tables.json", "config.json", "first-token.svg", "correlations.svg"}
 SMALL = ["--layers", "1", "--heads", "2", "--width", "16", "--positions", "8"]  # one padded length

@@ -16,7 +16,7 @@ from jaxflow.eval.paper.evaluate import check_out, evaluate, evaluate_run, versi
 from jaxflow.eval.paper.protocol import ProtocolConfig
 from jaxflow.eval.paper.scores import SentenceScores, load_extra
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model
-from jaxflow.train.accuracy import accuracies
+from jaxflow.train.batches import accuracies
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits, prepare
 from jaxflow.train.loop import train

@@ -8,7 +8,7 @@ import pytest
 from jaxflow.errors import InputError
 from jaxflow.eval.sharded.sentences import Places, ShardSource, read_ahead
 from jaxflow.models import WordTokenizer
-from jaxflow.train.stored import open_split
+from jaxflow.train.corpus import open_split
 
 TEXTS = [f"word{k % 5} word{k % 3} word{k}" for k in range(40)]
 CUTS = [0, 3, 17, 18, 40]

@@ -21,8 +21,8 @@ from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.batches import encode_split
 from jaxflow.train.corpus import Split
 from jaxflow.train.data import load_splits
-from jaxflow.train.journal import read_config
 from jaxflow.train.loop import train
+from jaxflow.train.run import read_config
 
 WORDS = ("[PAD]", "[CLS]", "[UNK]", *["the", "key", "keys", "in", "town", ",", "to", "cabinet"])
 PREFIXES = ("the key", "in the town , the keys", "the cabinet", "the keys to the town in the key")

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from mesh_training import losses
 
+from jaxflow.train.distributed import join
 from jaxflow.train.mesh import layout_of
-from jaxflow.train.processes import join
 
 
 def main(coordinator: str, processes: int, process: int) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.models import BertConfig, Model, SubwordTokenizer, init, read_tokenizer
-from jaxflow.train.finetune_config import FineTuneConfig
+from jaxflow.train.config import FineTuneConfig
 from jaxflow.train.sst2 import Sentences
 
 GOOD, BAD = ("great", "moving", "funny"), ("dull", "bad", "lifeless")

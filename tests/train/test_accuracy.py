@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxflow.train.accuracy import accuracies, predict_split
-from jaxflow.train.batches import EncodedSplit
+from jaxflow.train.batches import EncodedSplit, accuracies, predict_split
 
 LENGTHS = (4, 8)
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxflow.train import blocks
-from jaxflow.train.blocks import SEAL, SealedBlocks, sealed_blocks
+from jaxflow.train import prepared as blocks
+from jaxflow.train.prepared import SEAL, SealedBlocks, sealed_blocks
 
 SPLITS = {
     "train": [(f"the key {row}", row % 2, -1) for row in range(10)],

@@ -24,7 +24,7 @@ from jaxflow.errors import InputError
 from jaxflow.train.checkpoint import open_checkpoints
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.mesh import layout_of
-from jaxflow.train.run_folder import open_run
+from jaxflow.train.run import open_run
 
 class Late:
     def __init__(self, message):

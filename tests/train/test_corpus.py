@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.train.corpus import load_corpus
+from jaxflow.train.corpus import FULL_FILE, default_cache, load_corpus
 from jaxflow.train.formats import Example, read_simple, read_subjects
-from jaxflow.train.sources import FULL_FILE, default_cache
-from jaxflow.train.synthetic import synthetic_splits
+from jaxflow.train.grammar import synthetic_splits
 
 DATA = Path(__file__).parents[2] / "../shared/data/agreement"
 FULL_COLUMNS = ("sentence", "verb_pos", "subj_index", "verb_index", "n_diff_intervening")

@@ -29,17 +29,17 @@ from jaxflow.models import AgreementEncoder, EncoderConfig, Gpt2Config, Model, W
 from jaxflow.train import finetune as module
 from jaxflow.train import loop
 from jaxflow.train.batches import encode_sentences
-from jaxflow.train.config import TrainConfig
-from jaxflow.train.finetune import finetune, prepare_model
-from jaxflow.train.finetune_config import FineTuneConfig
-from jaxflow.train.finetune_step import (
+from jaxflow.train.config import FineTuneConfig, TrainConfig
+from jaxflow.train.finetune import (
     averaged,
+    finetune,
     make_finetune_optimizer,
     make_finetune_step,
+    prepare_model,
     rate_scales,
     start_state,
 )
-from jaxflow.train.journal import read_config
+from jaxflow.train.run import read_config
 from jaxflow.train.sst2 import Sentences
 from jaxflow.train.step import make_optimizer
 

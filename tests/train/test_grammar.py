@@ -6,11 +6,17 @@ from collections import Counter, defaultdict
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.train import lexicon
-from jaxflow.train.dice import Dice
+from jaxflow.train import grammar as lexicon
 from jaxflow.train.formats import PLURAL, SINGULAR
-from jaxflow.train.grammar import GRAMMAR_VERSION, NATURAL_WEIGHTS, generate
-from jaxflow.train.synthetic import HELD_OUT_SIZES, TRAIN_WEIGHTS, synthetic_splits
+from jaxflow.train.grammar import (
+    GRAMMAR_VERSION,
+    HELD_OUT_SIZES,
+    NATURAL_WEIGHTS,
+    TRAIN_WEIGHTS,
+    Dice,
+    generate,
+    synthetic_splits,
+)
 
 IRREGULAR = {
     "children": "child",

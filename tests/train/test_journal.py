@@ -6,7 +6,7 @@ import pytest
 from small_runs import journal_of
 
 from jaxflow.errors import InputError
-from jaxflow.train.journal import open_journal
+from jaxflow.train.run import open_journal
 
 
 def test_the_journal_goes_on_from_a_step(tmp_path):

@@ -22,8 +22,8 @@ from small_runs import (
 from jaxflow import models
 from jaxflow.errors import InputError
 from jaxflow.train import loop
-from jaxflow.train.journal import read_config
 from jaxflow.train.loop import train
+from jaxflow.train.run import read_config
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from jaxflow.train import loop
-from jaxflow.train.journal import read_config
+from jaxflow.train.run import read_config
 from jaxflow.train.config import TrainConfig
 import json
 

@@ -9,8 +9,8 @@ from many_devices import start_on_devices
 from mesh_training import losses
 
 from jaxflow.errors import InputError
+from jaxflow.train.distributed import ALONE, Processes, join
 from jaxflow.train.mesh import layout_of
-from jaxflow.train.processes import ALONE, Processes, join
 
 
 @pytest.fixture(scope="module")

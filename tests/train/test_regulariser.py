@@ -23,9 +23,9 @@ from jaxflow.train import step as step_module
 from jaxflow.train.batches import encode_split
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import load_corpus
-from jaxflow.train.journal import read_config
 from jaxflow.train.loop import train
 from jaxflow.train.regulariser import subject_share
+from jaxflow.train.run import read_config
 from jaxflow.train.step import TrainState, init_state, make_optimizer, make_train_step
 
 STEPS = 84  # of the small run

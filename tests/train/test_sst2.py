@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from jaxflow.errors import InputError
+from jaxflow.train.formats import read_labelled
 from jaxflow.train.sst2 import LABEL_NAMES, load_sst2
-from jaxflow.train.sst2_format import read_labelled
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "sst2"
 
@@ -186,7 +186,7 @@ def test_offline_it_says_what_to_do_in_one_line(tmp_path, monkeypatch):
 
 
 def test_the_builder_survives_pickling(tmp_path):
-    from jaxflow.train.sst2_builder import Sst2Corpus
+    from jaxflow.train.builder import Sst2Corpus
 
     builder = Sst2Corpus(config="folder", data_dir=tmp_path, source=tmp_path / "there")
     copy = pickle.loads(pickle.dumps(builder))

@@ -15,7 +15,7 @@ from fuzzing import model_files
 from fuzzing.cases import Case, Reader
 from fuzzing.mutate_json import mutate_json
 from fuzzing.mutate_text import mutate_bytes, mutate_case
-from jaxflow.train import blocks
+from jaxflow.train import prepared as blocks
 from jaxflow.train.corpus import load_corpus, open_corpus
 from jaxflow.train.sst2 import load_sst2
 

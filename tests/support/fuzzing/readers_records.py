@@ -14,9 +14,8 @@ from fuzzing.mutate_text import mutate_case, mutate_text
 from jaxflow.eval.benchmarks.record import FORMAT, read_record
 from jaxflow.eval.plots.results import read_journey, read_tables
 from jaxflow.models.config import EncoderConfig
-from jaxflow.train.config import TrainConfig
-from jaxflow.train.finetune_config import FineTuneConfig
-from jaxflow.train.journal import open_journal, read_config
+from jaxflow.train.config import FineTuneConfig, TrainConfig
+from jaxflow.train.run import open_journal, read_config
 
 __all__ = ["READERS", "json_case", "lines_case"]
 

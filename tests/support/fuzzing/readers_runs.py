@@ -29,8 +29,8 @@ from jaxflow.models import ViTConfig, init, save_pretrained
 from jaxflow.models.model import Model
 from jaxflow.train.checkpoint import open_checkpoints
 from jaxflow.train.digits import DigitsConfig, finished_digits
-from jaxflow.train.journal import open_journal
 from jaxflow.train.lock import hold
+from jaxflow.train.run import open_journal
 from jaxflow.train.step import TrainState
 
 __all__ = ["CARD", "DIGITS", "READERS", "checkpoint_seeds", "digits_seeds"]

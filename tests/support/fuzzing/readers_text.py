@@ -18,8 +18,7 @@ from fuzzing.mutate_text import mutate_bytes, mutate_case, mutate_text
 from jaxflow.commands.parser import parse
 from jaxflow.commands.sentences import read_sentences
 from jaxflow.eval.pronouns.schemas import parse_schema, read_schemas
-from jaxflow.train.formats import read_full, read_simple, read_subjects
-from jaxflow.train.sst2_format import read_labelled
+from jaxflow.train.formats import read_full, read_labelled, read_simple, read_subjects
 
 __all__ = ["READERS"]
 
