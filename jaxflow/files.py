@@ -1,26 +1,36 @@
-"""Writing result files so that nobody ever sees half of one."""
+"""Writing files so that no reader ever sees half of one: beside their place, then renamed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from jaxflow.errors import InputError
 from jaxflow.stopping import stopping
 
-__all__ = ["write_together"]
+Content = bytes | str | Callable[[Path], object]
+"""What a file is to hold, or a function that writes the whole file to the path it is given."""
 
 
-def write_together(folder: Path, writers: Mapping[str, Callable[[Path], None]]) -> list[Path]:
+def write_together(
+    folder: Path, writers: Mapping[str, Content], *, remove: Collection[str] = ()
+) -> list[Path]:
     """Write several files of a folder: all of them beside their place, then renamed into it.
+
+    A new folder appears at once, with all its files. In a folder that is there the files take
+    their places in the order given, so that the last may be the one that readers look for first.
 
     Parameters
     ----------
     folder
-        Created with its parents if it is not there.
+        Created with its parents if it is not there; its other files are left alone.
     writers
-        File name -> a function that writes the whole file to the path it is given.
+        File name -> what to write: bytes, text (as UTF-8), or a function that writes the file.
+    remove
+        Files of the folder that must not be read beside the new ones: deleted, where there are
+        any, before the first new file takes its place.
 
     Returns
     -------
@@ -35,19 +45,28 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], None]]) 
     Stopped
         After SIGINT or SIGTERM: before the first file takes its place, or after the last.
     """
-    beside = {name: folder / f".{name}.{os.getpid()}.part" for name in writers}
+    own = f"{os.getpid()}.part"
+    new = folder.absolute().with_name(f".{folder.name}.{own}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            beside = {name: folder / f".{name}.{own}" for name in writers}
+        else:
+            shutil.rmtree(new, ignore_errors=True)  # of a killed process of the same number
+            new.mkdir(parents=True)
+            beside = {name: new / name for name in writers}
         try:
-            for name, write in writers.items():
-                write(beside[name])
-                _to_disk(beside[name])
+            for name, content in writers.items():
+                _write(beside[name], content)
             with stopping():  # a signal waits until all of them are in place
-                for name in writers:
-                    os.replace(beside[name], folder / name)
+                if not new.exists() or not _renamed(new, folder):
+                    for name in remove:
+                        (folder / name).unlink(missing_ok=True)
+                    for name in writers:
+                        os.replace(beside[name], folder / name)
         finally:
             for part in beside.values():
                 part.unlink(missing_ok=True)
+            shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
@@ -57,7 +76,22 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], None]]) 
     return [folder / name for name in writers]
 
 
-def _to_disk(path: Path) -> None:
-    """Have a file on the disk before it is renamed, or it may be empty after a power cut."""
+def _write(path: Path, content: Content) -> None:
+    """Write a file and wait until it is on the disk: renamed earlier, a power cut may empty it."""
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _renamed(new: Path, folder: Path) -> bool:
+    """Rename a new folder into its place; False if another process has made one there since."""
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.files import write_together
 from jaxflow.models.config import EncoderConfig
 from jaxflow.models.encoder_files import Precision, checksums, packed, read_sealed, unpacked
-from jaxflow.models.files import write_files
 from jaxflow.models.model import Model
 
 __all__ = ["FILES", "is_export", "read_export", "rounded", "write_export"]
@@ -85,7 +85,7 @@ def write_export(
     }
     # Last of all: until then the folder holds no export, or one whose checksums tell of the other.
     content["config.json"] = _json(card)
-    write_files(folder, content)
+    write_together(folder, content, remove=["config.json"])
 
 
 def is_export(folder: Path) -> bool:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from jaxflow.errors import InputError
-from jaxflow.models.files import OPTIONAL_FILES
 from jaxflow.models.shipped import shipped_names
+from jaxflow.models.weights import OPTIONAL_FILES
 
 __all__ = ["from_hub", "is_hub_name"]
 

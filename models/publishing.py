@@ -10,8 +10,8 @@ import flax.traverse_util
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.files import write_together
 from jaxflow.models.bert import BertConfig
-from jaxflow.models.files import OPTIONAL_FILES, write_files
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.model import Model
 from jaxflow.models.names import COPIES, PREFIXES, PublishedConfig, rules, to_published
@@ -19,6 +19,7 @@ from jaxflow.models.published import KINDS, kind_of
 from jaxflow.models.subword import ROLES, SubwordTokenizer
 from jaxflow.models.tokenizer import WordTokenizer
 from jaxflow.models.vit import ViTConfig
+from jaxflow.models.weights import OPTIONAL_FILES
 
 __all__ = ["save_pretrained", "write_published"]
 
@@ -62,7 +63,8 @@ def save_pretrained(folder: Path, model: Model) -> None:
         content["tokenizer_config.json"] = _bytes(_token_settings(model.tokenizer, config))
     # Last of all: until then the folder holds no model.
     content["config.json"] = _bytes(write_published(config))
-    write_files(Path(folder), content, replaced=OPTIONAL_FILES)
+    stale = [name for name in OPTIONAL_FILES if name not in content]
+    write_together(Path(folder), content, remove=["config.json", *stale])
 
 
 def _image_settings(config: ViTConfig) -> dict[str, Any]:

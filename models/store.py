@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxflow.errors import InputError
+from jaxflow.files import write_together
 from jaxflow.models.config import EncoderConfig, Head
 from jaxflow.models.encoder_files import checksums, packed, read_sealed, unpacked
 from jaxflow.models.exported import is_export, read_export
-from jaxflow.models.files import write_folder
 from jaxflow.models.hub import from_hub, is_hub_name
 from jaxflow.models.model import Model
 from jaxflow.models.pretrained import is_pretrained, read_pretrained
@@ -41,7 +41,7 @@ def save(folder: Path, model: Model) -> None:
     sealed = checksums({**content, "config": _canonical(sizes)})
     card = {"format": FORMAT, "config": sizes, "sha256": sealed}
     content[CARD] = (json.dumps(card, indent=2) + "\n").encode()
-    write_folder(Path(folder), content)
+    write_together(Path(folder), content, remove=[CARD])
 
 
 def load(path_or_name: str | os.PathLike[str], *, head: Head | None = None) -> Model:

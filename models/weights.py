@@ -13,7 +13,20 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 
-__all__ = ["Weights", "open_weights"]
+__all__ = ["OPTIONAL_FILES", "Weights", "open_weights"]
+
+#: What a published model may have besides its configuration and its weights. Left there by an
+#: earlier model, a reader would take it for the new one's.
+OPTIONAL_FILES = (
+    "preprocessor_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _OTHERS = (

@@ -97,7 +97,7 @@ def test_the_cards_own_words_stay(run, out):
         (["nowhere", "out"], "no run at nowhere"),
         (["{run}", "out", "--data", "nowhere"], "nowhere"),
         (["{run}", "out", "--precision", "float8"], "float8"),
-        (["{run}", "file"], "cannot be written to file"),
+        (["{run}", "file"], "cannot write to the folder file"),
         (["{run}"], "jaxflow export"),
     ],
 )

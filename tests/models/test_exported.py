@@ -103,7 +103,7 @@ def test_what_half_precision_cannot_hold_is_refused(model: Model, tmp_path: Path
 
 def test_a_folder_that_cannot_be_written_is_named(model: Model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"model cannot be written to .*file"):
+    with pytest.raises(InputError, match=r"cannot write to the folder .*file"):
         write_export(tmp_path / "file", model, recipe=RECIPE, accuracy=ACCURACY)
 
 

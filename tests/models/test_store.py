@@ -126,25 +126,7 @@ def test_a_failed_save_keeps_the_model_that_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(InputError, match=r"model cannot be written to .*No space left"):
-        save(copy, make(1))
-    monkeypatch.undo()
-    assert_same(load(copy), model)
-    assert [path.name for path in copy.parent.iterdir()] == ["model"]
-
-
-def test_a_save_that_cannot_be_renamed_puts_the_old_model_back(
-    model: Model, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rename = Path.rename
-
-    def refuse(self: Path, target: Path) -> Path:
-        if (self / "model.json").is_file() and self != copy and not self.name.endswith(".old"):
-            raise OSError(5, "Input/output error")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(InputError, match="model cannot be written to"):
+    with pytest.raises(InputError, match=r"cannot write to the folder .*No space left"):
         save(copy, make(1))
     monkeypatch.undo()
     assert_same(load(copy), model)
@@ -153,7 +135,7 @@ def test_a_save_that_cannot_be_renamed_puts_the_old_model_back(
 
 def test_a_folder_that_cannot_be_written_is_named(model: Model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="model cannot be written to"):
+    with pytest.raises(InputError, match="cannot write to the folder"):
         save(tmp_path / "file" / "model", model)
 
 
