@@ -14,7 +14,7 @@ import wheel
 ROOT = wheel.ROOT
 NEEDED = ("mkdocs", "material", "mkdocstrings", "mkdocs_jupyter", "ipykernel")
 
-pytestmark = pytest.mark.site
+pytestmark = [pytest.mark.site, pytest.mark.nightly]
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,21 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxflow.commands.compiled import kept_programs
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """The user's cache, with none of JAX's own: the session's is put aside."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert jax.config.jax_compilation_cache_dir is None
-    return tmp_path / "jaxflow" / "compiled"
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield tmp_path / "jaxflow" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
 
 
 def compile_something(number):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_corpus import small_config, write_small_corpus
+from small_corpus import write_small_corpus
 
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.evaluate import check_out, evaluate, evaluate_run, versions
@@ -19,7 +19,6 @@ from jaxflow.models import AgreementEncoder, EncoderConfig, Model
 from jaxflow.train.batches import accuracies
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits, prepare
-from jaxflow.train.loop import train
 
 FILES = ["config.json", "scores.npz", "tables.csv", "tables.json", "tables.md"]
 TARGETS = ["blank_out", "gradient", "gradient_norm"]
@@ -28,20 +27,9 @@ PROTOCOL = ProtocolConfig(samples=24, seed=3, threads=1)
 LAYERS = 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of one short epoch."""
-    folder = tmp_path_factory.mktemp("run")
-    data = write_small_corpus(folder / "data")
-    train(small_config(data, epochs=1, layers=LAYERS), folder / "run")
-    return folder / "run"
+def run(trained_run):
+    return trained_run
 
 
 @pytest.fixture(scope="module")

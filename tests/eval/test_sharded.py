@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from many_devices import start_on_devices
-from small_corpus import small_config, write_small_corpus
 
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.evaluate import evaluate_run
@@ -18,26 +17,15 @@ from jaxflow.eval.paper.protocol import ProtocolConfig
 from jaxflow.eval.paper.scores import SentenceScores, load_extra
 from jaxflow.eval.sharded.files import read_shard, write_shard
 from jaxflow.eval.sharded.run import open_sharded
-from jaxflow.train.loop import train
 
 SAMPLES, SHARDS, WORKERS = 24, 9, 4
 PROTOCOL = ProtocolConfig(samples=SAMPLES, seed=3)
 TABLES = ["tables.csv", "tables.json", "tables.md", "config.json"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    data = write_small_corpus(folder / "data")
-    train(small_config(data, epochs=1, layers=2), folder / "run")
-    return folder / "run"
+def run(trained_run):
+    return trained_run
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from faulting.damages import cases, damage
 from faulting.trials import Outcome, Stage, Undisturbed, undisturbed
 from faulting.works import WORKS, Work, _each_once, damaged_checkpoints
 
+pytestmark = pytest.mark.nightly
+
 TRAIN, EVALUATE, _, PREPARE, SHARDS, _ = WORKS
 
 

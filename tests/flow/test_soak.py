@@ -21,6 +21,7 @@ MIB = 2**20
 
 pytestmark = [
     pytest.mark.soak,
+    pytest.mark.nightly,
     pytest.mark.skipif(
         not STATM.exists(), reason="memory is read from /proc/self/statm, which is not here"
     ),

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from jaxflow.train.config import TrainConfig
 
+pytestmark = pytest.mark.nightly
+
 READERS = {reader.name: reader for reader in all_readers()}
 #: Readers that take a second a case.
 SLOW = (

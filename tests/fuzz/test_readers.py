@@ -18,6 +18,8 @@ from fuzzing.readers_text import text_case
 
 from jaxflow.errors import InputError
 
+pytestmark = pytest.mark.nightly
+
 READERS = all_readers()
 #: Cases here; those of slow readers are few.
 CASES = {reader.name: max(4, min(300, round(120 * reader.share))) for reader in READERS}

@@ -20,9 +20,12 @@ ROOT = Path(__file__).parents[2]
 SHARDS = 40
 MEGA = 1 << 20
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/statm").exists(), reason="memory is read from /proc, which is Linux's"
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        not Path("/proc/self/statm").exists(), reason="memory is read from /proc, which is Linux's"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def sharpened(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf * 8 if np.ndim(leaf) > 1 else leaf, params)
 
 
+@functools.cache
 def tiny(head: str = "classification", *, causal: bool = False, **changes: Any) -> Model:
     """A model of two layers and two heads; `causal` a GPT-2, else a BERT."""
     labels = ("negative", "neutral", "positive") if head == "classification" else ()
