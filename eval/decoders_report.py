@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxflow.eval.decoders import AFTER, MEASURES, NORMALISED, PLACE, VARIANTS
 from jaxflow.eval.decoders_tables import BIASES, GAINS, DecoderTables
-from jaxflow.eval.leaderboard.contest import PERMUTATIONS
+from jaxflow.eval.leaderboard.significance import PERMUTATIONS
 from jaxflow.eval.report.plain import dump
 from jaxflow.eval.report.text import (
     UNDEFINED,

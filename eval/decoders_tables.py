@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.eval.decoders import AFTER, NORMALISED, DecoderScores
-from jaxflow.eval.leaderboard.contest import PERMUTATIONS, permutation_tests
+from jaxflow.eval.leaderboard.significance import PERMUTATIONS, permutation_tests
 from jaxflow.eval.paper.lengths import length_bands
 from jaxflow.eval.stats.statistics import RESAMPLES, Cell, compare, holm, summarise
 
@@ -194,8 +194,8 @@ def _sign_tests(
     # Against a row of zeros. A difference of 0 has no say under any sign, so that it may stand for
     # one that is undefined.
     known = ~np.isnan(differences)
-    entrants = np.vstack([np.where(known, differences, 0).T, np.zeros(len(differences))])
-    p = permutation_tests(entrants, permutations=permutations, seed=seed)[-1, :-1]
+    methods = np.vstack([np.where(known, differences, 0).T, np.zeros(len(differences))])
+    p = permutation_tests(methods, permutations=permutations, seed=seed)[-1, :-1]
     return np.where(known.any(0), p, np.nan)
 
 

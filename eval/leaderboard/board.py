@@ -1,4 +1,4 @@
-"""The board: every entrant by every measure, sentence by sentence."""
+"""The board: every method by every measure, sentence by sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jaxflow.eval.leaderboard import removal
 from jaxflow.eval.leaderboard.agreement import of_sentences
 from jaxflow.eval.leaderboard.cases import Cases
-from jaxflow.eval.leaderboard.entrants import REFERENCES
+from jaxflow.eval.leaderboard.methods import REFERENCES
 from jaxflow.eval.leaderboard.programs import Programs, tokens_at_once
 from jaxflow.eval.leaderboard.scoring import Scores, score_cases
 from jaxflow.eval.score.reading import blank_id
@@ -44,20 +44,20 @@ class Board:
     Attributes
     ----------
     rows
-        ``(entrant, layer)``, the layer from 0, None where an entrant has only one.
+        ``(method, layer)``, the layer from 0, None where a method has only one.
     measures
         Measure (`MEASURES`) -> float32 ``[R, S]``, NaN where it is not defined. Entropy is a share
         of its maximum and says how spread a score is; ``at_bound``, of flow alone, is the share of
         the tokens whose flow is the sum of their column in layer 1, or 1 where that is more, and
         says nothing else of them.
     seconds
-        Entrant -> seconds a sentence.
+        Method -> seconds a sentence.
     left_out
-        Edge weight or other entrant -> why it is not there.
+        Edge weight or other method -> why it is not there.
     cases
         What was judged on.
     scores
-        What the entrants said.
+        What the methods said.
     probability
         float32 ``[S]``: the class's probability for the whole sentence.
     """
@@ -71,7 +71,7 @@ class Board:
     probability: NDArray[np.float32]
 
     def final(self) -> list[int]:
-        """Return the rows that stand for their entrants: of the top layer, or the only one."""
+        """Return the rows that stand for their methods: of the top layer, or the only one."""
         last = {name: place for place, (name, _) in enumerate(self.rows)}
         return sorted(last.values())
 
@@ -116,10 +116,10 @@ def judge(
     programs: Programs | None = None,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Board:
-    """Judge what the entrants said.
+    """Judge what the methods said.
 
     Every row is correlated with both references; the rows of the top layers, which stand for
-    their entrants, are judged by removal too.
+    their methods, are judged by removal too.
     """
     rows = tuple(
         (name, layer if values.shape[1] > 1 else None)
@@ -200,7 +200,7 @@ def _remove(
     programs: Programs,
     report: Callable[..., None],
 ) -> None:
-    """Fill in the measures of removal, for the rows that stand for their entrants."""
+    """Fill in the measures of removal, for the rows that stand for their methods."""
     cases, finals = board.cases, board.final()
     both, known = [], []
     for sentence in range(len(cases)):

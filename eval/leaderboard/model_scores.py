@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jaxflow
 from jaxflow.edges import Trace
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.entrants import GRADIENTS, REMOVALS
+from jaxflow.eval.leaderboard.methods import GRADIENTS, REMOVALS
 from jaxflow.eval.score.reading import blank_id
 from jaxflow.models import Model
 from jaxflow.models.tracing import tracer
@@ -27,7 +27,7 @@ ModelFunction = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
 
 
 def model_functions(model: Model) -> dict[str, ModelFunction]:
-    """Build ``trace``, and every entrant of `GRADIENTS` and `REMOVALS`: ``[B, n]`` of each.
+    """Build ``trace``, and every method of `GRADIENTS` and `REMOVALS`: ``[B, n]`` of each.
 
     They depend on the model's configuration and its tokenizer's special tokens, not on its
     parameters. One that the model cannot serve raises `InputError` when it is called.

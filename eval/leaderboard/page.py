@@ -107,7 +107,9 @@ def _left_out(summary: Summary) -> str:
     """Say what is not there, and why; and what is there more than once."""
     parts = {
         "Left out:": [f"{name}: {reason}" for name, reason in summary.left_out.items()],
-        "One method under several names, on this model:": [", ".join(g) for g in summary.alike],
+        "One method under several names, on this model:": [
+            ", ".join(g) for g in summary.equal_methods
+        ],
     }
     return "".join(
         f'<p class="note">{title}</p><ul class="lost">'

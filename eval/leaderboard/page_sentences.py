@@ -187,7 +187,7 @@ def shading(summary: Summary, board: Board, shown: Shown, source: ColumnDataSour
     """Return what shades the sentences by the row of `source` that is selected."""
     from bokeh.models import CustomJS
 
-    names = [line.entrant.name for line in summary.finals]
+    names = [line.method.name for line in summary.finals]
     rows = {board.rows[place][0]: place for place in board.final()}
     if missing := [name for name in names if name not in rows]:
         raise InputError(f"board must have every method of the summary, got none of {missing[0]}")

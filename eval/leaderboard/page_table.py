@@ -51,7 +51,7 @@ keep.booleans = Array.from(name, (one, row) =>
 
 
 def line_columns(summary: Summary) -> dict[str, Any]:
-    """Return one row for each line that stands for its entrant, best first.
+    """Return one row for each line that stands for its method, best first.
 
     Columns ``place`` (from 1), ``name``, ``family``, ``about``, ``rank`` (mean rank by the
     measure that sorts, where it is tested), ``milliseconds``, and each measure. These are numbers
@@ -62,13 +62,13 @@ def line_columns(summary: Summary) -> dict[str, Any]:
     finals = summary.finals
     columns: dict[str, Any] = {
         "place": np.arange(1, len(finals) + 1, dtype=np.int32),
-        "name": [visible(line.entrant.name) for line in finals],
-        "family": [line.entrant.family for line in finals],
+        "name": [visible(line.method.name) for line in finals],
+        "family": [line.method.family for line in finals],
         "about": [_about(line) for line in finals],
     }
-    contest = summary.contests.get(summary.key)
-    if contest is not None:
-        columns |= _sortable("rank", contest.ranks.tolist(), "z.1f", high=False)
+    significance = summary.significance.get(summary.key)
+    if significance is not None:
+        columns |= _sortable("rank", significance.ranks.tolist(), "z.1f", high=False)
     columns |= _sortable(
         "milliseconds", [line.milliseconds for line in finals], "z,.0f", high=False
     )
@@ -96,7 +96,7 @@ def _sortable(name: str, values: Sequence[float], form: str, *, high: bool) -> d
 
 
 def _about(line: Line) -> str:
-    parts = [line.entrant.title, line.entrant.source]
+    parts = [line.method.title, line.method.source]
     return visible(". ".join(part for part in parts if part))
 
 

@@ -17,7 +17,7 @@ from jaxflow.edges.aggregate import capacities, combine
 from jaxflow.edges.catalogue import weigh, weigh_below
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Batch
-from jaxflow.eval.leaderboard.entrants import GRADIENTS, REMOVALS
+from jaxflow.eval.leaderboard.methods import GRADIENTS, REMOVALS
 from jaxflow.eval.leaderboard.model_scores import model_functions
 from jaxflow.eval.score.readout import rows_at
 from jaxflow.models import Model
@@ -45,7 +45,7 @@ class Programs:
     edges
         The edge weights that are scored, by name.
     refused
-        Edge weight, propagation or other entrant -> why the model cannot serve it; known once
+        Edge weight, propagation or other method -> why the model cannot serve it; known once
         programs are compiled.
     """
 

@@ -43,7 +43,7 @@ def _head(summary: Summary) -> str:
 
 
 def print_summary(console: Console, summary: Summary, most: int | None = None) -> None:
-    """Print the entrants, best first.
+    """Print the methods, best first.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def print_summary(console: Console, summary: Summary, most: int | None = None) -
     summary
         The board in numbers.
     most
-        How many entrants; None is all.
+        How many methods; None is all.
     """
     from rich.table import Table
     from rich.text import Text
@@ -61,7 +61,7 @@ def print_summary(console: Console, summary: Summary, most: int | None = None) -
     shown = finals[:most]
     columns = {TITLES[name]: [short(line.cells[name].mean) for line in shown] for name in SHORT}
     columns["ms/1,000"] = [_cost(line) for line in shown]
-    room = console.width - 4 - max((len(line.entrant.name) for line in shown), default=0)
+    room = console.width - 4 - max((len(line.method.name) for line in shown), default=0)
     fitting = _fitting(columns, room)
     console.print(Text(_head(summary), style="italic"))
     table = Table(box=None, pad_edge=False)
@@ -71,14 +71,14 @@ def print_summary(console: Console, summary: Summary, most: int | None = None) -
         table.add_column(title, justify="right", no_wrap=True)
     for place, line in enumerate(shown):
         cells = [columns[title][place] for title in fitting]
-        table.add_row(str(place + 1), line.entrant.name, *cells)
+        table.add_row(str(place + 1), line.method.name, *cells)
     console.print(table)
     hidden = [title for title in columns if title not in fitting]
     if hidden:
         console.print(f"… {', '.join(hidden)} on a wider terminal", style="dim")
     if most is not None and len(finals) > most:
         console.print(f"… and {len(finals) - most} more", style="dim")
-    for group in summary.alike:
+    for group in summary.equal_methods:
         console.print(Text(f"the same on this model: {', '.join(group)}", style="dim"))
     for name, reason in summary.left_out.items():
         console.print(Text(f"left out: {name}, because {reason}", style="dim"), soft_wrap=True)
@@ -96,12 +96,12 @@ def _fitting(columns: Mapping[str, Sequence[str]], room: int) -> list[str]:
 
 
 def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
-    """Write the board as a Markdown document: all entrants, tests of the best, layers."""
+    """Write the board as a Markdown document: all methods, tests of the best, layers."""
     finals = summary.finals
     rows = [
         [
             str(place),
-            f"`{line.entrant.name}`",
+            f"`{line.method.name}`",
             *(_mean(line, name) for name in MEASURES),
             _cost(line),
         ]
@@ -114,7 +114,7 @@ def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
         + " ↑ high is good, ↓ low is good. A method `EDGE/AGGREGATOR` is of the top layer.",
         _grid(["", "method", *(TITLES[name] for name in MEASURES), "ms / 1,000"], rows),
         f"## 95 % intervals of {TITLES[summary.key]}, and who differs from whom",
-        "Paired permutation tests between all entrants, Holm-corrected; the p-value is that of the "
+        "Paired permutation tests between all methods, Holm-corrected; the p-value is that of the "
         "difference from the best.",
         _tests(summary),
         "## By layer: Spearman's correlation with blank-out, and with the gradient's norm",
@@ -125,13 +125,15 @@ def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
             "## Left out",
             "\n".join(f"- `{name}`: {reason}" for name, reason in summary.left_out.items()),
         ]
-    if summary.alike:
+    if summary.equal_methods:
         parts += [
             "## One method under several names",
             "These say the same of every token of every sentence on this model.",
-            "\n".join(f"- {', '.join(f'`{name}`' for name in group)}" for group in summary.alike),
+            "\n".join(
+                f"- {', '.join(f'`{name}`' for name in group)}" for group in summary.equal_methods
+            ),
         ]
-    sources = {line.entrant.source: None for line in finals if line.entrant.source}
+    sources = {line.method.source: None for line in finals if line.method.source}
     parts += ["## Sources", "\n".join(f"- {source}" for source in sources)]
     made = "\n".join(f"- {name}: {value}" for name, value in config.items())
     parts += ["## Made with", made]
@@ -145,7 +147,7 @@ def _mean(line: Line, measure: str) -> str:
 
 
 def _tests(summary: Summary) -> str:
-    finals, found = summary.finals, summary.contests.get(summary.key)
+    finals, found = summary.finals, summary.significance.get(summary.key)
     rows = []
     for place, line in enumerate(finals):
         cell = line.cells[summary.key]
@@ -153,7 +155,7 @@ def _tests(summary: Summary) -> str:
         rank = "" if found is None else f"{found.ranks[place]:.1f}"
         rows.append(
             [
-                f"`{line.entrant.name}`",
+                f"`{line.method.name}`",
                 short(cell.mean),
                 interval(cell.ci95),
                 rank,
@@ -168,8 +170,8 @@ def _tests(summary: Summary) -> str:
 def _layers(summary: Summary) -> str:
     layered = [line for line in summary.lines if line.layer is not None]
     count = 1 + max((line.layer or 0 for line in layered), default=0)
-    names = list(dict.fromkeys(line.entrant.name for line in layered))
-    by = {(line.entrant.name, line.layer): line for line in layered}
+    names = list(dict.fromkeys(line.method.name for line in layered))
+    by = {(line.method.name, line.layer): line for line in layered}
     rows = []
     for name in names:
         row = [f"`{name}`"]
@@ -205,17 +207,17 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
         }
         methods.append(
             {
-                "name": line.entrant.name,
-                "title": line.entrant.title,
-                "family": line.entrant.family,
-                "source": line.entrant.source,
+                "name": line.method.name,
+                "title": line.method.title,
+                "family": line.method.family,
+                "source": line.method.source,
                 "layer": None if line.layer is None else line.layer + 1,
                 "final": line.final,
                 "milliseconds": plain(line.milliseconds),
                 "measures": measures,
             }
         )
-    finals = [line.entrant.name for line in summary.finals]
+    finals = [line.method.name for line in summary.finals]
     tests = {
         name: {
             "methods": finals,
@@ -224,7 +226,7 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
             "p_holm": plain(np.round(found.p_holm, 4)),
             "sentences": found.sentences,
         }
-        for name, found in summary.contests.items()
+        for name, found in summary.significance.items()
     }
     return {
         "sentences": summary.sentences,
@@ -233,13 +235,13 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
         "methods": methods,
         "tests": tests,
         "left_out": dict(summary.left_out),
-        "alike": [list(group) for group in summary.alike],
+        "alike": [list(group) for group in summary.equal_methods],
         "config": plain(dict(config)),
     }
 
 
 def write_parquet(path: Path, boards: Sequence[Board], seeds: Sequence[str]) -> None:
-    """Write every sentence's values: one row a sentence, entrant, layer and run.
+    """Write every sentence's values: one row a sentence, method, layer and run.
 
     Columns: ``run``, ``method``, ``layer`` (from 1, null without), ``sentence``, and every measure
     as float32, null where it is not defined.

@@ -1,4 +1,4 @@
-"""What every entrant says of every token, batch after batch, and how long it takes."""
+"""What every method says of every token, batch after batch, and how long it takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jaxflow.edges import EdgeWeight, Trace, normalise, propagations
 from jaxflow.eval.leaderboard.cases import Batch, Cases, batches
-from jaxflow.eval.leaderboard.entrants import GRADIENTS, NORMALISED, REMOVALS, aggregators_of
+from jaxflow.eval.leaderboard.methods import GRADIENTS, NORMALISED, REMOVALS, aggregators_of
 from jaxflow.eval.leaderboard.programs import RESIDUAL, Programs, aggregation, tokens_at_once
 from jaxflow.eval.score.readout import flow_at, flow_of_tops_at
 from jaxflow.models import Model
@@ -24,17 +24,17 @@ __all__ = ["Scores", "score_cases"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """What every entrant says of S sentences of up to n tokens.
+    """What every method says of S sentences of up to n tokens.
 
     Attributes
     ----------
     values
-        Entrant -> float32 ``[S, L, n]``, L = 1 where it says something only once; 0 at padding.
+        Method -> float32 ``[S, L, n]``, L = 1 where it says something only once; 0 at padding.
     seconds
-        Entrant -> seconds a sentence, compiling left out. That of an aggregator but flow is that of
+        Method -> seconds a sentence, compiling left out. That of an aggregator but flow is that of
         its edge weight through all of them.
     left_out
-        Edge weight or other entrant -> why it could not be worked out.
+        Edge weight or other method -> why it could not be worked out.
     bounds
         Edge weight -> float32 ``[S, n]``, the sum of each token's column of capacities in layer 1,
         more than which no flow brings there.
@@ -60,7 +60,7 @@ class _Clock:
 
 
 class _Table:
-    """Every entrant's scores, filled batch by batch."""
+    """Every method's scores, filled batch by batch."""
 
     def __init__(self, cases: Cases) -> None:
         self.shape = cases.tokens.shape
@@ -85,7 +85,7 @@ def score_cases(
     threads: int | None = None,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Scores:
-    """Let every entrant score every token.
+    """Let every method score every token.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def _baselines(batch: Batch, seed: int) -> dict[str, NDArray]:
 def _seconds(
     by_part: Mapping[str, float], values: Mapping[str, Any], count: int
 ) -> dict[str, float]:
-    """Return seconds a sentence of every entrant: its forward pass, its weights, its flow."""
+    """Return seconds a sentence of every method: its forward pass, its weights, its flow."""
     found = {}
     for name in values:
         edge, _, how = name.partition("/")

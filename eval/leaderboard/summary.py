@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.alike import alike
 from jaxflow.eval.leaderboard.board import MEASURES, Board
-from jaxflow.eval.leaderboard.contest import PERMUTATIONS, Contest, contest
-from jaxflow.eval.leaderboard.entrants import Entrant, entrant
+from jaxflow.eval.leaderboard.methods import Method, find_method
+from jaxflow.eval.leaderboard.significance import PERMUTATIONS, Significance, compare
 from jaxflow.eval.stats.statistics import Cell, summarise
 
-__all__ = ["TESTED", "TITLES", "Line", "Summary", "pooled", "summarise_boards"]
+__all__ = ["TESTED", "TITLES", "Line", "Summary", "find_equal", "pooled", "summarise_boards"]
 
-#: Measures that entrants are tested by, pair by pair.
+#: Of the largest score: what single precision rounds is no difference.
+TOLERANCE = 1e-4
+_FEW = 50  # sentences that tell most methods apart
+
+#: Measures that methods are tested by, pair by pair.
 TESTED = ("comprehensiveness_area", "sufficiency_area", "spearman_blank_out", "spearman_gradient")
 
 #: How tables call the measures; the arrow says what is good.
@@ -41,16 +44,16 @@ TITLES: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One entrant at one layer.
+    """One method at one layer.
 
     Attributes
     ----------
-    entrant
+    method
         Who.
     layer
         From 0; None where it has only one.
     final
-        Whether it stands for its entrant, by the top layer or as the only one.
+        Whether it stands for its method, by the top layer or as the only one.
     cells
         Measure -> mean over sentences, each sentence's values averaged over seeds.
     spread
@@ -59,7 +62,7 @@ class Line:
         For 1,000 sentences, compiling left out; NaN where it costs nothing to speak of.
     """
 
-    entrant: Entrant
+    method: Method
     layer: int | None
     final: bool
     cells: Mapping[str, Cell]
@@ -74,30 +77,30 @@ class Summary:
     Attributes
     ----------
     lines
-        Every entrant and layer; those that stand for their entrants sorted by `key` first.
-    contests
+        Every method and layer; those that stand for their methods sorted by `key` first.
+    significance
         Measure (`TESTED`) -> ranks and tests of the first lines, in their order.
     key
         The measure that sorts.
     sentences, seeds
         Of how many sentences and training seeds.
     left_out
-        Edge weight or other entrant -> why it is not there.
-    alike
-        Groups of entrants that say the same of every token of every sentence, by their names.
+        Edge weight or other method -> why it is not there.
+    equal_methods
+        Groups of methods that say the same of every token of every sentence, by their names.
     """
 
     lines: tuple[Line, ...]
-    contests: Mapping[str, Contest]
+    significance: Mapping[str, Significance]
     key: str
     sentences: int
     seeds: int
     left_out: Mapping[str, str]
-    alike: tuple[tuple[str, ...], ...] = ()
+    equal_methods: tuple[tuple[str, ...], ...] = ()
 
     @property
     def finals(self) -> tuple[Line, ...]:
-        """The lines that stand for their entrants, best first."""
+        """The lines that stand for their methods, best first."""
         return tuple(line for line in self.lines if line.final)
 
 
@@ -150,7 +153,7 @@ def summarise_boards(
         seconds = np.mean([board.seconds.get(name, np.nan) for board in boards])
         lines.append(
             Line(
-                entrant=_entrant(name),
+                method=_method(name),
                 layer=layer,
                 final=place in finals,
                 cells={measure: cells[measure][place] for measure in MEASURES},
@@ -166,8 +169,8 @@ def summarise_boards(
 
     ranked = sorted(range(len(lines)), key=order)
     ahead = [place for place in ranked if place in finals]
-    contests = {
-        measure: contest(
+    significance = {
+        measure: compare(
             values[measure][ahead],
             high_is_good=MEASURES[measure],
             permutations=permutations,
@@ -177,21 +180,21 @@ def summarise_boards(
     }
     return Summary(
         lines=tuple(lines[place] for place in ranked),
-        contests=contests,
+        significance=significance,
         key=key,
         sentences=len(first.cases),
         seeds=len(boards),
         left_out=first.left_out,
-        alike=alike(boards, [lines[place].entrant.name for place in ahead]),
+        equal_methods=find_equal(boards, [lines[place].method.name for place in ahead]),
     )
 
 
-def _entrant(name: str) -> Entrant:
-    """Return the entrant of a name; a board may have some of its maker's own."""
+def _method(name: str) -> Method:
+    """Return the method of a name; a board may have some of its maker's own."""
     try:
-        return entrant(name)
+        return find_method(name)
     except InputError:
-        return Entrant(name, name, "edges")
+        return Method(name, name, "edges")
 
 
 def _means(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:
@@ -202,3 +205,47 @@ def _means(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:
         warnings.simplefilter("ignore", RuntimeWarning)  # rows that are nowhere defined
         means = [np.nanmean(board.measures[measure], axis=1) for board in boards]
         return np.std(np.asarray(means, np.float64), axis=0, ddof=1)
+
+
+def find_equal(boards: Sequence[Board], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Find methods that say the same of every token of every sentence, in every run.
+
+    Two that a model makes equal, such as norms with and without a LayerNorm that the block has not,
+    would look like independent witnesses in a table.
+
+    Parameters
+    ----------
+    boards
+        One for each training seed.
+    names
+        The methods; of each the top layer is compared.
+
+    Returns
+    -------
+    tuple
+        Groups of two or more, in the order of `names`.
+    """
+    scores = [
+        {name: board.scores.values[name][:, -1] for name in names if name in board.scores.values}
+        for board in boards
+    ]
+    groups: list[list[str]] = []
+    for name in names:
+        if not all(name in told for told in scores):
+            continue
+        for group in groups:
+            if all(_same(told[name], told[group[0]]) for told in scores):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return tuple(tuple(group) for group in groups if len(group) > 1)
+
+
+def _same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    return _close(one[:_FEW], other[:_FEW]) and _close(one, other)
+
+
+def _close(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    largest = np.abs(one).max(initial=0)
+    return bool((np.abs(one - other) <= TOLERANCE * largest).all())

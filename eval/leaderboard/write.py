@@ -75,10 +75,12 @@ def write_board(
         sentences,
         probabilities=first.probability[sentences].tolist(),
     )
-    tested = summary.key if summary.key in summary.contests else next(iter(summary.contests))
+    tested = (
+        summary.key if summary.key in summary.significance else next(iter(summary.significance))
+    )
     figure = draw_critical_difference(
-        summary.contests[tested],
-        [line.entrant.name for line in summary.finals],
+        summary.significance[tested],
+        [line.method.name for line in summary.finals],
         title=f"Mean rank by {TITLES[tested]}",
     )
     texts = {

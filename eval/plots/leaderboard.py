@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.shade import clipped
-from jaxflow.eval.leaderboard.contest import Contest
-from jaxflow.eval.leaderboard.entrants import BASELINES
+from jaxflow.eval.leaderboard.methods import BASELINES
+from jaxflow.eval.leaderboard.significance import Significance
 from jaxflow.eval.plots.rank_axis import RankAxis, fit_ranks
 from jaxflow.eval.plots.style import (
     CYCLE,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_critical_difference"]
 
-MOST = 20  # entrants besides the baselines
+MOST = 20  # methods besides the baselines
 NAME = 40  # characters of a name
 # Inches: an average letter of 7 points, a rank, and what of the width is the axis at least.
 LETTER, RANK, NARROWEST = 0.059, 0.33, 2.5
@@ -44,25 +44,25 @@ OVER = 0.03  # inches that a bar goes beyond what it joins
 
 
 def draw_critical_difference(
-    contest: Contest,
+    significance: Significance,
     names: Sequence[str],
     *,
     most: int = MOST,
     always: Sequence[str] = tuple(BASELINES),
     title: str = "",
 ) -> Figure:
-    """Draw mean ranks, with bars that join entrants of whom no two differ.
+    """Draw mean ranks, with bars that join methods of whom no two differ.
 
     Parameters
     ----------
-    contest
-        Of R entrants.
+    significance
+        Of R methods.
     names
         Theirs, R of them.
     most
         So many of the best are drawn.
     always
-        Names of entrants that are drawn whatever their rank, in grey. How many of the others are
+        Names of methods that are drawn whatever their rank, in grey. How many of the others are
         left out is said in the figure; ranks stay those among all, and bars join what is drawn of
         a group.
     title
@@ -71,27 +71,29 @@ def draw_critical_difference(
     Raises
     ------
     InputError
-        If names and ranks are not as many, or fewer than two entrants have a rank.
+        If names and ranks are not as many, or fewer than two methods have a rank.
     """
-    if len(names) != len(contest.ranks):
-        raise InputError(f"names must be {len(contest.ranks)}, as many as ranks, got {len(names)}")
-    order = [int(e) for e in np.argsort(contest.ranks, kind="stable")]
-    ranked = [entrant for entrant in order if not np.isnan(contest.ranks[entrant])]
-    best = [entrant for entrant in ranked if names[entrant] not in always][:most]
-    shown = [entrant for entrant in ranked if entrant in best or names[entrant] in always]
+    if len(names) != len(significance.ranks):
+        raise InputError(
+            f"names must be {len(significance.ranks)}, as many as ranks, got {len(names)}"
+        )
+    order = [int(e) for e in np.argsort(significance.ranks, kind="stable")]
+    ranked = [method for method in order if not np.isnan(significance.ranks[method])]
+    best = [method for method in ranked if names[method] not in always][:most]
+    shown = [method for method in ranked if method in best or names[method] in always]
     if len(shown) < 2:
         raise InputError(
-            f"at least two entrants must have a mean rank to be drawn, got {len(shown)}: a rank "
-            "needs sentences on which every entrant is defined"
+            f"at least two methods must have a mean rank to be drawn, got {len(shown)}: a rank "
+            "needs sentences on which every method is defined"
         )
-    bars = _joined(contest, shown)
-    labels = [clipped(names[entrant], NAME) for entrant in shown]
+    bars = _joined(significance, shown)
+    labels = [clipped(names[method], NAME) for method in shown]
     side = max(len(label) for label in labels) * LETTER + RANK + 0.1
     width = max(PAGE, 2 * side + NARROWEST)
-    axis = fit_ranks(contest.ranks[shown], side + 0.12, width - side - 0.12)
-    at = [axis.at(float(contest.ranks[entrant])) for entrant in shown]
+    axis = fit_ranks(significance.ranks[shown], side + 0.12, width - side - 0.12)
+    at = [axis.at(float(significance.ranks[method])) for method in shown]
     levels = _levels([(at[begin], at[end]) for begin, end in bars])
-    notes = _notes(contest, names, shown, always)
+    notes = _notes(significance, names, shown, always)
 
     line = 0.28 + (0.22 if title else 0)  # inches from the top to the axis
     first = line + 0.2 + BAR * (max(levels, default=-1) + 1)
@@ -112,25 +114,25 @@ def draw_critical_difference(
             color=CYCLE[1],
             linewidth=2.6,
             solid_capstyle="butt",
-            label=" ".join(names[entrant] for entrant in shown[begin : end + 1]),
+            label=" ".join(names[method] for method in shown[begin : end + 1]),
             zorder=3,
         )
-    for place, (entrant, label) in enumerate(zip(shown, labels, strict=True)):
+    for place, (method, label) in enumerate(zip(shown, labels, strict=True)):
         left = place < half
         down = first + ROW * (place if left else len(shown) - 1 - place)
         edge, away = (side, -1) if left else (width - side, 1)
-        grey = names[entrant] in always
+        grey = names[method] in always
         axes.plot(
             [at[place], at[place], edge],
             [line, down, down],
             color=GREY if grey else INK,
             linestyle=(0, (4, 2)) if grey else "-",
             linewidth=0.7,
-            label=names[entrant],
+            label=names[method],
             zorder=2,
         )
         towards = "right" if left else "left"
-        rank = f"{contest.ranks[entrant]:.1f}"
+        rank = f"{significance.ranks[method]:.1f}"
         _write(axes, edge + 0.04 * away, down, rank, GREY, towards)
         _write(axes, edge + RANK * away, down, label, GREY if grey else INK, towards)
     for place, text in enumerate(reversed(notes)):
@@ -138,12 +140,12 @@ def draw_critical_difference(
     return finish(figure)
 
 
-def _joined(contest: Contest, shown: Sequence[int]) -> list[tuple[int, int]]:
+def _joined(significance: Significance, shown: Sequence[int]) -> list[tuple[int, int]]:
     """Return the first and last place among the shown ones of what is left of each group."""
-    place = {entrant: at for at, entrant in enumerate(shown)}
+    place = {method: at for at, method in enumerate(shown)}
     spans: list[tuple[int, int]] = []
-    for group in contest.groups():
-        kept = [place[entrant] for entrant in group if entrant in place]
+    for group in significance.groups():
+        kept = [place[method] for method in group if method in place]
         if len(kept) > 1:
             spans.append((min(kept), max(kept)))
     # Of two groups that differ in what is not drawn, the smaller one says nothing.
@@ -166,14 +168,14 @@ def _levels(ends: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _notes(
-    contest: Contest, names: Sequence[str], shown: Sequence[int], always: Sequence[str]
+    significance: Significance, names: Sequence[str], shown: Sequence[int], always: Sequence[str]
 ) -> list[str]:
     """Say what bars mean, and who is left out."""
-    grey = sum(names[entrant] in always for entrant in shown)
-    ranked = int((~np.isnan(contest.ranks)).sum())
+    grey = sum(names[method] in always for method in shown)
+    ranked = int((~np.isnan(significance.ranks)).sum())
     notes = [
-        f"Mean rank over {contest.sentences:,} sentences among {ranked} methods, 1 is best. A bar "
-        "joins methods of which no two differ",
+        f"Mean rank over {significance.sentences:,} sentences among {ranked} methods, 1 is best. "
+        "A bar joins methods of which no two differ",
         "(paired permutation tests, Holm-corrected, p ≥ .05).",
     ]
     if ranked > len(shown):
@@ -181,7 +183,7 @@ def _notes(
             f" Shown are the best {len(shown) - grey} and {grey} baselines, in grey; "
             f"{ranked - len(shown)} are left out."
         )
-    missing = [name for name, rank in zip(names, contest.ranks, strict=True) if np.isnan(rank)]
+    missing = [name for name, rank in zip(names, significance.ranks, strict=True) if np.isnan(rank)]
     if missing:
         few = ", ".join(clipped(name, NAME) for name in missing[:3])
         notes.append(

@@ -38,7 +38,7 @@ def draw_layers(
     measure: str = "spearman_blank_out",
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw a measure over layers with 95 % intervals, for a few entrants that have layers.
+    """Draw a measure over layers with 95 % intervals, for a few methods that have layers.
 
     Parameters
     ----------
@@ -53,14 +53,14 @@ def draw_layers(
     Raises
     ------
     InputError
-        If there is no such measure, it is known at the top only, or an entrant has no layers.
+        If there is no such measure, it is known at the top only, or a method has no layers.
     """
     if measure not in TITLES:
         raise InputError(f"measure must be one of {', '.join(TITLES)}, got {measure!r}")
     lines: dict[str, dict[int, Line]] = {}
     for line in summary.lines:
         if line.layer is not None and line.cells[measure].n:
-            lines.setdefault(line.entrant.name, {})[line.layer] = line
+            lines.setdefault(line.method.name, {})[line.layer] = line
     lines = {name: found for name, found in lines.items() if len(found) > 1}
     if not lines:
         raise InputError(f"{measure} must be known of more than one layer to be drawn over layers")
@@ -100,9 +100,9 @@ def _chosen(summary: Summary, measure: str, lines: Iterable[str]) -> list[str]:
     usual = [name for name in _USUAL if name in known]
     sign = -1 if MEASURES[measure] else 1
     others = {
-        line.entrant.name: sign * line.cells[measure].mean
+        line.method.name: sign * line.cells[measure].mean
         for line in summary.finals
-        if line.entrant.name in known and line.entrant.name not in usual
+        if line.method.name in known and line.method.name not in usual
     }
     return usual + sorted(others, key=lambda name: others[name])[:_BEST]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Leaderboard"]
 
-MOST = 30  # entrants on a terminal
+MOST = 30  # methods on a terminal
 SHOWN = 30  # sentences on the page
 
 
@@ -77,7 +77,7 @@ class Leaderboard:
         boards, models, names = [], [], []
         programs = None
         with kept_programs():
-            for name, model, cases in self._contests():
+            for name, model, cases in self._runs_with_cases():
                 if programs is None or not programs.serve(model):
                     programs = Programs(model)
                 boards.append(self._board(name, model, cases, programs))
@@ -98,7 +98,7 @@ class Leaderboard:
         for path in write_board(out, summary, boards, names, models[0], config, shown=SHOWN):
             print(f"wrote {path}")
 
-    def _contests(self) -> list[tuple[str, Model, Cases]]:
+    def _runs_with_cases(self) -> list[tuple[str, Model, Cases]]:
         """Load every run with its sentences."""
         from jaxflow.eval.leaderboard.corpora import agreement_cases, labelled_cases
         from jaxflow.models import load

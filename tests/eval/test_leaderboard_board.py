@@ -21,7 +21,7 @@ from jaxflow.edges.aggregate import capacities
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, run_board
 from jaxflow.eval.leaderboard.cases import batches, from_texts
-from jaxflow.eval.leaderboard.entrants import all_entrants
+from jaxflow.eval.leaderboard.methods import all_methods
 from jaxflow.eval.leaderboard.programs import Programs
 from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
 from jaxflow.eval.leaderboard.summary import summarise_boards
@@ -58,11 +58,11 @@ def board(model, cases):
 
 
 def rows_of(board, name):
-    return [place for place, (entrant, _) in enumerate(board.rows) if entrant == name]
+    return [place for place, (method, _) in enumerate(board.rows) if method == name]
 
 
 def test_everyone_is_there_or_said_to_be_left_out(model, board):
-    names = {entrant.name for entrant in all_entrants(model.config.heads)}
+    names = {method.name for method in all_methods(model.config.heads)}
     here = {name for name, _ in board.rows}
     missing = {name.partition("/")[0] for name in names - here}
     assert here <= names
@@ -108,12 +108,12 @@ def test_scores_are_those_of_the_public_functions(model, cases, board):
             logits = model.module.apply(model.params, rows, mask, method="classify")
             return jax.nn.softmax(logits)
 
-        for entrant, how, number in (
+        for method, how, number in (
             ("delete-out", "deletion", text.pad_id),
             ("attention-out", "attention", None),
         ):
             expected = jaxflow.remove_out(predict, tokens, how, token_id=number, label=[label])
-            mine = board.scores.values[entrant][sentence, 0, :n]
+            mine = board.scores.values[method][sentence, 0, :n]
             np.testing.assert_allclose(mine, np.asarray(expected)[0], atol=1e-5)
         times = np.asarray(jaxflow.gradient_x_input(probability, embeddings))[0]
         mine = board.scores.values["gradient-x-input"][sentence, 0, :n]
@@ -196,25 +196,25 @@ def test_a_summary_sorts_and_is_written(board, tmp_path):
     assert means == sorted(means, reverse=True)
     assert len(summary.lines) == len(board.rows)
     line = summary.finals[0]
-    place = rows_of(board, line.entrant.name)[-1]
+    place = rows_of(board, line.method.name)[-1]
     expected = board.measures["insertion_auc"][place].mean() + 0.005
     assert line.cells["insertion_auc"].mean == pytest.approx(expected, abs=1e-5)
     assert line.spread["insertion_auc"] == pytest.approx(0.01 / math.sqrt(2), abs=1e-5)
 
     made = {"seed": 0}
     text = as_markdown(summary, made)
-    assert text.index(f"`{line.entrant.name}`") < text.index("`random`")
+    assert text.index(f"`{line.method.name}`") < text.index("`random`")
     assert "`effective`: " in text
     # No LayerNorm follows in a pre-LayerNorm block.
-    group = next(group for group in summary.alike if "norm-residual/rollout" in group)
+    group = next(group for group in summary.equal_methods if "norm-residual/rollout" in group)
     assert set(group) == {
         f"{edge}/rollout" for edge in ("norm-residual", "norm-residual-layernorm", "globenc")
     }
-    assert not any("raw/rollout" in group for group in summary.alike)
+    assert not any("raw/rollout" in group for group in summary.equal_methods)
     assert "`norm-residual-layernorm/rollout`" in text.split("several names")[1].split("##")[0]
     whole = json.loads(json.dumps(record(summary, made), allow_nan=False))
     assert [each["name"] for each in whole["methods"] if each["final"]] == [
-        each.entrant.name for each in summary.finals
+        each.method.name for each in summary.finals
     ]
     write_parquet(tmp_path / "all.parquet", [board, other], ["one", "two"])
     table = pq.read_table(tmp_path / "all.parquet").to_pandas()
@@ -267,7 +267,7 @@ def test_a_causal_models_attention_is_divided_by_its_receptive_field():
     board = run_board(model, found, programs=programs)
     assert programs.serve(tiny(causal=True))
     assert not programs.serve(tiny())
-    names = {entrant.name for entrant in all_entrants(model.config.heads, causal=True)}
+    names = {method.name for method in all_methods(model.config.heads, causal=True)}
     assert {name for name, _ in board.rows} <= names
     for sentence in range(len(found)):
         n = found.lengths[sentence]

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.contest import Contest
+from jaxflow.eval.leaderboard.significance import Significance
 from jaxflow.eval.plots.leaderboard import draw_critical_difference
 from jaxflow.eval.plots.leaderboard_layers import draw_layers
 from jaxflow.eval.plots.rank_axis import BREAK, fit_ranks
@@ -22,25 +22,25 @@ BASELINES = ("random", "position", "uniform", "column-sum")
 
 
 def made(ranks, groups=()):
-    """A contest of given ranks in which two differ unless a group has both."""
+    """Significance of given ranks in which two differ unless a group has both."""
     p = np.full((len(ranks), len(ranks)), 0.001)
     for group in groups:
         p[np.ix_(group, group)] = 0.6
     np.fill_diagonal(p, np.nan)
-    return Contest(np.asarray(ranks, float), p, 1234)
+    return Significance(np.asarray(ranks, float), p, 1234)
 
 
 def drawn(figure):
-    """Entrants, and bars by whom they join: each the x and y of its line."""
+    """Methods, and bars by whom they join: each the x and y of its line."""
     (axes,) = figure.axes
-    entrants, bars = {}, {}
+    methods, bars = {}, {}
     for line in axes.get_lines():
         label = line.get_label()
         if line.get_color() == CYCLE[1]:
             bars[tuple(label.split())] = line.get_xydata()
         elif not label.startswith("_"):
-            entrants[label] = line.get_xydata()
-    return entrants, bars
+            methods[label] = line.get_xydata()
+    return methods, bars
 
 
 def words(figure):
@@ -61,13 +61,13 @@ def check_text(figure):
         assert min(across, down) <= 1, f"{one.get_text()!r}, {other.get_text()!r}"
 
 
-def test_entrants_hang_at_their_ranks_and_bars_join_groups():
+def test_methods_hang_at_their_ranks_and_bars_join_groups():
     ranks = [3.2, 1.0, 2.0, 5.5, 4.0]
     figure = draw_critical_difference(made(ranks, [(1, 2), (0, 4, 3)]), list("abcde"))
-    entrants, bars = drawn(figure)
+    methods, bars = drawn(figure)
     order = sorted("abcde", key=lambda name: ranks["abcde".index(name)])
-    assert set(entrants) == set("abcde")
-    x = {name: points[0, 0] for name, points in entrants.items()}
+    assert set(methods) == set("abcde")
+    x = {name: points[0, 0] for name, points in methods.items()}
     # Places are ranks, on one scale.
     fit = np.polyfit(ranks, [x[name] for name in "abcde"], 1)
     np.testing.assert_allclose(np.polyval(fit, ranks), [x[name] for name in "abcde"], atol=1e-9)
@@ -79,7 +79,7 @@ def test_entrants_hang_at_their_ranks_and_bars_join_groups():
         beside = [x[name] for name in "abcde" if name not in group]
         assert not any(points[0, 0] <= place <= points[1, 0] for place in beside)
     # The better half ends at the left, best on top; the other half at the right, worst on top.
-    ends = [entrants[name][-1] for name in order]
+    ends = [methods[name][-1] for name in order]
     assert [end[0] < x["b"] for end in ends] == [True] * 3 + [False] * 2
     assert ends[0][1] < ends[1][1] < ends[2][1]
     assert ends[4][1] < ends[3][1]
@@ -90,10 +90,10 @@ def test_entrants_hang_at_their_ranks_and_bars_join_groups():
     check_text(figure)
 
 
-def test_lines_of_entrants_never_cross():
+def test_lines_of_methods_never_cross():
     rng = np.random.default_rng(3)
-    entrants, _ = drawn(draw_critical_difference(made(rng.random(24) * 60), names(20)))
-    for (one, a), (other, b) in itertools.permutations(entrants.items(), 2):
+    methods, _ = drawn(draw_critical_difference(made(rng.random(24) * 60), names(20)))
+    for (one, a), (other, b) in itertools.permutations(methods.items(), 2):
         (x, top), (_, bottom) = a[0], a[1]
         (from_x, y), (to_x, _) = b[1], b[2]
         low, high = sorted((from_x, to_x))
@@ -108,8 +108,8 @@ def test_the_best_and_the_baselines_are_drawn_and_the_others_counted():
     ranks = [*np.linspace(10, 40, 60), 12.0, 55.0, 58.0, 60.0]
     groups = [tuple(range(4)), tuple(range(15, 30)), (58, 59, 61, 62), (18, 19), (61, 62, 63)]
     figure = draw_critical_difference(made(ranks, groups), names(60))
-    entrants, bars = drawn(figure)
-    assert set(entrants) == set(names(60)[:20]) | set(BASELINES)
+    methods, bars = drawn(figure)
+    assert set(methods) == set(names(60)[:20]) | set(BASELINES)
     assert "best 20 and 4 baselines" in words(figure)
     assert "40 are left out" in words(figure)
     assert "among 64 methods" in words(figure)
@@ -120,7 +120,7 @@ def test_the_best_and_the_baselines_are_drawn_and_the_others_counted():
         ("position", "uniform", "column-sum"),
     }
     for line in figure.axes[0].get_lines():
-        if line.get_label() in entrants:
+        if line.get_label() in methods:
             expected = GREY if line.get_label() in BASELINES else INK
             assert line.get_color() == expected
     few = draw_critical_difference(made(ranks, groups), names(60), most=3, always=())
@@ -130,11 +130,11 @@ def test_the_best_and_the_baselines_are_drawn_and_the_others_counted():
 @pytest.mark.parametrize("seed", range(4))
 def test_text_is_readable_whoever_is_there(seed):
     rng = np.random.default_rng(seed)
-    members = leaderboard_data.entrants()
+    members = leaderboard_data.methods()
     ranks = rng.beta(2, 3, len(members)) * len(members)
     order = np.argsort(ranks)
     groups = [order[start : start + 8] for start in range(0, len(order), 3)]
-    titled = [entrant.name for entrant in members]
+    titled = [method.name for method in members]
     figure = draw_critical_difference(made(ranks, groups), titled, title="By something")
     assert "By something" in words(figure)
     check_text(figure)
@@ -152,13 +152,13 @@ def test_bars_on_one_level_stay_apart():
 
 
 def test_those_without_a_rank_are_named():
-    contest = made([2.0, 1.0, np.nan, 3.0], [(0, 1), (2, 3)])
-    figure = draw_critical_difference(contest, ["a", "b", "uniform", "d"])
-    entrants, bars = drawn(figure)
-    assert set(entrants) == {"a", "b", "d"}
+    significance = made([2.0, 1.0, np.nan, 3.0], [(0, 1), (2, 3)])
+    figure = draw_critical_difference(significance, ["a", "b", "uniform", "d"])
+    methods, bars = drawn(figure)
+    assert set(methods) == {"a", "b", "d"}
     assert set(bars) == {("b", "a")}
     assert "Without a rank: uniform" in words(figure)
-    with pytest.raises(InputError, match="at least two entrants must have a mean rank"):
+    with pytest.raises(InputError, match="at least two methods must have a mean rank"):
         draw_critical_difference(made([np.nan, np.nan]), ["a", "b"])
     with pytest.raises(InputError, match="names must be 2"):
         draw_critical_difference(made([1, 2]), ["a"])
@@ -193,8 +193,8 @@ def test_names_are_text_whatever_they_spell():
 
 @pytest.fixture(scope="module")
 def summary():
-    chosen = [e for e in leaderboard_data.entrants() if e.name.startswith(("raw/", "alti/"))]
-    chosen += [e for e in leaderboard_data.entrants() if e.name in ("blank-out", "random")]
+    chosen = [e for e in leaderboard_data.methods() if e.name.startswith(("raw/", "alti/"))]
+    chosen += [e for e in leaderboard_data.methods() if e.name in ("blank-out", "random")]
     return leaderboard_data.summary([leaderboard_data.board(members=chosen)], 200)
 
 
@@ -208,7 +208,7 @@ def test_layers_are_means_with_their_intervals(summary):
             next(
                 line.cells["spearman_gradient"]
                 for line in summary.lines
-                if (line.entrant.name, line.layer) == (name, layer)
+                if (line.method.name, line.layer) == (name, layer)
             )
             for layer in range(4)
         ]
@@ -228,11 +228,11 @@ def test_the_usual_layers_are_those_of_raw_attention_and_the_best(summary):
     others = [
         line
         for line in summary.finals
-        if line.layer is not None and line.entrant.name not in shown[:3]
+        if line.layer is not None and line.method.name not in shown[:3]
     ]
     others.sort(key=lambda line: -line.cells["spearman_blank_out"].mean)
     assert shown[:3] == ["raw/none", "raw/rollout", "raw/flow"]
-    assert shown[3:] == [line.entrant.name for line in others[:3]]
+    assert shown[3:] == [line.method.name for line in others[:3]]
     assert len({line.get_color() for line in lines}) == 6
     check_text(figure)
 

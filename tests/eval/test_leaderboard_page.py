@@ -16,7 +16,7 @@ from page_reader import NASTY, Reader, document
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.shade import ink, relative, shade
 from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL
-from jaxflow.eval.leaderboard.entrants import Entrant
+from jaxflow.eval.leaderboard.methods import Method
 from jaxflow.eval.leaderboard.page import as_leaderboard_page
 from jaxflow.eval.leaderboard.page_table import line_columns
 from jaxflow.eval.leaderboard.summary import TITLES
@@ -25,8 +25,8 @@ from jaxflow.html.text import visible
 REASON = reason_for_none()
 
 SHOWN = (3, 0, 7)
-UNDEFINED = 2  # the place of the entrant that a measure does not know
-EVIL = Entrant(
+UNDEFINED = 2  # the place of the method that a measure does not know
+EVIL = Method(
     "evil/<img src=x onerror=alert(1)>",
     '</script><b title="x">$$x$$</b> <%= 1 %> {{ 7 * 7 }}',
     "vectors",
@@ -53,14 +53,14 @@ class Made:
 @pytest.fixture(scope="module")
 def made():
     cases = leaderboard_data.cases(30, longest=len(NASTY))
-    members = [EVIL, *leaderboard_data.entrants(12)]
+    members = [EVIL, *leaderboard_data.methods(12)]
     boards = [leaderboard_data.board(cases, members, seed=seed) for seed in range(3)]
     for board in boards:
         board.measures["spearman_gradient"][board.final()[UNDEFINED]] = np.nan
         board.measures["comprehensiveness"][:, 3] = np.nan
     summary = leaderboard_data.summary(boards, 300)
     lines = tuple(
-        dataclasses.replace(line, entrant=EVIL) if line.entrant.name == EVIL.name else line
+        dataclasses.replace(line, method=EVIL) if line.method.name == EVIL.name else line
         for line in summary.lines
     )
     summary = dataclasses.replace(
@@ -77,7 +77,7 @@ def made():
 def test_columns_are_the_numbers_of_the_summary(made):
     columns = line_columns(made.summary)
     finals = made.summary.finals
-    assert columns["name"][0] == visible(finals[0].entrant.name)
+    assert columns["name"][0] == visible(finals[0].method.name)
     assert columns["place"].tolist() == list(range(1, len(finals) + 1))
     for name, high in MEASURES.items():
         for place, line in enumerate(finals):
@@ -97,8 +97,8 @@ def test_columns_are_the_numbers_of_the_summary(made):
         means = [line.cells[name].mean for line in finals if line.cells[name].n]
         wanted = set() if name in NEUTRAL else {round(max(means) if high else min(means), 3)}
         assert best == wanted, name
-    contest = made.summary.contests[made.summary.key]
-    np.testing.assert_array_equal(columns["rank"], contest.ranks)
+    significance = made.summary.significance[made.summary.key]
+    np.testing.assert_array_equal(columns["rank"], significance.ranks)
     assert columns["milliseconds"][0] == finals[0].milliseconds
 
 
@@ -161,15 +161,15 @@ def test_what_does_not_fit_the_board_is_refused(made):
         write(labels=())
     with pytest.raises(InputError, match="probabilities must be 3"):
         write(probabilities=[0.5])
-    other = leaderboard_data.board(made.board.cases, leaderboard_data.entrants(5))
+    other = leaderboard_data.board(made.board.cases, leaderboard_data.methods(5))
     with pytest.raises(InputError, match="board must have every method"):
         as_leaderboard_page(made.summary, other, made.tokens, ("s", "p"), SHOWN)
 
 
 def test_a_large_page_stays_below_five_megabytes():
     cases = leaderboard_data.cases(40, longest=64)
-    known = leaderboard_data.entrants()
-    more = [Entrant(f"new-{k}/flow", f"new {k}", "edges", layered=True) for k in range(40)]
+    known = leaderboard_data.methods()
+    more = [Method(f"new-{k}/flow", f"new {k}", "edges", layered=True) for k in range(40)]
     members = [*known, *more][:120]
     assert len(members) == 120
     board = leaderboard_data.board(cases, members, layers=2)
@@ -253,9 +253,9 @@ def check_sentences(view, made, name):
 
 @in_browser
 def test_it_opens_with_the_best_method(view, made):
-    names = [visible(line.entrant.name) for line in made.summary.finals]
+    names = [visible(line.method.name) for line in made.summary.finals]
     assert rows_of(view)[:6] == names[:6]
-    check_sentences(view, made, made.summary.finals[0].entrant.name)
+    check_sentences(view, made, made.summary.finals[0].method.name)
 
 
 @in_browser
@@ -281,7 +281,7 @@ def test_a_click_on_a_header_sorts_and_another_one_turns_it_round(view, made):
 
 @in_browser
 def test_a_click_on_a_method_shows_its_sentences_however_it_is_sorted(view, made):
-    last = made.summary.finals[5].entrant.name
+    last = made.summary.finals[5].method.name
     click(view, last)
     check_sentences(view, made, last)
     sort_by(view, re.escape(TITLES["entropy"]))
@@ -297,7 +297,7 @@ def test_a_click_on_a_method_shows_its_sentences_however_it_is_sorted(view, made
 def test_filters_by_family_and_name_keep_the_order(view, made):
     sort_by(view, re.escape(TITLES["deletion_auc"]))
     before = rows_of(view)
-    families = {line.entrant.name: line.entrant.family for line in made.summary.finals}
+    families = {line.method.name: line.method.family for line in made.summary.finals}
     view.page.get_by_label("Family").select_option("baseline")
     view.settle()
     baselines = rows_of(view)

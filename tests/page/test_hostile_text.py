@@ -62,7 +62,7 @@ def explained(words):
 
 def ranked(words):
     cases = leaderboard_data.cases(6, longest=len(words))
-    board = leaderboard_data.board(cases, leaderboard_data.entrants(6))
+    board = leaderboard_data.board(cases, leaderboard_data.methods(6))
     summary = leaderboard_data.summary([board], 50)
     tokens = [list(words[: cases.lengths[row]]) for row in (0, 1)]
     return as_leaderboard_page(summary, board, tokens, words[:2], (0, 1))

@@ -1,4 +1,4 @@
-"""A made-up board with known values: no model, every entrant, sentences of random tokens."""
+"""A made-up board with known values: no model, every method, sentences of random tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.cases import Cases
-from jaxflow.eval.leaderboard.entrants import Entrant, all_entrants
+from jaxflow.eval.leaderboard.methods import Method, all_methods
 from jaxflow.eval.leaderboard.scoring import Scores
 from jaxflow.eval.leaderboard.summary import Summary, summarise_boards
 
@@ -17,9 +17,9 @@ CLASSES = ("singular", "plural")
 LAYERED = ("spearman_blank_out", "kendall_blank_out", "spearman_gradient", "kendall_gradient")
 
 
-def entrants(count: int | None = None) -> list[Entrant]:
+def methods(count: int | None = None) -> list[Method]:
     """Some of edges, gradients and baselines; by default all."""
-    found = all_entrants()
+    found = all_methods()
     if count is None:
         return found
     step = max(1, len(found[:-4]) // max(1, count - 4))
@@ -47,25 +47,25 @@ def cases(sentences: int = 40, longest: int = 12, seed: int = 0) -> Cases:
 
 def board(
     given: Cases | None = None,
-    members: Sequence[Entrant] | None = None,
+    members: Sequence[Method] | None = None,
     layers: int = 4,
     seed: int = 0,
 ) -> Board:
-    """Values that get better from entrant to entrant and layer to layer, with noise."""
+    """Values that get better from method to method and layer to layer, with noise."""
     rng = np.random.default_rng(seed)
     given = cases() if given is None else given
-    members = entrants(14) if members is None else members
+    members = methods(14) if members is None else members
     count, n = given.tokens.shape
     rows: list[tuple[str, int | None]] = []
     values, strength = {}, []
-    for place, entrant in enumerate(members):
-        depth = layers if entrant.layered else 1
-        rows += [(entrant.name, layer if depth > 1 else None) for layer in range(depth)]
-        good = 0.0 if entrant.family == "baseline" else 1 - place / len(members)
+    for place, method in enumerate(members):
+        depth = layers if method.layered else 1
+        rows += [(method.name, layer if depth > 1 else None) for layer in range(depth)]
+        good = 0.0 if method.family == "baseline" else 1 - place / len(members)
         strength += [good * (layer + 1) / depth for layer in range(depth)]
         scores = rng.gamma(0.7, 1.0, (count, depth, n)) * np.where(given.mask, 1, 0)[:, None]
-        signed = entrant.name.startswith("gradient-signed")
-        values[entrant.name] = (scores - 0.5 * signed).astype(np.float32)
+        signed = method.name.startswith("gradient-signed")
+        values[method.name] = (scores - 0.5 * signed).astype(np.float32)
     centre = np.array(strength)[:, None]
     common = rng.normal(size=count)
     measures = {}
@@ -78,7 +78,7 @@ def board(
         if name not in LAYERED:
             measures[name][below] = np.nan
     measures["subject_hit"][:, given.subject < 0] = np.nan
-    seconds = {entrant.name: 1e-4 * (1 + place) for place, entrant in enumerate(members)}
+    seconds = {method.name: 1e-4 * (1 + place) for place, method in enumerate(members)}
     scores_of = Scores(values, seconds, {"cross": "the model has no cross-attention"})
     probability = np.full(len(given), 0.75, np.float32)
     return Board(tuple(rows), measures, seconds, scores_of.left_out, given, scores_of, probability)

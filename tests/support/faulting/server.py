@@ -182,7 +182,7 @@ def _import_all() -> None:
 
 
 def _shrink() -> None:
-    """Make the leaderboard one of a few entrants and few permutations: its files are the same."""
+    """Make the leaderboard one of a few methods and few permutations: its files are the same."""
     from jaxflow.edges import edge_weights
     from jaxflow.eval.leaderboard import programs, scoring, summary
 

@@ -1,6 +1,6 @@
-r"""Who is really ahead: paired permutation tests between all entrants, Holm-corrected, and ranks.
+r"""Who is really ahead: paired permutation tests between all methods, Holm-corrected, and ranks.
 
-For two entrants with differences :math:`d_s` on the sentences where both are defined, every sign of
+For two methods with differences :math:`d_s` on the sentences where both are defined, every sign of
 a difference is equally likely if neither is better. The p-value is the share of random sign
 choices whose :math:`|\sum_s \pm d_s|` reaches the observed one, the observed choice counted in:
 :math:`(1 + \#) / (1 + P)`. Two kinds of pairs do without most of the choices:
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from jaxflow.errors import InputError
 from jaxflow.eval.stats.statistics import holm
 
-__all__ = ["PERMUTATIONS", "Contest", "contest", "permutation_tests"]
+__all__ = ["PERMUTATIONS", "Significance", "compare", "permutation_tests"]
 
 #: So many that a p-value can stay below .05 after a correction for ten thousand pairs.
 PERMUTATIONS = 200_000
@@ -33,14 +33,14 @@ _ENOUGH = 400  # choices that reach the observed sum: a p-value to 5 %
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Contest:
-    """R entrants compared by one measure.
+class Significance:
+    """R methods compared by one measure.
 
     Attributes
     ----------
     ranks
-        float64 ``[R]``: mean over sentences of the rank among the entrants, 1 the best, ties
-        shared; over the sentences on which all are defined. NaN for an entrant that is defined on
+        float64 ``[R]``: mean over sentences of the rank among the methods, 1 the best, ties
+        shared; over the sentences on which all are defined. NaN for a method that is defined on
         none, which the others' ranks do without.
     p_holm
         float64 ``[R, R]``, symmetric: corrected p-value of every pair, NaN on the diagonal and
@@ -56,7 +56,7 @@ class Contest:
     def groups(self, level: float = _LEVEL) -> list[tuple[int, ...]]:
         """Return the groups that a critical-difference picture joins, best first.
 
-        A group is as many entrants in a row, by rank, as possible of whom no two differ.
+        A group is as many methods in a row, by rank, as possible of whom no two differ.
         """
         order = np.argsort(self.ranks, kind="stable")[: np.count_nonzero(~np.isnan(self.ranks))]
         found: list[tuple[int, int]] = []
@@ -74,12 +74,12 @@ class Contest:
 def permutation_tests(
     values: NDArray[np.floating], *, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Test every pair of R entrants.
+    """Test every pair of R methods.
 
     Parameters
     ----------
     values
-        ``[R, S]``, NaN where an entrant is not defined.
+        ``[R, S]``, NaN where a method is not defined.
     permutations
         Most random sign choices, the same for all pairs.
     seed
@@ -92,11 +92,11 @@ def permutation_tests(
         both.
     """
     if values.ndim != 2 or np.isinf(values).any():
-        raise InputError(f"values must be finite or NaN, [entrants, sentences], got {values.shape}")
+        raise InputError(f"values must be finite or NaN, [methods, sentences], got {values.shape}")
     count, sentences = values.shape
     table = np.asarray(values, np.float64)
     defined = ~np.isnan(table)
-    # Pairs of entrants that are defined on the same sentences share all the work: the sum of a
+    # Pairs of methods that are defined on the same sentences share all the work: the sum of a
     # difference's signs is the difference of sums.
     patterns, pattern = np.unique(defined, axis=0, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -169,19 +169,19 @@ def _groups(
     return {key: np.array(places) for key, places in found.items()}
 
 
-def contest(
+def compare(
     values: NDArray[np.floating],
     *,
     high_is_good: bool = True,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> Contest:
-    """Compare R entrants on S sentences by one measure.
+) -> Significance:
+    """Compare R methods on S sentences by one measure.
 
     Parameters
     ----------
     values
-        ``[R, S]``, NaN where an entrant is not defined.
+        ``[R, S]``, NaN where a method is not defined.
     high_is_good
         Whether rank 1 is the highest.
     permutations, seed
@@ -200,4 +200,4 @@ def contest(
     ranks = np.full(len(values), np.nan)
     if whole.size:
         ranks[somewhere] = rankdata(-whole if high_is_good else whole, axis=0).mean(-1)
-    return Contest(ranks, corrected, whole.shape[1])
+    return Significance(ranks, corrected, whole.shape[1])

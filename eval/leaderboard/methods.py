@@ -16,10 +16,10 @@ __all__ = [
     "NORMALISED",
     "REFERENCES",
     "REMOVALS",
-    "Entrant",
+    "Method",
     "aggregators_of",
-    "all_entrants",
-    "entrant",
+    "all_methods",
+    "find_method",
 ]
 
 Family = Literal["edges", "vectors", "gradient", "removal", "baseline"]
@@ -56,7 +56,7 @@ NORMALISED: dict[Aggregator, str] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Entrant:
+class Method:
     """One method.
 
     Attributes
@@ -91,13 +91,13 @@ def aggregators_of(edge: EdgeWeight) -> tuple[Aggregator, ...]:
     )
 
 
-def all_entrants(heads: int = 0, causal: bool = False) -> list[Entrant]:
+def all_methods(heads: int = 0, causal: bool = False) -> list[Method]:
     """Return everyone, edge weights first.
 
     Parameters
     ----------
     heads
-        How many heads of the model are entrants of their own.
+        How many heads of the model are methods of their own.
     causal
         Whether the model is, so that attention is divided by its receptive field too.
     """
@@ -109,11 +109,11 @@ def all_entrants(heads: int = 0, causal: bool = False) -> list[Entrant]:
     if causal:
         names += [f"raw/{normalised}" for normalised in NORMALISED.values()]
     names += [*propagations(), *GRADIENTS, *REMOVALS, *BASELINES]
-    return [entrant(name) for name in names]
+    return [find_method(name) for name in names]
 
 
-def entrant(name: str) -> Entrant:
-    """Return the entrant of a name.
+def find_method(name: str) -> Method:
+    """Return the method of a name.
 
     Raises
     ------
@@ -126,10 +126,10 @@ def entrant(name: str) -> Entrant:
         if how not in (*AGGREGATORS, *NORMALISED.values()):
             raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
         title = edge.title if how == "none" else f"{edge.title}, {how.replace('-', ', ')}"
-        return Entrant(name, title, "edges", edge.source, layered=True)
+        return Method(name, title, "edges", edge.source, layered=True)
     if name in propagations():
         each = propagations()[name]
-        return Entrant(name, each.title, "vectors", each.source, layered=True)
+        return Method(name, each.title, "vectors", each.source, layered=True)
     families: Sequence[tuple[Family, dict[str, str]]] = (
         ("gradient", GRADIENTS),
         ("removal", REMOVALS),
@@ -137,7 +137,7 @@ def entrant(name: str) -> Entrant:
     )
     for family, titles in families:
         if name in titles:
-            return Entrant(name, titles[name], family)
+            return Method(name, titles[name], family)
     raise InputError(
         f"expected the name of a method such as raw/rollout or blank-out, got {name!r}"
     )

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom, permutation_test, rankdata
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.contest import Contest, contest, permutation_tests
+from jaxflow.eval.leaderboard.significance import Significance, compare, permutation_tests
 from jaxflow.eval.stats.statistics import holm
 
 RNG = np.random.default_rng(5)
@@ -86,16 +86,16 @@ def test_hundreds_of_sentences_are_decided_without_many_choices():
     assert 2 * binom.cdf(60, 400, 0.5) < bound
 
 
-def test_equal_entrants_do_not_differ():
+def test_equal_methods_do_not_differ():
     values = np.repeat(RNG.normal(size=(1, 20)), 2, axis=0)
     assert permutation_tests(values, permutations=1000)[0, 1] == 1
     with pytest.raises(InputError, match="finite or NaN"):
         permutation_tests(np.array([[np.inf, 1]]))
 
 
-def test_a_contest_ranks_and_corrects():
+def test_a_comparison_ranks_and_corrects():
     values = RNG.normal(size=(4, 200)) + np.array([[0], [0.02], [1], [2]])
-    found = contest(values, permutations=20_000)
+    found = compare(values, permutations=20_000)
     np.testing.assert_allclose(found.ranks, rankdata(-values, axis=0).mean(-1))
     upper = np.triu_indices(4, 1)
     plain = permutation_tests(values, permutations=20_000)
@@ -103,15 +103,15 @@ def test_a_contest_ranks_and_corrects():
     np.testing.assert_array_equal(found.p_holm[upper], found.p_holm.T[upper])
     assert found.sentences == 200
     assert found.groups() == [tuple(np.argsort(found.ranks)[2:].tolist())]
-    backwards = contest(values, high_is_good=False, permutations=100)
+    backwards = compare(values, high_is_good=False, permutations=100)
     np.testing.assert_allclose(backwards.ranks, 5 - found.ranks)
 
 
-def test_an_entrant_without_any_value_has_no_rank():
+def test_a_method_without_any_value_has_no_rank():
     values = RNG.normal(size=(4, 30))
     values[1] = np.nan
     values[2, 4:9] = np.nan
-    found = contest(values, permutations=100)
+    found = compare(values, permutations=100)
     kept = np.delete(np.delete(values, np.arange(4, 9), axis=1), 1, axis=0)
     np.testing.assert_allclose(found.ranks[[0, 2, 3]], rankdata(-kept, axis=0).mean(-1))
     assert np.isnan(found.ranks[1])
@@ -128,6 +128,6 @@ def test_groups_are_the_longest_rows_without_a_difference():
 
     differ(1, 0)
     differ(1, 3)
-    assert Contest(ranks, p, 9).groups() == [(1, 2), (2, 0, 3)]
+    assert Significance(ranks, p, 9).groups() == [(1, 2), (2, 0, 3)]
     differ(2, 3)
-    assert Contest(ranks, p, 9).groups() == [(1, 2), (2, 0), (0, 3)]
+    assert Significance(ranks, p, 9).groups() == [(1, 2), (2, 0), (0, 3)]
