@@ -17,7 +17,7 @@ from jaxflow.eval.report.text import (
     probability,
     short,
 )
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -24,7 +24,7 @@ from jaxflow.eval.report.text import (
     probability,
     short,
 )
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 from jaxflow.files import write_together
 from jaxflow.models import Model
 from jaxflow.train.digits_data import Images

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from jaxflow.eval.digits import ImageScores
-from jaxflow.eval.stats.statistics import RESAMPLES, Cell, PairedTest, compare, holm, summarise
+from jaxflow.eval.stats import RESAMPLES, Cell, PairedTest, compare, holm, summarise
 
 __all__ = ["PAIRS", "Contrast", "DigitsTables", "build_digits_tables"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.eval.report.text import layer_names
-from jaxflow.eval.stats.statistics import compare, summarise
+from jaxflow.eval.stats import compare, summarise
 from jaxflow.eval.subject_mass import METHODS, SubjectMass
 
 __all__ = ["mass_record", "mass_table"]

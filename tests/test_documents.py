@@ -29,7 +29,6 @@ PACKAGES = (
     "jaxflow.eval.report",
     "jaxflow.eval.score",
     "jaxflow.eval.sharded",
-    "jaxflow.eval.stats",
 )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.eval.stats.statistics import holm
+from jaxflow.eval.stats import holm
 
 __all__ = ["PERMUTATIONS", "Significance", "compare", "permutation_tests"]
 

@@ -13,7 +13,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.methods import Method, find_method
 from jaxflow.eval.leaderboard.significance import PERMUTATIONS, Significance, compare
-from jaxflow.eval.stats.statistics import Cell, summarise
+from jaxflow.eval.stats import Cell, summarise
 
 __all__ = ["TESTED", "TITLES", "Line", "Summary", "find_equal", "pooled", "summarise_boards"]
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from jaxflow.eval.paper.questions import Question, ask
 from jaxflow.eval.paper.scores import Scores
-from jaxflow.eval.stats.statistics import PairedTest, compare_each, holm
+from jaxflow.eval.stats import PairedTest, compare, holm
 
 __all__ = ["DOES_NOT_HOLD", "HOLDS", "NOTE", "NOT_DECIDED", "Claim", "judge_claims"]
 
@@ -111,7 +111,7 @@ def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
             questions.append(question)
             yield difference
 
-    tests = compare_each(differences(), seed=seed)
+    tests = compare(differences(), seed=seed)
     corrected = holm([test.p for test in tests])
     return tuple(
         Claim(

@@ -20,7 +20,7 @@ from jaxflow.eval.report.text import (
     probability,
     short,
 )
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 
 __all__ = ["claim_blocks", "comparison_note", "splits_block", "table_blocks", "to_markdown"]
 

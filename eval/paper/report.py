@@ -23,7 +23,7 @@ from jaxflow.eval.report.text import (
     probability,
     short,
 )
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 from jaxflow.files import write_together
 
 if TYPE_CHECKING:

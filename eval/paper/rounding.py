@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from jaxflow.eval.stats.statistics import Cell, summarise
+from jaxflow.eval.stats import Cell, summarise
 from jaxflow.models import Model
 from jaxflow.train.batches import EncodedSplit, evaluation_batches
 

@@ -16,7 +16,7 @@ from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import Claim
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, Scores
 from jaxflow.eval.report.plain import dump, plain
-from jaxflow.eval.stats.statistics import RESAMPLES, Cell, summarise_each
+from jaxflow.eval.stats import RESAMPLES, Cell, summarise
 
 __all__ = ["Tables", "beside_paper", "build_tables", "record", "to_csv", "to_json"]
 
@@ -75,7 +75,7 @@ def build_tables(
         The paper's tables to set them beside.
     """
     # All columns in one call: they share the bootstrap's resamples, which cost the time.
-    cells = summarise_each(_columns(scores), seed, resamples=resamples)
+    cells = summarise(_columns(scores), seed, resamples=resamples)
     depth = scores.layers
     rows = iter([cells[start : start + depth] for start in range(0, len(cells), depth)])
     return Tables(

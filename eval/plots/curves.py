@@ -27,7 +27,7 @@ from jaxflow.eval.plots.style import (
     look,
     new_figure,
 )
-from jaxflow.eval.stats.statistics import summarise
+from jaxflow.eval.stats import summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

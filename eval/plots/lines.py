@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.eval.plots.style import Look
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

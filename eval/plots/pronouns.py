@@ -26,7 +26,7 @@ from jaxflow.eval.plots.style import (
 from jaxflow.eval.pronouns.agreement import BASELINES, Agreement
 from jaxflow.eval.pronouns.choice import METHODS, Case
 from jaxflow.eval.report.text import layer_names
-from jaxflow.eval.stats.shares import Share
+from jaxflow.eval.stats import Share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

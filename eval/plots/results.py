@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.scores import ENTROPY_ROWS
 from jaxflow.eval.paper.tables import Tables
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 
 __all__ = ["CURVES", "Journey", "read_journey", "read_tables"]
 

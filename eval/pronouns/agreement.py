@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.pronouns.choice import METHODS, Case
-from jaxflow.eval.stats.shares import Z95, Share, share_of
+from jaxflow.eval.stats import Share, share_of
 
 __all__ = ["BASELINES", "TIE", "Agreement", "Correlation", "Rows", "agreement"]
 
 #: Weights closer than this are a tie: flow is exact to as much.
 TIE = 1e-9
+
+# The normal distribution's two-sided 95 % quantile.
+_Z95 = 1.959963984540054
 
 #: What knows nothing of the mask's row: the column sums of A[1], and the referents' places.
 BASELINES = ("column_sum", "nearest", "first")
@@ -178,6 +181,6 @@ def _interval(rho: float, n: int) -> tuple[float, float]:
     if n <= 3 or math.isnan(rho):
         return math.nan, math.nan
     bounded = min(max(rho, -1 + 1e-12), 1 - 1e-12)  # artanh(1) is infinite
-    half = Z95 * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    half = _Z95 * math.sqrt((1 + rho**2 / 2) / (n - 3))
     centre = math.atanh(bounded)
     return math.tanh(centre - half), math.tanh(centre + half)

@@ -11,7 +11,7 @@ from jaxflow.eval.pronouns.agreement import Agreement, Correlation, Rows
 from jaxflow.eval.pronouns.choice import METHODS, Case
 from jaxflow.eval.report.plain import dump
 from jaxflow.eval.report.text import interval, layer_names, short
-from jaxflow.eval.stats.shares import Share
+from jaxflow.eval.stats import Share
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 
 __all__ = [
     "UNDEFINED",

@@ -10,7 +10,7 @@ from scipy.stats import binom, permutation_test, rankdata
 
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.significance import Significance, compare, permutation_tests
-from jaxflow.eval.stats.statistics import holm
+from jaxflow.eval.stats import holm
 
 RNG = np.random.default_rng(5)
 #: Four deviations of a share that 400 hits have told.

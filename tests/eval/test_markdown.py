@@ -7,7 +7,7 @@ from jaxflow.eval.paper.claims import DOES_NOT_HOLD, NOT_DECIDED, Claim
 from jaxflow.eval.paper.markdown import to_markdown
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS
 from jaxflow.eval.paper.tables import Tables
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 
 GOLDEN = Path(__file__).parent / "golden_tables.md"
 NAN = math.nan

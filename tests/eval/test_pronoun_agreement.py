@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from jaxflow.errors import InputError
 from jaxflow.eval.pronouns.agreement import BASELINES, agreement
 from jaxflow.eval.pronouns.choice import METHODS, Case
 from jaxflow.eval.pronouns.schemas import Schema
-from jaxflow.eval.stats.shares import Z95, share_of, wilson
+from jaxflow.eval.stats import binomial_interval
 
 
 def case(odds, weights, *, pair="", intended=None, sums=(1.0, 0.5), distances=(5, 2)):
@@ -93,7 +90,7 @@ def test_shares_are_counts(seed):
         agree, decided, tied = counts
         assert (share.n, share.ties) == (decided, tied)
         assert share.share == pytest.approx(agree / decided)
-        assert share.ci95 == wilson(agree, decided)
+        assert share.ci95 == binomial_interval(agree, decided)
 
     rows = ((found.sentences, count), (found.turned, count_pairs))
     for table, counter in rows:
@@ -178,30 +175,3 @@ def test_a_correlation_of_one_and_one_that_is_undefined():
 def test_no_sentences_are_refused():
     with pytest.raises(InputError, match="at least one sentence"):
         agreement([])
-
-
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilsons_bounds_solve_their_equation(counts):
-    successes, n = counts
-    share = Fraction(successes, n)
-    low, high = wilson(successes, n)
-    assert 0 <= low <= share <= high <= 1
-    for bound in (low, high):
-        if 0 < bound < 1:
-            assert abs(float(share) - bound) == pytest.approx(
-                Z95 * math.sqrt(bound * (1 - bound) / n), rel=1e-6, abs=1e-12
-            )
-    assert (low == 0) == (successes == 0)
-    assert (high == 1) == (successes == n)
-
-
-def test_wilson_is_scipys():
-    for successes, n in ((0, 5), (3, 7), (50, 100), (9, 9)):
-        theirs = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-        assert wilson(successes, n) == pytest.approx((theirs.low, theirs.high))
-    assert all(math.isnan(bound) for bound in wilson(0, 0))
-
-
-def test_a_tie_is_never_an_agreement():
-    found = share_of([True, True, False], [True, False, True])
-    assert (found.share, found.n, found.ties) == (0.5, 2, 1)

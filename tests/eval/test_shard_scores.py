@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxflow.errors import InputError
+from jaxflow.eval import stats
 from jaxflow.eval.paper.claims import judge_claims
 from jaxflow.eval.paper.scores import SCORES, write_scores
 from jaxflow.eval.paper.tables import build_tables, to_json
 from jaxflow.eval.sharded.files import Shard, read_shard_scores, write_shard
 from jaxflow.eval.sharded.scores import ShardScores
-from jaxflow.eval.stats import bootstrap, statistics
 
 SIZES = (7, 1, 12, 10)
 
@@ -72,9 +72,9 @@ def test_tables_claims_and_file_are_those_of_memory(scores, tmp_path):
 
 def test_memory_holds_a_few_arrays(make_scores, tmp_path, monkeypatch):
     """NumPy's share of it, of 41 MB of scores."""
-    monkeypatch.setattr(statistics, "_HELD", 1 << 20)
+    monkeypatch.setattr(stats, "_HELD", 1 << 20)
     for name in ("_BLOCK", "_COUNTS"):
-        monkeypatch.setattr(bootstrap, name, 1 << 17)
+        monkeypatch.setattr(stats, name, 1 << 17)
     count, layers = 20_000, 12
     stored, _ = in_shards(make_scores(sentences=count, layers=layers), [2_000] * 10, tmp_path)
     array, whole = 8 * count * layers, len(SCORES) * 8 * count * layers

@@ -14,7 +14,7 @@ from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import judge_claims
 from jaxflow.eval.paper.scores import ROWS, TARGETS
 from jaxflow.eval.paper.tables import beside_paper, build_tables, to_csv, to_json
-from jaxflow.eval.stats.statistics import summarise
+from jaxflow.eval.stats import summarise
 
 PAPER = {
     row: [mean for mean, _ in paper.TABLES["blank_out"][row]] for row in ("raw", "rollout", "flow")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from jaxflow.eval.report.text import accuracy_lines, counts, interval, mean_std, probability, short
-from jaxflow.eval.stats.statistics import Cell
+from jaxflow.eval.stats import Cell
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,0 @@
-"""Means, intervals and paired tests over sentences."""
