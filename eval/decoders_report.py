@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from jaxflow.eval.decoders import AFTER, MEASURES, NORMALISED, PLACE, VARIANTS
 from jaxflow.eval.decoders_tables import BIASES, GAINS, DecoderTables
 from jaxflow.eval.leaderboard.significance import PERMUTATIONS
-from jaxflow.eval.report.plain import dump
 from jaxflow.eval.report.text import (
     UNDEFINED,
     accuracy_lines,
     interval,
+    json_text,
     layer_names,
     probability,
     short,
@@ -86,7 +86,7 @@ def to_decoders_markdown(
                     else _grid(["", *layers], _with_changes(tables, variant, measure)),
                 ]
         blocks += [f"### {_BANDS}", *_band_blocks(tables)]
-    blocks += ["## Made with", f"```json\n{dump(made_with)}```"]
+    blocks += ["## Made with", f"```json\n{json_text(made_with)}```"]
     return "\n\n".join(blocks) + "\n"
 
 

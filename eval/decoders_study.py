@@ -14,7 +14,7 @@ from jaxflow.eval.decoders_tables import DecoderTables, build_decoder_tables
 from jaxflow.eval.paper.protocol import ProtocolConfig
 from jaxflow.eval.plots.decoders import draw_correlations, draw_first_token
 from jaxflow.eval.plots.style import save
-from jaxflow.eval.report.plain import dump
+from jaxflow.eval.report.text import json_text
 from jaxflow.files import write_together
 from jaxflow.models import Model
 from jaxflow.train.batches import EncodedSplit
@@ -99,8 +99,8 @@ def write_decoders(
     texts = {
         "tables.md": to_decoders_markdown(found, accuracy, made_with),
         # Thousands of cells, which indented would fill a megabyte.
-        "tables.json": dump({"splits": found, "accuracy": accuracy, **made_with}, indent=None),
-        "config.json": dump(made_with),
+        "tables.json": json_text({"splits": found, "accuracy": accuracy, **made_with}, indent=None),
+        "config.json": json_text(made_with),
     }
     first = next(iter(found.values()))
     figures = {

@@ -14,15 +14,16 @@ from jaxflow.eval.explain.overlay import save_overlay
 from jaxflow.eval.explain.vision import explain_image
 from jaxflow.eval.plots.digits import draw_digits
 from jaxflow.eval.plots.style import save
-from jaxflow.eval.report.plain import dump, plain
 from jaxflow.eval.report.text import (
     UNDEFINED,
     counts,
     interval,
+    json_text,
     layer_names,
     mean_std,
     probability,
     short,
+    to_json,
 )
 from jaxflow.eval.stats import Cell
 from jaxflow.files import write_together
@@ -90,8 +91,8 @@ def write_digits(
     }
     texts = {
         "tables.md": to_digits_markdown(tables, accuracy, config, versions),
-        "tables.json": dump(plain(record)),
-        "config.json": dump({"config": config, "versions": versions}),
+        "tables.json": json_text(to_json(record)),
+        "config.json": json_text({"config": config, "versions": versions}),
     }
     figure = draw_digits(model, scores)
 
@@ -168,7 +169,7 @@ def to_digits_markdown(
             ],
         ),
         "## Made with",
-        f"```json\n{dump({'config': config, 'versions': versions})}```",
+        f"```json\n{json_text({'config': config, 'versions': versions})}```",
     ]
     return "\n\n".join(blocks) + "\n"
 

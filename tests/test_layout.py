@@ -154,16 +154,9 @@ def test_nothing_imports_upward(module: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in modules() if "__main__" not in name])
-def test_every_module_says_what_it_offers(name: str) -> None:
+def test_every_module_has_a_docstring(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__
-    offered = getattr(module, "__all__", None)
-    if offered is None:
-        own = [value for value in vars(module).values() if inspect.isroutine(value)]
-        assert not [value for value in own if value.__module__ == name], "no __all__"
-    else:
-        assert len(set(offered)) == len(offered)
-        assert all(hasattr(module, public) for public in offered)
 
 
 # What API.md promises: positional parameters, then keyword-only ones with their defaults.

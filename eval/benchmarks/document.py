@@ -10,7 +10,7 @@ from jaxflow.eval.benchmarks.lookup import Entry
 from jaxflow.eval.benchmarks.page import to_page
 from jaxflow.eval.benchmarks.plots import draw_plots
 from jaxflow.eval.plots.style import save
-from jaxflow.eval.report.plain import dump
+from jaxflow.eval.report.text import json_text
 from jaxflow.files import write_together
 
 __all__ = ["NAME", "write_document"]
@@ -46,7 +46,7 @@ def write_document(record: Entry, folder: Path) -> list[Path]:
     )
     page = to_page(record, {name: f"{NAME}/{name}.svg" for name in plots})
     return drawn + write_together(
-        folder, {f"{NAME}.md": _text(page), f"{NAME}.json": _text(dump(record))}
+        folder, {f"{NAME}.md": _text(page), f"{NAME}.json": _text(json_text(record))}
     )
 
 

@@ -13,7 +13,7 @@ from jaxflow.eval.benchmarks.figures import bytes_text, error_text, ratio_text, 
 from jaxflow.eval.benchmarks.machine import describe_machine, peer_versions
 from jaxflow.eval.benchmarks.timing import METHOD, Timing, ratio
 from jaxflow.eval.paper.evaluate import versions
-from jaxflow.eval.report.plain import dump, plain
+from jaxflow.eval.report.text import json_text, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,16 +97,16 @@ def record(
     return {
         "format": FORMAT,
         "method": METHOD,
-        "machine": plain(describe_machine() if machine is None else machine),
+        "machine": to_json(describe_machine() if machine is None else machine),
         "versions": {**versions(), **peer_versions()},
         "comparisons": [
             {
                 "benchmark": comparison.benchmark,
                 "work": comparison.work,
-                "settings": plain(comparison.settings),
+                "settings": to_json(comparison.settings),
                 "reference": comparison.reference,
                 "contenders": [
-                    plain(timing) | {"ratio": times}
+                    to_json(timing) | {"ratio": times}
                     for timing, times in zip(comparison.timings, comparison.ratios, strict=True)
                 ],
                 "missing": dict(comparison.missing),
@@ -119,7 +119,7 @@ def record(
 
 def as_json(comparisons: Sequence[Comparison], machine: Mapping[str, Any] | None = None) -> str:
     """Write comparisons as strict JSON text, `record`'s form."""
-    return dump(record(comparisons, machine))
+    return json_text(record(comparisons, machine))
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxflow.eval.report.plain import dump, plain
+from jaxflow.eval.report.text import json_text, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,16 +37,16 @@ def image_record(explanation: ImageExplanation) -> dict[str, Any]:
             )
         ],
         "readout": explanation.readout,
-        "options": plain(explanation.options),
-        "scores": plain(explanation.scores),
-        "layers": plain(explanation.layers),
-        "cls_share": plain(explanation.cls_share),
+        "options": to_json(explanation.options),
+        "scores": to_json(explanation.scores),
+        "layers": to_json(explanation.layers),
+        "cls_share": to_json(explanation.cls_share),
     }
 
 
 def as_image_json(explanation: ImageExplanation) -> str:
     """`image_record` as strict JSON text."""
-    return dump(image_record(explanation))
+    return json_text(image_record(explanation))
 
 
 def print_image_explanation(console: Console, explanation: ImageExplanation) -> None:

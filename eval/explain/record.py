@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxflow.eval.explain.explanation import METHODS, Explanation
-from jaxflow.eval.report.plain import dump, plain
+from jaxflow.eval.report.text import json_text, to_json
 
 __all__ = ["FORMAT", "as_json", "record"]
 
@@ -48,24 +48,24 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
 
 def as_json(explanations: Sequence[Explanation]) -> str:
     """Write explanations as strict JSON text (no NaN), `record`'s form."""
-    return dump(record(explanations))
+    return json_text(record(explanations))
 
 
 def _sentence(explanation: Explanation) -> dict[str, Any]:
     agreement = {
-        name: dict(zip(METHODS, plain(row), strict=True))
+        name: dict(zip(METHODS, to_json(row), strict=True))
         for name, row in zip(METHODS, explanation.agreement, strict=True)
     }
     return {
         "text": explanation.text,
         "prediction": explanation.prediction,
-        "probabilities": plain(explanation.probabilities),
-        "tokens": plain(explanation.tokens),
+        "probabilities": to_json(explanation.probabilities),
+        "tokens": to_json(explanation.tokens),
         "readout": explanation.readout,
         "unknown": list(explanation.unknown),
-        "scores": plain(explanation.scores),
+        "scores": to_json(explanation.scores),
         "agreement": agreement,
-        "layers": plain(explanation.layers),
-        "saturated": plain(explanation.saturated),
-        "cuts": plain(explanation.cuts),
+        "layers": to_json(explanation.layers),
+        "saturated": to_json(explanation.saturated),
+        "cuts": to_json(explanation.cuts),
     }

@@ -11,8 +11,7 @@ import numpy as np
 
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
-from jaxflow.eval.report.plain import plain
-from jaxflow.eval.report.text import interval, probability, short
+from jaxflow.eval.report.text import interval, probability, short, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -202,7 +201,7 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
     methods = []
     for line in summary.lines:
         measures = {
-            name: {**plain(cell), "spread": plain(line.spread[name])}
+            name: {**to_json(cell), "spread": to_json(line.spread[name])}
             for name, cell in line.cells.items()
         }
         methods.append(
@@ -213,7 +212,7 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
                 "source": line.method.source,
                 "layer": None if line.layer is None else line.layer + 1,
                 "final": line.final,
-                "milliseconds": plain(line.milliseconds),
+                "milliseconds": to_json(line.milliseconds),
                 "measures": measures,
             }
         )
@@ -221,9 +220,9 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
     tests = {
         name: {
             "methods": finals,
-            "ranks": plain(found.ranks),
+            "ranks": to_json(found.ranks),
             # Four digits say all that so many permutations can.
-            "p_holm": plain(np.round(found.p_holm, 4)),
+            "p_holm": to_json(np.round(found.p_holm, 4)),
             "sentences": found.sentences,
         }
         for name, found in summary.significance.items()
@@ -236,7 +235,7 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
         "tests": tests,
         "left_out": dict(summary.left_out),
         "alike": [list(group) for group in summary.equal_methods],
-        "config": plain(dict(config)),
+        "config": to_json(dict(config)),
     }
 
 

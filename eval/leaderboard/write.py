@@ -11,7 +11,7 @@ from jaxflow.eval.leaderboard.board import Board
 from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
 from jaxflow.eval.leaderboard.summary import TITLES, Summary
 from jaxflow.eval.paper.evaluate import versions
-from jaxflow.eval.report.plain import dump
+from jaxflow.eval.report.text import json_text
 from jaxflow.files import write_together
 from jaxflow.models import Model
 
@@ -85,7 +85,7 @@ def write_board(
     )
     texts = {
         "leaderboard.md": as_markdown(summary, made),
-        "leaderboard.json": dump(record(summary, made), indent=None),
+        "leaderboard.json": json_text(record(summary, made), indent=None),
         "leaderboard.html": page,
     }
     writers: dict[str, Callable[[Path], None]] = {

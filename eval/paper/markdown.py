@@ -9,12 +9,12 @@ from typing import Any
 from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import NOTE, Claim
 from jaxflow.eval.paper.tables import Tables, beside_paper
-from jaxflow.eval.report.plain import dump
 from jaxflow.eval.report.text import (
     UNDEFINED,
     accuracy_lines,
     counts,
     interval,
+    json_text,
     layer_names,
     mean_std,
     probability,
@@ -62,7 +62,10 @@ def to_markdown(
     blocks += table_blocks(tables)
     blocks += claim_blocks(claims)
     if config is not None or versions is not None:
-        blocks += ["## Made with", f"```json\n{dump({'config': config, 'versions': versions})}```"]
+        blocks += [
+            "## Made with",
+            f"```json\n{json_text({'config': config, 'versions': versions})}```",
+        ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

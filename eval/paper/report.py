@@ -13,11 +13,11 @@ from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import DOES_NOT_HOLD, HOLDS, NOTE, Claim
 from jaxflow.eval.paper.markdown import comparison_note, to_markdown
 from jaxflow.eval.paper.scores import Scores, write_scores
-from jaxflow.eval.paper.tables import Tables, beside_paper, to_csv, to_json
-from jaxflow.eval.report.plain import dump
+from jaxflow.eval.paper.tables import Tables, beside_paper, record, to_csv
 from jaxflow.eval.report.text import (
     accuracy_lines,
     interval,
+    json_text,
     layer_names,
     mean_std,
     probability,
@@ -137,9 +137,9 @@ def write_reports(
     }
     texts = {
         "tables.md": to_markdown(tables, **given),
-        "tables.json": to_json(tables, **given),
+        "tables.json": json_text(record(tables, **given)),
         "tables.csv": to_csv(tables),
-        "config.json": dump({"config": config, "versions": versions}),
+        "config.json": json_text({"config": config, "versions": versions}),
     }
 
     def write_text(name: str) -> Any:

@@ -19,8 +19,7 @@ from jaxflow.eval.paper.report import print_claims, print_note, print_tables
 from jaxflow.eval.paper.rounding import Rounding
 from jaxflow.eval.paper.scores import SentenceScores, write_scores
 from jaxflow.eval.paper.tables import Tables, record, to_csv
-from jaxflow.eval.report.plain import dump, plain
-from jaxflow.eval.report.text import accuracy_lines, interval, short
+from jaxflow.eval.report.text import accuracy_lines, interval, json_text, short, to_json
 from jaxflow.files import write_together
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def to_markdown(
         rounding_note(rounding),
         *claim_blocks(claims),
         "## Made with",
-        f"```json\n{dump({'config': config, 'versions': versions})}```",
+        f"```json\n{json_text({'config': config, 'versions': versions})}```",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -139,14 +138,14 @@ def write_reports(
         **record(
             corrected, accuracy=accuracy["dev"]["accuracy"], accuracy_by_split=accuracy, **given
         ),
-        "authors_protocol": {"tables": plain(authors.correlations), "samples": authors.sentences},
-        "rounding": plain(rounding),
+        "authors_protocol": {"tables": to_json(authors.correlations), "samples": authors.sentences},
+        "rounding": to_json(rounding),
     }
     texts = {
         "tables.md": to_markdown(authors, corrected, rounding=rounding, accuracy=accuracy, **given),
-        "tables.json": dump(json),
+        "tables.json": json_text(json),
         "tables.csv": to_csv(corrected),
-        "config.json": dump({"config": config, "versions": versions}),
+        "config.json": json_text({"config": config, "versions": versions}),
     }
 
     def write_text(name: str) -> Any:

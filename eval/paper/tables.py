@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import Claim
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, Scores
-from jaxflow.eval.report.plain import dump, plain
+from jaxflow.eval.report.text import to_json
 from jaxflow.eval.stats import RESAMPLES, Cell, summarise
 
-__all__ = ["Tables", "beside_paper", "build_tables", "record", "to_csv", "to_json"]
+__all__ = ["Tables", "beside_paper", "build_tables", "record", "to_csv"]
 
 _COLUMNS = (
     *("target", "row", "layer", "mean", "std", "ci_low", "ci_high", "n", "nan"),
@@ -139,7 +139,7 @@ def record(
     samples
         Number of sentences; those of `tables` if it is not given.
     config, versions
-        What produced it: dataclasses, mappings or anything `plain` takes.
+        What produced it: dataclasses, mappings or anything that has a JSON form.
 
     Returns
     -------
@@ -155,21 +155,16 @@ def record(
         If something given has no JSON form.
     """
     return {
-        "tables": plain(tables.correlations),
-        "saturation": plain(tables.saturation),
-        "entropy": plain(tables.entropy),
-        "claims": plain(list(claims)),
-        "accuracy": plain(accuracy),
-        "accuracy_by_split": plain(accuracy_by_split),
+        "tables": to_json(tables.correlations),
+        "saturation": to_json(tables.saturation),
+        "entropy": to_json(tables.entropy),
+        "claims": to_json(list(claims)),
+        "accuracy": to_json(accuracy),
+        "accuracy_by_split": to_json(accuracy_by_split),
         "samples": tables.sentences if samples is None else int(samples),
-        "config": plain(config),
-        "versions": plain(versions),
+        "config": to_json(config),
+        "versions": to_json(versions),
     }
-
-
-def to_json(tables: Tables, **given: Any) -> str:
-    """`record` as strict JSON text; takes the same arguments."""
-    return dump(record(tables, **given))
 
 
 def to_csv(tables: Tables) -> str:

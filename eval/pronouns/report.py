@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxflow.eval.pronouns.agreement import Agreement, Correlation, Rows
 from jaxflow.eval.pronouns.choice import METHODS, Case
-from jaxflow.eval.report.plain import dump
-from jaxflow.eval.report.text import interval, layer_names, short
+from jaxflow.eval.report.text import interval, json_text, layer_names, short
 from jaxflow.eval.stats import Share
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ def to_markdown(
         rows = [section.head, ["---"] * len(section.head), *section.lines]
         grid = "\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in rows)
         blocks += [f"## {_escaped(section.title)}", _escaped(section.text), grid]
-    blocks += ["## Made with", f"```json\n{dump(made_with)}```"]
+    blocks += ["## Made with", f"```json\n{json_text(made_with)}```"]
     return "\n\n".join(blocks) + "\n"
 
 

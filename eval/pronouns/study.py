@@ -15,7 +15,7 @@ from jaxflow.eval.pronouns.agreement import Agreement, agreement
 from jaxflow.eval.pronouns.choice import Case, measure
 from jaxflow.eval.pronouns.report import case_record, to_markdown
 from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
-from jaxflow.eval.report.plain import dump
+from jaxflow.eval.report.text import json_text
 from jaxflow.files import write_together
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def write_study(out: Path, done: Study) -> list[Path]:
     made_with = {"config": done.config, "versions": versions()}
     texts = {
         "pronouns.md": to_markdown(done.paper, done.own, done.found, len(done.cases), made_with),
-        "pronouns.json": dump(
+        "pronouns.json": json_text(
             {
                 "paper": [case_record(case) for case in done.paper],
                 "own": [case_record(case) for case in done.own],
@@ -120,7 +120,7 @@ def write_study(out: Path, done: Study) -> list[Path]:
                 **made_with,
             }
         ),
-        "config.json": dump(made_with),
+        "config.json": json_text(made_with),
     }
     figures: dict[str, Figure] = {
         "figure4.svg": draw_referents(done.paper),

@@ -1,30 +1,25 @@
-"""How the reports write numbers: two decimals without a leading zero, as the paper's tables do."""
+"""Numbers as text, two decimals without a leading zero as in the paper's tables; values as JSON."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from os import PathLike, fspath
 from typing import Any
 
-from jaxflow.eval.stats import Cell
+import numpy as np
 
-__all__ = [
-    "UNDEFINED",
-    "accuracy_lines",
-    "counts",
-    "interval",
-    "layer_names",
-    "mean_std",
-    "probability",
-    "short",
-]
+from jaxflow.errors import InputError
+from jaxflow.eval.stats import Cell
 
 #: What stands where a number is undefined.
 UNDEFINED = "n/a"
 
 
 def short(value: float, *, sign: bool = False) -> str:
-    """Two decimals, ``.69`` or ``-.11``; with `sign` also ``+.02`` (zero has no sign).
+    """Format a number with two decimals, ``.69`` or ``-.11``; with `sign` also ``+.02``.
 
     Examples
     --------
@@ -40,35 +35,35 @@ def short(value: float, *, sign: bool = False) -> str:
 
 
 def mean_std(mean: float, std: float) -> str:
-    """Mean and standard deviation, ``.69±.27``."""
+    """Format a mean and a standard deviation, ``.69±.27``."""
     return UNDEFINED if math.isnan(mean) else f"{short(mean)}±{short(std)}"
 
 
 def interval(ci95: tuple[float, float]) -> str:
-    """Interval, ``[.68, .70]``."""
+    """Format an interval, ``[.68, .70]``."""
     return UNDEFINED if math.isnan(ci95[0]) else f"[{short(ci95[0])}, {short(ci95[1])}]"
 
 
 def probability(p: float) -> str:
-    """P-value to three decimals, ``<.001`` below that."""
+    """Format a p-value to three decimals, ``<.001`` below that."""
     if math.isnan(p):
         return UNDEFINED
     return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def counts(cells: Sequence[Cell], field: str) -> str:
-    """Write the `n` or `nan` of a row: one number if all layers agree, else one per layer."""
+    """Format the `n` or `nan` of a row: one number if all layers agree, else one per layer."""
     values = [str(getattr(cell, field)) for cell in cells]
     return values[0] if len(set(values)) == 1 else " ".join(values)
 
 
 def layer_names(layers: int) -> list[str]:
-    """``L1`` (bottom) to ``L6`` (top)."""
+    """Return the names of layers, ``L1`` (bottom) to ``L6`` (top)."""
     return [f"L{layer + 1}" for layer in range(layers)]
 
 
 def accuracy_lines(accuracy: Any, name: str = "accuracy") -> list[str]:
-    """One line per number of a (possibly nested) mapping of accuracies and counts."""
+    """Return one line per number of a (possibly nested) mapping of accuracies and counts."""
     if accuracy is None:
         return []
     if isinstance(accuracy, Mapping):
@@ -77,3 +72,35 @@ def accuracy_lines(accuracy: Any, name: str = "accuracy") -> list[str]:
             lines += accuracy_lines(value, f"{name}, {key}")
         return lines
     return [f"{name}: {accuracy:.4f}" if isinstance(accuracy, float) else f"{name}: {accuracy}"]
+
+
+def to_json(value: Any) -> Any:
+    """Return the JSON form of a value: None for NaN and infinity, an object for a dataclass.
+
+    Raises
+    ------
+    InputError
+        If something in it has no JSON form.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, (np.ndarray, np.generic)):
+        return to_json(value.tolist())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [to_json(entry) for entry in value]
+    if isinstance(value, PathLike):
+        return str(fspath(value))
+    raise InputError(
+        f"a result must be made of numbers, strings, lists and mappings, got {value!r}"
+    )
+
+
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """Return a value as JSON text without NaN literals; `indent` None makes it one line."""
+    return json.dumps(to_json(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"

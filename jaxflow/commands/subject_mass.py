@@ -30,7 +30,7 @@ class CompareSubjects:
 
     def run(self) -> None:
         """Measure and print."""
-        from jaxflow.eval.report.plain import dump
+        from jaxflow.eval.report.text import json_text
         from jaxflow.eval.subject_mass import compare_runs
         from jaxflow.eval.subject_table import mass_record, mass_table
         from jaxflow.files import write_together
@@ -43,7 +43,7 @@ class CompareSubjects:
             )
         print(mass_table(found))
         if self.json is not None:
-            text = dump(mass_record(found))
+            text = json_text(mass_record(found))
             write_together(
                 self.json.parent,
                 {self.json.name: lambda path: _write(path, text)},

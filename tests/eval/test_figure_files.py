@@ -16,9 +16,10 @@ import pictures
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.tables import to_json
+from jaxflow.eval.paper.tables import record
 from jaxflow.eval.plots import bars, catalogue, curves, maps
 from jaxflow.eval.plots.results import read_journey, read_tables
+from jaxflow.eval.report.text import json_text
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "figures.json"
 NASTY = ("[CLS]", "$x_1$", "<script>", "&amp;", "-->", "שלום", "\U0001f680", "a\u202eb", "\x1b[31m")
@@ -168,14 +169,14 @@ def test_a_figure_that_cannot_be_written_leaves_none(figures, tmp_path, monkeypa
 
 def test_tables_are_read_back_as_they_were(tmp_path):
     tables = figure_data.tables()
-    (tmp_path / "tables.json").write_text(to_json(tables), encoding="utf-8")
+    (tmp_path / "tables.json").write_text(json_text(record(tables)), encoding="utf-8")
     assert read_tables(tmp_path) == tables
 
 
 def test_undefined_cells_are_read_back(tmp_path):
-    record = json.loads(to_json(figure_data.tables()))
-    record["tables"]["gradient"]["raw"][0] |= {"mean": None, "std": None, "ci95": [None, None]}
-    (tmp_path / "tables.json").write_text(json.dumps(record), encoding="utf-8")
+    content = json.loads(json_text(record(figure_data.tables())))
+    content["tables"]["gradient"]["raw"][0] |= {"mean": None, "std": None, "ci95": [None, None]}
+    (tmp_path / "tables.json").write_text(json.dumps(content), encoding="utf-8")
     cell = read_tables(tmp_path).correlations["gradient"]["raw"][0]
     assert np.isnan([cell.mean, cell.std, *cell.ci95]).all()
     curves.draw_agreement(read_tables(tmp_path), "gradient")
@@ -195,7 +196,7 @@ def test_undefined_cells_are_read_back(tmp_path):
     ],
 )
 def test_spoilt_tables_are_refused(spoil, tmp_path):
-    text = to_json(figure_data.tables())
+    text = json_text(record(figure_data.tables()))
     assert spoil(text) != text
     (tmp_path / "tables.json").write_text(spoil(text), encoding="utf-8")
     with pytest.raises(InputError, match=r"tables\.json must"):

@@ -9,7 +9,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval import stats
 from jaxflow.eval.paper.claims import judge_claims
 from jaxflow.eval.paper.scores import SCORES, write_scores
-from jaxflow.eval.paper.tables import build_tables, to_json
+from jaxflow.eval.paper.tables import build_tables, record
 from jaxflow.eval.sharded.files import Shard, read_shard_scores, write_shard
 from jaxflow.eval.sharded.scores import ShardScores
 
@@ -61,7 +61,7 @@ def test_arrays_are_those_that_were_written(scores, tmp_path):
 def test_tables_claims_and_file_are_those_of_memory(scores, tmp_path):
     stored, _ = in_shards(scores, SIZES, tmp_path)
     texts = [
-        to_json(build_tables(each, 3), claims=judge_claims(each, 3)) for each in (scores, stored)
+        record(build_tables(each, 3), claims=judge_claims(each, 3)) for each in (scores, stored)
     ]
     assert texts[0] == texts[1]
     extra = {"labels": np.arange(sum(SIZES))}

@@ -13,7 +13,8 @@ from jaxflow.errors import InputError
 from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import judge_claims
 from jaxflow.eval.paper.scores import ROWS, TARGETS
-from jaxflow.eval.paper.tables import beside_paper, build_tables, to_csv, to_json
+from jaxflow.eval.paper.tables import beside_paper, build_tables, record, to_csv
+from jaxflow.eval.report.text import json_text
 from jaxflow.eval.stats import summarise
 
 PAPER = {
@@ -64,13 +65,15 @@ def test_every_cell_is_the_summary_of_its_scores(make_scores):
 def test_json_has_the_promised_form(make_scores):
     scores = make_scores(PAPER, layers=6)
     scores.correlations["blank_out"]["random"][:] = np.nan
-    text = to_json(
-        build_tables(scores),
-        claims=judge_claims(scores),
-        accuracy={"overall": np.float64(0.97), "attractors": {0: 0.98}},
-        accuracy_by_split={"test.5": {"accuracy": float("nan"), "n": 0}},
-        config=Config(1, np.float32(0.5), PurePosixPath("data/agreement")),
-        versions={"jax": "0.10"},
+    text = json_text(
+        record(
+            build_tables(scores),
+            claims=judge_claims(scores),
+            accuracy={"overall": np.float64(0.97), "attractors": {0: 0.98}},
+            accuracy_by_split={"test.5": {"accuracy": float("nan"), "n": 0}},
+            config=Config(1, np.float32(0.5), PurePosixPath("data/agreement")),
+            versions={"jax": "0.10"},
+        )
     )
     result = strict(text)
     assert set(result) == {
@@ -99,7 +102,7 @@ def test_json_has_the_promised_form(make_scores):
 
 def test_what_json_cannot_hold_is_refused(make_scores):
     with pytest.raises(InputError, match="numbers, strings, lists and mappings, got <object"):
-        to_json(build_tables(make_scores()), config={"model": object()})
+        record(build_tables(make_scores()), config={"model": object()})
 
 
 def test_csv_can_be_read_back(make_scores):
