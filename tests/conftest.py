@@ -6,7 +6,7 @@ it first, and must not be written to: a test that changes files takes a copy (`s
 * ``corpus``: folder of the small agreement corpus (`small_corpus.write_small_corpus`).
 * ``trained_run``: a run trained on it by ``small_config(corpus, epochs=1, layers=2)``.
 * ``agreement``: the bundled model, loaded once a process.
-* ``once_a_session``: a function that makes a folder of your own once for all workers.
+* `session.once_a_session`: makes a folder of your own once for all workers.
 * `tiny_models.tiny`: tiny published models, each made once a process.
 
 All tests and the processes they start share one folder of compiled programs
@@ -23,7 +23,6 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 # A shell lets what it starts in the background ignore Ctrl-C, and processes inherit that: the tests
@@ -48,8 +47,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest
-from filelock import FileLock
 from hypothesis import HealthCheck, settings
+from session import once_a_session
 
 # Shapes must meet by intent: [n] + [L, n] is an error here, not a broadcast.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -69,30 +68,12 @@ settings.register_profile(
 )
 settings.load_profile("jaxflow")
 
-SESSION = Path(os.environ["JAXFLOW_TEST_SESSION"])
 #: Resident bytes above which a process forgets its compiled programs: beyond, it gets slow.
 LARGE = 3 * 2**30
 
 
 @pytest.fixture(scope="session")
-def once_a_session() -> Callable[[str, Callable[[Path], object]], Path]:
-    """Return a function: the folder of that name, filled once by all workers together."""
-
-    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
-        folder = SESSION / name
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                part = SESSION / f"{name}.part"
-                shutil.rmtree(part, ignore_errors=True)
-                make(part)
-                part.rename(folder)
-        return folder
-
-    return folder_of
-
-
-@pytest.fixture(scope="session")
-def corpus(once_a_session) -> Path:
+def corpus() -> Path:
     """Folder of the small agreement corpus; read only."""
     from small_corpus import write_small_corpus
 
@@ -100,7 +81,7 @@ def corpus(once_a_session) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_run(once_a_session, corpus: Path) -> Path:
+def trained_run(corpus: Path) -> Path:
     """Folder of a run of two layers, one epoch and 10 steps on `corpus`; read only."""
     from small_corpus import small_config
 
@@ -135,7 +116,7 @@ def _bounded_memory():
 
 def pytest_unconfigure(config):
     if os.environ.get("JAXFLOW_TEST_OWNER") == str(os.getpid()):
-        shutil.rmtree(SESSION, ignore_errors=True)
+        shutil.rmtree(os.environ["JAXFLOW_TEST_SESSION"], ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,4 +1,4 @@
-"""The layout is the contract: one top-level package, rooms in one direction, names as promised."""
+"""The layout: what the archives hold, which package may import which, signatures as promised."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import jaxflow
 ROOT = wheel.ROOT
 EMPTY = inspect.Parameter.empty
 
-# Where a room may look, besides at itself.
+# What a package may import, besides itself; the command line may import all.
 MAY_IMPORT = {
     "jaxflow": set(),
     "jaxflow.models": {"jaxflow"},
@@ -27,92 +29,74 @@ MAY_IMPORT = {
     "jaxflow.eval": {"jaxflow", "jaxflow.models", "jaxflow.train"},
 }
 HEAVY = (
-    "numba",
-    "networkx",
-    "matplotlib",
-    "tensorflow_datasets",
-    "orbax",
-    "safetensors",
-    "grain",
-    "flax",
-    "optax",
-    "tyro",
-    "rich",
-    "bokeh",
-)
+    "numba", "networkx", "matplotlib", "tensorflow_datasets", "orbax", "safetensors", "grain",
+    "flax", "optax", "tyro", "rich", "bokeh", "jaxflow.models", "jaxflow.train", "jaxflow.eval",
+)  # fmt: skip
 
 
 def outside(code: str, cwd: Path) -> str:
     """Run code against the unpacked wheel, from a folder that has nothing to do with it."""
+    environment = {**os.environ, "PYTHONPATH": str(wheel.installed())}
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(wheel.installed())},
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def test_the_wheels_only_top_level_package_is_jaxflow() -> None:
-    names = {path.name for path in wheel.installed().iterdir()}
+def shipped() -> set[Path]:
+    """Return the files that an installation must hold, as they are named there."""
+    found = set()
+    for package in wheel.PACKAGES:
+        place = Path("jaxflow") if package == "jaxflow" else Path("jaxflow") / package
+        for path in (ROOT / package).rglob("*"):
+            if path.is_file() and path.parent.name != "__pycache__":
+                found.add(place / path.relative_to(ROOT / package))
+    return found
+
+
+def test_the_archives_hold_every_file_and_are_built_without_a_warning() -> None:
+    site = wheel.installed()
+    names = {path.name for path in site.iterdir()}
     (metadata,) = {name for name in names if name.endswith(".dist-info")}
     assert names - {metadata} == {"jaxflow"}
-    assert (wheel.installed() / metadata / "top_level.txt").read_text().split() == ["jaxflow"]
-    scripts = (wheel.installed() / metadata / "entry_points.txt").read_text()
-    assert "jaxflow = jaxflow.commands:main" in scripts
-
-
-def test_the_wheel_holds_every_file_of_the_rooms() -> None:
-    expected = set()
-    for room in wheel.ROOMS:
-        package = Path("jaxflow") if room == "jaxflow" else Path("jaxflow") / room
-        for path in (ROOT / room).rglob("*"):
-            data = (ROOT / "models" / "shipped", ROOT / "eval" / "schemas")
-            shipped = path.is_file() and any(path.is_relative_to(folder) for folder in data)
-            if path.suffix == ".py" or path.name == "py.typed" or shipped:
-                expected.add(package / path.relative_to(ROOT / room))
-    site = wheel.installed()
+    assert "jaxflow = jaxflow.commands:main" in (site / metadata / "entry_points.txt").read_text()
     packed = {path.relative_to(site) for path in site.glob("jaxflow/**/*") if path.is_file()}
-    assert {path for path in packed if path.suffix != ".pyc"} == expected
+    assert {path for path in packed if path.suffix != ".pyc"} == shipped()
+    (sdist,) = wheel.built().glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        inside = {Path(*Path(name).parts[1:]) for name in archive.getnames()}
+    assert {path if path.parts[1] not in wheel.PACKAGES[1:] else Path(*path.parts[1:])
+            for path in shipped()} <= inside  # fmt: skip
+    log = (wheel.built() / "build.log").read_text(encoding="utf-8")
+    assert not re.findall(r"^.*(?:Warning|WARNING|is absent from).*$", log, re.MULTILINE)
 
 
-def test_the_wheel_runs_from_another_folder(tmp_path: Path) -> None:
-    code = """
-import numpy, jaxflow, jaxflow.commands, jaxflow.models, jaxflow.train, jaxflow.eval
+def test_the_wheel_runs_from_another_folder_and_imports_little(tmp_path: Path) -> None:
+    code = f"""
+import sys, numpy, jaxflow
+print("heavy:", *sorted(set({HEAVY}) & set(sys.modules)))
+print(jaxflow.rollout(numpy.full((1, 1, 2, 2), 0.5)).tolist())
+import jaxflow.commands, jaxflow.models, jaxflow.train, jaxflow.eval
 for module in (jaxflow, jaxflow.commands, jaxflow.models, jaxflow.train, jaxflow.eval):
     print(module.__file__)
-print(jaxflow.rollout(numpy.full((1, 1, 2, 2), 0.5)).tolist())
-"""
-    *files, result = outside(code, tmp_path).splitlines()
-    for file in files:
-        assert Path(file).is_relative_to(wheel.installed())
-    assert result == "[[[0.75, 0.25], [0.25, 0.75]]]"
-
-
-def test_the_wheel_answers_with_the_model_it_brings(tmp_path: Path) -> None:
-    code = """
-import jaxflow.models
 model = jaxflow.models.load("agreement")
 print(model.probabilities(model.tokenizer.encode_batch(["the keys to the cabinet"])).argmax())
 """
-    assert outside(code, tmp_path) == "1"
-
-
-def test_importing_jaxflow_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = f"import jaxflow, sys; print(*sorted(set({HEAVY}) & set(sys.modules)))"
-    assert outside(code, tmp_path) == ""
+    heavy, result, *files, label = outside(code, tmp_path).splitlines()
+    assert heavy == "heavy:"
+    assert result == "[[[0.75, 0.25], [0.25, 0.75]]]"
+    assert all(Path(file).is_relative_to(wheel.installed()) for file in files)
+    assert label == "1"
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Every module of the rooms under the name by which it is imported, and its file."""
-    for room in wheel.ROOMS:
-        package = "jaxflow" if room == "jaxflow" else f"jaxflow.{room}"
-        for path in sorted((ROOT / room).rglob("*.py")):
-            parts = path.relative_to(ROOT / room).with_suffix("").parts
-            yield ".".join([package, *(part for part in parts if part != "__init__")]), path
+    """Yield every module under the name by which it is imported, and its file."""
+    for package in wheel.PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT / package).with_suffix("").parts
+            start = ["jaxflow"] if package == "jaxflow" else ["jaxflow", package]
+            yield ".".join([*start, *(part for part in parts if part != "__init__")]), path
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -126,56 +110,69 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def room_of(module: str) -> str | None:
+def package_of(module: str) -> str | None:
     parts = module.split(".")
     if parts[0] != "jaxflow":
         return None
-    if parts[1:] == ["__main__"]:
+    if parts[1:2] == ["__main__"]:
         return "jaxflow.commands"
     if parts[1:2] and parts[1] in ("models", "train", "eval", "commands"):
         return ".".join(parts[:2])
     return "jaxflow"
 
 
-@pytest.mark.parametrize(
-    ("module", "path"), [pytest.param(*pair, id=pair[0]) for pair in modules()]
-)
-def test_nothing_imports_upward(module: str, path: Path) -> None:
-    room = room_of(module)
-    assert room is not None
-    for name in imported(path):
-        top = name.split(".")[0]
-        assert top not in ("models", "train", "eval", "tests"), f"{module} imports bare {name}"
-        if top == "flax":
-            assert room == "jaxflow.models", f"{module} imports {name}: only models/ knows Flax"
-        target = room_of(name)
-        if target is not None and room != "jaxflow.commands":
-            assert target in MAY_IMPORT[room] | {room}, f"{module} imports {name}"
+def test_nothing_imports_upward() -> None:
+    wrong = []
+    for module, path in modules():
+        package = package_of(module)
+        assert package is not None
+        for name in imported(path):
+            top, target = name.split(".")[0], package_of(name)
+            bare = top in ("models", "train", "eval", "tests")
+            flax = top == "flax" and package != "jaxflow.models"
+            upward = (
+                target is not None
+                and package != "jaxflow.commands"
+                and target not in MAY_IMPORT[package] | {package}
+            )
+            if bare or flax or upward:
+                wrong.append(f"{module} imports {name}")
+    assert wrong == []
 
 
-@pytest.mark.parametrize("name", [name for name, _ in modules() if "__main__" not in name])
-def test_every_module_has_a_docstring(name: str) -> None:
-    module = importlib.import_module(name)
-    assert module.__doc__
+def test_every_module_has_a_docstring_and_packages_list_names_they_have() -> None:
+    wrong = []
+    for name, path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        listed = any(
+            isinstance(target, ast.Name) and target.id == "__all__"
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+        )
+        if not ast.get_docstring(tree):
+            wrong.append(f"{name} has no docstring")
+        if path.name == "__init__.py" and listed:
+            module = importlib.import_module(name)
+            missing = [public for public in module.__all__ if not hasattr(module, public)]
+            assert (missing, len(set(module.__all__))) == ([], len(module.__all__)), name
+    assert wrong == []
 
 
-# What API.md promises: positional parameters, then keyword-only ones with their defaults.
+# What is promised: positional parameters, then keyword-only ones with their defaults.
 ATTENTION = {"attention": EMPTY}
 COMMON = {"residual": 0.5, "heads": "mean", "mask": None}
-MANY = {"sources": None, "layers": None, "threads": None}
+SCORE = {"score": EMPTY, "embeddings": EMPTY}
 PROMISED: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "raw_attention": (ATTENTION, {"heads": "mean", "mask": None}),
     "rollout": (ATTENTION, {**COMMON, "start_layer": 0}),
     "head_rollout": (ATTENTION, {"residual": 0.5, "mask": None}),
-    "flow": (ATTENTION, {**COMMON, **MANY}),
+    "flow": (ATTENTION, {**COMMON, "sources": None, "layers": None, "threads": None}),
     "flow_cut": (ATTENTION, {"layer": EMPTY, "source": EMPTY, "sink": EMPTY}),
     "saturation": (ATTENTION, {}),
-    "input_gradient": ({"score": EMPTY, "embeddings": EMPTY}, {}),
-    "gradient_x_input": ({"score": EMPTY, "embeddings": EMPTY}, {}),
-    "integrated_gradients": (
-        {"score": EMPTY, "embeddings": EMPTY, "baseline": None, "steps": 64},
-        {},
-    ),
+    "input_gradient": (SCORE, {}),
+    "gradient_x_input": (SCORE, {}),
+    "integrated_gradients": ({**SCORE, "baseline": None, "steps": 64}, {}),
     "blank_out": (
         {"predict": EMPTY, "tokens": EMPTY, "unk_id": EMPTY},
         {"label": None, "mask": None},
@@ -186,30 +183,31 @@ PROMISED: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_public_names_take_what_is_promised(name: str) -> None:
+def test_public_functions_take_what_is_promised(name: str) -> None:
     assert name in jaxflow.__all__
     function = getattr(jaxflow, name)
     assert callable(function), f"jaxflow.{name} is hidden by something else of that name"
+    assert function.__doc__
     parameters = inspect.signature(function).parameters
     positional, keywords = PROMISED[name]
     assert list(parameters)[: len(positional)] == list(positional)
-    for parameter, default in positional.items():
-        assert parameters[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        assert parameters[parameter].default == default
-    for parameter, default in keywords.items():
-        assert parameters[parameter].kind is inspect.Parameter.KEYWORD_ONLY
-        assert parameters[parameter].default == default
+    for promised, kind in (
+        (positional, inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        (keywords, inspect.Parameter.KEYWORD_ONLY),
+    ):
+        for parameter, default in promised.items():
+            assert (parameters[parameter].kind, parameters[parameter].default) == (kind, default)
     # What was not promised may be there, but may not be asked for.
     for parameter in parameters.keys() - positional.keys() - keywords.keys():
         assert parameters[parameter].default is not EMPTY
-    assert function.__doc__
 
 
 def test_models_offer_what_is_promised() -> None:
-    models = importlib.import_module("jaxflow.models")
-    assert list(inspect.signature(models.load).parameters) == ["path_or_name", "head"]
+    from jaxflow import models
+
+    assert next(iter(inspect.signature(models.load).parameters)) == "path_or_name"
     call = inspect.signature(models.Model.__call__).parameters
-    assert list(call) == ["self", "tokens", "mask", "options"]
+    assert list(call)[:3] == ["self", "tokens", "mask"]
     assert {"config", "params", "tokenizer"} <= set(models.Model.__dataclass_fields__)
     fields = list(models.EncoderOutput.__dataclass_fields__)
     assert fields[:3] == ["logits", "attention", "hidden"]

@@ -12,7 +12,7 @@ import pytest
 import wheel
 
 pytestmark = pytest.mark.quality
-FOLDERS = (*wheel.ROOMS, "tests")
+FOLDERS = (*wheel.PACKAGES, "tests")
 
 
 def run(tool: str, *arguments: str, cwd: Path, **environment: str) -> None:

@@ -14,54 +14,33 @@ import wheel
 ROOT = wheel.ROOT
 NEEDED = ("mkdocs", "material", "mkdocstrings", "mkdocs_jupyter", "ipykernel")
 
-pytestmark = [pytest.mark.site, pytest.mark.nightly]
 
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.mark.nightly
+def test_the_site_is_built_with_the_tutorial_executed(tmp_path: Path) -> None:
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         pytest.skip(f"not installed: {', '.join(absent)}; pip install 'jaxflow[docs]'")
-    folder = tmp_path_factory.mktemp("site")
     # Code that is compiled for tests only, without optimisation, would train for long.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     # The reference is read from files, which an editable installation has not in one place.
     environment |= {"PYTHONPATH": str(wheel.installed())}
     environment |= {"NO_MKDOCS_2_WARNING": "1", "JUPYTER_PLATFORM_DIRS": "1"}
+    command = ["-P", "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-def test_every_page_is_there(site: Path) -> None:
     for page in ROOT.glob("docs/**/*.md"):
         name = page.relative_to(ROOT / "docs").with_suffix("")
         name = name.parent if name.name in ("index", "README") else name
-        assert (site / name / "index.html").is_file(), name
+        assert (tmp_path / name / "index.html").is_file(), name
 
+    def text(page: str) -> str:
+        return (tmp_path / page / "index.html").read_text(encoding="utf-8")
 
-def test_the_tutorial_was_executed(site: Path) -> None:
-    page = (site / "tutorial" / "index.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64," in page
-    assert "[CLS]" in page
-    assert "Table 1" in page
-
-
-def test_the_reference_comes_from_the_docstrings(site: Path) -> None:
-    page = (site / "api" / "flow" / "index.html").read_text(encoding="utf-8")
-    assert "jaxflow.flow_cut" in page
-    assert "Exact attention flow" in page
-    assert "Raises" in page
-
-
-def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
-    page = (site / "index.html").read_text(encoding="utf-8")
-    assert "fonts.googleapis" not in page
-    assert "agreement-gradient-norm.svg" in page
+    for part in ("data:image/png;base64,", "[CLS]", "Table 1"):
+        assert part in text("tutorial")
+    for part in ("jaxflow.flow_cut", "Exact attention flow", "Raises"):
+        assert part in text("api/flow")
+    assert "agreement-gradient-norm.svg" in text("")
+    assert "fonts.googleapis" not in text("")  # nothing is fetched from elsewhere

@@ -60,7 +60,7 @@ def findings(tree: ast.AST) -> Iterator[str]:
 
 
 def sources() -> Iterator[Path]:
-    for room in wheel.ROOMS:
+    for room in wheel.PACKAGES:
         yield from sorted((wheel.ROOT / room).rglob("*.py"))
 
 

@@ -1,54 +1,47 @@
-"""Builds the wheel once for all tests that look at what users will install."""
+"""The sdist and the wheel of this tree, built once a session, and the wheel unpacked."""
 
 from __future__ import annotations
 
-import atexit
-import functools
 import importlib.metadata
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
+from session import once_a_session
+
 ROOT = Path(__file__).parents[2]
-ROOMS = ("jaxflow", "models", "train", "eval")
+PACKAGES = ("jaxflow", "models", "train", "eval")
 
 
-def build(folder: Path) -> Path:
-    """Build a copy of the tree, so that nothing is left behind in it, and return the wheel."""
+def _build(folder: Path) -> None:
+    """Build a copy of the tree, so that nothing is left behind in it; keep what was printed."""
     source = folder / "source"
-    ignore = shutil.ignore_patterns("__pycache__")
-    for name in ROOMS:
-        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in ROOT.iterdir():
-        if path.suffix in (".toml", ".md") or path.name == "LICENSE":
+        if path.suffix in (".toml", ".md", ".in", ".cff") or path.name == "LICENSE":
             shutil.copy(path, source)
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
-    major = int(importlib.metadata.version("setuptools").split(".")[0]) if _has_setuptools() else 0
-    if major >= 77:  # what pyproject.toml asks for is here: no need to download it
-        command.append("--no-isolation")
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(source)]
+    try:  # what pyproject.toml asks for may be here: no need to download it
+        if int(importlib.metadata.version("setuptools").split(".")[0]) >= 77:
+            command.append("--no-isolation")
+    except importlib.metadata.PackageNotFoundError:
+        pass
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (folder / "build.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     (wheel,) = folder.glob("*.whl")
-    return wheel
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
 
 
-def _has_setuptools() -> bool:
-    try:
-        importlib.metadata.version("setuptools")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+def built() -> Path:
+    """Return a folder with ``*.whl``, ``*.tar.gz``, ``build.log`` and the wheel as ``site/``."""
+    return once_a_session("wheel", _build)
 
 
-@functools.cache
 def installed() -> Path:
     """Return a folder with the installed package: a pure wheel is installed by unpacking it."""
-    folder = Path(tempfile.mkdtemp(prefix="jaxflow-wheel-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    target = folder / "site"
-    with zipfile.ZipFile(build(folder)) as wheel:
-        wheel.extractall(target)
-    return target
+    return built() / "site"
