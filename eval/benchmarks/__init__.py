@@ -1,1 +1,1 @@
-"""The project against its peers on the same work: one file for each comparison."""
+"""Timing of the project against its peers on the same work."""

@@ -1,78 +1,424 @@
-"""Attention flow against other solvers, as it grows, on threads, and as a call."""
+"""Attention flow against other people's maximum-flow solvers, on the same edge weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.eval.benchmarks.floor import copy_bandwidth
-from jaxflow.eval.benchmarks.flow_absorption import compare_absorption
-from jaxflow.eval.benchmarks.flow_batches import (
-    compare_calls,
-    compare_corpus,
-    compare_threads,
-    mixed_attention,
-)
-from jaxflow.eval.benchmarks.flow_growth import run_growth
-from jaxflow.eval.benchmarks.flow_plan import FlowPlan, FlowWork, attention_for
-from jaxflow.eval.benchmarks.flow_table import TableSetup, compare_tables
+import jaxflow
+from jaxflow._flow.workers import flow_tables
+from jaxflow.attention import edge_weights
+from jaxflow.errors import InputError
 from jaxflow.eval.benchmarks.record import Comparison
-from jaxflow.eval.benchmarks.trained import Trained, corpus_attention
+from jaxflow.eval.benchmarks.timing import Budget, Contender, over_parts, take_turns
+from jaxflow.models import load
+from jaxflow.models.shipped import shipped_model
+from jaxflow.train.config import AGREEMENT
+from jaxflow.train.data import load_splits
+from jaxflow.train.run import read_config
 
-__all__ = ["run_flow"]
+KERNEL = "jaxflow kernel, from edge weights"
+BATCH = "jaxflow kernel, all sentences in one call"
+CALL = "jaxflow.flow, the whole call"
+ALL_SOURCES = "jaxflow kernel, all sources"
+WITHOUT_ABSORPTION = "jaxflow kernel, all sources, without absorption"
+EDMONDS_KARP, PREFLOW_PUSH = "networkx edmonds_karp", "networkx preflow_push"
+KINDS = ("diffuse", "peaky", "bert-like", "causal", "trained-like")
+
+# Layers times tokens beyond which networkx takes minutes: 10 microseconds for an arc in a flow.
+_NETWORKX = 6 * 26
+
+Array = NDArray[np.floating]
+Solver = Callable[[Array, int], Array]
 
 
-def run_flow(plan: FlowPlan, trained: Trained | None = None) -> Iterator[Comparison]:
-    """Yield one comparison after the other.
+def synthetic_attention(
+    kind: str, layers: int, n: int, *, heads: int = 8, sentences: int = 1, seed: int = 0
+) -> NDArray[np.float64]:
+    """Draw attention ``[sentences, layers, heads, n, n]`` of one of the `KINDS`."""
+    rng = np.random.default_rng([seed, KINDS.index(kind), layers, n])
+    scores = np.stack([_logits(kind, rng, (layers, heads, n, n)) for _ in range(sentences)])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _logits(kind: str, rng: np.random.Generator, shape: tuple[int, int, int, int]) -> Array:
+    """Draw the scores before the softmax, as untrained models, BERT and decoders have them."""
+    layers, heads, n, _ = shape
+    place = np.arange(n)
+    if kind == "diffuse":
+        return 0.5 * rng.normal(size=shape)
+    if kind == "peaky":
+        return 4 * rng.normal(size=shape)
+    if kind == "causal":
+        return np.where(np.tri(n, dtype=bool), 1.5 * rng.normal(size=shape), -np.inf)
+    if kind == "bert-like":  # heads on the first and last token, on neighbours, and on content
+        content = rng.normal(size=shape)
+        distance = place - place[:, None]
+        ends = np.broadcast_to(np.where((place == 0) | (place == n - 1), 5.0, 0.0), (n, n))
+        bias = np.stack([ends, 4.0 * (distance == -1), 4.0 * (distance == 1), np.zeros((n, n))])
+        return content + bias[rng.integers(0, 4, (layers, heads))]
+    # Heads whose queries all look at the same few keys, and local ones, as in small encoders.
+    columns = rng.normal(scale=2.5, size=(layers, heads, 1, n))
+    middle = place[:, None] + rng.integers(-2, 3, (layers, heads, 1, 1))
+    column = rng.random((layers, heads, 1, 1)) < 0.6
+    near = -0.5 * np.abs(place - middle)
+    return np.where(column, columns, near) + 0.5 * rng.normal(size=shape)
+
+
+class Work(NamedTuple):
+    """Attention of a kind ("trained" is a model's own), its size, and what is computed on it."""
+
+    kind: str
+    layers: int
+    tokens: int
+    sentences: int
+    measure: str = "table"  # growth in tokens, growth in layers, absorption or batch
+    slow_sentences: int = 2  # so many of the sentences are done by networkx
+
+
+def flow_works(
+    *, full: bool, lengths: Sequence[int] | None, layers: int | None, trained: bool
+) -> list[Work]:
+    """Return the works of the benchmark, for given lengths and layers only where they are given.
+
+    A trained model's attention joins the tables, and replaces "trained-like" in the batches.
+    """
+    sizes: list[tuple[str, int, int]]
+    few, slow = (8, 2) if full else (2, 1)
+    growths, absorption = {}, []
+    if lengths is not None or layers is not None:
+        sizes = [(kind, layers or 6, n) for n in lengths or (9, 20) for kind in KINDS]
+    elif full:
+        sizes = [(kind, 6, n) for n in (9, 20) for kind in KINDS]
+        sizes += [("trained-like", 6, 44), ("bert-like", 6, 44), ("bert-like", 12, 64)]
+        sizes += [("bert-like", 12, 128), ("causal", 12, 128)]
+        growths = {
+            "tokens": [(6, n) for n in (16, 24, 32, 48, 64, 96, 128, 192)],
+            "layers": [(depth, 20) for depth in (2, 3, 4, 6, 8, 12, 16, 24)],
+        }
+        absorption = [("trained-like", 6, 44), ("bert-like", 12, 64)]
+    else:
+        sizes = [*((kind, 6, 9) for kind in KINDS), ("trained-like", 6, 20)]
+        growths = {"tokens": [(6, n) for n in (6, 9, 14, 20)], "layers": [(2, 6), (4, 6), (8, 6)]}
+        absorption = [("trained-like", 6, 20)]
+    if trained:
+        sizes = [("trained", 0, n) for n in dict.fromkeys(n for kind, _, n in sizes
+                 if kind == "trained-like")] + sizes  # fmt: skip
+    works = [Work(*size, min(few, 8 if size[2] <= 44 else 4 if size[2] <= 64 else 2),
+                  slow_sentences=slow) for size in sizes]  # fmt: skip
+    for axis, grown in growths.items():
+        works += [
+            Work("trained-like", depth, n, min(few, 4 if n <= 64 else 2), f"growth in {axis}", slow)
+            for depth, n in grown
+        ]
+    works += [Work(*size, min(few, 4), "absorption") for size in absorption]
+    own = ("trained", 0) if trained else ("trained-like", layers or 6)
+    return [*works, Work(*own, lengths[-1] if lengths else 20, 256, "batch")]
+
+
+def trained_attention(
+    run: Path | None = None, data: Path | None = None
+) -> Callable[[int, int], NDArray[np.float64]]:
+    """Return a function from tokens and sentences to a trained model's attention.
 
     Parameters
     ----------
-    plan
-        What to do.
-    trained
-        A trained model, for works on ``trained`` attention and for the sentences of a test set.
+    run
+        A trained run, on the test sentences of its corpus.
+    data
+        Instead, the bundled model on the agreement corpus in this folder.
+
+    Returns
+    -------
+    callable
+        ``(n, sentences) -> [B, L, H, n, n]`` float64, B at most `sentences`; where too few
+        sentences have n tokens, the beginnings of longer ones are taken. It raises an `InputError`
+        if no sentence is long enough.
 
     Raises
     ------
     InputError
-        If its corpus has too short sentences only.
+        If there is no run, or no such corpus.
     """
-    # A corpus that has no such sentences is found out before anything is timed.
-    own = {
-        work: attention_for(work, plan.batch_sentences, trained)
-        for work in (*plan.works, *plan.absorption, plan.batch)
-        if work.kind == "trained"
-    }
+    config = AGREEMENT if run is None else read_config(run)
+    if config is None:
+        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
+    config = config if run else dataclasses.replace(config, data=data)
+    model = load(run or shipped_model())
+    test = load_splits(config, model.whole_words)["test"]
 
-    def attention_of(work: FlowWork, sentences: int) -> NDArray[np.float64]:
-        if work in own:
-            return own[work][:sentences]
-        return attention_for(work, sentences, trained)
+    def attend(n: int, sentences: int) -> NDArray[np.float64]:
+        rows = np.flatnonzero(test.lengths >= n)
+        rows = rows[np.argsort(test.lengths[rows], kind="stable")][:sentences]
+        if not len(rows):
+            raise InputError(f"the trained model's corpus has no test sentence of {n} tokens")
+        attention = np.asarray(model(test.tokens[rows, :n]).attention, np.float64)
+        return attention / attention.sum(-1, keepdims=True)
 
-    setup = TableSetup(plan.budget, copy_bandwidth(), plan.slow_sentences)
-    for work in plan.works:
-        attention = attention_of(work, plan.sentences_for(work))
-        yield compare_tables(attention, work.source, work.kind, setup)
-    for growth in plan.growths:
-        yield from run_growth(growth, plan, setup)
-    for work in plan.absorption:
-        attention = attention_of(work, min(4, plan.sentences_for(work)))
-        yield compare_absorption(attention, work.kind, plan.budget)
-    kind = plan.batch.kind
-    # From here on in float32, as models give it.
-    batch = attention_of(plan.batch, plan.batch_sentences).astype(np.float32)
-    different = len(batch)
-    # A corpus may have fewer sentences of this length: they come again then.
-    batch = batch[np.arange(plan.batch_sentences) % different]
-    yield compare_threads(batch, kind, different, plan.budget)
-    yield compare_calls(
-        batch[: plan.call_sentences], kind, min(different, plan.call_sentences), plan.budget
-    )
-    if plan.corpus_sentences:
-        if trained is None:
-            groups, kind = mixed_attention(plan.corpus_sentences), "made-up"
+    return attend
+
+
+def run_flow(
+    works: Sequence[Work],
+    budget: Budget,
+    trained: Callable[[int, int], Array] | None = None,
+) -> Iterator[Comparison]:
+    """Yield one comparison for each work.
+
+    Parameters
+    ----------
+    works
+        What is computed.
+    budget
+        The time for each contender of a comparison.
+    trained
+        From tokens and sentences to a trained model's attention ``[B, L, H, n, n]`` float64, for
+        the works on "trained" attention.
+    """
+    compare = {"absorption": compare_absorption, "batch": compare_batch}
+    for work in works:
+        attention: Array
+        if work.kind == "trained":
+            assert trained is not None
+            attention = trained(work.tokens, work.sentences)
         else:
-            groups, kind = corpus_attention(trained, plan.corpus_sentences), "trained"
-        yield compare_corpus(groups, kind, plan.budget)
+            attention = synthetic_attention(
+                work.kind, work.layers, work.tokens, sentences=work.sentences
+            )
+        yield compare.get(work.measure, compare_tables)(attention, work, budget)
+
+
+def compare_tables(attention: Array, work: Work, budget: Budget) -> Comparison:
+    """Compute the flows of one token by every solver, for each of ``[S, L, H, n, n]`` in turn."""
+    sentences, layers, n = len(attention), attention.shape[1], attention.shape[-1]
+    source = n - 1 if work.kind == "causal" else 0  # a decoder's first token sees itself only
+    solvers, missing = available_solvers(layers * n)
+    for solver in solvers.values():
+        solver(np.full((1, 2, 2), 0.5), 0)  # its imports are not timed
+    order = (PREFLOW_PUSH, "igraph", "OR-tools")  # exact solvers in float64 first
+    reference = next((name for name in order if name in solvers), "")
+    batch = np.asarray(edge_weights(attention))
+    tables = partial(flow_tables, batch, tuple(range(layers)), (source,), 1)
+    parts = []
+    for place, edges in enumerate(batch):
+        exact = solvers[reference](edges, source) if reference else None
+        kernel = partial(flow_tables, edges, tuple(range(layers)), (source,), 1)
+        call = partial(jaxflow.flow, attention[place], sources=source, threads=1)
+        contenders = [
+            Contender(KERNEL, kernel, _error(exact), True),
+            Contender(BATCH, tables, _error(exact, place), True, sentences),
+            Contender(CALL, call, _error(exact), True),
+            *(
+                Contender(name, partial(solver, edges, source), _error(exact))
+                for name, solver in solvers.items()
+                if place < work.slow_sentences or not name.startswith("networkx")
+            ),
+        ]
+        parts.append(take_turns(contenders, Budget(budget.seconds / sentences, budget.rounds)))
+    timings = over_parts(parts)
+    notes = [
+        "the kernel and the peers start from finished edge weights, and each builds its own "
+        "graphs; the whole call starts from the attention; all on one thread"
+    ]
+    notes += [
+        f"{timing.name}: {len(timing.parts)} of the {sentences} sentences"
+        for timing in timings
+        if len(timing.parts) < sentences
+    ]
+    words = f"the {layers * n} flows of token {source}"
+    return _comparison(attention, work, words, timings, reference, missing, tuple(notes))
+
+
+def compare_absorption(attention: Array, work: Work, budget: Budget) -> Comparison:
+    """Compute the flows of all sources of ``[S, L, H, n, n]`` with and without absorption.
+
+    The kernel uses the layer below only where the sources are all tokens in their order; in
+    reverse order it does the same work without.
+    """
+    sentences, layers, n = len(attention), attention.shape[1], attention.shape[-1]
+    depth, forward = tuple(range(layers)), tuple(range(n))
+    parts = []
+    for edges in np.asarray(edge_weights(attention)):
+        exact = flow_tables(edges, depth, forward[::-1], 1)
+        own = partial(flow_tables, edges, depth, forward, 1)
+        without = partial(flow_tables, edges, depth, forward[::-1], 1)
+        contenders = [
+            Contender(ALL_SOURCES, own, _error(exact[:, ::-1]), True),
+            Contender(WITHOUT_ABSORPTION, without, _error(exact), True),
+        ]
+        parts.append(take_turns(contenders, Budget(budget.seconds / sentences, budget.rounds)))
+    words = f"the {layers * n * n} flows of all sources"
+    note = "without: the same sources in reverse order, where the kernel uses no other layer"
+    return _comparison(attention, work, words, over_parts(parts), WITHOUT_ABSORPTION, notes=(note,))
+
+
+def compare_batch(attention: Array, work: Work, budget: Budget) -> Comparison:
+    """Compute the ``[CLS]`` flows of many sentences in one call, on one thread and on two."""
+    different = len(attention)  # a corpus may have fewer sentences of a length
+    attention = attention.astype(np.float32)[np.arange(work.sentences) % different]
+    edges = np.asarray(edge_weights(attention.astype(np.float64)))
+    depth = tuple(range(edges.shape[1]))
+    error = _error(flow_tables(edges, depth, (0,), 1))
+    contenders = [
+        Contender(f"{name}, {threads} thread{'s' * (threads > 1)}", run, error, True)
+        for threads in (1, 2)
+        for name, run in (
+            (KERNEL, partial(flow_tables, edges, depth, (0,), threads)),
+            (CALL, partial(jaxflow.flow, attention, sources=0, threads=threads)),
+        )
+    ]
+    return _comparison(
+        attention,
+        work,
+        "[CLS] tables in one call",
+        take_turns(contenders, budget),
+        "the kernel on one thread",
+        notes=(
+            f"float32 attention of {attention.shape[2]} heads, {different} different sentences",
+        ),
+    )
+
+
+def _comparison(attention: Array, work: Work, words: str, *found: Any, **more: Any) -> Comparison:
+    sentences, layers, n = len(attention), attention.shape[1], attention.shape[-1]
+    return Comparison(
+        "flow",
+        f"{work.kind} attention, {layers} layers, {n} tokens: {words}, {sentences} "
+        f"sentence{'s' * (sentences > 1)}",
+        {
+            "measure": work.measure,
+            "attention": work.kind,
+            "layers": layers,
+            "tokens": n,
+            "sentences": sentences,
+        },
+        *found,
+        **more,
+    )
+
+
+def _error(exact: Array | None, place: int | None = None) -> Callable[[Array], float] | None:
+    """Return a function to the largest difference from `exact`; `place` is a sentence of many."""
+    if exact is None:
+        return None
+
+    def error(table: Array) -> float:
+        own = table if place is None else table[place]
+        return float(np.abs(np.asarray(own).reshape(exact.shape) - exact).max())
+
+    return error
+
+
+# Solvers: edge weights [L, n, n] and a source -> its flows [L, n] to all input tokens, graph
+# building included. Node (level, token) is level * n + token; level 0 holds the input.
+
+
+def available_solvers(size: int) -> tuple[dict[str, Solver], dict[str, str]]:
+    """Return the peers for ``layers * tokens == size``, and why the others are left out."""
+    solvers: dict[str, Solver] = {}
+    missing: dict[str, str] = {}
+    for name, package, solver in (
+        ("OR-tools", "ortools", or_tools),
+        ("igraph", "igraph", igraph),
+        (PREFLOW_PUSH, "networkx", preflow_push),
+        (EDMONDS_KARP, "networkx", edmonds_karp),
+    ):
+        if not importlib.util.find_spec(package):
+            missing[name] = "not installed"
+        elif package == "networkx" and size > _NETWORKX:
+            missing[name] = "left out, too slow for this size"
+        else:
+            solvers[name] = solver
+    return solvers, missing
+
+
+def edmonds_karp(edges: Array, source: int) -> Array:
+    """Run networkx as the paper's code does: one graph with edges of weight 0, one call a flow."""
+    import networkx
+
+    layers, n = edges.shape[:2]
+    graph = networkx.DiGraph()
+    for layer, query, key in np.ndindex(edges.shape):
+        weight = float(edges[layer, query, key])
+        graph.add_edge((layer + 1) * n + query, layer * n + key, capacity=weight)
+    solve = networkx.algorithms.flow.edmonds_karp
+    table = np.empty((layers, n))
+    for layer, sink in np.ndindex(table.shape):
+        start = (layer + 1) * n + source
+        table[layer, sink] = networkx.maximum_flow_value(graph, start, sink, flow_func=solve)
+    return table
+
+
+def preflow_push(edges: Array, source: int) -> Array:
+    """Run networkx's push-relabel: a layer's graph without idle edges, its residual kept."""
+    import networkx
+    from networkx.algorithms.flow import build_residual_network
+    from networkx.algorithms.flow import preflow_push as solve
+
+    layers, n = edges.shape[:2]
+    table = np.zeros((layers, n))
+    for layer in range(layers):
+        graph = networkx.DiGraph()
+        graph.add_nodes_from(range(n))
+        arcs = (part.tolist() for part in _arcs(edges, layer, source))
+        graph.add_weighted_edges_from(zip(*arcs, strict=True), weight="capacity")
+        residual = build_residual_network(graph, "capacity")
+        start = (layer + 1) * n + source
+        for sink in range(n):
+            table[layer, sink] = networkx.maximum_flow_value(
+                graph, start, sink, flow_func=solve, residual=residual
+            )
+    return table
+
+
+def or_tools(edges: Array, source: int) -> Array:
+    """Run OR-tools' push-relabel on weights in units of 2 to the power of -40."""
+    from ortools.graph.python import max_flow
+
+    scale = 2.0**40
+    layers, n = edges.shape[:2]
+    table = np.zeros((layers, n))
+    for layer in range(layers):
+        tails, heads, weights = _arcs(edges, layer, source)
+        solver = max_flow.SimpleMaxFlow()
+        capacity = np.rint(weights * scale).astype(np.int64)
+        solver.add_arcs_with_capacity(tails.astype(np.int32), heads.astype(np.int32), capacity)
+        for sink in set(range(n)) & set(heads.tolist()):  # it refuses nodes that no arc names
+            status = solver.solve((layer + 1) * n + source, sink)
+            if status != solver.OPTIMAL:
+                raise RuntimeError(f"OR-tools failed with status {status}")
+            table[layer, sink] = solver.optimal_flow() / scale
+    return table
+
+
+def igraph(edges: Array, source: int) -> Array:
+    """Run igraph's push-relabel on a layer's graph in float64, one call a sink."""
+    import igraph as library
+
+    layers, n = edges.shape[:2]
+    table = np.zeros((layers, n))
+    for layer in range(layers):
+        tails, heads, weights = _arcs(edges, layer, source)
+        arcs = np.stack([tails, heads], axis=1).tolist()
+        graph = library.Graph(n=(layer + 2) * n, edges=arcs, directed=True)
+        capacity = weights.tolist()
+        for sink in range(n):
+            table[layer, sink] = graph.maxflow_value((layer + 1) * n + source, sink, capacity)
+    return table
+
+
+def _arcs(edges: Array, layer: int, source: int) -> tuple[Array, Array, Array]:
+    """Return tails, heads and weights of the arcs that flow from the source can use."""
+    n = edges.shape[-1]
+    used = edges[: layer + 1].copy()
+    used[layer, np.arange(n) != source] = 0
+    level, query, key = np.nonzero(used)
+    return (level + 1) * n + query, level * n + key, used[level, query, key]

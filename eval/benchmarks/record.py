@@ -1,183 +1,134 @@
-"""What a benchmark found: records, their JSON form, and how they are printed."""
+"""Comparisons of several ways to do one piece of work: their JSON record and their tables."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
+import platform
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxflow.errors import InputError
-from jaxflow.eval.benchmarks.figures import bytes_text, error_text, ratio_text, seconds_text
-from jaxflow.eval.benchmarks.machine import describe_machine, peer_versions
 from jaxflow.eval.benchmarks.timing import METHOD, Timing, ratio
 from jaxflow.eval.paper.evaluate import versions
-from jaxflow.eval.report.text import json_text, to_json
+from jaxflow.eval.report.table import Column, Table
+from jaxflow.eval.report.text import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "FORMAT",
-    "Comparison",
-    "as_json",
-    "is_own",
-    "print_comparison",
-    "read_record",
-    "record",
-]
-
-FORMAT = "jaxflow-benchmark-2"
-
-
-def is_own(name: str) -> bool:
-    """Whether a contender is the project's; all others are other people's."""
-    return name.startswith("jaxflow")
+FORMAT = "jaxflow-benchmark-3"
+_PEERS = ("torch", "transformers", "igraph", "ortools")
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Several ways of doing one piece of work.
+    """Several ways of doing one piece of work."""
 
-    Attributes
-    ----------
-    benchmark
-        ``flow``, ``rollout``, ``train`` or ``models``.
-    work
-        What was done, in words.
-    settings
-        The same in numbers.
-    reference
-        What errors are measured against; empty where they are not.
-    timings
-        The project's own way first.
-    missing
-        Peer -> why it did not take part.
-    notes
-        What else a reader must know.
-    """
-
-    benchmark: str
-    work: str
-    settings: Mapping[str, Any]
-    reference: str
-    timings: tuple[Timing, ...]
-    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    benchmark: str  # flow, rollout, train or models
+    work: str  # the work in words
+    settings: Mapping[str, Any]  # the work in numbers
+    timings: tuple[Timing, ...]  # the project's own way first
+    reference: str = ""  # what errors are measured against
+    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)  # peer -> the reason
     notes: tuple[str, ...] = ()
 
-    @property
-    def ratios(self) -> tuple[float, ...]:
-        """Each contender's time over the project's own: 10 is ten times slower."""
-        return tuple(ratio(timing, self.timings[0]) for timing in self.timings)
+
+def describe_machine() -> dict[str, Any]:
+    """Return ``{"processor", "cores", "memory", "system", "load"}``; memory in bytes or None."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    linux = hasattr(os, "sched_getaffinity")
+    return {
+        "processor": next(iter(names), platform.processor() or platform.machine()),
+        "cores": len(os.sched_getaffinity(0)) if linux else os.cpu_count(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if linux else None,
+        "system": platform.platform(),
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
+    }
 
 
-def record(
-    comparisons: Sequence[Comparison], machine: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Turn comparisons into what JSON has.
-
-    Parameters
-    ----------
-    comparisons
-        What was found.
-    machine
-        What `describe_machine` said before; by default what it says now.
+def to_record(comparisons: Sequence[Comparison], machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return comparisons as JSON values.
 
     Returns
     -------
     dict
-        ``{"format": "jaxflow-benchmark-2", "method", "machine", "versions", "comparisons"}``.
-        Each comparison has ``benchmark``, ``work``, ``settings``, ``reference``, ``missing``
-        (peer -> reason), ``notes`` and ``contenders``: objects ``{"name", "seconds", "fastest",
-        "rounds", "first_call", "error", "peak_memory", "parts", "ratio"}``, the project first,
-        times in seconds, memory in bytes, the ratio to the first contender's time, null for what
-        was not measured.
+        ``{"format", "method", "machine", "versions", "comparisons"}``. Each comparison has the
+        fields of `Comparison`, but for ``timings``: its ``contenders`` are objects with the
+        fields of `Timing` and ``ratio``, the time over that of the first. Times are in seconds,
+        memory in bytes, null is what was not measured.
     """
+    packages = {}
+    for package in _PEERS:
+        try:
+            packages[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    entries = []
+    for comparison in comparisons:
+        entry = to_json(comparison)
+        entry["contenders"] = [
+            to_json(timing) | {"ratio": ratio(timing, comparison.timings[0])}
+            for timing in comparison.timings
+        ]
+        del entry["timings"]
+        entries.append(entry)
     return {
         "format": FORMAT,
         "method": METHOD,
-        "machine": to_json(describe_machine() if machine is None else machine),
-        "versions": {**versions(), **peer_versions()},
-        "comparisons": [
-            {
-                "benchmark": comparison.benchmark,
-                "work": comparison.work,
-                "settings": to_json(comparison.settings),
-                "reference": comparison.reference,
-                "contenders": [
-                    to_json(timing) | {"ratio": times}
-                    for timing, times in zip(comparison.timings, comparison.ratios, strict=True)
-                ],
-                "missing": dict(comparison.missing),
-                "notes": list(comparison.notes),
-            }
-            for comparison in comparisons
-        ],
+        "machine": to_json(machine),
+        "versions": {**versions(), **packages},
+        "comparisons": entries,
     }
 
 
-def as_json(comparisons: Sequence[Comparison], machine: Mapping[str, Any] | None = None) -> str:
-    """Write comparisons as strict JSON text, `record`'s form."""
-    return json_text(record(comparisons, machine))
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read what `as_json` wrote.
-
-    Raises
-    ------
-    InputError
-        If there is no such file or it holds something else.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read a benchmark's record from {path}: {error}") from error
-    form = found.get("format") if isinstance(found, dict) else None
-    if form != FORMAT:
-        raise InputError(f"{path} must be a benchmark's record of format {FORMAT}, got {form!r}")
-    return found
-
-
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Print one comparison as a table."""
-    from rich.table import Table
-    from rich.text import Text
-
-    console.print(Text(f"{comparison.benchmark}: {comparison.work}", style="bold"), soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    titles = ("", "median", "ratio", "fastest", "rounds", "first call", "peak memory", "error")
-    for title in titles:
-        table.add_column(title, justify="right" if title else "left", no_wrap=True)
-    for timing, times in zip(comparison.timings, comparison.ratios, strict=True):
-        table.add_row(
-            timing.name,
-            seconds_text(timing.seconds),
-            ratio_text(times),
-            seconds_text(timing.fastest),
-            str(timing.rounds),
-            seconds_text(timing.first_call),
-            bytes_text(timing.peak_memory),
-            error_text(timing.error),
-        )
-    console.print(table)
-    lines = list(_ratio_lines(comparison.timings))
+    """Print one comparison as a table with its notes."""
+    base = comparison.timings[0]
+    head = (
+        "",
+        Column("median", seconds_text),
+        Column("ratio", ratio_text),
+        Column("fastest", seconds_text),
+        Column("rounds"),
+        Column("first call", seconds_text),
+        Column("peak memory", bytes_text),
+        Column("error", lambda error: f"{error:.1e}" if error else "0"),
+    )
+    rows = [
+        (one.name, one.seconds, ratio(one, base), one.fastest, one.rounds, one.first_call,
+         one.peak_memory, one.error)
+        for one in comparison.timings
+    ]  # fmt: skip
+    console.print(f"{comparison.benchmark}: {comparison.work}", style="bold", soft_wrap=True)
+    Table.of(head, rows).print(console)
+    lines = [f"ratio: time over that of {base.name}"]
     if comparison.reference:
         lines.append(f"error: largest absolute difference from {comparison.reference}")
     lines += [f"{peer}: {reason}" for peer, reason in comparison.missing.items()]
     for line in (*lines, *comparison.notes):
-        console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+        console.print(f"  {line}", style="dim", soft_wrap=True, markup=False)
     console.print()
 
 
-def _ratio_lines(timings: Sequence[Timing]) -> list[str]:
-    """Say what ratios are to, and what the peers' are to the project's other ways."""
-    first, *others = timings
-    lines = [f"ratio: time over that of {first.name}"] if others else []
-    peers = [timing for timing in others if not is_own(timing.name)]
-    for own in others:
-        if is_own(own.name) and peers:
-            listed = ", ".join(f"{peer.name} {ratio_text(ratio(peer, own))}" for peer in peers)
-            lines.append(f"over that of {own.name}: {listed}")
-    return lines
+def seconds_text(seconds: float) -> str:
+    """Write three figures in s, ms or µs."""
+    unit, size = ("s", 1) if seconds >= 1 else ("ms", 1e-3) if seconds >= 1e-3 else ("µs", 1e-6)
+    return f"{_three(seconds / size)} {unit}"
+
+
+def ratio_text(ratio: float) -> str:
+    """Write a ratio: whole from 100, three figures below."""
+    return f"{_three(ratio)}x"
+
+
+def bytes_text(count: int) -> str:
+    """Write a size in MB or kB."""
+    return f"{_three(count / 1e6)} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def _three(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

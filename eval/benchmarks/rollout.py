@@ -1,10 +1,9 @@
-"""Rollout against the ways in which others compute it: batch x length x depth."""
+"""Attention rollout against the ways in which others compute it."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,98 +12,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
-from jaxflow.eval.benchmarks.attentions import synthetic_attention
+from jaxflow.eval.benchmarks.flow import synthetic_attention
 from jaxflow.eval.benchmarks.record import Comparison
 from jaxflow.eval.benchmarks.timing import Budget, Contender, take_turns
 
-__all__ = ["FULL", "QUICK", "RolloutPlan", "RolloutWork", "run_rollout"]
+HEADS = 8
+#: Works as (sentences a batch, tokens, layers).
+QUICK = ((32, 20, 6), (8, 64, 12))
+FULL = tuple((batch, n, layers) for batch in (1, 32) for n in (20, 64, 128) for layers in (6, 12))
 
 
-@dataclasses.dataclass(frozen=True)
-class RolloutWork:
-    """Sentences a batch, tokens a sentence, layers and heads."""
-
-    batch: int
-    tokens: int
-    layers: int
-    heads: int = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class RolloutPlan:
-    """What the rollout benchmark does: the works, and the time for each contender."""
-
-    works: tuple[RolloutWork, ...]
-    budget: Budget = dataclasses.field(default_factory=Budget)
+def run_rollout(works: Sequence[tuple[int, int, int]], budget: Budget) -> Iterator[Comparison]:
+    """Yield one comparison for each work ``(sentences a batch, tokens, layers)``."""
+    for batch, n, layers in works:
+        attention = synthetic_attention("bert-like", layers, n, heads=HEADS, sentences=batch)
+        contenders, missing = _contenders(attention.astype(np.float32))
+        yield Comparison(
+            "rollout",
+            f"{batch} sentences of {n} tokens, {layers} layers, {HEADS} heads, float32",
+            {"batch": batch, "tokens": n, "layers": layers, "heads": HEADS},
+            take_turns(contenders, budget),
+            "NumPy in float64",
+            missing,
+            ("all start from the attention of every head and keep every layer's result",),
+        )
 
 
-QUICK = RolloutPlan((RolloutWork(32, 20, 6), RolloutWork(8, 64, 12)))
-FULL = RolloutPlan(
-    tuple(
-        RolloutWork(batch, tokens, layers)
-        for batch in (1, 32)
-        for tokens in (20, 64, 128)
-        for layers in (6, 12)
-    ),
-    Budget(seconds=1.5),
-)
-
-
-def run_rollout(plan: RolloutPlan) -> Iterator[Comparison]:
-    """Yield one comparison after the other."""
-    for work in plan.works:
-        yield _compare(work, plan.budget)
-
-
-def _compare(work: RolloutWork, budget: Budget) -> Comparison:
-    attention = synthetic_attention(
-        "bert-like", work.layers, work.tokens, heads=work.heads, sentences=work.batch
-    ).astype(np.float32)
-    on_device = jnp.asarray(attention)
-    exact = numpy_rollout(attention.astype(np.float64))
+def _contenders(attention: NDArray[np.float32]) -> tuple[list[Contender], dict[str, str]]:
+    expected = numpy_rollout(attention.astype(np.float64))
+    array = jnp.asarray(attention)  # [B, L, H, n, n]
+    compiled, baseline = jax.jit(jaxflow.rollout), jax.jit(einsum_rollout)
 
     def error(result: Any) -> float:
-        return float(np.abs(np.asarray(result, np.float64) - exact).max())
+        return float(np.abs(np.asarray(result, np.float64) - expected).max())
 
-    # One compiled function for this comparison; inside jit there are no values to check.
-    compiled = jax.jit(jaxflow.rollout)
-    baseline = jax.jit(einsum_rollout)
+    def wait(function: Any) -> Any:
+        return lambda: jax.block_until_ready(function(array))
+
     contenders = [
-        Contender(
-            "jaxflow.rollout in jit",
-            lambda: jax.block_until_ready(compiled(on_device)),
-            error,
-            True,
-        ),
-        Contender(
-            "jaxflow.rollout, input checked",
-            lambda: jax.block_until_ready(jaxflow.rollout(on_device)),
-            error,
-            True,
-        ),
-        Contender("einsum in jit", lambda: jax.block_until_ready(baseline(on_device)), error, True),
+        Contender("jaxflow.rollout in jit", wait(compiled), error, True),
+        Contender("jaxflow.rollout, input checked", wait(jaxflow.rollout), error, True),
+        Contender("einsum in jit", wait(baseline), error, True),
         Contender("NumPy, a sentence at a time", lambda: numpy_rollout(attention), error),
     ]
-    missing = {}
-    if importlib.util.find_spec("torch"):
-        import torch
+    if not importlib.util.find_spec("torch"):
+        return contenders, {"PyTorch": "not installed"}
+    import torch
 
-        tensor = torch.from_numpy(attention)
-        contenders.append(
-            Contender("PyTorch, a sentence at a time", lambda: torch_rollout(tensor), error, True)
-        )
-    else:
-        missing["PyTorch"] = "not installed"
-    return Comparison(
-        benchmark="rollout",
-        work=f"{work.batch} sentences of {work.tokens} tokens, {work.layers} layers, "
-        f"{work.heads} heads, float32",
-        settings=dataclasses.asdict(work),
-        reference="NumPy in float64",
-        timings=tuple(take_turns(contenders, budget)),
-        missing=missing,
-        notes=("all start from the attention of every head and keep every layer's result",),
-    )
+    tensor = torch.from_numpy(attention)
+    name = "PyTorch, a sentence at a time"
+    return [*contenders, Contender(name, lambda: torch_rollout(tensor), error, True)], {}
 
 
 def numpy_rollout(attention: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -136,11 +93,10 @@ def torch_rollout(attention: Any) -> Any:
 
     results = []
     with torch.no_grad():
-        identity = torch.eye(attention.shape[-1], dtype=attention.dtype)
         for sentence in attention:
             joint: list[Any] = []
             for layer in sentence:
-                edges = layer.mean(0) + identity
+                edges = layer.mean(0) + torch.eye(layer.shape[-1], dtype=layer.dtype)
                 edges = edges / edges.sum(-1, keepdim=True)
                 joint.append(torch.matmul(edges, joint[-1]) if joint else edges)
             results.append(torch.stack(joint))

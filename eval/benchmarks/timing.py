@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import math
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
-
-from jaxflow.eval.benchmarks.memory import METHOD as MEMORY_METHOD
-from jaxflow.eval.benchmarks.memory import PeakMemory, traced_peak
-
-__all__ = ["METHOD", "Budget", "Contender", "Timing", "over_parts", "ratio", "take_turns"]
 
 #: How the numbers came about; printed beside them.
 METHOD = (
@@ -21,10 +19,12 @@ METHOD = (
     "second call after the first. The first call, which compiles, is timed apart. Work on several "
     "sentences is timed sentence by sentence: the time is the median over sentences of these "
     "medians, a ratio the median over the sentences that both did of the ratios of their times. "
-    + MEMORY_METHOD
+    "Peak memory, on Linux only, is what one call needed beyond what was there when it began: the "
+    "larger of the rise of the process's resident memory (to some hundred kB) and, for calls below "
+    "a second, what Python and NumPy allocated in a further call."
 )
 
-_TRACED_BELOW = 1.0  # seconds, see the method's text
+_TRACED_BELOW = 1.0  # seconds; counting allocations would slow longer calls severalfold
 _SHORTEST_ROUND = 2e-3  # seconds: well above what the clock and the loop cost
 
 
@@ -38,60 +38,27 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contender:
-    """One way to do the work.
-
-    Attributes
-    ----------
-    name
-        What it is called in the results.
-    run
-        Does the whole work once, to the end, and returns its result.
-    error
-        From that result to its largest absolute error, or None where there is nothing to say.
-    compiles
-        Whether the first call compiles, so that its time must never stand for the others.
-    units
-        How many times the call does the work; every time is divided by it.
-    """
+    """One way to do the work."""
 
     name: str
-    run: Callable[[], Any]
-    error: Callable[[Any], float] | None = None
-    compiles: bool = False
-    units: int = 1
+    run: Callable[[], Any]  # does the whole work once, to the end
+    error: Callable[[Any], float] | None = None  # from its result to the largest absolute error
+    compiles: bool = False  # whether the first call must not stand for the others
+    units: int = 1  # how many times a call does the work; every time is divided by it
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What a contender took.
-
-    Attributes
-    ----------
-    name
-        The contender.
-    seconds, fastest
-        Median and least time of one unit of work, a call unless it does several.
-    rounds
-        How many rounds they come from.
-    first_call
-        Seconds of the first call, with compilation where there is any.
-    error
-        Largest absolute error of the first call's result, None where it was not measured.
-    peak_memory
-        Most bytes that a call needed beyond those that were there, None where that cannot be
-        measured.
-    parts
-        The seconds of each part of the work, such as a sentence, where parts were timed apart.
-    """
+    """The measurements of one contender, in seconds and bytes; None was not measured."""
 
     name: str
-    seconds: float
+    seconds: float  # median over the rounds
     fastest: float
     rounds: int
-    first_call: float
-    error: float | None
-    peak_memory: int | None = None
-    parts: tuple[float, ...] = ()
+    first_call: float  # with compilation where there is any
+    error: float | None = None  # of the first call's result
+    peak_memory: int | None = None  # of a call, beyond what was there before
+    parts: tuple[float, ...] = ()  # of each sentence, where they were timed apart
 
 
 def ratio(timing: Timing, base: Timing) -> float:
@@ -100,91 +67,108 @@ def ratio(timing: Timing, base: Timing) -> float:
     return statistics.median(seconds / other for seconds, other in pairs)
 
 
-def over_parts(parts: Sequence[Sequence[Timing]]) -> list[Timing]:
-    """Put the timings of the parts of a work together, by name.
+def over_parts(parts: Sequence[Sequence[Timing]]) -> tuple[Timing, ...]:
+    """Combine the timings of the parts of a work by name: medians of times, maxima of the rest.
 
-    Parameters
-    ----------
-    parts
-        The timings of every part. A contender may be missing from the last ones, and takes part
-        in the first.
-
-    Returns
-    -------
-    list of Timing
-        In the first part's order: medians over the parts, the fewest rounds, the first part's
-        first call, the largest error and peak memory.
+    A contender may be missing from the last parts; it takes part in the first.
     """
-    together = []
+    combined = []
     for first in parts[0]:
         own = [timing for part in parts for timing in part if timing.name == first.name]
-        errors = [timing.error for timing in own if timing.error is not None]
-        peaks = [timing.peak_memory for timing in own if timing.peak_memory is not None]
         seconds = tuple(timing.seconds for timing in own)
-        together.append(
+        combined.append(
             Timing(
-                name=first.name,
-                seconds=statistics.median(seconds),
-                fastest=min(timing.fastest for timing in own),
-                rounds=min(timing.rounds for timing in own),
-                first_call=first.first_call,
-                error=max(errors, default=None),
-                peak_memory=max(peaks, default=None),
-                parts=seconds,
+                first.name,
+                statistics.median(seconds),
+                min(timing.fastest for timing in own),
+                min(timing.rounds for timing in own),
+                first.first_call,
+                max((one.error for one in own if one.error is not None), default=None),
+                max((one.peak_memory for one in own if one.peak_memory is not None), default=None),
+                seconds,
             )
         )
-    return together
+    return tuple(combined)
 
 
-def take_turns(contenders: Sequence[Contender], budget: Budget) -> list[Timing]:
+def take_turns(contenders: Sequence[Contender], budget: Budget) -> tuple[Timing, ...]:
     """Time contenders against each other, in turns, in the order given."""
-    first, errors, calls = [], [], []
-    peaks: list[int | None] = []
+    first, errors, calls, peaks = [], [], [], []
     times: list[list[float]] = [[] for _ in contenders]
-    for place, contender in enumerate(contenders):
-        with PeakMemory() as peak:
-            seconds, result = _timed(contender.run, 1)
+    for contender, measured in zip(contenders, times, strict=True):
+        seconds, result, peak = measure(contender.run)
         first.append(seconds)
         errors.append(None if contender.error is None else float(contender.error(result)))
         del result
         if seconds > budget.seconds and not contender.compiles:
-            times[place].append(seconds)
+            measured.append(seconds)
         else:
-            with PeakMemory() as peak:  # compilation is no part of it
-                seconds, _ = _timed(contender.run, 1)
-        if peak.bytes is not None and seconds < _TRACED_BELOW:
-            peaks.append(max(peak.bytes, traced_peak(contender.run)))
-        else:
-            peaks.append(peak.bytes)
+            seconds, _, peak = measure(contender.run)  # without compilation
+        if peak is not None and seconds < _TRACED_BELOW:
+            peak = max(peak, traced_peak(contender.run))
+        peaks.append(peak)
         calls.append(max(1, math.ceil(_SHORTEST_ROUND / max(seconds, 1e-9))))
 
     spent = [sum(measured) for measured in times]
     for turn in range(budget.rounds):
         for step in range(len(contenders)):
-            place = (turn + step) % len(contenders)  # nobody always follows the same neighbour
+            place = (turn + step) % len(contenders)  # the order rotates
             if times[place] and spent[place] >= budget.seconds:
                 continue
-            seconds, _ = _timed(contenders[place].run, calls[place])
+            start = time.perf_counter()
+            for _ in range(calls[place]):
+                contenders[place].run()
+            seconds = time.perf_counter() - start
             times[place].append(seconds / calls[place])
             spent[place] += seconds
 
-    return [
+    return tuple(
         Timing(
-            name=contender.name,
-            seconds=statistics.median(times[place]) / contender.units,
-            fastest=min(times[place]) / contender.units,
-            rounds=len(times[place]),
-            first_call=first[place] / contender.units,
-            error=errors[place],
-            peak_memory=peaks[place],
+            contender.name,
+            statistics.median(measured) / contender.units,
+            min(measured) / contender.units,
+            len(measured),
+            seconds / contender.units,
+            error,
+            peak,
         )
-        for place, contender in enumerate(contenders)
-    ]
+        for contender, measured, seconds, error, peak in zip(
+            contenders, times, first, errors, peaks, strict=True
+        )
+    )
 
 
-def _timed(run: Callable[[], Any], calls: int) -> tuple[float, Any]:
-    result = None
+def measure(run: Callable[[], Any]) -> tuple[float, Any, int | None]:
+    """Call once; return seconds, the result, and how many bytes resident memory rose by."""
+    before = _reset_peak()
     start = time.perf_counter()
-    for _ in range(calls):
-        result = run()
-    return time.perf_counter() - start, result
+    result = run()
+    seconds = time.perf_counter() - start
+    return seconds, result, max(0, _resident("VmHWM") - before) if before else None
+
+
+def traced_peak(run: Callable[[], Any]) -> int:
+    """Call once and return the most bytes that Python and NumPy held of it at a time."""
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _reset_peak() -> int:
+    """Reset the high-water mark of resident memory; return resident bytes, 0 if not on Linux."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # hand back what the allocator kept of earlier calls
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return _resident("VmRSS")
+    except (OSError, AttributeError, TypeError):  # another system, or another C library
+        return 0
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")

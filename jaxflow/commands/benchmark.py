@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,8 +15,6 @@ from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.eval.benchmarks.record import Comparison
-
-__all__ = ["Benchmark"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,113 +32,80 @@ class Benchmark:
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """A trained run whose attention on the test sentences of its corpus is used for flow too."""
     data: Path | None = None
-    """Use that of the model that comes along instead, on the agreement corpus in this folder."""
+    """Use that of the bundled model instead, on the agreement corpus in this folder."""
     model: Path | None = None
     """A folder with a published BERT, DistilBERT or RoBERTa for the forward pass and loading; by
     default one of the 6-layer MiniLM's sizes with random parameters."""
     tokens: str | None = None
-    """Lengths of the sentences for flow and rollout, such as 9,20; by default those of the plan."""
+    """Lengths of the sentences for flow and rollout, such as 9,20; by default several."""
     layers: int | None = None
-    """Layers for flow and rollout; by default those of the plan."""
+    """Layers for flow and rollout; by default several."""
     json: Path | None = None
-    """Write the record to this file."""
-    docs: Path | None = None
-    """Write benchmarks.md with its plots and its record to this folder."""
-    record: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Time nothing: make the page of --docs from this record."""
+    """Write the record to this file; ``-`` for stdout, with the tables on stderr."""
 
     def run(self) -> None:
         """Time and print, a comparison at a time."""
-        from jaxflow.eval.benchmarks.machine import describe_machine
-        from jaxflow.eval.benchmarks.record import as_json, read_record, record
+        from rich.console import Console
+
+        from jaxflow.eval.benchmarks.record import describe_machine, print_comparison, to_record
+        from jaxflow.eval.benchmarks.timing import METHOD
+        from jaxflow.eval.report.text import json_text
         from jaxflow.files import write_together
 
         if self.run_folder is not None and self.data is not None:
             raise InputError("--run and --data name the sentences both: expected one of them")
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers must be at least 1, got {self.layers}")
-        if self.record is not None:
-            if self.docs is None:
-                raise InputError("--from makes the page of --docs: expected --docs, got none")
-            self._document(read_record(self.record), self.docs)
-            return
         if self.model is not None and self.what not in ("all", "models"):
             raise InputError(f"--model is for the benchmark models, got {self.what}")
+        lengths = self._lengths()
         if self.what in ("all", "train", "models"):
             keep_heap()  # as the commands that train do; PyTorch, in the same process, has it too
-        lengths = self._lengths()
-        machine = describe_machine()  # its load is of interest before it is ours
-        found = self._timed(lengths)
-        if self.json is not None:
-            text = as_json(found, machine)
-            write_together(
-                self.json.parent,
-                {self.json.name: lambda path: _write(path, text)},
-            )
-            print(f"wrote {self.json}")
-        if self.docs is not None:
-            self._document(record(found, machine), self.docs)
-
-    def _timed(self, lengths: tuple[int, ...] | None) -> list[Comparison]:
-        from rich.console import Console
-
-        from jaxflow.eval.benchmarks.record import print_comparison
-        from jaxflow.eval.benchmarks.timing import METHOD
-
-        console = Console(highlight=False)
-        if not console.is_terminal:  # a file has no width that a table must fit
-            console = Console(highlight=False, width=160)
-        console.print(METHOD + "\n", soft_wrap=True)
+        machine = describe_machine()  # before the load is that of the benchmark
+        stdout = self.json == Path("-")
+        console = Console(highlight=False, stderr=stdout)
+        console.print(METHOD + "\n")
         found = []
         for comparison in self._comparisons(lengths):
             print_comparison(console, comparison)
             found.append(comparison)
-        return found
-
-    @staticmethod
-    def _document(record: Mapping[str, Any], folder: Path) -> None:
-        from jaxflow.eval.benchmarks.document import write_document
-
-        for path in write_document(record, folder):
-            print(f"wrote {path}")
+        text = json_text(to_record(found, machine))
+        if stdout:
+            sys.stdout.write(text)
+        elif self.json is not None:
+            write_together(self.json.parent, {self.json.name: text})
+            print(f"wrote {self.json}")
 
     def _comparisons(self, lengths: tuple[int, ...] | None) -> Iterator[Comparison]:
+        from jaxflow.eval.benchmarks import encoders, flow, rollout
+        from jaxflow.eval.benchmarks.timing import Budget
+
+        full = self.full
         if self.what in ("all", "flow"):
-            yield from self._flow(lengths)
+            own = None
+            if self.run_folder is not None or self.data is not None:
+                own = flow.trained_attention(self.run_folder, self.data)
+            works = flow.flow_works(
+                full=full, lengths=lengths, layers=self.layers, trained=own is not None
+            )
+            yield from flow.run_flow(works, Budget(8.0 if full else 1.0), own)
         if self.what in ("all", "rollout"):
-            from jaxflow.eval.benchmarks import rollout
-
-            plan = rollout.FULL if self.full else rollout.QUICK
-            works = plan.works
+            sizes = rollout.FULL if full else rollout.QUICK
             if lengths is not None:
-                works = tuple(
-                    rollout.RolloutWork(32 if self.full else 8, n, self.layers or 6)
-                    for n in lengths
-                )
-            elif self.layers is not None:
-                works = _distinct(dataclasses.replace(w, layers=self.layers) for w in works)
-            yield from rollout.run_rollout(dataclasses.replace(plan, works=works))
+                sizes = tuple((32 if full else 8, n, 6) for n in lengths)
+            if self.layers is not None:
+                sizes = tuple(dict.fromkeys((batch, n, self.layers) for batch, n, _ in sizes))
+            yield from rollout.run_rollout(sizes, Budget(1.5 if full else 1.0))
+        budget = Budget(12.0, 40) if full else Budget(4.0)
         if self.what in ("all", "train"):
-            from jaxflow.eval.benchmarks import training
-
-            yield from training.run_train(training.FULL if self.full else training.QUICK)
+            yield from encoders.run_train(budget)
         if self.what in ("all", "models"):
-            from jaxflow.eval.benchmarks import models
-
-            published = models.FULL if self.full else models.QUICK
-            yield from models.run_models(dataclasses.replace(published, folder=self.model))
-
-    def _flow(self, lengths: tuple[int, ...] | None) -> Iterator[Comparison]:
-        from jaxflow.eval.benchmarks import flow, flow_plan, trained
-
-        plan = flow_plan.FULL if self.full else flow_plan.QUICK
-        own = None
-        if self.run_folder is not None:
-            own = trained.from_run(self.run_folder)
-        elif self.data is not None:
-            own = trained.from_shipped(self.data)
-        plan = flow_plan.fit_plan(plan, lengths, self.layers, own)
-        yield from flow.run_flow(plan, own)
+            yield from encoders.run_models(
+                encoders.FULL if full else encoders.QUICK,
+                budget,
+                folder=self.model,
+                loads=5 if full else 3,
+            )
 
     def _lengths(self) -> tuple[int, ...] | None:
         if self.tokens is None:
@@ -153,11 +119,3 @@ class Benchmark:
         if min(lengths) < 2:
             raise InputError(f"tokens must be at least 2, got {self.tokens}")
         return lengths
-
-
-def _distinct(works: Iterator) -> tuple:
-    return tuple(dict.fromkeys(works))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

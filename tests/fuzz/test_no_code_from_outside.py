@@ -31,11 +31,9 @@ ALLOWED = {
     ("train/sst2_builder.py", "extractall"): "of zipfile, which lets no member lead elsewhere",
     ("train/sst2_builder.py", "urllib"): "asks whether the corpus is there before TFDS fetches it",
     ("jaxflow/commands/heap.py", "ctypes"): "calls mallopt of the C library, with numbers",
-    ("eval/benchmarks/memory.py", "ctypes"): "calls malloc_trim of the C library",
+    ("eval/benchmarks/timing.py", "ctypes"): "calls malloc_trim of the C library",
     ("eval/benchmarks/rollout.py", "torch"): "a peer that is timed",
-    ("eval/benchmarks/torch_encoder.py", "torch"): "a peer that is timed",
-    ("eval/benchmarks/training.py", "torch"): "a peer that is timed",
-    ("eval/benchmarks/transformers_peer.py", "torch"): "a peer that is timed",
+    ("eval/benchmarks/encoders.py", "torch"): "a peer that is timed",
 }
 
 

@@ -1,4 +1,4 @@
-"""Readers of records: configurations and journals of runs, tables, benchmarks."""
+"""Readers of records: configurations and journals of runs, tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from fuzzing.cases import Case, Reader
 from fuzzing.mutate_json import mutate_json
 from fuzzing.mutate_text import mutate_case, mutate_text
-from jaxflow.eval.benchmarks.record import FORMAT, read_record
 from jaxflow.eval.plots.results import read_journey, read_tables
 from jaxflow.models.config import EncoderConfig
 from jaxflow.train.config import FineTuneConfig, TrainConfig
@@ -158,13 +157,6 @@ READERS = (
         "evaluation's tables",
         tables_seeds,
         read_tables,
-        json_case,
-        share=1,
-    ),
-    Reader(
-        "benchmark's record",
-        lambda: [{"record.json": _json({"format": FORMAT, "comparisons": []})}],
-        lambda folder: read_record(folder / "record.json"),
         json_case,
         share=1,
     ),
