@@ -7,17 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from jaxflow.eval.plots.style import (
-    CYCLE,
-    HATCHES,
-    MARKERS,
-    PAGE,
-    add_legend,
-    dress,
-    finish,
-    new_figure,
-    save,
-)
+from jaxflow.eval.plots.style import CYCLE, HATCHES, MARKERS, PAGE
+from jaxflow.eval.plots.style import add_legend, dress, finish, new_figure, save
 
 
 def growth(comparisons: list[dict], axis: str):
@@ -59,8 +50,8 @@ def bars(comparisons: list[dict]):
         style = {"color": CYCLE[place], "hatch": HATCHES[place], "edgecolor": "white"}
         handles.append(axes.barh(*zip(*found, strict=True), height=height, label=name, **style))
     settings = [comparison["settings"] for comparison in comparisons]
-    depths = [f", L {s['layers']}" if "layers" in s else "" for s in settings]
-    labels = [f"batch {s['batch']}, n {s['tokens']}{d}" for s, d in zip(settings, depths)]
+    sizes = {"batch": "batch", "tokens": "n", "layers": "L"}
+    labels = [", ".join(f"{sizes[k]} {v}" for k, v in s.items() if k in sizes) for s in settings]
     axes.set_yticks(range(len(comparisons)), labels)
     axes.invert_yaxis()
     if len(comparisons) > 1:
