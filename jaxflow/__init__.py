@@ -1,24 +1,24 @@
-"""Which input tokens a Transformer's output came from, by following attention through all layers.
+"""Attribute a Transformer's output to its input tokens by following attention through all layers.
 
 Arrays in, attributions out: the functions here know no model and no data. Models are in
 `jaxflow.models`, training in `jaxflow.train`, the paper's tables in ``jaxflow.eval``.
 """
 
+import typing as _typing
 from pathlib import Path as _Path
 
-# In a checkout the other rooms lie beside this folder, in an installed package inside it. Without
-# this line, Python started in the checkout would find this folder first and miss them.
+# In a checkout the other packages lie beside this folder, in an installed package inside it.
+# Without this line, Python started in the checkout would find this folder first and miss them.
 if __name__ == "jaxflow" and (_Path(__file__).parents[1] / "pyproject.toml").is_file():
     __path__.append(str(_Path(__file__).parents[1]))
 
 from jaxflow._flow import flow, flow_cut, head_flow, saturation
-from jaxflow._rollout import head_rollout, raw_attention, rollout
+from jaxflow._rollout import discard, head_rollout, raw_attention, rollout
+from jaxflow.attention import widen
 from jaxflow.correlation import spearman
-from jaxflow.discard import discard
 from jaxflow.errors import InputError
 from jaxflow.gradients import gradient_norm, gradient_x_input, input_gradient
 from jaxflow.graph import attention_graph
-from jaxflow.half import widen
 from jaxflow.html.notebook import show
 from jaxflow.integrated import completeness_gap, integrated_gradients
 from jaxflow.occlusion import blank_out
@@ -49,3 +49,17 @@ __all__ = [
     "spearman",
     "widen",
 ]
+
+__version__: str
+
+if (
+    not _typing.TYPE_CHECKING
+):  # a type checker would take every name for one that this function knows
+
+    def __getattr__(name: str) -> str:
+        """Read `__version__` from the installed package's metadata when it is asked for."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("jaxflow")
+        raise AttributeError(f"module 'jaxflow' has no attribute {name!r}")

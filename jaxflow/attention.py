@@ -1,17 +1,17 @@
-"""Attention in: what is accepted, how heads are fused, what the graph's edges weigh.
+"""Check attentions, fuse their heads, and weigh the edges of the attention graph.
 
-Every method of the project starts here. An *attention* is ``[..., L, H, n, n]``: layers from
-bottom to top, heads, query rows, key columns. Its rows sum to 1 at real queries, and with a mask
-padded keys hold exactly 0. Values are checked where they can be seen: under ``jit``, ``vmap`` or
-``grad`` an array has no values yet, and only shapes and dtypes are.
+An *attention* is ``[..., L, H, n, n]``: layers from bottom to top, heads, query rows, key columns.
+Its rows sum to 1 at real queries, and with a mask padded keys hold exactly 0. Under ``jit``,
+``vmap`` or ``grad`` an array has no values yet: there only shapes and dtypes are checked.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, overload
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +19,19 @@ import numpy as np
 
 from jaxflow.errors import InputError
 
-__all__ = [
-    "FLOATS",
-    "ROW_SUM_TOLERANCE",
-    "Array",
-    "as_array",
-    "check_attention",
-    "check_heads",
-    "check_residual",
-    "edge_weights",
-    "fuse_heads",
-    "in_own_precision",
-    "is_traced",
-    "mask_tokens",
-]
+
+class SupportsArray(Protocol):
+    """An array of any framework: NumPy, JAX, a torch CPU tensor."""
+
+    def __array__(self) -> Any:
+        """Return the values as a NumPy array."""
+
 
 Array = np.ndarray | jax.Array
+#: What is taken wherever an array is asked for; lists and tuples are nested ones of numbers.
+ArrayLike = SupportsArray | list[Any] | tuple[Any, ...]
+#: Indices of layers or tokens: one, several, or None for all.
+Indices = int | Sequence[int] | np.ndarray | None
 
 # float32 softmax over 512 keys stays within 1e-5; ten times that catches every wrong axis, missing
 # softmax or half-precision cast, and nothing that is right.
@@ -42,20 +39,20 @@ ROW_SUM_TOLERANCE = 1e-4
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
+HALVES = ("bfloat16", "float16")
+
+#: Dtype -> how far from 1 a row's sum may be: each entry off by half a unit in its last place, and
+#: as much again for a softmax that was computed in that precision too.
+HALF_ROW_SUM_TOLERANCES = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+
 
 def is_traced(*values: object) -> bool:
-    """Whether any of the values is abstract, as inside ``jit``, ``vmap`` or ``grad``."""
+    """Return whether any of the values is abstract, as inside ``jit``, ``vmap`` or ``grad``."""
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def as_array(name: str, value: Any) -> Array:
-    """Return a JAX array as it is and anything else as a NumPy array.
-
-    Raises
-    ------
-    InputError
-        If the value cannot be read as an array.
-    """
+    """Return a JAX array as it is and anything else as a NumPy array, or raise `InputError`."""
     if isinstance(value, jax.Array):
         return value
     try:
@@ -126,7 +123,7 @@ def check_layout(attention: Any, mask: Any = None) -> tuple[Array, Array | None]
     if 0 in attention.shape:
         raise InputError(f"attention must not have an empty axis, got shape {attention.shape}")
     if attention.dtype not in FLOATS:
-        half = str(attention.dtype) in ("float16", "bfloat16")
+        half = str(attention.dtype) in HALVES
         cure = "jaxflow.widen makes it float32" if half else "convert it first"
         raise InputError(f"attention must be float32 or float64, got {attention.dtype}: {cure}")
     if mask is not None:
@@ -196,8 +193,8 @@ def check_residual(residual: Any) -> Any:
         return residual
     try:
         value = float(residual)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"residual must be a number from 0 to 1, got {residual!r}") from error
+    except (TypeError, ValueError):
+        value = -1.0
     if not 0 <= value <= 1:
         raise InputError(f"residual must be a number from 0 to 1, got {residual!r}")
     return value
@@ -214,43 +211,63 @@ def check_heads(heads: Any, count: int) -> str | int:
     raise InputError(f"heads must be 'mean', 'max', 'min' or the index of a head, got {heads!r}")
 
 
-def fuse_heads(attention: Array, heads: str | int = "mean") -> Array:
-    """Fuse the heads of an attention into one matrix a layer.
+def check_count(name: str, value: Any) -> int:
+    """Return a positive whole number, NumPy's too, as Python's; `InputError` for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} must be a positive whole number, got {value!r}")
+    return int(value)
 
-    Parameters
-    ----------
-    attention
-        ``[..., L, H, n, n]``.
-    heads
-        ``"mean"``, ``"max"`` or ``"min"`` over the heads, entry by entry, or the index of the one
-        head to take (negative ones count from the end).
 
-    Returns
-    -------
-    array
-        ``[..., L, n, n]``. Rows of ``"max"`` and ``"min"`` no longer sum to 1.
+def resolve_index(name: str, value: Any, size: int) -> int:
+    """Return an index as a number from 0 to size - 1; negative ones count from the end."""
+    try:
+        index = operator.index(value)
+    except TypeError:
+        index = size
+    if isinstance(value, bool | np.bool_) or not -size <= index < size:
+        raise InputError(f"{name} must be an index from {-size} to {size - 1}, got {value!r}")
+    return index + size if index < 0 else index
 
-    Raises
-    ------
-    InputError
-        If `heads` is none of these.
+
+def resolve_indices(name: str, value: Any, size: int) -> tuple[int, ...]:
+    """Return one index, a sequence of them, or None for all, as a tuple of numbers from 0."""
+    if value is None:
+        return tuple(range(size))
+    if isinstance(value, Iterable) and not isinstance(value, str) and np.ndim(value) > 0:  # type: ignore[arg-type]
+        indices = tuple(resolve_index(name, item, size) for item in value)
+        if not indices:
+            raise InputError(f"{name} must name at least one index, got none")
+        return indices
+    return (resolve_index(name, value, size),)
+
+
+def fuse_heads(attention: Array, heads: str | int | None = "mean", dtype: Any = None) -> Array:
+    """Fuse the heads of an attention ``[..., L, H, n, n]`` into one matrix a layer.
+
+    `heads` is ``"mean"``, ``"max"`` or ``"min"`` over the heads, entry by entry, or the index of
+    the one head to take; None keeps all. Rows of ``"max"`` and ``"min"`` no longer sum to 1. With
+    `dtype` the result has it, without a copy of all heads in it.
     """
-    heads = check_heads(heads, attention.shape[-3])
+    if heads is not None:
+        heads = check_heads(heads, attention.shape[-3])
     if heads == "mean":
-        return attention.mean(-3)
+        return attention.mean(-3, dtype=dtype)
     if heads == "max":
-        return attention.max(-3)
-    if heads == "min":
-        return attention.min(-3)
-    return attention[..., int(heads), :, :]
+        fused = attention.max(-3)
+    elif heads == "min":
+        fused = attention.min(-3)
+    else:
+        fused = attention if heads is None else attention[..., int(heads), :, :]
+    return fused if dtype is None else fused.astype(dtype)
 
 
 def edge_weights(
     attention: Array,
     *,
     residual: Any = 0.5,
-    heads: str | int = "mean",
+    heads: str | int | None = "mean",
     mask: Array | None = None,
+    dtype: Any = None,
 ) -> Array:
     r"""Weigh the edges of the attention graph: heads fused, residual connection added.
 
@@ -261,14 +278,16 @@ def edge_weights(
     residual
         Share of the residual connection, from 0 to 1.
     heads
-        As in `fuse_heads`.
+        As in `fuse_heads`; None weighs the edges of each head alone.
     mask
         ``[..., n]`` boolean. Padded tokens get no edges: their rows and columns are 0.
+    dtype
+        Of the result; None keeps that of `attention`.
 
     Returns
     -------
     array
-        ``[..., L, n, n]``, each row of a real query summing to 1.
+        ``[..., L, n, n]``, with None ``[..., L, H, n, n]``; each row of a real query sums to 1.
 
     Notes
     -----
@@ -282,13 +301,13 @@ def edge_weights(
     .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020, section 3.
     """
     namespace = np if isinstance(attention, np.ndarray) and not is_traced(residual) else jnp
-    fused = fuse_heads(attention, heads)
+    fused = fuse_heads(attention, heads, dtype)
     identity = namespace.eye(fused.shape[-1], dtype=fused.dtype)
     edges = (1 - residual) * fused + residual * namespace.broadcast_to(identity, fused.shape)
     if heads in ("max", "min"):
         total = edges.sum(-1, keepdims=True)
         edges = edges / namespace.where(total > 0, total, 1)
-    return mask_tokens(edges, mask)
+    return mask_tokens(edges, mask, heads=heads is None)
 
 
 def mask_tokens(matrices: Array, mask: Array | None, *, heads: bool = False) -> Array:
@@ -300,3 +319,85 @@ def mask_tokens(matrices: Array, mask: Array | None, *, heads: bool = False) -> 
     both = real[..., :, None] & real[..., None, :]
     both = both[..., None, None, :, :] if heads else both[..., None, :, :]
     return namespace.where(both, matrices, namespace.zeros((), matrices.dtype))
+
+
+@overload
+def widen(attention: jax.Array, mask: ArrayLike | None = None) -> jax.Array: ...
+@overload
+def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray: ...
+def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
+    r"""Turn attention in half precision into float32 whose rows sum to 1.
+
+    The functions here take float32 and float64 and refuse rows that do not sum to 1: half precision
+    looks like a wrong axis. Where rounding is all that is wrong, this corrects it by dividing each
+    row by its sum.
+
+    Parameters
+    ----------
+    attention
+        ``[..., n, n]``, bfloat16 or float16, rows summing to 1 within `HALF_ROW_SUM_TOLERANCES`.
+    mask
+        ``[..., n]`` boolean over the axes before layers and heads, True at real tokens, for
+        ``[..., L, H, n, n]``; rows of padded tokens may hold anything finite and become 0. Without
+        a mask a row of zeros, as of a query that sees nothing, is an error.
+
+    Returns
+    -------
+    array
+        float32, the same shape; a JAX array for JAX input, else NumPy.
+
+    Raises
+    ------
+    InputError
+        If the dtype is another, or a row is further from 1 than rounding can be.
+
+    Notes
+    -----
+    Rounding is relative: with the unit :math:`u = 2^{-8}` (bfloat16) or :math:`2^{-11}` (float16)
+    each entry is :math:`W'_{ij} = W_{ij} (1 + \delta_{ij})` with :math:`|\delta| \le u`, and after
+    dividing by the row's sum :math:`|\delta| \le \delta_1 = 2u / (1 - u)`; entries too small for a
+    normal number, below :math:`6 \cdot 10^{-5}` in float16, may lose more. As capacities lie
+    between :math:`(1 - \delta_1) A` and :math:`(1 + \delta_1) A`, so do the values of all cuts:
+    **flow is off by at most the share** :math:`\delta_1`, however many layers there are. Rollout is
+    a sum of products of one entry a layer: off by at most the share :math:`(1 + \delta_1)^L - 1`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxflow
+    >>> half = jnp.full((1, 1, 3, 3), 1 / 3, jnp.bfloat16)
+    >>> float(half.sum(-1, dtype=jnp.float32)[0, 0, 0])
+    1.001953125
+    >>> jaxflow.rollout(jaxflow.widen(half)).dtype
+    dtype('float32')
+    """
+    given = as_array("attention", attention)
+    name = str(given.dtype)
+    if name not in HALVES:
+        raise InputError(
+            f"attention must be {' or '.join(HALVES)} to be widened, got {name}: float32 and "
+            "float64 are taken as they are"
+        )
+    if given.ndim < 2 or given.shape[-1] != given.shape[-2] or 0 in given.shape:
+        raise InputError(f"attention must have the shape [..., tokens, tokens], got {given.shape}")
+    namespace: Any = jnp if isinstance(given, jax.Array) else np
+    wide: Any = given.astype(np.float32)
+    real = None
+    if mask is not None:
+        if given.ndim < 4:
+            raise InputError(f"mask goes with attention [..., L, H, n, n], got {given.shape}")
+        real = _check_mask(mask, given.shape)
+        wide = mask_tokens(wide, real, heads=True)
+    total = wide.sum(-1, keepdims=True)
+    if not is_traced(total, real):
+        rows = np.asarray(total)[..., 0]
+        if real is not None:
+            rows = np.where(np.asarray(real)[..., None, None, :], rows, 1)
+        error, limit = np.abs(rows - 1).max(), HALF_ROW_SUM_TOLERANCES[name]
+        if not error <= limit:
+            raise InputError(
+                f"attention rows (queries) must sum to 1 within {limit:.2g} in {name}, got a row "
+                f"that is off by {error:.3g}"
+            )
+    result: Array = wide / namespace.where(total > 0, total, namespace.float32(1))
+    return result

@@ -1,20 +1,24 @@
-"""Spearman's rank correlation, with ties and padding done right."""
+"""Compute Spearman's rank correlation with average ranks for ties and a mask for padding."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import FLOATS, Array, as_array, in_own_precision
+from jaxflow.attention import FLOATS, Array, ArrayLike, as_array, in_own_precision
 from jaxflow.errors import InputError
 
-__all__ = ["spearman"]
 
-
-def spearman(a: Any, b: Any, mask: Any = None) -> Array:
+@overload
+def spearman(a: jax.Array, b: ArrayLike, mask: ArrayLike | None = None) -> jax.Array: ...
+@overload
+def spearman(a: ArrayLike, b: jax.Array, mask: ArrayLike | None = None) -> jax.Array: ...
+@overload
+def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray: ...
+def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> Array:
     r"""Spearman's rank correlation over the last axis, ties given their average rank.
 
     Parameters

@@ -1,8 +1,6 @@
-"""The one error that input from outside can raise."""
+"""Define the one error that input from outside can raise."""
 
 import re
-
-__all__ = ["InputError"]
 
 _LONGEST = 4_000
 

@@ -1,22 +1,30 @@
-"""The attention graph as a networkx graph, to draw or to run any graph algorithm on."""
+"""Build the attention graph as a networkx graph, to draw or to run any graph algorithm on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat
 
 import numpy as np
 
-from jaxflow.attention import check_attention, check_residual, edge_weights, is_traced
+from jaxflow.attention import (
+    ArrayLike,
+    check_attention,
+    check_residual,
+    edge_weights,
+    is_traced,
+)
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["attention_graph"]
-
 
 def attention_graph(
-    attention: Any, *, residual: float = 0.5, heads: str | int = "mean", mask: Any = None
+    attention: ArrayLike,
+    *,
+    residual: SupportsFloat = 0.5,
+    heads: str | int = "mean",
+    mask: ArrayLike | None = None,
 ) -> networkx.DiGraph:
     """Build the attention graph of one sentence.
 
@@ -62,10 +70,11 @@ def attention_graph(
             f"{attention.shape}"
         )
     edges = edge_weights(
-        np.asarray(attention, np.float64),
+        np.asarray(attention),
         residual=check_residual(residual),
         heads=heads,
         mask=None if mask is None else np.asarray(mask),
+        dtype=np.float64,
     )
     layers, n = edges.shape[0], edges.shape[-1]
     tokens = range(n) if mask is None else [int(token) for token in np.flatnonzero(mask)]

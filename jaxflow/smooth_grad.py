@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Array, as_array, in_own_precision
-from jaxflow.counts import check_count
+from jaxflow.attention import Array, as_array, check_count, in_own_precision
 from jaxflow.errors import InputError
 from jaxflow.gradients import Score, check_embeddings, gradient
 

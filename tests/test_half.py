@@ -9,8 +9,8 @@ import pytest
 from numeric_limits import DTYPES, flow_share, rollout_share
 
 import jaxflow
+from jaxflow.attention import HALF_ROW_SUM_TOLERANCES, HALVES
 from jaxflow.errors import InputError
-from jaxflow.half import HALVES, ROW_SUM_TOLERANCES
 
 
 def attention(shape, seed=0, sharp=2.0, mask=None):
@@ -75,8 +75,8 @@ def test_what_rounding_does_not_explain_is_refused():
         jaxflow.widen(np.eye(2, dtype=np.float32))
     with pytest.raises(InputError, match=r"shape \[..., tokens, tokens\], got \(2, 3\)"):
         jaxflow.widen(np.ones((2, 3), np.float16))
-    with pytest.raises(InputError, match="mask must be boolean"):
+    with pytest.raises(InputError, match="mask must have the shape"):
         jaxflow.widen(half, np.ones((1, 4), bool))
     with pytest.raises(InputError, match=r"got float16: jaxflow\.widen makes it float32"):
         jaxflow.rollout(half)
-    assert set(ROW_SUM_TOLERANCES) == set(HALVES)
+    assert set(HALF_ROW_SUM_TOLERANCES) == set(HALVES)

@@ -65,7 +65,7 @@ def need_derivative() -> None:
         If numba, which finds the minimum cuts, cannot be imported.
     """
     try:
-        import jaxflow._flow.cuts  # noqa: F401
+        import jaxflow._flow.kernel  # noqa: F401
     except ImportError as error:
         raise InputError(
             "a flow_weight above 0 needs numba ('pip install numba'), which cannot be imported: "

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow._flow.saturated import TOLERANCE
-from jaxflow._flow.scaled import flow_rows_scaled
-from jaxflow._flow.table import graph_edges
+from jaxflow._flow.fallback import flow_rows_scaled
+from jaxflow._flow.table import TOLERANCE, graph_edges
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.bottleneck import Bottleneck, bottlenecks
 from jaxflow.eval.score.instant import instant_scores

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
-from jaxflow._flow.heads import flow_of_tops
+from jaxflow._flow.table import flow_of_tops
 from jaxflow.models import Model
 from jaxflow.models.inputs import last_real
 
@@ -75,7 +75,7 @@ def flow_of_tops_at(
     Parameters
     ----------
     tops, below
-        ``[B, L, n, n]``, as in `jaxflow._flow.heads.flow_of_tops`.
+        ``[B, L, n, n]``, as in `jaxflow._flow.table.flow_of_tops`.
     places, mask, threads
         As in `flow_at`, whose result this is like.
     """

@@ -1,12 +1,11 @@
-"""Attention flow: how much of each input token can reach a token of a higher layer.
+"""Compute attention flow: exact maximum flow on the attention graph.
 
-Exact maximum flow on the attention graph, one file per stage. Start with `definition`, which says
-in ten lines what all the others compute faster. numba is imported at the first call only.
+`fallback.flow_by_definition` is the definition in ten lines. From a call to the result: `table`
+checks and weighs, `threads` distributes, `kernel` fills a table by way of `layout`, `sweep`,
+`retry`, `replay` and `search`, all on `simd`. numba is imported at the first call only.
 """
 
 from jaxflow._flow.cut import FlowCut, flow_cut
-from jaxflow._flow.heads import head_flow
-from jaxflow._flow.saturated import Saturation, saturation
-from jaxflow._flow.table import flow
+from jaxflow._flow.table import Saturation, flow, head_flow, saturation
 
 __all__ = ["FlowCut", "Saturation", "flow", "flow_cut", "head_flow", "saturation"]

@@ -1,28 +1,33 @@
-"""`flow_cut`: the edges that hold the flow between two tokens down.
+"""Find the minimum cut between two tokens, and describe it in words.
 
-Statement: the largest flow equals the smallest total capacity of edges whose removal leaves no path
-from source to sink. The nodes that the source still reaches once a largest flow is in place give
-such a cut, of all smallest ones the nearest to the source.
+The largest flow equals the smallest total capacity of edges whose removal leaves no path from
+source to sink. The nodes that the source still reaches in the residual network of a largest flow
+give such a cut, of all smallest ones the nearest to the source.
+
+In the words, layers count from 1, the lowest; everywhere else they count from 0.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 
-from jaxflow._flow.indices import resolve_index
 from jaxflow._flow.table import graph_edges
-from jaxflow._flow.words import Edge, edge_words, in_short
-from jaxflow._flow.workers import cut_tables
+from jaxflow._flow.threads import cut_tables
+from jaxflow.attention import ArrayLike, resolve_index
 from jaxflow.errors import InputError
 
-__all__ = ["FlowCut", "cut_edges", "flow_cut"]
+Edge = tuple[int, int, int]
+
+# An edge that rounding leaves out of a row of float32 carries less than this.
+ROUNDING = 1e-6
 
 
 class FlowCut(NamedTuple):
-    """The flow between two tokens and the edges that hold it down.
+    """The flow between two tokens and the edges of the minimum cut.
 
     Attributes
     ----------
@@ -45,22 +50,23 @@ class FlowCut(NamedTuple):
         ----------
         tokens
             The words of the sentence, index 0 first; without them a token is ``token 2``. A word
-            that occurs twice is told apart by its index.
+            that occurs twice is followed by its index.
 
         Raises
         ------
         InputError
             If `tokens` has no word for a token of the cut.
         """
-        return edge_words(self.edges, tokens)
+        names = _names(self.edges, tokens)
+        return tuple(f"layer {layer + 1}, {names[a]} → {names[b]}" for layer, a, b in self.edges)
 
     def summary(self, tokens: Sequence[str] | None = None) -> str:
         """Return the whole cut in one sentence.
 
-        It says so where the cut is the source's whole row, which carries all that a token can send,
+        It states where the cut is the source's whole row, which carries all that a token can send,
         or the sink's whole column of the lowest layer, where flow no longer depends on the source.
         The latter needs `tokens`, all of the sentence's and without padding: the edges alone do
-        not tell how many tokens there are. Otherwise it names the edges, those of one token
+        not determine the number of tokens. Otherwise it names the edges, those of one token
         together.
 
         Parameters
@@ -81,20 +87,40 @@ class FlowCut(NamedTuple):
         >>> cut.summary()
         'layer 1, token 0 + token 1 + token 2 → token 1'
         """
-        return in_short(self.value, self.edges, tokens)
+        names = _names(self.edges, tokens)
+        if not self.edges:
+            return "no path, no flow"
+        layers, queries, keys = (set(part) for part in zip(*self.edges, strict=True))
+        if len(self.edges) > 1 and len(layers) == 1:
+            (layer,) = layers
+            # The lowest layer's columns are the only ones that end in the sink.
+            if layer == 0 and len(keys) == 1 and tokens is not None and len(queries) == len(tokens):
+                return (
+                    f"layer 1, everything → {names[self.edges[0][2]]}: flow is at the column sum, "
+                    "independent of the source"
+                )
+            # Rows sum to 1: edges of one token that do so too are all it has.
+            if len(queries) == 1 and self.value >= 1 - ROUNDING:
+                source = f"layer {layer + 1}, {names[self.edges[0][1]]}"
+                return f"{source} → everything: flow is 1, all that one token can send"
+        parts = []
+        for layer in sorted(layers, reverse=True):
+            pairs = [(a, b) for at, a, b in self.edges if at == layer]
+            parts += [f"layer {layer + 1}, {part}" for part in _bundles(pairs, names)]
+        return "; ".join(parts)
 
 
 def flow_cut(
-    attention: Any,
+    attention: ArrayLike,
     *,
     layer: int,
     source: int,
     sink: int,
-    residual: float = 0.5,
+    residual: SupportsFloat = 0.5,
     heads: str | int = "mean",
-    mask: Any = None,
+    mask: ArrayLike | None = None,
 ) -> FlowCut:
-    """Return the flow from one token to one input token, and its bottleneck.
+    """Return the flow from one token to one input token, and its minimum cut.
 
     Parameters
     ----------
@@ -151,3 +177,32 @@ def cut_edges(edges: np.ndarray, layer: int, source: int, sink: int) -> FlowCut:
     chosen = cut_tables(edges[None], (layer,), (source,), pulls, 1)[0] > 0
     crossing = tuple((int(a), int(b), int(c)) for a, b, c in np.argwhere(chosen))
     return FlowCut(float(edges[chosen].sum()), crossing)
+
+
+def _bundles(pairs: Sequence[tuple[int, int]], names: dict[int, str]) -> list[str]:
+    """Join edges that share a query, or those that share a key, whichever gives fewer phrases."""
+    by_query: dict[int, list[str]] = {}
+    by_key: dict[int, list[str]] = {}
+    for query, key in pairs:
+        by_query.setdefault(query, []).append(names[key])
+        by_key.setdefault(key, []).append(names[query])
+    if len(by_query) <= len(by_key):
+        return [f"{names[query]} → {' + '.join(ends)}" for query, ends in by_query.items()]
+    return [f"{' + '.join(starts)} → {names[key]}" for key, starts in by_key.items()]
+
+
+def _names(edges: Sequence[Edge], tokens: Sequence[str] | None) -> dict[int, str]:
+    """Return a name for every token of the edges; one that occurs twice is given its index."""
+    used = {token for _, *pair in edges for token in pair}
+    if tokens is None:
+        return {token: f"token {token}" for token in used}
+    if isinstance(tokens, str) or len(tokens) <= max(used, default=-1):
+        raise InputError(
+            f"tokens must be a sequence of words, one for each token up to index "
+            f"{max(used, default=0)}, got {tokens!r}"
+        )
+    count = Counter(tokens)
+    return {
+        token: tokens[token] if count[tokens[token]] == 1 else f"{tokens[token]} (token {token})"
+        for token in used
+    }

@@ -1,9 +1,9 @@
-"""From edge weights to a table of flows: which stage answers which pair.
+"""Fill tables of flows, sum minimum cuts, and weigh edges: numba's entry points.
 
 The lowest two layers have closed forms. Above them every pair gets an upper bound, the weight of
 its cheapest simple cut, and a lower bound from a sweep; where the two meet, that is the flow. What
-is left of three layers is tried again, and what is left then is searched pair by pair. In a table
-of all sources, sinks that all of one layer have brought to their bound are not looked at above.
+is left of three layers is retried, and what is left then is searched pair by pair. In a table of
+all sources, sinks that all of one layer have brought to their bound are skipped above.
 """
 
 from __future__ import annotations
@@ -11,54 +11,52 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from jaxflow._flow.again import Pack, new_pack, put, try_again
-from jaxflow._flow.bounds import stuck_cut, upper_bound
-from jaxflow._flow.closed import two_steps
-from jaxflow._flow.columns import CLOSE, Columns, absorb, all_columns, new_columns
-from jaxflow._flow.compiled import bare
-from jaxflow._flow.lanes import LANES, at_least, least, load, space, spread, store
-from jaxflow._flow.network import Network, new_network
-from jaxflow._flow.pair import roll_down, solve_pair
-from jaxflow._flow.sentence import Sentence, lay_out, lifts_at, new_sentence
-from jaxflow._flow.sweep import sweep_one_layer, sweep_two_layers
-
-__all__ = ["fill"]
+from jaxflow._flow.layout import (
+    CLOSE,
+    Columns,
+    Sentence,
+    absorb,
+    all_columns,
+    lay_out,
+    lifts_at,
+    new_columns,
+    new_sentence,
+    roll_down,
+    two_steps,
+)
+from jaxflow._flow.replay import solve_pair
+from jaxflow._flow.retry import Pack, add, new_pack, retry
+from jaxflow._flow.search import BIT, NONE, Network, new_network, reach
+from jaxflow._flow.simd import (
+    LANES,
+    at_least,
+    bare,
+    least,
+    load,
+    njit,
+    spread,
+    store,
+    zeros,
+)
+from jaxflow._flow.sweep import residual_cut, sweep_one_layer, sweep_two_layers, upper_bound
 
 # The mask of lanes that are all done.
 ALL = (1 << LANES) - 1
 
 
 class Work(NamedTuple):
-    """Work space of one row of the table: one layer, one source, all sinks.
+    """Work space of one row of the table: one layer, one source, all sinks."""
 
-    Attributes
-    ----------
-    supply, demand
-        ``[n, LANES]`` and ``[n + 1, LANES]``, for the sweeps.
-    beyond
-        ``[n, LANES]``, for the cut after a sweep.
-    bounds
-        ``[2, LANES]``: upper bounds and flows on their way from lanes to numbers.
-    lines, order
-        ``[L, width]``, ``[n]``: see `roll_down`.
-    open, opened
-        ``[n]``, ``[1]``: the sinks of a row that are still to be searched and how many they are;
-        ``row`` holds their bounds.
-    pack
-        Sinks to be tried again.
-    """
-
-    supply: np.ndarray
-    demand: np.ndarray
-    beyond: np.ndarray
-    bounds: np.ndarray
-    lines: np.ndarray
-    order: np.ndarray
-    open: np.ndarray
-    opened: np.ndarray
-    pack: Pack
+    supply: np.ndarray  # [n, LANES], for the sweeps
+    demand: np.ndarray  # [n + 1, LANES]
+    beyond: np.ndarray  # [n, LANES], for the cut after a sweep
+    bounds: np.ndarray  # [2, LANES]: upper bounds and flows, from lanes to numbers
+    lines: np.ndarray  # [L, width]: see `roll_down`
+    order: np.ndarray  # [n]
+    open: np.ndarray  # [n]: the sinks of a row still to be searched; the row holds their bounds
+    opened: np.ndarray  # [1]: how many they are
+    pack: Pack  # sinks to be retried
 
 
 @bare
@@ -81,20 +79,20 @@ def _fill_row(
     lifts = lifts_at(layer)
     causal = sentence.causal[0]
     last = source + 1 if causal else n
-    sends, strays = sentence.out[layer, source], 0.0
+    sends, strays = sentence.row_sums[layer, source], 0.0
     for x in range(2, layer + 1):
-        strays += sentence.out[x, source] - sentence.straight[x, source]
+        strays += sentence.row_sums[x, source] - sentence.diagonal[x, source]
     roll_down(sentence, layer, source, last, lines, order)
     work.opened[0] = 0
     for column in range(0, count, LANES):
         first = columns.sinks[column] if causal else 0
         bound = upper_bound(
-            sends, strays, columns.into, columns.strays, column,
+            sends, strays, columns, column,
             two_steps(edges[1, source], columns.lowest, first, last, column),
             two_steps(line, columns.highest, first, last, column),
         )  # fmt: skip
         if causal:
-            bound = least(bound, load(columns.ways, source, column))
+            bound = least(bound, load(columns.causal_bound, source, column))
         if layer == 2:
             sent = sweep_one_layer(
                 line, order, edges[1], columns, first, last, column, work.supply, work.demand
@@ -108,7 +106,7 @@ def _fill_row(
         if layer == 2 and done != ALL:
             bound = least(
                 bound,
-                stuck_cut(
+                residual_cut(
                     line, sentence, columns.bottom, source, first, last, column,
                     work.supply, work.beyond,
                 ),
@@ -124,7 +122,7 @@ def _fill_row(
             if layer > 2:
                 _leave_open(work, sink)
                 continue
-            put(
+            add(
                 work.pack, sentence, sink, first, last, lane, work.demand,
                 work.bounds[0, lane], work.bounds[1, lane],
             )  # fmt: skip
@@ -142,10 +140,10 @@ def _leave_open(work: Work, sink: int) -> None:
 
 @bare
 def _finish(sentence: Sentence, work: Work, line: np.ndarray, last: int, row: np.ndarray) -> None:
-    """Try the packed sinks again and write their bounds to `row`; what fails stays open."""
+    """Retry the packed sinks and write their bounds to `row`; what fails stays open."""
     pack, count = work.pack, work.pack.size[0]
     first = pack.sinks[0] if sentence.causal[0] else 0  # they come in ascending order
-    done = try_again(pack, sentence, line, work.order, first, last)
+    done = retry(pack, sentence, line, work.order, first, last)
     for lane in range(count):
         row[pack.sinks[lane]] = pack.bound[0, lane]
         if not done >> lane & 1:
@@ -182,9 +180,9 @@ def fill(
 ) -> None:
     """Write flows on `weights` ``[B, L, n, n]`` to `table` ``[B, L', S, n]``.
 
-    Only for sentences `begin` to `end` and the places `low` to `high` in `sources`, `bottom` to
-    `top` in `layers`, ends excluded; the rest of the table is someone else's. Where `sources` are
-    all tokens and `layers` go up by one, the layer below `bottom` must be there already.
+    Only for sentences `begin` to `end` and the positions `low` to `high` in `sources`, `bottom` to
+    `top` in `layers`, ends excluded; other calls fill the rest. Where `sources` are all tokens and
+    `layers` go up by one, the layer below `bottom` must be filled already.
     """
     depth, n = weights.shape[1], weights.shape[2]
     width = (n + LANES - 1) // LANES * LANES
@@ -192,8 +190,8 @@ def fill(
     sentence, net = new_sentence(depth, n, width), new_network(depth, n, width)
     chosen, everyone = new_columns(n if full else 1, width if full else LANES), np.arange(width)
     work = Work(
-        space((n, LANES)), space((n + 1, LANES)), space((n, LANES)), space((2, LANES)),
-        space((depth, width)), np.empty(n, np.int64), np.empty(n, np.int64),
+        zeros((n, LANES)), zeros((n + 1, LANES)), zeros((n, LANES)), zeros((2, LANES)),
+        zeros((depth, width)), np.empty(n, np.int64), np.empty(n, np.int64),
         np.zeros(1, np.int64), new_pack(n),
     )  # fmt: skip
     limits = low, min(high, sources.size), bottom, min(top, layers.size)
@@ -237,9 +235,9 @@ def _fill_sentence(
         for place in range(low, high):
             source, row = sources[place], table[at, place]
             if count < n:
-                sends = sentence.out[layer, source]
+                sends = sentence.row_sums[layer, source]
                 for sink in range(n):
-                    row[sink] = min(sentence.into[0, sink], sends)
+                    row[sink] = min(sentence.column_sums[0, sink], sends)
                 if count == 0:
                     continue
             _fill_row(sentence, columns, count, work, layer, source, row)
@@ -260,3 +258,123 @@ def _lowest_row(sentence: Sentence, work: Work, layer: int, source: int, row: np
         store(work.bounds, 0, 0, flows)
         for lane in range(min(LANES, n - column)):
             row[column + lane] = work.bounds[0, lane]
+
+
+@bare
+def _reached(net: Network, layer: int, token: int) -> bool:
+    return net.visited[layer, token >> 6] & (BIT << np.uint64(token & 63)) != NONE
+
+
+@njit(nogil=True, cache=True)
+def add_cuts(
+    weights: np.ndarray,
+    layers: np.ndarray,
+    sources: np.ndarray,
+    pulls: np.ndarray,
+    result: np.ndarray,
+    begin: int,
+    end: int,
+) -> None:
+    """Add ``pulls[b, at, place, sink]`` to `result` at the edges of the pair's minimum cut.
+
+    This is the derivative of flow with respect to the edges: raising the capacity of an edge raises
+    the flow at the rate 1 if the edge is in every minimum cut and 0 if it is in none. Where there
+    are several, the cut nearest to the source gives one of the subgradients.
+
+    `weights` and `result` are ``[B, L, n, n]``, `pulls` ``[B, L', S, n]``; only sentences from
+    `begin` to before `end`. Edges of weight 0 are no edges.
+    """
+    depth, n = weights.shape[1], weights.shape[2]
+    width = (n + LANES - 1) // LANES * LANES
+    sentence, net = new_sentence(depth, n, width), new_network(depth, n, width)
+    lines, order = zeros((depth, width)), np.empty(n, np.int64)
+    for b in range(begin, min(end, len(weights))):
+        lay_out(sentence, weights[b], layers.max())
+        into = result[b]
+        for at in range(layers.size):
+            layer = layers[at]
+            for place in range(sources.size):
+                source = sources[place]
+                if layer > 0:
+                    roll_down(sentence, layer, source, n, lines, order)
+                for sink in range(n):
+                    pull = pulls[b, at, place, sink]
+                    if pull == 0.0:
+                        continue
+                    if layer == 0:
+                        if weights[b, 0, source, sink] > 0.0:
+                            into[0, source, sink] += pull
+                        continue
+                    solve_pair(net, sentence, layer, order, sink, 0, n, lines, np.inf)
+                    reach(net, layer - 1, False)
+                    for key in range(n):
+                        if weights[b, layer, source, key] > 0.0 and not _reached(
+                            net, layer - 1, key
+                        ):
+                            into[layer, source, key] += pull
+                        if weights[b, 0, key, sink] > 0.0 and _reached(net, 0, key):
+                            into[0, key, sink] += pull
+                    for x in range(1, layer):
+                        for query in range(n):
+                            if not _reached(net, x, query):
+                                continue
+                            for key in range(n):
+                                if weights[b, x, query, key] > 0.0 and not _reached(
+                                    net, x - 1, key
+                                ):
+                                    into[x, query, key] += pull
+
+
+@njit(nogil=True, fastmath={"reassoc"})
+def _is_sound(row: np.ndarray, tolerance: float) -> bool:
+    """Return whether a row is non-negative and sums to 1; NaN and infinity are neither."""
+    total, below = 0.0, 0
+    for key in range(len(row)):
+        total += row[key]
+        below += row[key] < 0
+    return below == 0 and abs(total - 1.0) <= tolerance
+
+
+@njit(nogil=True, cache=True)
+def weigh(
+    attention: np.ndarray,
+    mask: np.ndarray,
+    first: int,
+    last: int,
+    residual: float,
+    tolerance: float,
+    edges: np.ndarray,
+) -> bool:
+    """Write the weights of ``[B, L, H, n, n]`` to `edges` ``[B, L, n, n]``, and check the values.
+
+    The same numbers, to the last bit, as `jaxflow.attention.edge_weights` in float64, in one
+    reading instead of several, which for a large batch cost as much as its flows.
+
+    The heads from `first` to before `last` are averaged. `mask` is ``[B, n]``, or ``[0, n]`` where
+    all tokens are real. Returns False, the edges unfinished, at a row that is not sound or holds
+    anything at a padded key.
+    """
+    batch, depth, heads, n = attention.shape[:4]
+    masked = len(mask) > 0
+    for b in range(batch):
+        for layer in range(depth):
+            for query in range(n):
+                row = edges[b, layer, query]
+                row[:] = 0.0
+                if masked and not mask[b, query]:
+                    continue
+                for head in range(heads):
+                    weights = attention[b, layer, head, query]
+                    if not _is_sound(weights, tolerance):
+                        return False
+                    if masked:
+                        for key in range(n):
+                            if not mask[b, key] and weights[key] != 0.0:
+                                return False
+                    if first <= head < last:
+                        for key in range(n):
+                            row[key] += weights[key]
+                for key in range(n):
+                    row[key] = (1.0 - residual) * (row[key] / (last - first))
+                row[query] += residual
+    return True

@@ -1,28 +1,37 @@
-"""A first flow for one pair: the lockstep passes once more, this time kept arc by arc.
+"""Solve one pair to the end: repeat the lockstep passes arc by arc, then search what is left.
 
-Statement: the passes leave a feasible flow that lacks little of the largest one, so the search
-that follows has a few paths left to find instead of hundreds. One sink alone fills no lanes; here
-the lanes are the nodes at the other end of a node's arcs.
+The passes leave a feasible flow that lacks little of the largest one, so the search that follows
+has a few paths left to find instead of hundreds. A single sink does not fill the lanes; here the
+lanes are the nodes at the other end of a node's arcs.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from jaxflow._flow.compiled import bare, counting
-from jaxflow._flow.lanes import LANES, least, load, lowered, raised, space, spread, store, total
-from jaxflow._flow.lift import TINY, passed_on
-from jaxflow._flow.network import Network
-
-__all__ = ["replay_one_layer", "replay_two_layers", "unlift", "unroll"]
+from jaxflow._flow.layout import TINY, Sentence, lifts_at, passed_on
+from jaxflow._flow.search import Network, augment, open_masks
+from jaxflow._flow.simd import (
+    LANES,
+    bare,
+    counting,
+    least,
+    load,
+    lowered,
+    raised,
+    spread,
+    store,
+    total,
+    zeros,
+)
 
 
 @bare
-def replay_one_layer(
+def _replay_one_layer(
     net: Network, order: np.ndarray, sink: int, first: int, last: int, arcs: np.ndarray
 ) -> float:
     """Send the supply over layer 1 to the demand, as `sweep_one_layer`; return what arrives."""
-    supply, demand, room = net.supply, net.demand, net.room[1]
+    supply, demand, free = net.supply, net.demand, net.free[1]
     own, sent = demand[0, sink], 0.0
     demand[0, sink] = 0.0
     start = first // LANES * LANES
@@ -43,31 +52,31 @@ def replay_one_layer(
         for column in range(start, last, LANES):
             wish, limit = load(demand, 0, column), load(arcs, j, column)
             part = least(wish, limit)
-            store(room, j, column, lowered(limit, used, part))
+            store(free, j, column, lowered(limit, used, part))
             store(demand, 0, column, lowered(wish, used, part))
-        room[j, sink] = arcs[j, sink] - to_own
+        free[j, sink] = arcs[j, sink] - to_own
     demand[0, sink] = own
-    net.turned[1] = False
+    net.transposed[1] = False
     return sent
 
 
 @bare
-def replay_two_layers(
+def _replay_two_layers(
     net: Network,
     order: np.ndarray,
     sink: int,
     first: int,
     last: int,
     x: int,
-    into: np.ndarray,
+    transposed: np.ndarray,
     lower: np.ndarray,
 ) -> float:
     """Send the supply over layers x and x - 1, as `sweep_two_layers`; return what arrives.
 
-    `into` is layer x transposed, `lower` layer x - 1.
+    `transposed` is layer x with queries and keys exchanged, `lower` layer x - 1.
     """
     supply, demand = net.supply, net.demand
-    room_in, room_out = net.room[x], net.room[x - 1]
+    free_in, free_out = net.free[x], net.free[x - 1]
     source = order[0]
     line, own = supply[0, source], demand[0, sink]
     supply[0, source] = demand[0, sink] = 0.0
@@ -80,9 +89,9 @@ def replay_two_layers(
             continue
         flow_in = flow_out = 0.0
         for column in range(start, last, LANES):
-            flow_in += total(least(load(supply, 0, column), load(into, k, column)))
+            flow_in += total(least(load(supply, 0, column), load(transposed, k, column)))
             flow_out += total(least(load(demand, 0, column), load(lower, k, column)))
-        from_line, to_own = min(line, into[k, source]), min(own, lower[k, sink])
+        from_line, to_own = min(line, transposed[k, source]), min(own, lower[k, sink])
         passed = min(flow_in + from_line, flow_out + to_own)
         sent += passed
         from_line, to_own = min(from_line, passed), min(to_own, passed)
@@ -91,23 +100,23 @@ def replay_two_layers(
         used_in = spread((passed - from_line) / (flow_in + TINY))
         used_out = spread((passed - to_own) / (flow_out + TINY))
         for column in range(start, last, LANES):
-            have, limit = load(supply, 0, column), load(into, k, column)
+            have, limit = load(supply, 0, column), load(transposed, k, column)
             part = least(have, limit)
-            store(room_in, k, column, lowered(limit, used_in, part))
+            store(free_in, k, column, lowered(limit, used_in, part))
             store(supply, 0, column, lowered(have, used_in, part))
             have, limit = load(demand, 0, column), load(lower, k, column)
             part = least(have, limit)
-            store(room_out, k, column, lowered(limit, used_out, part))
+            store(free_out, k, column, lowered(limit, used_out, part))
             store(demand, 0, column, lowered(have, used_out, part))
-        room_in[k, source] = into[k, source] - from_line
-        room_out[k, sink] = lower[k, sink] - to_own
+        free_in[k, source] = transposed[k, source] - from_line
+        free_out[k, sink] = lower[k, sink] - to_own
     supply[0, source], demand[0, sink] = line, own
-    net.turned[x], net.turned[x - 1] = True, False
+    net.transposed[x], net.transposed[x - 1] = True, False
     return sent
 
 
 @counting
-def unroll(
+def _unroll(
     net: Network,
     first: int,
     last: int,
@@ -115,33 +124,33 @@ def unroll(
     line: np.ndarray,
     below: np.ndarray,
     layer: np.ndarray,
-    out: np.ndarray,
+    row_sums: np.ndarray,
 ) -> None:
     """Undo one `rolled` step: from the supply left below layer x to that left above it.
 
-    `line` is the mass above the layer, `below` what it was rolled to, `out` the layer's row sums.
+    `line` is the mass above the layer, `below` what it was rolled to, `row_sums` are the layer's.
     """
     width = layer.shape[1]
-    supply, room = net.supply, net.room[x]
-    share = space((1, width))
+    supply, free = net.supply, net.free[x]
+    share = zeros((1, width))
     start = first // LANES * LANES
     for k in range(first, last):
         if below[k] > 0.0:
             share[0, k] = (below[k] - supply[0, k]) / below[k]
     supply[0, :] = 0.0
     for j in range(first, last):
-        used, filled = 0.0, passed_on(line[j], out[j])
+        used, filled = 0.0, passed_on(line[j], row_sums[j])
         for column in range(start, last, LANES):
             weight = load(layer, j, column)
             part = weight * load(share, 0, column)
             used += total(part)
-            store(room, j, column, lowered(weight, spread(filled), part))
+            store(free, j, column, lowered(weight, spread(filled), part))
         supply[0, j] = max(line[j] - filled * used, 0.0)
-    net.turned[x] = False
+    net.transposed[x] = False
 
 
 @counting
-def unlift(
+def _unlift(
     net: Network,
     sink: int,
     first: int,
@@ -150,19 +159,23 @@ def unlift(
     above: np.ndarray,
     demand: np.ndarray,
     layer: np.ndarray,
-    into: np.ndarray,
+    column_sums: np.ndarray,
 ) -> None:
     """Undo one `lifted` step: from the demand left above layer x to that left below it.
 
-    `above` holds the lifted demands, `demand` those below, `into` the column sums of `layer`.
+    `above` holds the lifted demands, `demand` those below, `column_sums` are those of `layer`.
     """
     width = layer.shape[1]
-    room, left = net.room[x], net.demand
-    share, own, taken = space((1, width)), space((1, width)), space((1, width))
+    free, left = net.free[x], net.demand
+    share, own, taken = (
+        zeros((1, width)),
+        zeros((1, width)),
+        zeros((1, width)),
+    )
     start = first // LANES * LANES
     for i in range(first, last):
         arc, wish = layer[sink, i], demand[i, sink]
-        others = max(into[i] - arc, 0.0)
+        others = max(column_sums[i] - arc, 0.0)
         share[0, i] = min(1.0, wish / (others + TINY))
         own[0, i] = min(arc, max(wish - share[0, i] * others, 0.0))
     for k in range(first, last):
@@ -171,8 +184,56 @@ def unlift(
         for column in range(start, last, LANES):
             weight = load(layer, k, column)
             part = load(own, 0, column) if k == sink else weight * load(share, 0, column)
-            store(room, k, column, lowered(weight, used, part))
+            store(free, k, column, lowered(weight, used, part))
             store(taken, 0, column, raised(load(taken, 0, column), used, part))
     for i in range(first, last):
         left[0, i] = demand[i, sink] - taken[0, i]
-    net.turned[x] = False
+    net.transposed[x] = False
+
+
+@bare
+def solve_pair(
+    net: Network,
+    sentence: Sentence,
+    layer: int,
+    order: np.ndarray,
+    sink: int,
+    first: int,
+    last: int,
+    lines: np.ndarray,
+    bound: float,
+) -> float:
+    """Return the flow from (layer, source), layer >= 1, to the sink.
+
+    `net` is left as its residual network. The source is ``order[0]``; only nodes from `first` to
+    before `last` are on a path to the sink. ``lines[x]`` is the source's mass rolled down to the
+    nodes of layer x (`roll_down`). Stops early where `bound` is met.
+    """
+    edges, transposed, demands = sentence.edges, sentence.transposed, sentence.demands
+    top = layer - 1
+    lifts = lifts_at(layer)
+    middle = min(lifts + 2, top)
+    net.supply[0] = 0.0
+    net.demand[0] = 0.0
+    for i in range(first, last):
+        net.supply[0, i] = lines[middle, i]
+        net.demand[0, i] = demands[lifts, i, sink]
+    if top == 0:
+        sent = 0.0
+    elif top == 1:
+        sent = _replay_one_layer(net, order, sink, first, last, edges[1])
+    else:
+        sent = _replay_two_layers(
+            net, order, sink, first, last, middle, transposed[middle], edges[middle - 1]
+        )
+    for x in range(middle + 1, top + 1):
+        _unroll(net, first, last, x, lines[x], lines[x - 1], edges[x], sentence.row_sums[x])
+    for x in range(lifts, 0, -1):
+        _unlift(
+            net, sink, first, last, x, demands[x], demands[x - 1], edges[x], sentence.column_sums[x]
+        )
+    if sent < bound:
+        for x in range(1, top + 1):
+            open_masks(net, first, last, x, transposed[x] if net.transposed[x] else edges[x])
+        sent = augment(net, edges, top, sent, bound)
+    return sent

@@ -1,20 +1,170 @@
-"""Residual search: Dinic's algorithm on the attention graph, with sets of tokens as bit masks.
+"""Search the residual network: Dinic's algorithm with sets of tokens as bit masks.
 
-Statement: a flow is maximum exactly when no path of open arcs leads from the source to the sink,
-where an arc is open forwards while it can carry more and backwards while it carries anything.
-This is the stage that makes every result exact: it accepts any feasible flow and stops only there,
-or where an upper bound has been met.
+A flow is maximum exactly when no path of open arcs leads from the source to the sink, where an arc
+is open forwards while it has free capacity and backwards while it carries anything. This stage
+makes every result exact: it accepts any feasible flow and stops only there, or where an upper bound
+has been met.
+
+Sets of tokens are machine words: bit j of word w stands for token ``64 w + j``. Of up to 64 arcs
+that leave a node, the open ones that lead into a given set are one AND away, and the first of them
+one count of trailing zeros.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from jaxflow._flow.bits import BIT, NONE, lowest
-from jaxflow._flow.compiled import bare, counting
-from jaxflow._flow.network import LEAST, Network, carry, room_on
+from jaxflow._flow.simd import (
+    LANES,
+    at_least,
+    bare,
+    counting,
+    load,
+    lowest,
+    spread,
+    zeros,
+)
+from jaxflow._flow.sweep import LEAST
 
-__all__ = ["augment", "reach"]
+BIT = np.uint64(1)
+NONE = np.uint64(0)
+
+
+class Network(NamedTuple):
+    """Residual network of one pair and work space of its search, reused from pair to pair.
+
+    The source's and the sink's own arcs are not stored as arcs. What the source may still send to a
+    node of the layer below it is that node's `supply`, what a node of layer 0 may still send to the
+    sink is its `demand`. Layers count as in the edge weights: node (x, i) owns the row
+    ``edges[x, i]`` of arcs down to the nodes (x - 1, j).
+    """
+
+    free: np.ndarray  # [L, n, width]: free capacity of the arc [x, query, key], or [x, key, query]
+    ahead: np.ndarray  # [L, n, words]: to which keys the arcs of (x, query) are open forwards
+    back: np.ndarray  # [L, n, words]: from which queries above flow comes into (x, key)
+    supply: np.ndarray  # [1, width]
+    demand: np.ndarray  # [1, width]
+    transposed: np.ndarray  # [L]: which layers of `free` are stored as [x, key, query]
+    rows: np.ndarray  # [n, words]: masks to be transposed
+    front: np.ndarray  # [depths, L, words]: nodes by their distance from the source
+    visited: np.ndarray  # [L, words]: nodes that the search has reached
+    want: np.ndarray  # [depths]: stack of the depth-first search: what is to be sent,
+    got: np.ndarray  # [depths]: what has arrived,
+    where: np.ndarray  # [depths, 2]: and the node
+
+
+@counting
+def new_network(layers: int, n: int, width: int) -> Network:
+    """Return work zeros for graphs of so many layers and tokens."""
+    words = (width + 63) // 64
+    depths = layers * n + 2
+    return Network(
+        zeros((layers, n, width)),
+        np.empty((layers, n, words), np.uint64),
+        np.empty((layers, n, words), np.uint64),
+        zeros((1, width)),
+        zeros((1, width)),
+        np.zeros(layers, np.bool_),
+        np.empty((n, words), np.uint64),
+        np.empty((depths, layers, words), np.uint64),
+        np.empty((layers, words), np.uint64),
+        np.empty(depths),
+        np.empty(depths),
+        np.empty((depths, 2), np.int64),
+    )
+
+
+@bare
+def open_masks(net: Network, first: int, last: int, x: int, weights: np.ndarray) -> None:
+    """Set the masks of the arcs of layer x among the nodes from `first` to before `last`.
+
+    `weights` are those of the layer, stored in the order of its free capacities.
+    """
+    free, rows = net.free[x], net.rows
+    along, across = (net.back[x - 1], net.ahead[x]) if net.transposed[x] else (
+        net.ahead[x], net.back[x - 1]
+    )  # fmt: skip
+    limit = spread(LEAST)
+    rows[:first] = NONE
+    rows[last:] = NONE
+    for i in range(first, last):
+        for word in range(rows.shape[1]):
+            along[i, word] = rows[i, word] = NONE
+        for column in range(first // LANES * LANES, last, LANES):
+            left = load(free, i, column)
+            flow = load(weights, i, column) - left
+            shift = np.uint64(column & 63)
+            can_rise = np.uint64(at_least(left, limit)) << shift
+            can_fall = np.uint64(at_least(flow, limit)) << shift
+            word = column >> 6
+            if net.transposed[x]:
+                can_rise, can_fall = can_fall, can_rise
+            along[i, word] |= can_rise
+            rows[i, word] |= can_fall
+        # Nodes before the first have no masks: nothing may lead there.
+        for word in range(first >> 6):
+            along[i, word] = rows[i, word] = NONE
+        outside = (BIT << np.uint64(first & 63)) - BIT
+        along[i, first >> 6] &= ~outside
+        rows[i, first >> 6] &= ~outside
+    _transpose(rows, across)
+
+
+@bare
+def free_on(net: Network, x: int, query: int, key: int) -> float:
+    """Return what the arc (x, query) -> (x - 1, key) can still carry forwards."""
+    return net.free[x, key, query] if net.transposed[x] else net.free[x, query, key]
+
+
+@bare
+def carry(net: Network, edges: np.ndarray, x: int, query: int, key: int, amount: float) -> None:
+    """Send an amount, backwards if negative, over (x, query) -> (x - 1, key); update the masks."""
+    left = free_on(net, x, query, key) - amount
+    if net.transposed[x]:
+        net.free[x, key, query] = left
+    else:
+        net.free[x, query, key] = left
+    bit = BIT << np.uint64(key & 63)
+    if left >= LEAST:
+        net.ahead[x, query, key >> 6] |= bit
+    else:
+        net.ahead[x, query, key >> 6] &= ~bit
+    bit = BIT << np.uint64(query & 63)
+    if edges[x, query, key] - left >= LEAST:
+        net.back[x - 1, key, query >> 6] |= bit
+    else:
+        net.back[x - 1, key, query >> 6] &= ~bit
+
+
+@counting
+def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
+    """Write to `columns` the transpose of the bit matrix `rows`, both ``[n, words]``.
+
+    Blocks of 64 x 64 bits at a time, swapping halves, quarters and so on inside each (Warren,
+    *Hacker's Delight*, section 7-3).
+    """
+    n, words = rows.shape
+    block = np.empty(64, np.uint64)
+    for high in range(words):
+        size = min(64, n - 64 * high)
+        for word in range(words):
+            block[:size] = rows[64 * high : 64 * high + size, word]
+            block[size:] = NONE
+            width = 32
+            mask = np.uint64(0xFFFFFFFF)
+            while width:
+                shift = np.uint64(width)
+                for base in range(0, 64, 2 * width):
+                    for k in range(base, base + width):
+                        swap = ((block[k] >> shift) ^ block[k + width]) & mask
+                        block[k] ^= swap << shift
+                        block[k + width] ^= swap
+                width >>= 1
+                mask ^= mask << np.uint64(width)
+            for j in range(min(64, n - 64 * word)):
+                columns[64 * word + j, high] = block[j]
 
 
 @bare
@@ -110,7 +260,7 @@ def reach(net: Network, top: int, stop: bool) -> int:
 def _push(net: Network, edges: np.ndarray, top: int, token: int, depth: int) -> float:
     """Send from one node of the top layer along shortest paths; return what has arrived.
 
-    Amounts go down the stack as a wish and come back as a result, so that an arc is updated once
+    Amounts go down the stack as a wish and return as a result, so that an arc is updated once
     for all the paths through it. A node that could not send all of a wish leaves its front.
     """
     words = net.ahead.shape[2]
@@ -133,19 +283,19 @@ def _push(net: Network, edges: np.ndarray, top: int, token: int, depth: int) -> 
                     open_ = net.ahead[layer, node, word] & front[level + 1, layer - 1, word]
                     if open_ != NONE:
                         to, key = layer - 1, (word << 6) + lowest(open_)
-                        room = room_on(net, layer, node, key)
+                        limit = free_on(net, layer, node, key)
                         break
             if to < 0 and layer < top:
                 for word in range(words):
                     open_ = net.back[layer, node, word] & front[level + 1, layer + 1, word]
                     if open_ != NONE:
                         to, key = layer + 1, (word << 6) + lowest(open_)
-                        room = edges[to, key, node] - room_on(net, to, key, node)
+                        limit = edges[to, key, node] - free_on(net, to, key, node)
                         break
         if to >= 0:
             level += 1
             where[level, 0], where[level, 1] = to, key
-            want[level], got[level] = min(left, room), 0.0
+            want[level], got[level] = min(left, limit), 0.0
             continue
         if left >= LEAST:
             front[level, layer, node >> 6] &= ~(BIT << np.uint64(node & 63))

@@ -1,10 +1,21 @@
-"""Lockstep passes: a feasible flow for many sinks at once, good enough to be the largest mostly.
+"""Send flow to many sinks in lockstep, and bound what can arrive by the weights of cuts.
 
-Statement: whatever is sent within the capacities is a lower bound; where it meets an upper bound it
-is the flow. The passes are blocking: they leave no open path of forward arcs. Two things make them
-good. What the source can send straight down its own line, and what the sink takes straight from its
-own, is kept apart and used first, because everything else has more ways to go. And the nodes that
-have most to send go first, while there is still a choice of ways.
+Whatever is sent within the capacities is a lower bound; where it meets an upper bound it is the
+flow. The passes are blocking: they leave no open path of forward arcs. Two things make them good.
+What the source can send straight down its own vertical line, and what the sink takes straight from
+its own, is kept apart and used first, because everything else has more paths. And the nodes with
+most to send go first, while there is still a choice of paths.
+
+The flow from (layer, s) to t is at most what the row of s sends, what the column of t takes, and
+the weights of two more cuts,
+
+* ``sum_{h=2..layer} sum_{k!=s} A[h][s, k] + sum_i min(A[1][s, i], A[0][i, t])``: whatever does not
+  leave the vertical line of s above layer 1 has two steps left;
+* ``sum_{h=0..layer-2} sum_{k!=t} A[h][k, t] + sum_j min(A[layer][s, j], A[layer-1][j, t])``: the
+  same from the other end, along the line of t.
+
+On trained attention one of the four nearly always is the flow. With three layers one more cut is
+known after a pass: the nodes with residual supply, and the source's own, on one side.
 """
 
 from __future__ import annotations
@@ -13,36 +24,93 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow._flow.columns import Columns
-from jaxflow._flow.compiled import bare
-from jaxflow._flow.lanes import LANES, broadcast, least, load, lowered, spread, store
-from jaxflow._flow.lift import TINY
-from jaxflow._flow.sentence import Sentence
+from jaxflow._flow.layout import TINY, Columns, Sentence
+from jaxflow._flow.simd import (
+    LANES,
+    bare,
+    broadcast,
+    exceeds,
+    least,
+    load,
+    lowered,
+    raised,
+    spread,
+    store,
+)
 
-__all__ = ["rank", "sweep_one_layer", "sweep_two_layers"]
-
+# An arc with less free capacity than this counts as full. Rounding leaves some 1e-16 on full arcs;
+# the arcs of a cut, at most 16,000 a layer at n = 128, cannot hide more than 2e-11 a layer.
+LEAST = 1e-15
 # As `TINY`, for the product of two sums.
 ROOT = 1e-150
 
 
 @bare
-def rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
-    """Write the places of the first `count` values: `first`, then the others, largest first."""
-    order[0] = first
-    for i in range(count):
-        if i != first:
-            at = i if i > first else i + 1
-            while at > 1 and values[order[at - 1]] < values[i]:
-                order[at] = order[at - 1]
-                at -= 1
-            order[at] = i
+def upper_bound(
+    sends: float,
+    strays: float,
+    columns: Columns,
+    column: int,
+    lowest: Any,
+    highest: Any,
+) -> Any:
+    """Return the least of the four cuts for the lanes from `column` on.
+
+    `sends` is the sum of the source's row, `strays` what its line loses to others from layer 2 up
+    to its own; `lowest` and `highest` are the two-step sums of the two cuts.
+    """
+    bound = least(spread(sends), load(columns.column_sums, 0, column))
+    bound = least(bound, spread(strays) + lowest)
+    return least(bound, load(columns.off_diagonal, 0, column) + highest)
 
 
 @bare
-def _set_apart(
+def residual_cut(
+    row: np.ndarray,
+    sentence: Sentence,
+    bottom: np.ndarray,
+    source: int,
+    first: int,
+    last: int,
+    column: int,
+    supply: np.ndarray,
+    beyond: np.ndarray,
+) -> Any:
+    """Return a bound on three layers from what a pass has left, for the lanes from `column` on.
+
+    The lighter of two cuts. In one, the nodes of layer 1 with residual supply, and the source's
+    own, are on the source's side, and each node of layer 0 on the cheaper one; in the other these
+    nodes of layer 0 stay, and those of layer 1 are chosen anew. `supply` is set to 1 at nodes with
+    residual supply, `beyond` at those of layer 0 on the sink's side, to 0 elsewhere.
+    """
+    arcs, transposed = sentence.edges[1], sentence.transposed[1]
+    cut, below = spread(0.0), spread(0.0)
+    for j in range(first, last):
+        residual = exceeds(load(supply, j, 0), spread(LEAST if j != source else -1.0))
+        store(supply, j, 0, residual)
+        cut = cut + lowered(spread(row[j]), residual, spread(row[j]))
+    for i in range(first, last):
+        reach = spread(0.0)
+        for j in range(first, last):
+            reach = raised(reach, broadcast(transposed, i, j), load(supply, j, 0))
+        wish = load(bottom, i, column)
+        cut = cut + least(reach, wish)
+        apart = exceeds(wish, reach)
+        store(beyond, i, 0, apart)
+        below = below + lowered(wish, apart, wish)
+    for j in range(first, last):
+        reach = spread(0.0)
+        for i in range(first, last):
+            reach = raised(reach, broadcast(arcs, j, i), load(beyond, i, 0))
+        below = below + least(reach, spread(row[j]))
+    return least(cut, below)
+
+
+@bare
+def _demand_of(
     bottom: np.ndarray, sinks: np.ndarray, first: int, last: int, column: int, demand: np.ndarray
 ) -> Any:
-    """Copy the demands of the lanes; those of the sinks' own nodes come back apart."""
+    """Copy the demands of the lanes but those of the sinks' own nodes, which are returned."""
     n = len(bottom)
     for i in range(first, last):
         store(demand, i, 0, load(bottom, i, column))
@@ -69,10 +137,10 @@ def sweep_one_layer(
 ) -> Any:
     """Send `row` over one layer of arcs to the demands of the columns; return what arrives.
 
-    The nodes in turn, in the given order, first to the sink's own node and then to the others in
+    The nodes in the given order, first to the sink's own node and then to the others in
     proportion to what these can take. `supply` and `demand` are left as they end.
     """
-    own = _set_apart(columns.bottom, columns.sinks, first, last, column, demand)
+    own = _demand_of(columns.bottom, columns.sinks, first, last, column, demand)
     sent, tiny = spread(0.0), spread(TINY)
     for turn in range(last):
         j = order[turn]
@@ -95,17 +163,17 @@ def sweep_one_layer(
 
 
 @bare
-def _share_out(
+def _pass_on(
     line: Any, own: Any, flow_in: Any, flow_out: Any, from_line: Any, to_own: Any, keep: Any
 ) -> Any:
-    """Settle one node: what it passes on, the two own lines after it, the used shares of the rest.
+    """Return what one node passes on, the two own lines after it, the used shares of the rest.
 
     Nothing passes in lanes where `keep` is 0.
     """
     passed = least(flow_in + from_line, flow_out + to_own) * keep
     from_line = least(from_line, passed)
     to_own = least(to_own, passed)
-    # One division for both: it is what a node waits for longest.
+    # One division for both: it has the longest latency.
     flow_in, flow_out = flow_in + spread(ROOT), flow_out + spread(ROOT)
     over = spread(1.0) / (flow_in * flow_out)
     used_in = (passed - from_line) * flow_out * over
@@ -128,13 +196,13 @@ def sweep_two_layers(
 ) -> Any:
     """Send `row` over the layers x and x - 1 to the demands of the columns; return what arrives.
 
-    Each node k between the layers in turn passes on as much as its arcs let in and out, shared out
+    Each node k between the layers in turn passes on as much as its arcs let in and out, divided
     in proportion among them: the source's own, which `order` must begin with, then, lane by lane,
     the sink's, then the others.
     """
     n, source = sentence.edges.shape[1], order[0]
-    into, lower = sentence.turned[x], sentence.edges[x - 1]
-    own = _set_apart(columns.bottom, columns.sinks, first, last, column, demand)
+    transposed, lower = sentence.transposed[x], sentence.edges[x - 1]
+    own = _demand_of(columns.bottom, columns.sinks, first, last, column, demand)
     for j in range(first, last):
         store(supply, j, 0, spread(row[j]))
     store(supply, source, 0, spread(0.0))
@@ -145,40 +213,41 @@ def sweep_two_layers(
             continue
         flow_in, flow_out = spread(0.0), spread(0.0)
         for j in range(first, last):
-            flow_in = flow_in + least(load(supply, j, 0), broadcast(into, k, j))
+            flow_in = flow_in + least(load(supply, j, 0), broadcast(transposed, k, j))
             flow_out = flow_out + least(load(demand, j, 0), broadcast(lower, k, j))
-        passed, line, own, used_in, used_out = _share_out(
+        passed, line, own, used_in, used_out = _pass_on(
             line, own, flow_in, flow_out,
-            least(line, broadcast(into, k, source)),
+            least(line, broadcast(transposed, k, source)),
             least(own, load(columns.lower, k, column)),
-            load(columns.apart, k if turn > 0 else n, column),
-        )  # fmt: skip
-        sent = sent + passed
-        for j in range(first, last):
-            have, wish = load(supply, j, 0), load(demand, j, 0)
-            given, taken = least(have, broadcast(into, k, j)), least(wish, broadcast(lower, k, j))
-            store(supply, j, 0, lowered(have, used_in, given))
-            store(demand, j, 0, lowered(wish, used_out, taken))
-        if turn > 0:
-            continue
-        # The sinks' own nodes: every lane looks at a row and a column of its own.
-        flow_in, flow_out = spread(0.0), spread(0.0)
-        for j in range(first, last):
-            flow_in = flow_in + least(load(supply, j, 0), load(columns.upper, j, column))
-            flow_out = flow_out + least(load(demand, j, 0), load(columns.back, j, column))
-        passed, line, own, used_in, used_out = _share_out(
-            line, own, flow_in, flow_out,
-            least(line, load(columns.upper, source, column)),
-            least(own, load(columns.straight, 0, column)),
-            load(columns.apart, source, column),
+            load(columns.different, k if turn > 0 else n, column),
         )  # fmt: skip
         sent = sent + passed
         for j in range(first, last):
             have, wish = load(supply, j, 0), load(demand, j, 0)
             given, taken = (
-                least(have, load(columns.upper, j, column)),
-                least(wish, load(columns.back, j, column)),
+                least(have, broadcast(transposed, k, j)),
+                least(wish, broadcast(lower, k, j)),
             )
+            store(supply, j, 0, lowered(have, used_in, given))
+            store(demand, j, 0, lowered(wish, used_out, taken))
+        if turn > 0:
+            continue
+        # The sinks' own nodes: every lane reads a row and a column of its own.
+        flow_in, flow_out = spread(0.0), spread(0.0)
+        for j in range(first, last):
+            flow_in = flow_in + least(load(supply, j, 0), load(columns.upper, j, column))
+            flow_out = flow_out + least(load(demand, j, 0), load(columns.back, j, column))
+        passed, line, own, used_in, used_out = _pass_on(
+            line, own, flow_in, flow_out,
+            least(line, load(columns.upper, source, column)),
+            least(own, load(columns.diagonal, 0, column)),
+            load(columns.different, source, column),
+        )  # fmt: skip
+        sent = sent + passed
+        for j in range(first, last):
+            have, wish = load(supply, j, 0), load(demand, j, 0)
+            given = least(have, load(columns.upper, j, column))
+            taken = least(wish, load(columns.back, j, column))
             store(supply, j, 0, lowered(have, used_in, given))
             store(demand, j, 0, lowered(wish, used_out, taken))
     return sent

@@ -1,135 +1,177 @@
-"""`flow`: the table of attention flows from tokens of every layer to the input tokens."""
+"""Compute tables of attention flow: `flow`, `head_flow` and `saturation`.
+
+Each checks its input once, weighs the edges of the attention graph in float64 and hands them to the
+kernel. `fallback.flow_by_definition` is the definition of what the kernel computes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, SupportsFloat, overload
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow._flow.cost import check_cost
-from jaxflow._flow.indices import resolve_indices
-from jaxflow._flow.workers import (
+from jaxflow._flow.gradient import FlowOptions, traced_flow
+from jaxflow._flow.threads import (
     CompilerError,
+    compiled,
+    distribute,
     flow_tables,
-    make_ready,
     resolve_threads,
-    share_out,
 )
 from jaxflow.attention import (
     ROW_SUM_TOLERANCE,
-    check_attention,
+    Array,
+    ArrayLike,
+    Indices,
     check_heads,
     check_layout,
     check_residual,
     check_values,
     edge_weights,
-    fuse_heads,
     is_traced,
+    resolve_indices,
 )
 from jaxflow.errors import InputError
-
-__all__ = ["flow", "graph_edges"]
-
 
 # Numbers that are checked and fused at a time: a megabyte or two, which stays in the cache.
 _PIECE = 1 << 18
 
-# From so many on a compiled reading pays; a single sentence need not wait for its compiler.
+# From so many numbers on compiled weighing pays; a single sentence need not wait for its compiler.
 _MANY = 1 << 20
 
+#: Seconds on one core beyond which a table must be asked for with ``patient=True``.
+LIMIT = 3600.0
 
-def graph_edges(
-    attention: Any, residual: float, heads: str | int, mask: Any, threads: int | None = 1
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Check what the caller gave; return float64 edge weights ``[..., L, n, n]`` and the mask."""
+#: How far below its bound a flow may be and count as meeting it.
+TOLERANCE = 1e-9
+
+
+def estimated_seconds(graphs: int, n: int, layers: Sequence[int], sources: int) -> float:
+    """Return the seconds that a table may take on one core.
+
+    A flow after layer l (0-based) from one source to the n sinks crosses l layers of n^2 edges,
+    each sink anew: ``c * graphs * sum(l) * sources * n^3``. c is that of causal attention, the
+    slowest kind (5.0 s for n = 128 and 69 s for n = 256, 12 layers, all sources); other kinds take
+    a tenth of it, or less.
+    """
+    return 2.5e-10 * graphs * sum(layers) * sources * float(n) ** 3
+
+
+def _check_cost(graphs: int, n: int, layers: Sequence[int], sources: int) -> None:
+    hours = estimated_seconds(graphs, n, layers, sources) / 3600
+    if hours * 3600 > LIMIT:
+        time = f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
+        raise InputError(
+            f"flow from {sources:,} sources over {n:,} tokens and {len(layers)} layers"
+            + (f" of {graphs:,} sentences" if graphs > 1 else "")
+            + f" may take up to {time} on one core: name the sources and layers that are wanted, "
+            "or pass patient=True"
+        )
+
+
+def _check_table(
+    attention: Any, mask: Any, layers: Any, sources: Any, patient: bool, *, per_head: bool = False
+) -> tuple[Array, Array | None, tuple[int, ...], tuple[int, ...]]:
+    """Check the layout and the cost of a table; return attention, mask, layers and sources."""
     attention, mask = check_layout(attention, mask)
-    on_host = isinstance(attention, np.ndarray)
-    if not on_host:
-        check_values(attention, mask)
-    attention = np.asarray(attention)
-    mask = None if mask is None else np.asarray(mask)
-    depth, count, n = attention.shape[-4:-1]
-    heads = check_heads(heads, count)
-    residual = check_residual(residual)
-    flat = attention.reshape(-1, depth, count, n, n)
-    real = None if mask is None else np.broadcast_to(mask, (*attention.shape[:-4], n))
-    real = None if real is None else real.reshape(-1, n)
-    edges = np.empty((len(flat), depth, n, n))
-    step = max(1, _PIECE // (depth * count * n * n))
-
-    compiled = _compiled(heads, count, flat.dtype) if flat.size >= _MANY else None
-
-    def weigh(begin: int) -> None:
-        part = flat[begin : begin + step]
-        there = None if real is None else real[begin : begin + step]
-        if compiled is not None and compiled(part, there, residual, edges[begin : begin + step]):
-            return
-        if on_host:
-            check_values(part, there)
-        edges[begin : begin + step] = _weigh(part, residual, heads, there)
-
-    try:
-        share_out(weigh, range(0, len(flat), step), resolve_threads(threads))
-    except InputError:
-        check_values(attention, mask)  # to say what is wrong of the whole, not of a piece of it
-        raise
-    return edges.reshape(*attention.shape[:-4], depth, n, n), mask
-
-
-def _compiled(heads: str | int, count: int, dtype: Any) -> Callable[..., bool] | None:
-    """Return what does the work of `check_values` and `_weigh` faster, or None if nothing does."""
-    if heads in ("max", "min"):
-        return None
-    try:
-        from jaxflow._flow.weigh import weigh
-
-        one = np.ones((1, 1, 1, 1, 1), dtype)
-        make_ready(weigh, one, np.empty((0, 1), bool), 0, 1, 0.5, 1e-3, np.ones((1, 1, 1, 1)))
-    except (ImportError, CompilerError):  # flow itself will say so; these weights do without
-        return None
-    first, last = (0, count) if heads == "mean" else (int(heads), int(heads) + 1)
-
-    def compiled(part: np.ndarray, mask: Any, residual: float, edges: np.ndarray) -> bool:
-        mask = np.empty((0, part.shape[-1]), bool) if mask is None else mask
-        return weigh(part, mask, first, last, float(residual), ROW_SUM_TOLERANCE, edges)
-
-    return compiled
+    depth, heads, n = attention.shape[-4:-1]
+    levels = resolve_indices("layers", layers, depth)
+    chosen = resolve_indices("sources", sources, n)
+    if not patient:
+        graphs = math.prod(attention.shape[:-4]) * (heads if per_head else 1)
+        _check_cost(graphs, n, levels, len(chosen))
+    return attention, mask, levels, chosen
 
 
 def _weigh(
-    attention: np.ndarray, residual: float, heads: str | int, mask: np.ndarray | None
+    attention: Array, mask: Any, residual: Any, heads: str | int, threads: int | None
 ) -> np.ndarray:
-    if heads == "mean":
-        # Summed up in float64 without a copy of all heads in it, which would cost as much as flow.
-        fused = attention[..., 0, :, :].astype(np.float64)
-        for head in range(1, attention.shape[-3]):
-            fused += attention[..., head, :, :]
-        fused /= attention.shape[-3]
-    else:
-        fused = np.asarray(fuse_heads(attention, heads), np.float64)
-    edges = edge_weights(
-        fused[..., None, :, :],
-        residual=residual,
-        heads=heads if heads in ("max", "min") else 0,
-        mask=mask,
-    )
-    return np.asarray(edges)
+    """Check the values of an attention; return its edge weights ``[..., L, n, n]`` in float64."""
+    depth, count, n = attention.shape[-4:-1]
+    heads, residual = check_heads(heads, count), check_residual(residual)
+    on_host = isinstance(attention, np.ndarray)
+    if not on_host:
+        check_values(attention, mask)
+    flat = np.asarray(attention).reshape(-1, depth, count, n, n)
+    real = None if mask is None else np.asarray(mask).reshape(-1, n)
+    edges = np.empty((len(flat), depth, n, n))
+    step = max(1, _PIECE // (depth * count * n * n))
+    weigh = None
+    if flat.size >= _MANY and heads not in ("max", "min"):
+        first = 0 if heads == "mean" else int(heads) % count
+        last = count if heads == "mean" else first + 1
+        everyone, one = np.empty((0, n), bool), np.ones((1, 1, 1, 1, 1), flat.dtype)
+        with contextlib.suppress(CompilerError):  # flow itself will raise; edges do without
+            weigh = compiled("weigh", one, everyone, 0, 1, 0.5, 1e-3, np.ones((1, 1, 1, 1)))
+
+    def weigh_piece(begin: int) -> None:
+        part, result = flat[begin : begin + step], edges[begin : begin + step]
+        there = None if real is None else real[begin : begin + step]
+        if weigh is not None:
+            given = everyone if there is None else there
+            if weigh(part, given, first, last, residual, ROW_SUM_TOLERANCE, result):
+                return
+        if on_host:
+            check_values(part, there)
+        weights = edge_weights(part, residual=residual, heads=heads, mask=there, dtype=np.float64)
+        result[:] = weights
+
+    try:
+        distribute(weigh_piece, range(0, len(flat), step), resolve_threads(threads))
+    except InputError:
+        check_values(attention, mask)  # to report what is wrong in the whole, not in one piece
+        raise
+    return edges.reshape(*attention.shape[:-4], depth, n, n)
 
 
+def graph_edges(
+    attention: Any, residual: Any, heads: str | int, mask: Any, threads: int | None = 1
+) -> tuple[np.ndarray, Array | None]:
+    """Check an attention; return its edge weights ``[..., L, n, n]`` in float64 and the mask."""
+    attention, mask = check_layout(attention, mask)
+    return _weigh(attention, mask, residual, heads, threads), mask
+
+
+@overload
 def flow(
-    attention: Any,
+    attention: jax.Array,
     *,
-    residual: float = 0.5,
+    residual: SupportsFloat = ...,
+    heads: str | int = ...,
+    mask: ArrayLike | None = ...,
+    sources: Indices = ...,
+    layers: Indices = ...,
+    threads: int | None = ...,
+    patient: bool = ...,
+) -> Any: ...
+@overload
+def flow(
+    attention: ArrayLike,
+    *,
+    residual: SupportsFloat = ...,
+    heads: str | int = ...,
+    mask: ArrayLike | None = ...,
+    sources: Indices = ...,
+    layers: Indices = ...,
+    threads: int | None = ...,
+    patient: bool = ...,
+) -> np.ndarray: ...
+def flow(
+    attention: ArrayLike,
+    *,
+    residual: SupportsFloat = 0.5,
     heads: str | int = "mean",
-    mask: Any = None,
-    sources: int | Sequence[int] | None = None,
-    layers: int | Sequence[int] | None = None,
+    mask: ArrayLike | None = None,
+    sources: Indices = None,
+    layers: Indices = None,
     threads: int | None = None,
     patient: bool = False,
-) -> np.ndarray:
+) -> Any:
     r"""Exact attention flow, the maximum flow from tokens of higher layers to the input tokens.
 
     Parameters
@@ -149,8 +191,8 @@ def flow(
     threads
         How many threads share the work; None takes all cores. The result does not depend on it.
     patient
-        Whether to begin what may take more than an hour on one core (`jaxflow._flow.cost`), such as
-        all flows between 4,096 tokens, which may take weeks.
+        Whether to begin what may take more than an hour on one core, such as all flows between
+        4,096 tokens, which may take weeks.
 
     Returns
     -------
@@ -162,8 +204,8 @@ def flow(
     Raises
     ------
     InputError
-        If the attention, the mask, an option or an index is not usable, or the work is too much to
-        be begun unasked.
+        If the attention, the mask, an option or an index is not usable, or the work may take more
+        than an hour and `patient` is False.
 
     Notes
     -----
@@ -193,29 +235,236 @@ def flow(
     <BLANKLINE>
            [[1.  , 0.5 ]]])
     """
-    if is_traced(attention, residual, mask):
-        return _traced(attention, residual, heads, mask, sources, layers, threads)
-    attention, mask = check_layout(attention, mask)
-    depth, n = attention.shape[-4], attention.shape[-1]
-    levels = resolve_indices("layers", layers, depth)
-    chosen = resolve_indices("sources", sources, n)
-    if not patient:
-        check_cost(math.prod(attention.shape[:-4]), n, levels, len(chosen))
-    edges, _ = graph_edges(attention, residual, heads, mask, threads)
-    return flow_tables(edges, levels, chosen, threads)
-
-
-def _traced(
-    attention: Any, residual: Any, heads: Any, mask: Any, sources: Any, layers: Any, threads: Any
-) -> Any:
-    from jaxflow._flow.differentiable import FlowOptions, traced_flow
-
-    attention, mask = check_attention(attention, mask)
-    depth, count, n = attention.shape[-4:-1]
-    options = FlowOptions(
-        check_heads(heads, count),
-        resolve_indices("layers", layers, depth),
-        resolve_indices("sources", sources, n),
-        resolve_threads(threads),
+    traced = is_traced(attention, residual, mask)
+    attention, mask, levels, chosen = _check_table(
+        attention, mask, layers, sources, patient or traced
     )
+    if not traced:
+        edges = _weigh(attention, mask, residual, heads, threads)
+        return flow_tables(edges, levels, chosen, threads)
+    if not is_traced(attention, mask):
+        check_values(attention, mask)
+    heads = check_heads(heads, attention.shape[-3])
+    options = FlowOptions(heads, levels, chosen, resolve_threads(threads))
     return traced_flow(options, jnp.asarray(attention), check_residual(residual), mask)
+
+
+def head_flow(
+    attention: ArrayLike,
+    *,
+    residual: SupportsFloat = 0.5,
+    mask: ArrayLike | None = None,
+    sources: Indices = None,
+    layers: Indices = None,
+    threads: int | None = None,
+    patient: bool = False,
+) -> np.ndarray:
+    r"""Attention flow of single heads: one head on top, lower layers averaged over heads.
+
+    Parameters
+    ----------
+    attention
+        ``[..., L, H, n, n]``, float32 or float64; see `jaxflow.attention.check_attention`.
+    residual
+        Share of the residual connection, from 0 to 1.
+    mask
+        ``[..., n]`` boolean, True at real tokens.
+    sources, layers
+        As in `jaxflow.flow`: an int, a sequence or None for all.
+    threads
+        None takes all cores.
+    patient
+        As in `jaxflow.flow`.
+
+    Returns
+    -------
+    ndarray
+        float64 ``[..., L', H, S, n]``: maximum flow values. With one head it is `jaxflow.flow`.
+
+    Raises
+    ------
+    InputError
+        For an argument that is not usable.
+
+    Notes
+    -----
+    The counterpart of `jaxflow.head_rollout` (appendix A.1 of [1]_). With :math:`A^{(l)}` the
+    averaged and :math:`A^{(l, k)}` head k's edges of layer l, both with the residual connection,
+    head k's flow after layer l is the maximum flow in the graph of
+    :math:`A^{(1)}, \ldots, A^{(l - 1)}, A^{(l, k)}`.
+
+    References
+    ----------
+    .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxflow
+    >>> attention = np.array([[[[1, 0], [0, 1]], [[0, 1], [1, 0]]]], np.float64)
+    >>> jaxflow.head_flow(attention, sources=0)[0, :, 0]
+    array([[1. , 0. ],
+           [0.5, 0.5]])
+    """
+    attention, mask, levels, chosen = _check_table(
+        attention, mask, layers, sources, patient, per_head=True
+    )
+    residual, real = check_residual(residual), None if mask is None else np.asarray(mask)
+    below = _weigh(attention, mask, residual, "mean", threads)
+    tops: Any = edge_weights(
+        np.asarray(attention), residual=residual, heads=None, mask=real, dtype=np.float64
+    )
+    tops = np.moveaxis(tops, -3, -4)  # [..., H, L, n, n]
+    found = flow_of_tops(
+        tops,
+        np.broadcast_to(below[..., None, :, :, :], tops.shape),
+        mask=None if real is None else real[..., None, :],
+        sources=chosen,
+        layers=levels,
+        threads=threads,
+        patient=True,
+    )
+    return np.moveaxis(found, -4, -3)
+
+
+def flow_of_tops(
+    tops: np.ndarray,
+    below: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    sources: Indices = None,
+    layers: Indices = None,
+    threads: int | None = None,
+    patient: bool = False,
+) -> np.ndarray:
+    """Return flow ``[..., L', S, n]`` where each layer has other edges on top than further down.
+
+    Both are ``[..., L, n, n]`` with rows that sum to 1: `tops` the edges of a layer that is
+    explained, `below` those of a layer with others above it. `mask` ``[..., n]`` broadcasts; the
+    rest as in `flow`.
+    """
+    depth, n = tops.shape[-3], tops.shape[-1]
+    real = None if mask is None else np.broadcast_to(mask, (*tops.shape[:-3], n))
+    parts = []
+    for layer in resolve_indices("layers", layers, depth):
+        top = tops[..., layer : layer + 1, :, :]
+        graph = np.concatenate([below[..., :layer, :, :], top], axis=-3)
+        options: dict[str, Any] = {"mask": real, "sources": sources, "threads": threads}
+        parts.append(
+            flow(graph[..., None, :, :], residual=0, layers=layer, patient=patient, **options)
+        )
+    return np.concatenate(parts, axis=-3)
+
+
+class Saturation(NamedTuple):
+    """Which flows of a table meet the bound of their sinks.
+
+    Attributes
+    ----------
+    bound
+        ``[..., n]`` float64: ``min(1, sum_q A[0][q, t])``, 0 at padded tokens.
+    reached
+        ``[..., L', S, n]`` bool: whether the pair's flow meets the bound; False at padded tokens.
+    share
+        ``[..., L']`` float64: the share of the pairs of real tokens that do, NaN without any.
+    onset
+        ``[...]`` int: the layer from which flow no longer depends on the source. The lowest of the
+        chosen layers, 0-based, such that there and in every chosen layer above it the flow of every
+        chosen real source to every real sink meets the bound; L, one past the top, if there is
+        none.
+    sink_onset
+        ``[..., n]`` int: the same for each sink alone; L at padded tokens. The largest over the
+        real sinks is `onset`.
+    """
+
+    bound: np.ndarray
+    reached: np.ndarray
+    share: np.ndarray
+    onset: np.ndarray
+    sink_onset: np.ndarray
+
+
+def saturation(
+    attention: ArrayLike,
+    *,
+    residual: SupportsFloat = 0.5,
+    heads: str | int = "mean",
+    mask: ArrayLike | None = None,
+    sources: Indices = None,
+    layers: Indices = None,
+    threads: int | None = None,
+    patient: bool = False,
+) -> Saturation:
+    """Return the column-sum bound on flow, where flow meets it, and from which layer on.
+
+    Parameters
+    ----------
+    attention, residual, heads, mask, sources, layers, threads, patient
+        As for `jaxflow.flow`.
+
+    Returns
+    -------
+    Saturation
+        Bound, pairs that meet it, their share per layer, and the layer from which all do.
+
+    Raises
+    ------
+    InputError
+        If an argument is not usable.
+
+    Notes
+    -----
+    No more can reach input token t than its column of the lowest layer admits, and no more can
+    leave a token than the 1 of its row: ``flow <= min(1, sum_q A[0][q, t])`` for every layer and
+    source. A pair on this bound depends neither on its source nor on any layer but the lowest. Once
+    all sources of a layer are on the bound of a sink, those of every layer above are, too
+    (docs/flow.md): from that layer on, flow to this sink no longer depends on the source.
+
+    A pair meets the bound when it is short of it by at most `TOLERANCE` (1e-9), plus, for rows
+    that do not quite sum to 1 as in float32, what these can cost: their largest deviation from 1
+    times the number of layers.
+
+    `onset` holds for the chosen sources and layers alone. With all sources it holds for every layer
+    above, chosen or not; a lower layer that was not chosen may have met the bound first.
+    With some sources only, one of them may leave the bound again further up: hence the condition
+    on every chosen layer above. Flow may lose its source earlier and short of the bound, where a
+    layer between passes everything through one token; that is not detected here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxflow
+    >>> result = jaxflow.saturation(np.full((5, 1, 2, 2), 0.5))
+    >>> result.share
+    array([0. , 0.5, 0.5, 1. , 1. ])
+    >>> int(result.onset)
+    3
+    """
+    attention, mask, levels, chosen = _check_table(attention, mask, layers, sources, patient)
+    depth, n = attention.shape[-4], attention.shape[-1]
+    edges = _weigh(attention, mask, residual, heads, threads)
+    flows = flow_tables(edges, levels, chosen, threads)
+    real = np.ones((*edges.shape[:-3], n), bool) if mask is None else np.asarray(mask)
+
+    bound = np.minimum(1.0, edges[..., 0, :, :].sum(-2))
+    deviation = np.where(real[..., None, :], np.abs(edges.sum(-1) - 1), 0).max((-2, -1))
+    slack = TOLERANCE + depth * deviation
+    pairs = (real[..., list(chosen), None] & real[..., None, :])[..., None, :, :]
+    least = (bound - slack[..., None])[..., None, None, :]
+    reached = (flows >= least) & pairs
+    count = pairs.sum((-2, -1))
+    with np.errstate(invalid="ignore"):
+        share = reached.sum((-2, -1)) / count
+    # All sources that are real, of which there must be one.
+    met = (reached.sum(-2) == pairs.sum(-2)) & pairs.any(-2)
+    sink_onset = _onset(met, np.array(levels), depth)
+    onset = np.where(real, sink_onset, 0).max(-1)
+    return Saturation(bound, reached, share, np.where(count[..., 0] > 0, onset, depth), sink_onset)
+
+
+def _onset(met: np.ndarray, levels: np.ndarray, depth: int) -> np.ndarray:
+    """Return the lowest of `levels` from which ``met[..., L', n]`` holds throughout, or `depth`."""
+    downward = np.argsort(-levels)
+    lasting = np.logical_and.accumulate(met[..., downward, :], axis=-2)
+    # Levels may come twice and in any order: the least one, not how many there are.
+    return np.where(lasting, levels[downward][:, None], depth).min(-2)

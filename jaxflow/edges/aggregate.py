@@ -156,7 +156,7 @@ def aggregate(
     mask = None if trace.mask is None else jnp.asarray(trace.mask)
     if how == "flow":
         from jaxflow._flow import flow
-        from jaxflow._flow.heads import flow_of_tops
+        from jaxflow._flow.table import flow_of_tops
 
         held: dict[str, Any] = {"held": edge.residual, "residual": residual, "mask": mask}
         rows = jax.device_get(capacities(edges, **held))

@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow._flow.indices import resolve_indices
-from jaxflow.attention import check_residual, in_own_precision, is_traced
+from jaxflow.attention import check_residual, in_own_precision, is_traced, resolve_indices
 from jaxflow.edges.aggregate import capacities, row_normalised
 from jaxflow.edges.cross_flow import joint_flow
 from jaxflow.edges.cross_trace import CROSS_EDGES, CrossEdge, CrossTrace, check_cross

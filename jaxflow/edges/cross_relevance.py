@@ -43,8 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow._flow.indices import resolve_indices
-from jaxflow.attention import in_own_precision
+from jaxflow.attention import in_own_precision, resolve_indices
 from jaxflow.edges.aggregate import row_normalised
 from jaxflow.edges.cross import cross_edges
 from jaxflow.edges.cross_trace import CrossTrace, check_cross

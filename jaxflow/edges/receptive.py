@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import as_array, check_residual
-from jaxflow.counts import check_count
+from jaxflow.attention import as_array, check_count, check_residual
 from jaxflow.edges.aggregate import AGGREGATORS, Aggregator, combine
 from jaxflow.errors import InputError
 

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow._flow.cut import FlowCut, cut_edges
-from jaxflow._flow.indices import resolve_index
 from jaxflow._flow.table import flow, graph_edges
 from jaxflow._rollout import rollout
-from jaxflow.attention import check_attention, check_residual
+from jaxflow.attention import check_attention, check_residual, resolve_index
 from jaxflow.errors import InputError
 
 __all__ = ["Content", "prepare"]

@@ -16,7 +16,7 @@ from rich.console import Console
 from vision_models import bright_patch_model, bright_picture, random_model
 
 import jaxflow
-from jaxflow._flow.definition import flow_by_definition
+from jaxflow._flow.fallback import flow_by_definition
 from jaxflow.eval.explain.image_summary import as_image_json, print_image_explanation
 from jaxflow.eval.explain.pixels import to_pixels
 from jaxflow.eval.explain.vision import METHODS, VisionOptions, explain_image, patch_scores

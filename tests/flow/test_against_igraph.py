@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jaxflow
-from jaxflow._flow.workers import cut_tables
+from jaxflow._flow.threads import cut_tables
 from jaxflow.attention import edge_weights
 
 igraph = pytest.importorskip("igraph", reason="igraph, the test oracle, is not installed")

@@ -7,7 +7,7 @@ import pytest
 from flow_graphs import KINDS, attention_of, pad
 
 import jaxflow
-from jaxflow._flow.definition import flow_by_definition
+from jaxflow._flow.fallback import flow_by_definition
 from jaxflow.attention import edge_weights
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxflow
-from jaxflow._flow import cost
+from jaxflow._flow import table as cost
 from jaxflow.errors import InputError
 
 FUNCTIONS = (jaxflow.flow, jaxflow.saturation, jaxflow.head_flow)
@@ -36,7 +36,7 @@ def test_what_is_asked_for_counts_not_what_there_is():
 def test_it_is_begun_where_it_is_asked_for_again(function, monkeypatch):
     monkeypatch.setattr(cost, "LIMIT", 1e-9)
     attention = np.random.default_rng(0).dirichlet(np.ones(5), (3, 2, 5))
-    with pytest.raises(InputError, match="ask again with patient=True"):
+    with pytest.raises(InputError, match="pass patient=True"):
         function(attention)
     found = function(attention, patient=True)
     monkeypatch.undo()

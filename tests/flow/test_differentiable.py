@@ -9,7 +9,7 @@ import pytest
 from flow_graphs import KINDS, attention_of, pad
 
 import jaxflow
-from jaxflow._flow.workers import cut_tables, flow_tables
+from jaxflow._flow.threads import cut_tables, flow_tables
 from jaxflow.attention import edge_weights
 
 

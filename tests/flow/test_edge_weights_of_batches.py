@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxflow
-from jaxflow._flow.workers import share_out
+from jaxflow._flow.threads import distribute
 from jaxflow.errors import InputError
 
 table = importlib.import_module("jaxflow._flow.table")  # the package's own name is a function
@@ -33,7 +33,7 @@ def both(monkeypatch, attention, **options):
     return results
 
 
-@pytest.mark.parametrize("heads", ["mean", "max", 2])
+@pytest.mark.parametrize("heads", ["mean", "max", 2, -1])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_same_bits(monkeypatch, batch, heads, masked, threads):
@@ -72,7 +72,7 @@ def test_mass_at_a_padded_key_is_refused(monkeypatch, batch):
 
 def test_pieces_are_shared_out_once_each_and_the_first_error_counts():
     done = []
-    share_out(done.append, range(50), 4)
+    distribute(done.append, range(50), 4)
     assert sorted(done) == list(range(50))
 
     def refuse(piece: int) -> None:
@@ -81,4 +81,4 @@ def test_pieces_are_shared_out_once_each_and_the_first_error_counts():
 
     for threads in (1, 4):
         with pytest.raises(InputError, match="piece 3"):
-            share_out(refuse, range(5), threads)
+            distribute(refuse, range(5), threads)

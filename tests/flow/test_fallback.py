@@ -16,7 +16,6 @@ import jaxflow
 @pytest.fixture
 def without_numba(monkeypatch):
     monkeypatch.setitem(sys.modules, "jaxflow._flow.kernel", None)
-    monkeypatch.setitem(sys.modules, "jaxflow._flow.cuts", None)
 
 
 def test_ortools_agrees_within_its_bound(without_numba, monkeypatch):
@@ -54,14 +53,13 @@ def test_cuts_say_what_they_need(without_numba):
 def test_a_compiler_that_fails_is_as_good_as_none(monkeypatch):
     pytest.importorskip("ortools", reason="OR-tools is not installed")
     kernel = importlib.import_module("jaxflow._flow.kernel")
-    cuts = importlib.import_module("jaxflow._flow.cuts")
 
     def broken(*arguments):
         raise RuntimeError("LLVM has no target for this processor\nand more lines")
 
     broken.signatures = []
     monkeypatch.setattr(kernel, "fill", broken)
-    monkeypatch.setattr(cuts, "add_cuts", broken)
+    monkeypatch.setattr(kernel, "add_cuts", broken)
     attention = attention_of("dense", np.random.default_rng(0), 2, 1, 3)
     reason = "cannot compile on this machine: LLVM has no target for this processor"
     with pytest.warns(RuntimeWarning, match=reason):

@@ -8,16 +8,11 @@ import pytest
 from flow_graphs import KINDS, attention_of
 
 import jaxflow
-from jaxflow._flow.again import new_pack, put, try_again
-from jaxflow._flow.bounds import stuck_cut
-from jaxflow._flow.columns import all_columns
-from jaxflow._flow.compiled import bare
-from jaxflow._flow.definition import flow_by_definition
-from jaxflow._flow.lanes import LANES, space, store
-from jaxflow._flow.lift import lifted
-from jaxflow._flow.pair import roll_down
-from jaxflow._flow.sentence import lay_out, new_sentence
-from jaxflow._flow.sweep import sweep_one_layer, sweep_two_layers
+from jaxflow._flow.fallback import flow_by_definition
+from jaxflow._flow.layout import all_columns, lay_out, lifted, new_sentence, roll_down
+from jaxflow._flow.retry import add, new_pack, retry
+from jaxflow._flow.simd import LANES, bare, store, zeros
+from jaxflow._flow.sweep import residual_cut, sweep_one_layer, sweep_two_layers
 from jaxflow.attention import edge_weights
 
 ROUNDING = 1e-12
@@ -32,14 +27,14 @@ def three_layers(sentence, pack, rooms, everyone, order, source, results):
     roll_down(sentence, 2, source, n, lines, order)
     for column in range(0, n, LANES):
         sent = sweep_one_layer(row, order, sentence.edges[1], columns, 0, n, column, supply, demand)
-        cut = stuck_cut(row, sentence, columns.bottom, source, 0, n, column, supply, beyond)
+        cut = residual_cut(row, sentence, columns.bottom, source, 0, n, column, supply, beyond)
         store(numbers, 0, 0, sent)
         store(numbers, 1, 0, cut)
         for lane in range(min(LANES, n - column)):
             sink = column + lane
             results[0, sink], results[1, sink] = numbers[0, lane], numbers[1, lane]
-            put(pack, sentence, sink, 0, n, lane, demand, 9.0, numbers[0, lane])
-        try_again(pack, sentence, row, order, 0, n)
+            add(pack, sentence, sink, 0, n, lane, demand, 9.0, numbers[0, lane])
+        retry(pack, sentence, row, order, 0, n)
         for lane in range(min(LANES, n - column)):
             results[2, column + lane] = pack.sent[0, lane]
             results[3, column + lane] = pack.bound[0, lane]
@@ -62,7 +57,7 @@ def four_layers(sentence, rooms, everyone, order, source, results):
 @bare
 def lift_once(sentence, above):
     lifted(
-        sentence.edges[1], sentence.turned[1], sentence.into[1], sentence.edges[0],
+        sentence.edges[1], sentence.transposed[1], sentence.column_sums[1], sentence.edges[0],
         sentence.share, above,
     )  # fmt: skip
 
@@ -74,7 +69,7 @@ def laid_out(edges):
     sentence = new_sentence(layers, n, width)
     lay_out(sentence, edges, layers - 1)
     shapes = ((layers, width), (n, LANES), (n + 1, LANES), (n, LANES), (2, LANES))
-    return sentence, tuple(space(shape) for shape in shapes), np.arange(width)
+    return sentence, tuple(zeros(shape) for shape in shapes), np.arange(width)
 
 
 def passes(edges, source):
@@ -128,7 +123,7 @@ def test_trying_again_settles_most_of_what_a_sweep_left():
 def test_lifted_demands_can_all_be_sent_at_once(kind):
     n = 6
     edges = edges_of(kind, 2, 2, n)
-    above = space((n, LANES))
+    above = zeros((n, LANES))
     lift_once(laid_out(edges)[0], above)
     above = above[:, :n]
     assert (above >= 0).all()
@@ -149,7 +144,7 @@ def test_lifted_demands_can_all_be_sent_at_once(kind):
 
 def test_rows_of_lanes_begin_at_a_line_of_the_cache():
     for _ in range(20):
-        room = space((3, 5, 2 * LANES))
+        room = zeros((3, 5, 2 * LANES))
         assert room.ctypes.data % 64 == 0
         assert room.shape == (3, 5, 2 * LANES)
         assert not room.any()

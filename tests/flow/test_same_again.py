@@ -11,7 +11,7 @@ import numpy as np
 from flow_graphs import KINDS, attention_of
 
 import jaxflow
-from jaxflow._flow.workers import cut_tables
+from jaxflow._flow.threads import cut_tables
 from jaxflow.attention import edge_weights
 
 # One line for every kind of result, each a digest of all its bytes.

@@ -9,8 +9,7 @@ import pytest
 from flow_graphs import KINDS, attention_of
 
 import jaxflow
-from jaxflow._flow.definition import flow_by_definition
-from jaxflow._flow.scaled import flow_rows_scaled
+from jaxflow._flow.fallback import flow_by_definition, flow_rows_scaled
 from jaxflow.attention import edge_weights
 
 
@@ -37,7 +36,7 @@ def test_equals_the_kernel_on_long_sentences(n):
 
 
 def test_what_a_round_leaves_behind_is_there_and_below_its_bound(monkeypatch):
-    scaled = importlib.import_module("jaxflow._flow.scaled")
+    scaled = importlib.import_module("jaxflow._flow.fallback")
     edges = edge_weights(attention_of("peaky", np.random.default_rng(5), 6, 1, 12))
     exact = [flow_by_definition(edges, 5, 0, sink) for sink in range(12)]
 

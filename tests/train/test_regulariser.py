@@ -226,7 +226,7 @@ def test_a_corpus_that_knows_no_subject(tmp_path):
 
 
 def test_without_numba_no_run_is_begun(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "jaxflow._flow.cuts", None)
+    monkeypatch.setitem(sys.modules, "jaxflow._flow.kernel", None)
     with pytest.raises(InputError, match="a flow_weight above 0 needs numba"):
         train(TrainConfig(flow_weight=1.0), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxflow.discard import discard
+from jaxflow._rollout import discard
 from jaxflow.edges.kind import EdgeFamily, EdgeWeight
 from jaxflow.edges.numbers import share_of
 from jaxflow.edges.trace import Trace

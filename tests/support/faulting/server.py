@@ -171,7 +171,7 @@ def _import_all() -> None:
         "jaxflow.eval.sharded.run",
         "jaxflow.eval.paper.sst2",
         "jaxflow._flow.kernel",
-        "jaxflow._flow.sentence",
+        "jaxflow._flow.layout",
         "jaxflow._flow.sweep",
         "jaxflow.train.builder",
         "jaxflow.train.finetune",

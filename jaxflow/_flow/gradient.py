@@ -1,8 +1,8 @@
-"""Flow inside ``jit``, ``vmap`` and ``grad``: a call back to the host, its derivative the cut.
+"""Trace flow inside ``jit``, ``vmap`` and ``grad``: a callback to the host, its derivative a cut.
 
-Statement: flow is a minimum over cuts, each linear in the edges, so its derivative is the indicator
-of a minimum cut (`cuts`). From the edges it goes on through residual connection and heads to the
-attention by JAX's own rules.
+Flow is a minimum over cuts, each linear in the edges, so its derivative with respect to the edges
+is the indicator of a minimum cut. From the edges it continues through residual connection and heads
+to the attention by JAX's own rules.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow._flow.workers import cut_tables, flow_tables
+from jaxflow._flow.threads import cut_tables, flow_tables
 from jaxflow.attention import edge_weights
-
-__all__ = ["FlowOptions", "traced_flow"]
 
 
 class FlowOptions(NamedTuple):
-    """What is fixed when a traced flow is compiled: fusing, and indices from 0."""
+    """Options fixed when a traced flow is compiled; indices count from 0."""
 
     heads: str | int
     layers: tuple[int, ...]
@@ -32,15 +30,17 @@ class FlowOptions(NamedTuple):
 def _host_edges(attention: Any, residual: Any, mask: Any, heads: str | int) -> np.ndarray:
     # Under vmap each argument has the same leading axes.
     share = np.asarray(residual, np.float64)[..., None, None, None]
-    weights = np.asarray(attention, np.float64)
     real = None if mask is None else np.asarray(mask)
-    return np.asarray(edge_weights(weights, residual=share, heads=heads, mask=real))
+    weights = edge_weights(
+        np.asarray(attention), residual=share, heads=heads, mask=real, dtype=np.float64
+    )
+    return np.asarray(weights)
 
 
 def _host_flow(options: FlowOptions, dtype: Any, attention: Any, residual: Any, mask: Any) -> Any:
     edges = _host_edges(attention, residual, mask, options.heads)
     table = flow_tables(edges, options.layers, options.sources, options.threads)
-    # Nothing was checked on the way in, so what is not a number must stay visible.
+    # No value was checked, so what is not a number must stay visible.
     table[~np.isfinite(edges).all((-3, -2, -1))] = np.nan
     return table.astype(dtype)
 
@@ -59,7 +59,7 @@ def _spread(residual: Any, attention: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def traced_flow(options: FlowOptions, attention: jax.Array, residual: Any, mask: Any) -> jax.Array:
-    """Return the flows ``[..., L', S, n]`` of an attention whose values are not there yet.
+    """Return the flows ``[..., L', S, n]`` of an attention that has no values yet.
 
     Computed in float64 on the host, returned in float64 where JAX has it enabled, else float32.
     """

@@ -1,10 +1,10 @@
-"""Once more where a pass fell short: who was stuck goes first, who went hungry is served first.
+"""Retry the blocking-flow pass, prioritising nodes with residual supply or unmet demand.
 
-Statement: any order of sending is feasible, and a pass that failed says which other one to try.
-What is left over of a supply had no open arc to an unmet demand when its turn came, so next time
-its turn comes earlier; and every node serves the demands that were not met before the others. The
-sinks that a pass over one layer has failed for, few of many, are packed together first, so that all
-lanes are in use. A pass or two spare most of the searches.
+Any order of sending is feasible, and a pass that failed shows which other one to try: residual
+supply found no open arc to an unmet demand when its turn came, so next time its turn comes earlier;
+and every node serves the demands that were not met before the others. The sinks that a pass over
+one layer has failed for, few of many, are packed together first, so that all lanes are in use. One
+or two retries spare most of the searches.
 """
 
 from __future__ import annotations
@@ -13,71 +13,45 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow._flow.bounds import stuck_cut
-from jaxflow._flow.columns import CLOSE
-from jaxflow._flow.compiled import bare, counting
-from jaxflow._flow.lanes import (
+from jaxflow._flow.layout import CLOSE, TINY, Sentence
+from jaxflow._flow.simd import (
     LANES,
     at_least,
+    bare,
     broadcast,
+    counting,
     exceeds,
     least,
     load,
     lowered,
     most,
     raised,
-    space,
     spread,
     store,
+    zeros,
 )
-from jaxflow._flow.lift import TINY
-from jaxflow._flow.network import LEAST
-from jaxflow._flow.sentence import Sentence
+from jaxflow._flow.sweep import LEAST, residual_cut
 
-__all__ = ["Pack", "new_pack", "put", "try_again"]
-
-# How often sinks are tried again, as long as there are more than so many: a search of a few costs
+# How often a pass is retried, as long as more than so many sinks are left: a search of a few costs
 # less than another pass.
 ROUNDS, FEW = 3, 1
 
 
 class Pack(NamedTuple):
-    """Sinks of one row that a pass has failed for, one in each lane.
+    """Sinks of one row that a pass has failed for, one in each lane."""
 
-    Attributes
-    ----------
-    size
-        ``[1]``: how many there are.
-    sinks
-        ``[LANES]``: which.
-    bottom, own
-        ``[n, LANES]``: what each node of layer 0 can give to the sink, and what each node of layer
-        1 can to the sink's own node there.
-    stuck, hungry
-        ``[n, LANES]``: 1 where a node of layer 1 had something left, or one of layer 0 could have
-        taken more, after any pass so far; else 0.
-    bound, sent
-        ``[1, LANES]``: the least bound and the largest flow so far.
-    supply, demand
-        ``[n, LANES]``: what the last pass has left.
-    straight
-        ``[1, LANES]``: what the sink's own node can give to it.
-    beyond
-        ``[n, LANES]``: see `stuck_cut`.
-    """
-
-    size: np.ndarray
-    sinks: np.ndarray
-    bottom: np.ndarray
-    own: np.ndarray
-    stuck: np.ndarray
-    hungry: np.ndarray
-    bound: np.ndarray
-    sent: np.ndarray
-    supply: np.ndarray
-    demand: np.ndarray
-    straight: np.ndarray
-    beyond: np.ndarray
+    size: np.ndarray  # [1]: how many there are
+    sinks: np.ndarray  # [LANES]
+    bottom: np.ndarray  # [n, LANES]: what each node of layer 0 can give to the sink
+    own: np.ndarray  # [n, LANES]: what each node of layer 1 can give to the sink's node of layer 0
+    residual: np.ndarray  # [n, LANES]: 1 where a node of layer 1 had supply left in any pass, or 0
+    unmet: np.ndarray  # [n, LANES]: 1 where a node of layer 0 had demand left in any pass, or 0
+    bound: np.ndarray  # [1, LANES]: the least bound so far
+    sent: np.ndarray  # [1, LANES]: the largest flow so far
+    supply: np.ndarray  # [n, LANES]: what the last pass has left
+    demand: np.ndarray  # [n, LANES]
+    straight: np.ndarray  # [1, LANES]: what the sink's own node can give to it
+    beyond: np.ndarray  # [n, LANES]: see `residual_cut`
 
 
 @counting
@@ -85,14 +59,14 @@ def new_pack(n: int) -> Pack:
     """Return an empty pack for sentences of n tokens."""
     return Pack(
         np.zeros(1, np.int64), np.zeros(LANES, np.int64),
-        space((n, LANES)), space((n, LANES)), space((n, LANES)), space((n, LANES)),
-        space((1, LANES)), space((1, LANES)), space((n, LANES)), space((n, LANES)),
-        space((1, LANES)), space((n, LANES)),
+        zeros((n, LANES)), zeros((n, LANES)), zeros((n, LANES)), zeros((n, LANES)),
+        zeros((1, LANES)), zeros((1, LANES)), zeros((n, LANES)), zeros((n, LANES)),
+        zeros((1, LANES)), zeros((n, LANES)),
     )  # fmt: skip
 
 
 @bare
-def put(
+def add(
     pack: Pack,
     sentence: Sentence,
     sink: int,
@@ -111,18 +85,18 @@ def put(
     for i in range(last):
         pack.bottom[i, at] = edges[0, i, sink]
         pack.own[i, at] = edges[1, i, sink]
-        pack.stuck[i, at] = 0.0
-        pack.hungry[i, at] = i >= first and demand[i, lane] > LEAST
+        pack.residual[i, at] = 0.0
+        pack.unmet[i, at] = i >= first and demand[i, lane] > LEAST
 
 
 @bare
-def try_again(
+def retry(
     pack: Pack, sentence: Sentence, row: np.ndarray, order: np.ndarray, first: int, last: int
 ) -> int:
-    """Bring the sinks' flows and bounds together; empty the pack.
+    """Retry until the sinks' flows meet their bounds; empty the pack.
 
-    `row` is the source's, nodes from `first` to before `last` are on a way. Returns the mask of the
-    lanes in which the two have met; ``pack.bound`` holds the bounds.
+    `row` is the source's, nodes from `first` to before `last` are on a path. Returns the mask of
+    the lanes in which the two met; ``pack.bound`` holds the bounds.
     """
     count = pack.size[0]
     pack.size[0] = 0
@@ -138,16 +112,16 @@ def try_again(
             break
         sent = most(load(pack.sent, 0, 0), _pass(pack, row, order, sentence.edges[1], first, last))
         store(pack.sent, 0, 0, sent)
-        cut = stuck_cut(
+        cut = residual_cut(
             row, sentence, pack.bottom, order[0], first, last, 0, pack.supply, pack.beyond
         )
         bound = least(cut, load(pack.bound, 0, 0))
         store(pack.bound, 0, 0, bound)
         done = at_least(sent, bound - spread(CLOSE))
         for i in range(first, last):
-            store(pack.stuck, i, 0, most(load(pack.stuck, i, 0), load(pack.supply, i, 0)))
-            hungry = exceeds(load(pack.demand, i, 0), spread(LEAST))
-            store(pack.hungry, i, 0, most(load(pack.hungry, i, 0), hungry))
+            store(pack.residual, i, 0, most(load(pack.residual, i, 0), load(pack.supply, i, 0)))
+            unmet = exceeds(load(pack.demand, i, 0), spread(LEAST))
+            store(pack.unmet, i, 0, most(load(pack.unmet, i, 0), unmet))
     return done & everyone
 
 
@@ -157,10 +131,10 @@ def _pass(
 ) -> Any:
     """Send `row` over one layer as `sweep_one_layer` does, in another order; return what arrives.
 
-    First from the nodes that were stuck, then from the others; from each first to the sink's own
-    node, then to the hungry ones, then to the others, in proportion to what these can take.
+    First from the nodes with residual supply, then from the others; from each first to the sink's
+    own node, then to the unmet demands, then to the others, in proportion to what these can take.
     """
-    stuck, hungry, supply, demand = pack.stuck, pack.hungry, pack.supply, pack.demand
+    residual, unmet, supply, demand = pack.residual, pack.unmet, pack.supply, pack.demand
     for i in range(first, last):
         store(demand, i, 0, load(pack.bottom, i, 0))
         store(supply, i, 0, spread(row[i]))
@@ -174,7 +148,7 @@ def _pass(
             j = order[turn]
             if j < first:
                 continue
-            now = load(stuck, j, 0)
+            now = load(residual, j, 0)
             if phase:
                 now = one - now
             if at_least(now, one) == 0:
@@ -183,7 +157,7 @@ def _pass(
             for i in range(first, last):
                 out = least(load(demand, i, 0), broadcast(arcs, j, i))
                 others = others + out
-                served = raised(served, out, load(hungry, i, 0))
+                served = raised(served, out, load(unmet, i, 0))
             others = most(others - served, zero)
             to_own = least(own, load(pack.own, j, 0))
             have = load(supply, j, 0)
@@ -194,11 +168,11 @@ def _pass(
             own = own - to_own
             passed = passed - to_own
             used = least(served, passed)
-            # Where nobody else is left, rounding is, and must not be blown up.
+            # With no other demand left this is rounding, which must not be scaled up.
             rest = least(one, (passed - used) / (others + tiny))
             more = used / (served + tiny) - rest
             for i in range(first, last):
                 wish = load(demand, i, 0)
-                share = raised(rest, more, load(hungry, i, 0))
+                share = raised(rest, more, load(unmet, i, 0))
                 store(demand, i, 0, lowered(wish, share, least(wish, broadcast(arcs, j, i))))
     return sent

@@ -1,0 +1,331 @@
+"""Lay out one sentence's graph for the kernel: arrays shared by all its sources and layers.
+
+Whatever depends on neither source nor layer is computed once per sentence. Two of these results
+fold a deep graph down to two layers:
+
+* *Lifted demands*: if every node k of a layer can send ``E[k]`` to the sink, all at the same time,
+  then a flow that brings at most ``E[k]`` to each k continues to the sink as a whole.
+* *Rolled mass*: a source's mass, rolled out downwards, fits every arc on its way, as long as no
+  token passes on more than it got, which a row whose sum is slightly above 1, as in float32, would.
+
+`Columns` are the sinks that a row of the table is computed for. Once a sink has been brought to its
+bound by all sources of one layer, it stays there in every layer above (T2 in docs/flow.md): with
+``low`` and ``peak`` the least and the largest of their flows and r the sum of a source's row above,
+that source gets at least ``low min(1, r / peak)``, and at most ``min(column, r)``. Where a table
+holds all sources, such sinks are absorbed: they leave the lanes, and the others close up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxflow._flow.simd import (
+    LANES,
+    bare,
+    broadcast,
+    counting,
+    least,
+    load,
+    lowered,
+    most,
+    raised,
+    spread,
+    store,
+    total,
+    zeros,
+)
+
+# Keeps quotients of an empty sum finite.
+TINY = 1e-300
+# A flow this close to an upper bound is taken for the bound.
+CLOSE = 1e-12
+
+
+class Sentence(NamedTuple):
+    """A sentence's edges and what follows from them; columns are filled up to whole lanes."""
+
+    causal: np.ndarray  # [1]: whether no token attends to a later one, in any layer
+    edges: np.ndarray  # [L, n, width]: edge weights
+    transposed: np.ndarray  # [L, n, width]: queries and keys exchanged, from layer 1 up
+    column_sums: np.ndarray  # [L, width]
+    row_sums: np.ndarray  # [L, n]: 1 but for rounding
+    off_diagonal: np.ndarray  # [L, width]: column sums without the diagonal, summed from layer 0
+    diagonal: np.ndarray  # [L, width]
+    different: np.ndarray  # [n + 1, width]: 1 where row and column are different tokens, else 0
+    # [L, n, width], causal only: an upper bound, the flow if all nodes below were the node's own.
+    causal_bound: np.ndarray
+    demands: np.ndarray  # [3, n, width]: what nodes can send to each sink from layer 0, 1 and 2
+    share: np.ndarray  # [n + 1, LANES]: work space of `lifted`
+
+
+class Columns(NamedTuple):
+    """What the lanes read, one sink a column: parts of a sentence's arrays, or copies of them.
+
+    `layer` is that of the sources, x the upper one of the layers that are swept.
+    """
+
+    sinks: np.ndarray  # [width]: the sink of each column; their number is kept apart
+    bottom: np.ndarray  # [n, width]: what each node can send to the sink from below the sweep
+    lower: np.ndarray  # [n, width]: layer x - 1 (layer 1 for three layers in all)
+    back: np.ndarray  # [n, width]: the same, transposed
+    upper: np.ndarray  # [n, width]: layer x
+    lowest: np.ndarray  # [n, width]: layer 0, for bounds
+    highest: np.ndarray  # [n, width]: layer `layer` - 1, for bounds
+    diagonal: np.ndarray  # [1, width]: of layer x - 1
+    column_sums: np.ndarray  # [1, width]: of layer 0
+    off_diagonal: np.ndarray  # [1, width]: up to layer `layer` - 2
+    different: np.ndarray  # [n + 1, width]: see `Sentence`
+    causal_bound: np.ndarray  # [n, width]: of `layer`
+
+
+@counting
+def new_sentence(layers: int, n: int, width: int) -> Sentence:
+    """Return empty arrays for a sentence of so many layers and tokens."""
+    different = zeros((n + 1, width))
+    different[:] = 1.0
+    for token in range(n):
+        different[token, token] = 0.0
+    return Sentence(
+        np.zeros(1, np.bool_), zeros((layers, n, width)), zeros((layers, n, width)),
+        zeros((layers, width)), zeros((layers, n)), zeros((layers, width)),
+        zeros((layers, width)), different, zeros((layers, n, width)),
+        zeros((3, n, width)), zeros((n + 1, LANES)),
+    )  # fmt: skip
+
+
+@bare
+def lifts_at(layer: int) -> int:
+    """Return by how many layers the demands are lifted for a source of `layer`."""
+    return 0 if layer <= 3 else (1 if layer <= 4 else 2)
+
+
+@bare
+def two_steps(row: np.ndarray, below: np.ndarray, first: int, last: int, column: int) -> Any:
+    """Return ``sum_j min(row[j], below[j, t])`` for the lanes t from `column` on.
+
+    The flow over two layers, as every path of two edges has them to itself, and the cheapest way to
+    cut all paths of two edges. Only nodes from `first` to before `last` are looked at.
+    """
+    total = spread(0.0)
+    for j in range(first, last):
+        total = total + least(spread(row[j]), load(below, j, column))
+    return total
+
+
+@bare
+def _is_causal(weights: np.ndarray, top: int) -> bool:
+    n = weights.shape[1]
+    for layer in range(top + 1):
+        for query in range(n):
+            for key in range(query + 1, n):
+                if weights[layer, query, key] != 0.0:
+                    return False
+    return True
+
+
+@bare
+def _copy(plane: np.ndarray, to: np.ndarray) -> None:
+    for i in range(len(plane)):
+        for column in range(0, plane.shape[1], LANES):
+            store(to, i, column, load(plane, i, column))
+
+
+@bare
+def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
+    """Fill in a sentence's arrays up to layer `top` from its weights ``[L, n, n]``."""
+    n, width = weights.shape[1], sentence.edges.shape[2]
+    edges, transposed = sentence.edges, sentence.transposed
+    column_sums, off_diagonal = sentence.column_sums, sentence.off_diagonal
+    sentence.causal[0] = _is_causal(weights, top)
+    for layer in range(top + 1):
+        plane = edges[layer]
+        for query in range(n):
+            for key in range(n):
+                plane[query, key] = weights[layer, query, key]
+        for column in range(0, width, LANES):
+            sums = spread(0.0)
+            for query in range(n):
+                sums = sums + load(plane, query, column)
+            store(column_sums, layer, column, sums)
+        for query in range(n):
+            sums = load(plane, query, 0)
+            for column in range(LANES, width, LANES):
+                sums = sums + load(plane, query, column)
+            sentence.row_sums[layer, query] = total(sums)
+        if layer > 0:
+            for query in range(n):
+                for key in range(n):
+                    transposed[layer, key, query] = plane[query, key]
+        for key in range(n):
+            sentence.diagonal[layer, key] = plane[key, key]
+            off_diagonal[layer, key] = column_sums[layer, key] - plane[key, key]
+            if layer > 0:
+                off_diagonal[layer, key] += off_diagonal[layer - 1, key]
+    if sentence.causal[0]:
+        # Elsewhere this bound is never the least and not worth its n^3 steps.
+        bound = sentence.causal_bound
+        _copy(edges[0], bound[0])
+        for layer in range(1, top + 1):
+            for column in range(0, edges.shape[2], LANES):
+                for query in range(column, n):
+                    reaching = two_steps(
+                        edges[layer, query], bound[layer - 1], column, query + 1, column
+                    )
+                    store(bound[layer], query, column, reaching)
+    demands = sentence.demands
+    _copy(edges[0], demands[0])
+    for layer in range(lifts_at(top)):
+        lifted(
+            edges[layer + 1], transposed[layer + 1], column_sums[layer + 1], demands[layer],
+            sentence.share, demands[layer + 1],
+        )  # fmt: skip
+
+
+@bare
+def lifted(
+    layer: np.ndarray,
+    transposed: np.ndarray,
+    column_sums: np.ndarray,
+    demand: np.ndarray,
+    share: np.ndarray,
+    result: np.ndarray,
+) -> None:
+    """Write what each node above `layer` can send to each sink, given the demands below it.
+
+    `demand` and `result` ``[n, width]`` hold one sink a column. Each node i divides its demand
+    among the arcs into it, in proportion to them, but for the one from the sink's own node t, which
+    gets what the others cannot take: a source has much to send to many nodes, but little to t.
+    """
+    n, width = demand.shape
+    one, zero, tiny = spread(1.0), spread(0.0), spread(TINY)
+    for column in range(0, width, LANES):
+        diagonal = zero
+        for i in range(n):
+            wish, arc = load(demand, i, column), load(transposed, i, column)
+            others = most(spread(column_sums[i]) - arc, zero)
+            part = least(one, wish / (others + tiny))
+            store(share, i, 0, part)
+            diagonal = diagonal + least(arc, most(lowered(wish, part, others), zero))
+        store(share, n, 0, diagonal)
+        for k in range(n):
+            sums = zero
+            for i in range(n):
+                sums = raised(sums, broadcast(layer, k, i), load(share, i, 0))
+            store(result, k, column, sums)
+        for lane in range(min(LANES, n - column)):
+            result[column + lane, column + lane] = share[n, lane]
+
+
+@bare
+def passed_on(mass: float, row_sum: float) -> float:
+    """Return the share of a token's arcs that its mass fills; they carry `row_sum` together."""
+    return 1.0 if mass >= row_sum else mass / row_sum
+
+
+@bare
+def rolled(mass: np.ndarray, layer: np.ndarray, row_sums: np.ndarray, result: np.ndarray) -> None:
+    """Write to `result` the `mass` after one layer further down, both ``[1, width]``."""
+    for column in range(0, layer.shape[1], LANES):
+        sums = spread(0.0)
+        for j in range(len(layer)):
+            share = passed_on(mass[0, j], row_sums[j])
+            sums = raised(sums, spread(share), load(layer, j, column))
+        store(result, 0, column, sums)
+
+
+@bare
+def _rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
+    """Write the places of the first `count` values: `first`, then the others, largest first."""
+    order[0] = first
+    for i in range(count):
+        if i != first:
+            at = i if i > first else i + 1
+            while at > 1 and values[order[at - 1]] < values[i]:
+                order[at] = order[at - 1]
+                at -= 1
+            order[at] = i
+
+
+@bare
+def roll_down(
+    sentence: Sentence, layer: int, source: int, last: int, lines: np.ndarray, order: np.ndarray
+) -> None:
+    """Write the source's mass at the nodes of each layer below it to `lines` ``[L, width]``.
+
+    Only as far down as it is needed. And the order of visiting the nodes of a sweep: the source's
+    own, then those with the largest mass first, while there is still a choice of paths.
+    """
+    edges = sentence.edges
+    for key in range(edges.shape[2]):
+        lines[layer - 1, key] = edges[layer, source, key]
+    low = 0 if layer < 3 else lifts_at(layer) + 1
+    for x in range(layer - 1, low, -1):
+        rolled(lines[x : x + 1], edges[x], sentence.row_sums[x], lines[x - 1 : x])
+    _rank(lines[low if layer > 2 else layer - 1], source, last, order)
+
+
+@counting
+def new_columns(n: int, width: int) -> Columns:
+    """Return empty arrays for copies."""
+    return Columns(
+        np.zeros(width, np.int64), zeros((n, width)), zeros((n, width)),
+        zeros((n, width)), zeros((n, width)), zeros((n, width)),
+        zeros((n, width)), zeros((1, width)), zeros((1, width)),
+        zeros((1, width)), zeros((n + 1, width)), zeros((n, width)),
+    )  # fmt: skip
+
+
+@bare
+def all_columns(sentence: Sentence, layer: int, sinks: np.ndarray) -> Columns:
+    """Return the columns of all sinks for sources of `layer`, 2 or higher."""
+    edges, lifts = sentence.edges, lifts_at(layer)
+    x = min(lifts + 2, layer)
+    return Columns(
+        sinks, sentence.demands[lifts], edges[x - 1], sentence.transposed[x - 1], edges[x],
+        edges[0], edges[layer - 1], sentence.diagonal[x - 1 : x], sentence.column_sums[:1],
+        sentence.off_diagonal[layer - 2 : layer - 1], sentence.different,
+        sentence.causal_bound[layer],
+    )  # fmt: skip
+
+
+@counting
+def absorb(
+    sentence: Sentence, layer: int, below: np.ndarray, whole: Columns, chosen: Columns
+) -> int:
+    """Copy the columns of the sinks still to be computed for `layer`; return how many.
+
+    `below` ``[n, n]`` holds the flows of all sources of the layer below.
+    """
+    n, count = len(below), 0
+    sends = sentence.row_sums[layer].max()
+    for sink in range(n):
+        low, peak = below[:, sink].min(), below[:, sink].max()
+        reached = low * min(1.0, sends / max(peak, 1e-300))
+        if reached < min(sentence.column_sums[0, sink], sends) - CLOSE:
+            chosen.sinks[count] = sink
+            count += 1
+    sinks = chosen.sinks
+    _choose(whole.bottom, sinks, count, chosen.bottom)
+    _choose(whole.lower, sinks, count, chosen.lower)
+    _choose(whole.back, sinks, count, chosen.back)
+    _choose(whole.upper, sinks, count, chosen.upper)
+    _choose(whole.lowest, sinks, count, chosen.lowest)
+    _choose(whole.highest, sinks, count, chosen.highest)
+    _choose(whole.diagonal, sinks, count, chosen.diagonal)
+    _choose(whole.column_sums, sinks, count, chosen.column_sums)
+    _choose(whole.off_diagonal, sinks, count, chosen.off_diagonal)
+    _choose(whole.different, sinks, count, chosen.different)
+    if sentence.causal[0]:
+        _choose(whole.causal_bound, sinks, count, chosen.causal_bound)
+    return count
+
+
+@bare
+def _choose(every: np.ndarray, sinks: np.ndarray, count: int, chosen: np.ndarray) -> None:
+    end = (count + LANES - 1) // LANES * LANES
+    for i in range(len(every)):
+        for column in range(count):
+            chosen[i, column] = every[i, sinks[column]]
+        chosen[i, count:end] = 0.0

@@ -1,0 +1,241 @@
+"""Vector operations for numba: a type of `LANES` doubles, processed in lockstep.
+
+All sinks of one source have the same edges and differ only in their demands, so the same steps
+serve `LANES` sinks at a time, one in each lane of a vector. Compilers do not find this by
+themselves in loops over arrays that might overlap. The type is wider than any machine's vectors:
+the parts of one step are independent and hide each other's latency.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit as _njit
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, overload, register_model
+
+# What numba makes of a function is not what its signature says to a type checker.
+intrinsic: Any = _intrinsic
+njit: Any = _njit
+
+LANES = 16
+_VECTOR = ir.VectorType(ir.DoubleType(), LANES)
+
+
+def counting(function: Callable[..., Any]) -> Any:
+    """Compile a function that makes arrays, or returns views of them."""
+    return _compile(function, True)
+
+
+def bare(function: Callable[..., Any]) -> Any:
+    """Compile a function that makes no array, and returns none but views for `bare` callers.
+
+    It need not count references to the arrays that its caller keeps. numba counts them by atomic
+    steps at every call and every view, which for short sentences took longer than their flows.
+    """
+    return _compile(function, False)
+
+
+def _compile(function: Callable[..., Any], counts: bool) -> Any:
+    try:
+        return njit(nogil=True, _nrt=counts)(function)
+    except (KeyError, TypeError):  # not every version of numba offers the choice
+        return njit(nogil=True)(function)
+
+
+class Lanes(types.Type):
+    """`LANES` doubles in a vector register."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+lanes = Lanes()
+
+
+@register_model(Lanes)
+class LanesModel(models.PrimitiveModel):
+    """The type's representation: an LLVM vector."""
+
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, _VECTOR)
+
+
+@counting
+def zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Return zeros whose rows of whole lanes begin at a line of the cache.
+
+    Vectors that lie across two lines take twice as long to load, and numba's own arrays do so or
+    not from one run to the next.
+    """
+    size = 1
+    for length in shape:
+        size *= length
+    memory = np.zeros(size + 8)
+    begin = (64 - memory.ctypes.data % 64) % 64 // 8
+    return memory[begin : begin + size].reshape(shape)
+
+
+def _pointer(context: Any, builder: Any, kind: Any, array_type: Any, *arguments: Any) -> Any:
+    array, row, column = arguments
+    view = context.make_array(array_type)(context, builder, array)
+    shape = cgutils.unpack_tuple(builder, view.shape)
+    strides = cgutils.unpack_tuple(builder, view.strides)
+    item = cgutils.get_item_pointer2(
+        context, builder, view.data, shape, strides, array_type.layout, [row, column]
+    )
+    return builder.bitcast(item, kind.as_pointer())
+
+
+def _everywhere(builder: Any, number: Any) -> Any:
+    empty = ir.Constant(_VECTOR, ir.Undefined)
+    first = builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
+    nowhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(first, empty, nowhere)
+
+
+@intrinsic
+def load(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    """Return the lanes that start at ``array[row, column]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        item = _pointer(context, builder, _VECTOR, signature.args[0], *arguments)
+        return builder.load(item, align=8)
+
+    return lanes(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store(typingctx: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
+    """Write lanes to ``array[row, column]`` and the places after it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        item = _pointer(context, builder, _VECTOR, signature.args[0], *arguments[:3])
+        builder.store(arguments[3], item, align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, lanes), generate
+
+
+@intrinsic
+def broadcast(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    """Return lanes that all hold ``array[row, column]``; no index is negative."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        item = _pointer(context, builder, ir.DoubleType(), signature.args[0], *arguments)
+        return _everywhere(builder, builder.load(item))
+
+    return lanes(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def spread(typingctx: Any, number: Any) -> Any:
+    """Return lanes that all hold one number."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _everywhere(builder, arguments[0])
+
+    return lanes(types.float64), generate
+
+
+@intrinsic
+def total(typingctx: Any, value: Any) -> Any:
+    """Return the sum over the lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.DoubleType(), [ir.DoubleType(), _VECTOR])
+        name = f"llvm.vector.reduce.fadd.v{LANES}f64"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        zero = ir.Constant(ir.DoubleType(), 0.0)
+        return builder.call(function, [zero, arguments[0]], fastmath=["reassoc"])
+
+    return types.float64(lanes), generate
+
+
+@intrinsic
+def lowest(typingctx: Any, word: Any) -> Any:
+    """Return the index of the lowest set bit of a non-zero ``uint64``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
+
+    return types.int64(types.uint64), generate
+
+
+def _binary(build: Callable[..., Any], result: Any = lanes) -> Any:
+    """Return an intrinsic of two lanes whose LLVM code is ``build(builder, left, right)``."""
+
+    @intrinsic
+    def operation(typingctx: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return build(builder, *arguments)
+
+        return result(lanes, lanes), generate
+
+    return operation
+
+
+def _select_greater(builder: Any, left: Any, right: Any) -> Any:
+    one, zero = (ir.Constant(_VECTOR, [number] * LANES) for number in (1.0, 0.0))
+    return builder.select(builder.fcmp_ordered(">", left, right), one, zero)
+
+
+def _compare(builder: Any, left: Any, right: Any) -> Any:
+    flags = builder.fcmp_ordered(">=", left, right)
+    return builder.zext(builder.bitcast(flags, ir.IntType(LANES)), ir.IntType(64))
+
+
+#: The smaller and the larger number of each lane.
+least = _binary(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
+most = _binary(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+#: 1 in lanes where the left number is larger, 0 in the others.
+exceeds = _binary(_select_greater)
+#: An int64 with bit i set where lane i of the left is no smaller than of the right.
+at_least = _binary(_compare, types.int64)
+
+
+def _multiply_add(sign: Callable[..., Any]) -> Any:
+    """Return an intrinsic: ``value + sign(factor) * amount``, fused where the machine can."""
+
+    @intrinsic
+    def operation(typingctx: Any, value: Any, factor: Any, amount: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            value, factor, amount = arguments
+            kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+            name = f"llvm.fmuladd.v{LANES}f64"
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            return builder.call(function, [sign(builder, factor), amount, value])
+
+        return lanes(lanes, lanes, lanes), generate
+
+    return operation
+
+
+#: ``value + factor * amount`` and ``value - factor * amount``.
+raised = _multiply_add(lambda builder, factor: factor)
+lowered = _multiply_add(lambda builder, factor: builder.fneg(factor))
+
+
+def _arithmetic(name: str) -> Any:
+    compute = _binary(lambda builder, left, right: getattr(builder, name)(left, right))
+
+    # numba wants both signatures alike, annotations included.
+    def on_lanes(left: Any, right: Any) -> Any:
+        return compute(left, right)
+
+    def choose(left: Any, right: Any) -> Any:
+        return on_lanes if isinstance(left, Lanes) and isinstance(right, Lanes) else None
+
+    return choose
+
+
+overload(operator.add)(_arithmetic("fadd"))
+overload(operator.sub)(_arithmetic("fsub"))
+overload(operator.mul)(_arithmetic("fmul"))
+overload(operator.truediv)(_arithmetic("fdiv"))
