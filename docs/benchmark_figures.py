@@ -7,8 +7,17 @@ import json
 import sys
 from pathlib import Path
 
-from jaxflow.eval.plots.style import CYCLE, HATCHES, MARKERS, PAGE
-from jaxflow.eval.plots.style import add_legend, dress, finish, new_figure, save
+from jaxflow.eval.plots.style import (
+    CYCLE,
+    HATCHES,
+    MARKERS,
+    PAGE,
+    add_legend,
+    dress,
+    finish,
+    new_figure,
+    save,
+)
 
 
 def growth(comparisons: list[dict], axis: str):

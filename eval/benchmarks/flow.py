@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
-from jaxflow._flow.workers import flow_tables
+from jaxflow._flow.threads import flow_tables
 from jaxflow.attention import edge_weights
 from jaxflow.errors import InputError
 from jaxflow.eval.benchmarks.record import Comparison

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxflow import InputError, models
-from jaxflow._flow.definition import flow_by_definition
+from jaxflow._flow.fallback import flow_by_definition
 from jaxflow.attention import check_attention, edge_weights
 from jaxflow.eval.benchmarks import encoders, flow, rollout
 from jaxflow.eval.benchmarks.flow import KINDS, Work, run_flow, synthetic_attention
