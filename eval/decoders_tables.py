@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jaxflow.eval.decoders import AFTER, NORMALISED, DecoderScores
 from jaxflow.eval.leaderboard.significance import PERMUTATIONS, permutation_tests
-from jaxflow.eval.paper.lengths import length_bands
+from jaxflow.eval.paper.tables import length_bands
 from jaxflow.eval.stats import RESAMPLES, Cell, compare, holm, summarise
 
 __all__ = [

@@ -1,6 +1,4 @@
-"""The paper's claims as questions that paired tests can answer.
-
-Each is put as the mean of a per-sentence difference that is positive if the claim is true:
+"""The paper's claims as per-sentence differences, positive if the claim is true, and their tests.
 
 * **C1**, raw attention loses its correlation in higher layers: its correlation at L1 minus its mean
   over the upper half of the layers (L4-L6 of 6).
@@ -14,9 +12,9 @@ Each is put as the mean of a per-sentence difference that is positive if the cla
 * **C5**, both work from attention alone: rollout's and flow's correlation at the top minus that of
   random scores, and minus that of the position. One run tests this for one model; the paper's "on
   any model" is beyond it.
-* **E1-E3** are not the paper's claims but its tables' natural questions: flow against rollout, and
-  each of the two against its cheapest substitute (the column sum of A[1], raw attention), at the
-  top layer.
+* **E1-E3** are not claims of the paper but questions that its tables raise: flow against rollout,
+  and each of the two against its cheapest substitute (the column sum of A[1], raw attention), at
+  the top layer.
 
 The verdict is *holds* or *does not hold* if the signed-rank test, Holm-corrected over all questions
 of the run, rejects at .05 and both the mean and the ranks point that way; else *not decided*.
@@ -30,11 +28,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.eval.paper.questions import Question, ask
-from jaxflow.eval.paper.scores import Scores
+from jaxflow.eval.paper.scores import TARGETS, Scores
+from jaxflow.eval.report.text import UNDEFINED, short
 from jaxflow.eval.stats import PairedTest, compare, holm
-
-__all__ = ["DOES_NOT_HOLD", "HOLDS", "NOTE", "NOT_DECIDED", "Claim", "judge_claims"]
 
 HOLDS = "holds"
 DOES_NOT_HOLD = "does not hold"
@@ -42,13 +38,16 @@ NOT_DECIDED = "not decided"
 
 #: What the reader of the verdicts has to know, in one paragraph.
 NOTE = (
-    "Effects are mean differences per sentence, positive in favour of the claim, with 95 % "
-    "bootstrap intervals; p-values are two-sided Wilcoxon signed-rank tests with Holm's correction "
-    "over all lines; a verdict needs p < .05. C5 is tested on this model only: that rollout and "
-    "flow work on any model is beyond one run."
+    "C1 to C5 are claims of the paper, E1 to E3 questions that its tables raise. Effects are mean "
+    "differences per sentence, positive in favour of the claim, with 95 % bootstrap intervals; "
+    "p-values are two-sided Wilcoxon signed-rank tests with Holm's correction over all lines; a "
+    "verdict needs p < .05. C5 is tested on this model only: that rollout and flow work on any "
+    "model is beyond one run."
 )
 
 _LEVEL = 0.05
+# How far below the largest mean a layer may be and still belong to the plateau.
+_PLATEAU = 0.02
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Claim:
     statement
         What would be true if the claim held.
     target
-        ``blank_out`` or ``gradient``; None where the claim is about neither.
+        ``blank_out``, ``gradient`` or ``gradient_norm``; None where the claim is about none.
     verdict
         ``holds``, ``does not hold`` or ``not decided``.
     effect, ci95
@@ -88,6 +87,21 @@ class Claim:
     detail: str
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A claim about one target before its test; `curve` is whether the mean curves support it."""
+
+    name: str
+    statement: str
+    target: str | None
+    detail: str
+    curve: bool | None = None
+
+
+# A question, and differences [S] that are positive where a sentence supports the claim.
+_Asked = tuple[_Question, NDArray[np.float64]]
+
+
 def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
     """Test every claim on the per-sentence scores of one model.
 
@@ -96,18 +110,18 @@ def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
     scores
         Any number of layers; a claim about depth is not decided on a single layer.
     seed
-        Of the bootstrap behind the intervals.
+        Of the bootstrap intervals.
 
     Returns
     -------
     tuple of Claim
-        C1, C2, C3 (both targets each), C4, C5 (two scores, two baselines, both targets), E1-E3.
+        C1, C2, C3 (all targets each), C4, C5 (two scores, two baselines, all targets), E1-E3.
         The module's docstring defines each.
     """
-    questions: list[Question] = []
+    questions: list[_Question] = []
 
     def differences() -> Iterator[NDArray[np.float64]]:
-        for question, difference in ask(scores):
+        for question, difference in _ask(scores):
             questions.append(question)
             yield difference
 
@@ -118,7 +132,7 @@ def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
             name=question.name,
             statement=question.statement,
             target=question.target,
-            verdict=_verdict(test, p_holm, question.seen),
+            verdict=_verdict(test, p_holm, question.curve),
             effect=test.difference,
             ci95=test.ci95,
             p=test.p,
@@ -130,11 +144,123 @@ def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
     )
 
 
-def _verdict(test: PairedTest, p_holm: float, seen: bool | None) -> str:
+def plateau(means: NDArray[np.float64]) -> int | None:
+    """Return the first layer from which on every mean is within 0.02 of the largest of them.
+
+    Parameters
+    ----------
+    means
+        ``[L]``, one mean per layer, bottom to top.
+
+    Returns
+    -------
+    int or None
+        Counted from 1; the last layer at the latest; None if its mean is undefined.
+    """
+    for layer in range(len(means)):
+        later = means[layer:]
+        # A gap of exactly 0.02 counts as within, whatever its rounding.
+        if (later >= later.max() - _PLATEAU - 1e-9).all():
+            return layer + 1
+    return None
+
+
+def _verdict(test: PairedTest, p_holm: float, curve: bool | None) -> str:
     if not p_holm < _LEVEL:
         return NOT_DECIDED
-    if test.difference > 0 and test.rank_biserial > 0 and seen is not False:
+    if test.difference > 0 and test.rank_biserial > 0 and curve is not False:
         return HOLDS
-    if test.difference < 0 and test.rank_biserial < 0 and seen is not True:
+    if test.difference < 0 and test.rank_biserial < 0 and curve is not True:
         return DOES_NOT_HOLD
     return NOT_DECIDED
+
+
+def _ask(scores: Scores) -> Iterator[_Asked]:
+    """Yield all questions in the order of their names, each computed when it is asked for."""
+    for question in (_raw_falls, _rollout_rises, _flow_is_earlier):
+        for target in TARGETS:
+            yield question(scores, target)
+    yield _flow_spreads(scores)
+    for row in ("rollout", "flow"):
+        for baseline, title in (("random", "random scores"), ("position", "the position")):
+            statement = f"{row} correlates better than {title} at the top layer, on this model"
+            for target in TARGETS:
+                yield _better(scores, target, "C5", statement, row, baseline)
+    for name, row, baseline, title in (
+        ("E1", "flow", "rollout", "rollout"),
+        ("E2", "flow", "column_sum", "its bound, the column sum of A[1],"),
+        ("E3", "rollout", "raw", "raw attention"),
+    ):
+        statement = f"{row} correlates better than {title} at the top layer"
+        for target in TARGETS:
+            yield _better(scores, target, name, statement, row, baseline)
+
+
+def _raw_falls(scores: Scores, target: str) -> _Asked:
+    raw, half = scores.correlations[target]["raw"], scores.layers // 2
+    upper = raw[:, half:].mean(1)
+    where = f"L{half + 1}-L{scores.layers}"
+    detail = f"Raw is {_mean(raw[:, 0])} at L1, {_mean(upper)} on the mean of {where}."
+    statement = "raw attention loses its correlation in higher layers"
+    return _Question("C1", statement, target, detail), raw[:, 0] - upper
+
+
+def _rollout_rises(scores: Scores, target: str) -> _Asked:
+    rollout = scores.correlations[target]["rollout"]
+    depth = np.linspace(0, 1, scores.layers)
+    depth -= depth.mean()
+    # On a single layer there is no rise: the line through one point is taken as level.
+    rise = rollout @ depth / ((depth @ depth) or 1.0)
+    means = _means(rollout)
+    steps = np.diff(means)
+    detail = (
+        f"Rollout is {short(means[0])} at L1 and {short(means[-1])} at L{scores.layers}; its mean "
+        f"rises in {np.count_nonzero(steps > 0)} of {len(steps)} steps."
+    )
+    return _Question("C2", "rollout rises with depth", target, detail), rise
+
+
+def _flow_is_earlier(scores: Scores, target: str) -> _Asked:
+    rollout, flow = (scores.correlations[target][row] for row in ("rollout", "flow"))
+    early = (scores.layers + 1) // 2
+    gains = [values[:, -1] - values[:, early - 1] for values in (rollout, flow)]
+    levels = [plateau(_means(values)) for values in (rollout, flow)]
+    names = [UNDEFINED if level is None else f"L{level}" for level in levels]
+    detail = (
+        f"Flow is level from {names[1]}, rollout from {names[0]}; from L{early} to "
+        f"L{scores.layers} rollout gains {_mean(gains[0], sign=True)}, flow "
+        f"{_mean(gains[1], sign=True)}."
+    )
+    earlier = None not in levels and levels[1] < levels[0]  # type: ignore[operator]
+    statement = "flow reaches its plateau earlier than rollout"
+    return _Question("C3", statement, target, detail, earlier), gains[0] - gains[1]
+
+
+def _flow_spreads(scores: Scores) -> _Asked:
+    flow, rollout = (scores.entropy[row][:, -1] for row in ("flow", "rollout"))
+    detail = (
+        f"The entropy at L{scores.layers} is {_mean(flow)} of its maximum for flow and "
+        f"{_mean(rollout)} for rollout."
+    )
+    statement = "rollout is focused, flow spread over more tokens (entropy)"
+    return _Question("C4", statement, None, detail), flow - rollout
+
+
+def _better(
+    scores: Scores, target: str, name: str, statement: str, row: str, baseline: str
+) -> _Asked:
+    ours, other = (scores.correlations[target][which][:, -1] for which in (row, baseline))
+    detail = (
+        f"At L{scores.layers} {row} is {_mean(ours)}, {baseline.replace('_', ' ')} {_mean(other)}."
+    )
+    return _Question(name, statement, target, detail), ours - other
+
+
+def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of each column over the sentences that define it."""
+    count = np.count_nonzero(~np.isnan(values), axis=0)
+    return np.where(count > 0, np.nansum(values, axis=0), np.nan) / np.maximum(count, 1)
+
+
+def _mean(values: NDArray[np.float64], *, sign: bool = False) -> str:
+    return short(float(_means(values)), sign=sign)

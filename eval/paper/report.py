@@ -1,27 +1,31 @@
-"""The results on a terminal, and the files of a run."""
+"""Tables 1 to 3 beside the paper's: on a console, as Markdown, and the files of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import DOES_NOT_HOLD, HOLDS, NOTE, Claim
-from jaxflow.eval.paper.markdown import comparison_note, to_markdown
+from jaxflow.eval.paper.reference import LAYERS, TARGET_TITLES
 from jaxflow.eval.paper.scores import Scores, write_scores
 from jaxflow.eval.paper.tables import Tables, beside_paper, record, to_csv
+from jaxflow.eval.report.table import Column, Section, Table, print_sections, to_markdown
 from jaxflow.eval.report.text import (
-    accuracy_lines,
+    UNDEFINED,
+    counts,
     interval,
     json_text,
     layer_names,
     mean_std,
     probability,
     short,
+    to_json,
 )
 from jaxflow.eval.stats import Cell
 from jaxflow.files import write_together
@@ -29,76 +33,86 @@ from jaxflow.files import write_together
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_claims", "print_note", "print_report", "print_tables", "write_reports"]
+    from jaxflow.eval.paper.rounding import Rounding
 
-# A line of a printed table: its label, one text per layer, a rich style.
-_Line = tuple[str, list[str], str]
+#: Accuracy and counts by split.
+Accuracy = Mapping[str, Mapping[str, float | int]]
+
+#: Targets of the authors' protocol; blank-out is not one of theirs.
+AUTHORS_TARGETS = ("gradient", "gradient_norm")
+AUTHORS = (
+    "As the authors' script has it: a token's relevance is the maximum over all queries (flows "
+    "normalised a query), the gradient that of the last class's logit, ranks are dense and go into "
+    "the formula for ranks without ties (two constant vectors get 1). Layers L2 and L4 are not in "
+    "the paper."
+)
+CORRECTED = (
+    "Corrected: the row of [CLS], the gradient of the predicted class's logit, Spearman's "
+    "correlation of average ranks; NaN counts the sentences left out because one side is constant."
+)
+_ATTRACTORS = (
+    "test_1, test_2 and so on hold the test sentences with that many attractors: nouns between "
+    "subject and verb whose number is not the subject's."
+)
 _COLOURS = {HOLDS: "green", DOES_NOT_HOLD: "red"}
 
 
 def print_report(
-    console: Console, tables: Tables, claims: Sequence[Claim] = (), *, accuracy: Any = None
+    console: Console,
+    tables: Tables,
+    claims: Sequence[Claim] = (),
+    *,
+    accuracy: Accuracy | None = None,
+    authors: Tables | None = None,
+    rounding: Rounding | None = None,
 ) -> None:
-    """Print both tables beside the paper's, the rows the paper lacks, and the claims.
+    """Print the tables beside the paper's, the rows the paper lacks, and the claims.
 
     Parameters
     ----------
     console
-        A rich console on standard output. Tables wider than it are printed in blocks of layers,
-        so that no number is cut; colours appear only where the console has them.
-    tables, claims
-        What was found.
-    accuracy
-        Of the model: a number, or a mapping with the parts.
+        A rich console on standard output. Tables wider than it are printed in parts of some layers
+        each, so that no number is cut; colours appear only where the console has them.
+    tables, claims, accuracy, authors, rounding
+        As for `write_reports`.
     """
-    for line in accuracy_lines(accuracy):
-        _say(console, line)
-    print_tables(console, tables)
-    _say(console, "\nSaturated share of the pairs ([CLS], token)", "bold")
-    _print_table(console, _own("saturated", tables.saturation))
-    _say(console, "\nEntropy of the [CLS] row, as a share of its maximum", "bold")
-    _print_table(
-        console, [line for row in tables.entropy for line in _own(row, tables.entropy[row])]
-    )
-    print_note(console, tables)
-    print_claims(console, claims)
+    print_sections(console, _sections(tables, accuracy or {}, authors, rounding))
+    _print_claims(console, claims)
 
 
-def print_tables(console: Console, tables: Tables, targets: Sequence[str] | None = None) -> None:
-    """Print the correlations with each target, or with those of `targets`."""
-    for target in tables.correlations:
-        if targets is None or target in targets:
-            _say(console, f"\n{tables.reference.titles[target]}", "bold")
-            _print_table(console, _compared(tables, target))
+def markdown(
+    tables: Tables,
+    *,
+    claims: Sequence[Claim] = (),
+    accuracy: Accuracy | None = None,
+    authors: Tables | None = None,
+    rounding: Rounding | None = None,
+    made_with: Any = None,
+) -> str:
+    """Write what `print_report` prints as a Markdown document.
 
-
-def print_note(console: Console, tables: Tables, targets: Sequence[str] | None = None) -> None:
-    """Print what the numbers of the tables are, and how many were undefined."""
-    _say(
-        console,
-        f"\nMean±standard deviation over {tables.sentences} sentences, 95 % bootstrap interval "
-        f"of the mean. {_left_out(tables, targets)} {comparison_note(tables)}",
-        "dim",
-    )
-
-
-def print_claims(console: Console, claims: Sequence[Claim]) -> None:
-    """Print the verdicts on the claims; nothing where none were tested."""
+    Layers go from L1 (bottom) up; a model of another depth than the paper's gets no comparison,
+    and the text says so.
+    """
+    title = "Agreement of token scores with blank-out and input gradients"
+    if authors is not None:
+        title = "Table 3: agreement of token scores with input gradients on SST-2"
+    sections = _sections(tables, accuracy or {}, authors, rounding, counted=True)
     if claims:
-        _say(console, "\nClaims", "bold")
-        _print_claims(console, claims)
-        _say(console, f"\n{NOTE}", "dim")
+        sections.append(Section("Claims", "", _claim_table(claims), NOTE))
+    return to_markdown(title, sections, made_with)
 
 
 def write_reports(
-    out_dir: str | PathLike[str],
+    out: str | PathLike[str],
     *,
     scores: Scores,
     tables: Tables,
     claims: Sequence[Claim] = (),
-    accuracy: Any = None,
-    accuracy_by_split: Mapping[str, Mapping[str, float | int]] | None = None,
-    samples: int | None = None,
+    accuracy: float | None = None,
+    accuracy_by_split: Accuracy | None = None,
+    authors: Tables | None = None,
+    rounding: Rounding | None = None,
     config: Any = None,
     versions: Any = None,
     extra: Mapping[str, NDArray] | None = None,
@@ -107,12 +121,17 @@ def write_reports(
 
     Parameters
     ----------
-    out_dir
+    out
         Folder, made if it is not there.
     scores, tables, claims
-        What was found.
-    accuracy, accuracy_by_split, samples, config, versions
-        As for `jaxflow.eval.paper.tables.record`; ``config.json`` holds `config` and `versions`.
+        Results of one model. ``tables.json`` is as `jaxflow.eval.paper.tables.record` has it.
+    accuracy, accuracy_by_split
+        Of the model: on the split that is scored, and on each held-out split.
+    authors, rounding
+        Of Table 3: the tables by the authors' own protocol, and how much of the summed gradient is
+        rounding; ``tables.json`` has them as ``authors_protocol`` and ``rounding``.
+    config, versions
+        What produced it; ``config.json`` holds both.
     extra
         Further arrays for ``scores.npz``.
 
@@ -127,107 +146,213 @@ def write_reports(
         If the folder cannot be written to or something given has no JSON form. Every file is
         complete before the first one takes its place.
     """
-    given: dict[str, Any] = {
-        "claims": claims,
-        "accuracy": accuracy,
-        "accuracy_by_split": accuracy_by_split,
-        "samples": samples,
-        "config": config,
-        "versions": versions,
-    }
-    texts = {
-        "tables.md": to_markdown(tables, **given),
-        "tables.json": json_text(record(tables, **given)),
-        "tables.csv": to_csv(tables),
-        "config.json": json_text({"config": config, "versions": versions}),
-    }
+    content = record(
+        tables,
+        claims=claims,
+        accuracy=accuracy,
+        accuracy_by_split=accuracy_by_split,
+        config=config,
+        versions=versions,
+    )
+    if authors is not None:
+        content["authors_protocol"] = {
+            "tables": to_json(authors.correlations),
+            "samples": authors.sentences,
+        }
+    if rounding is not None:
+        content["rounding"] = to_json(rounding)
+    made_with = {"config": config, "versions": versions}
+    text = markdown(
+        tables,
+        claims=claims,
+        accuracy=accuracy_by_split,
+        authors=authors,
+        rounding=rounding,
+        made_with=made_with,
+    )
+    return write_together(
+        Path(out),
+        {
+            "tables.md": text,
+            "tables.json": json_text(content),
+            "tables.csv": to_csv(tables),
+            "config.json": json_text(made_with),
+            "scores.npz": lambda part: write_scores(part, scores, extra),
+        },
+    )
 
-    def write_text(name: str) -> Any:
-        return lambda part: part.write_text(texts[name], encoding="utf-8")
 
-    writers = {name: write_text(name) for name in texts}
-    writers["scores.npz"] = lambda part: write_scores(part, scores, extra)
-    return write_together(Path(out_dir), writers)
-
-
-def _compared(tables: Tables, target: str) -> list[_Line]:
-    lines: list[_Line] = []
-    for row, cells in tables.correlations[target].items():
-        lines += _own(paper.ROW_TITLES[row], cells)
-        theirs = beside_paper(tables, target, row)
-        if theirs is not None:
-            lines.append(("  paper", [mean_std(mean, std) for mean, std, _ in theirs], "cyan"))
-            lines.append(("  differs", [short(gap, sign=True) for _, _, gap in theirs], "yellow"))
-    return lines
+def rounding_note(rounding: Rounding) -> str:
+    """Return one paragraph on how much of the summed gradient is rounding."""
+    return (
+        "The gradient summed over an embedding's coordinates, |Σ g|, is a median "
+        f"{rounding.single:.0e} of Σ |g| in float32 and {rounding.double:.0e} in float64; its "
+        f"ranks in the two precisions agree by {short(rounding.agreement.mean)} "
+        f"{interval(rounding.agreement.ci95)} (Spearman), those of the norm by "
+        f"{short(rounding.norm_agreement.mean)} {interval(rounding.norm_agreement.ci95)}."
+    )
 
 
-def _own(name: str, cells: Sequence[Cell]) -> list[_Line]:
-    # Without the blank, six layers fit into 80 columns.
-    intervals = [interval(cell.ci95).replace(" ", "") for cell in cells]
-    return [
-        (name, [mean_std(cell.mean, cell.std) for cell in cells], "bold"),
-        ("  95 %", intervals, "dim"),
+def _sections(
+    tables: Tables,
+    accuracy: Accuracy,
+    authors: Tables | None,
+    rounding: Rounding | None,
+    *,
+    counted: bool = False,
+) -> list[Section]:
+    """Return all of a report but the claims; `counted` adds columns of n and NaN."""
+    sections = [_accuracy_section(accuracy)] if accuracy else []
+    if authors is not None:
+        about = f"{AUTHORS} {_about(authors, AUTHORS_TARGETS)}"
+        sections += [_correlations(authors, target, counted) for target in AUTHORS_TARGETS]
+        sections.append(Section(note=about))
+    sections += [_correlations(tables, target, counted) for target in tables.correlations]
+    sections += [
+        Section(
+            "Saturated share of the pairs ([CLS], token)",
+            "Pairs whose flow is at its bound, the column sum of A[1] cut at 1.",
+            _layers({"saturated": tables.saturation}, counted),
+        ),
+        Section(
+            "Entropy of the [CLS] row",
+            "As a share of its maximum, the logarithm of the number of tokens.",
+            _layers(tables.entropy, counted),
+        ),
+        Section(
+            note=(f"{CORRECTED} " if authors is not None else "")
+            + _about(tables, tables.correlations)
+        ),
     ]
+    if rounding is not None:
+        sections.append(Section("What of the summed gradient is rounding", rounding_note(rounding)))
+    return sections
 
 
-def _left_out(tables: Tables, targets: Sequence[str] | None) -> str:
-    counted = [
-        f"{paper.ROW_TITLES[row]} {max(cell.nan for cell in cells)} ({paper.TARGET_TITLES[target]})"
-        for target, rows in tables.correlations.items()
-        for row, cells in rows.items()
-        if any(cell.nan for cell in cells) and (targets is None or target in targets)
+def _accuracy_section(accuracy: Accuracy) -> Section:
+    # Splits may differ in what is known of them: every figure of any is a column.
+    names = list(dict.fromkeys(name for figures in accuracy.values() for name in figures))
+    table = Table.of(
+        ["split", *(Column(name.replace("_", " "), _figure) for name in names)],
+        [[split, *(figures.get(name) for name in names)] for split, figures in accuracy.items()],
+    )
+    attractors = any(re.fullmatch(r"test_\d", split) for split in accuracy)
+    return Section("Accuracy of the model", _ATTRACTORS if attractors else "", table)
+
+
+def _figure(value: float | int) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return UNDEFINED if math.isnan(value) else f"{value:.4f}"
+
+
+def _correlations(tables: Tables, target: str, counted: bool) -> Section:
+    theirs = {row: beside_paper(tables, target, row) for row in tables.correlations[target]}
+    table = _layers(tables.correlations[target], counted, theirs)
+    return Section(tables.reference.titles[target], "", table)
+
+
+def _layers(
+    rows: Mapping[str, Sequence[Cell]],
+    counted: bool,
+    theirs: Mapping[str, Sequence[tuple[float, float, float]] | None] | None = None,
+) -> Table:
+    """Return a table of layers: mean±std, interval, the paper's and the difference of each row."""
+    lines: list[list[Any]] = []
+    styles = []
+    for row, cells in rows.items():
+        number = [counts(cells, "n"), counts(cells, "nan")] if counted else []
+        blank = [""] * len(number)
+        lines.append(
+            [row.replace("_", " "), *(mean_std(cell.mean, cell.std) for cell in cells), *number]
+        )
+        # Without the blank, six layers fit into 80 columns.
+        intervals = [interval(cell.ci95).replace(" ", "") for cell in cells]
+        lines.append(["  95 %", *intervals, *blank])
+        styles += ["bold", "dim"]
+        compared = (theirs or {}).get(row)
+        if compared is not None:
+            lines.append(["  paper", *(mean_std(mean, std) for mean, std, _ in compared), *blank])
+            lines.append(["  differs", *(short(gap, sign=True) for *_, gap in compared), *blank])
+            styles += ["cyan", "yellow"]
+    layers = layer_names(len(next(iter(rows.values()))))
+    return Table.of(["", *layers, *(["n", "NaN"] if counted else [])], lines, styles=styles)
+
+
+def _about(tables: Tables, targets: Collection[str]) -> str:
+    """Return what the numbers of tables are, how many were undefined, and what they are besides."""
+    undefined = [
+        f"{row.replace('_', ' ')} {max(cell.nan for cell in cells)} ({TARGET_TITLES[target]})"
+        for target in targets
+        for row, cells in tables.correlations[target].items()
+        if any(cell.nan for cell in cells)
     ]
-    if not counted:
-        return "No sentence is undefined (NaN)."
-    return f"Undefined (NaN) and left out, in the layer with most: {', '.join(counted)}."
+    counted = "No sentence is undefined (NaN)."
+    if undefined:
+        counted = (
+            "Undefined (NaN: one side is constant) and left out, in the layer with most: "
+            f"{', '.join(undefined)}."
+        )
+    compared = (
+        f"No comparison with the paper: its model has {LAYERS} layers, this one has "
+        f"{tables.layers}."
+    )
+    if tables.layers == LAYERS:
+        compared = f"Paper: {tables.reference.source} ({tables.reference.sentences} sentences)."
+    return (
+        f"Spearman's correlation per sentence, mean±standard deviation over {tables.sentences} "
+        f"sentences, 95 % bootstrap interval of the mean. {counted} {compared}"
+    )
 
 
-def _print_table(console: Console, lines: list[_Line]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    layers = len(lines[0][1])
-    label = max(len(name) for name, _, _ in lines)
-    widths = [max(len(texts[layer]) for _, texts, _ in lines) + 1 for layer in range(layers)]
-    start = 0
-    while start < layers:
-        stop = start + 1
-        while stop < layers and label + sum(widths[start : stop + 1]) <= console.width:
-            stop += 1
-        shown, start = slice(start, stop), stop
-        table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-        table.add_column("", no_wrap=True, min_width=label)
-        for name, width in zip(layer_names(layers)[shown], widths[shown], strict=True):
-            # Folding is the last resort on a console of a few columns: it shows every digit.
-            table.add_column(name, justify="right", overflow="fold", min_width=width - 1)
-        for name, texts, style in lines:
-            table.add_row(Text(name), *map(Text, texts[shown]), style=style)
-        console.print(table)
+def _claim_table(claims: Iterable[Claim]) -> Table:
+    return Table.of(
+        [
+            *("", "claim", "target"),
+            Column("verdict", text=True),
+            Column("effect", lambda effect: short(effect, sign=True)),
+            Column("95 % interval", interval),
+            Column("p", probability),
+            "n",
+            Column("figures", text=True),
+        ],
+        [
+            (
+                claim.name,
+                claim.statement,
+                TARGET_TITLES.get(claim.target or "", ""),
+                f"**{claim.verdict}**",
+                claim.effect,
+                claim.ci95,
+                claim.p_holm,
+                claim.n,
+                claim.detail,
+            )
+            for claim in claims
+        ],
+        labels=3,
+    )
 
 
 def _print_claims(console: Console, claims: Sequence[Claim]) -> None:
+    """Print each claim once, under it a line and its figures for each target."""
     from rich.padding import Padding
     from rich.text import Text
 
-    stated = None
+    if not claims:
+        return
+    console.print(Text("\nClaims", "bold"))
+    stated = ""
     for claim in claims:
-        if (claim.name, claim.statement) != stated:
-            stated = (claim.name, claim.statement)
-            _say(console, f"{claim.name} {claim.statement}")
-        target = "" if claim.target is None else paper.TARGET_TITLES[claim.target]
-        line = Text(f"{target:<16}") + Text(
-            f"{claim.verdict:<14}", _COLOURS.get(claim.verdict, "yellow")
-        )
+        if stated != f"{claim.name} {claim.statement}":
+            stated = f"{claim.name} {claim.statement}"
+            console.print(Text(stated))
+        line = Text(f"{TARGET_TITLES.get(claim.target or '', ''):<16}")
+        line.append(f"{claim.verdict:<14}", _COLOURS.get(claim.verdict, "yellow"))
         line.append(
             f"{short(claim.effect, sign=True):>5} {interval(claim.ci95):<13} "
             f"p {probability(claim.p_holm)}  n {claim.n}"
         )
         console.print(Padding(line, (0, 0, 0, 3), expand=False))
         console.print(Padding(Text(claim.detail, "dim"), (0, 0, 0, 5), expand=False))
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    from rich.text import Text
-
-    # As Text: a bracket in it is a bracket, not markup, and numbers keep the line's colour.
-    console.print(Text(text, style))
+    console.print(Text(f"\n{NOTE}", "dim"))

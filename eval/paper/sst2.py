@@ -21,10 +21,10 @@ from jaxflow.errors import InputError
 from jaxflow.eval.paper.claims import Claim, judge_claims
 from jaxflow.eval.paper.evaluate import versions
 from jaxflow.eval.paper.protocol import ProtocolConfig, choose
-from jaxflow.eval.paper.reference_sst2 import PAPER_SENTENCES, SENTIMENT, SENTIMENT_CORRECTED
+from jaxflow.eval.paper.reference import SENTIMENT, SENTIMENT_CORRECTED
+from jaxflow.eval.paper.report import write_reports
 from jaxflow.eval.paper.rounding import Rounding, measure_rounding
 from jaxflow.eval.paper.scores import SentenceScores
-from jaxflow.eval.paper.sst2_report import write_reports
 from jaxflow.eval.paper.tables import Tables, build_tables
 from jaxflow.eval.score.sentence_scores import score_sentences
 from jaxflow.models import Gpt2Config, Model
@@ -54,7 +54,7 @@ class Sst2Config:
     """
 
     samples: int | None = None
-    paper_samples: int = PAPER_SENTENCES
+    paper_samples: int = SENTIMENT.sentences
     seed: int = 0
     special_tokens: bool = True
     batch: int = 8
@@ -190,12 +190,13 @@ def evaluate_sst2(
     }
     files = write_reports(
         out,
-        authors=their_tables,
-        corrected=tables,
-        claims=claims,
-        rounding=rounding,
-        accuracy=accuracy,
         scores=scores,
+        tables=tables,
+        claims=claims,
+        accuracy=float(accuracy["dev"]["accuracy"]),
+        accuracy_by_split=accuracy,
+        authors=their_tables,
+        rounding=rounding,
         extra=extra,
         config={
             **made_with,

@@ -1,10 +1,7 @@
-"""From per-sentence scores to the numbers of Tables 1 and 2, as JSON and as CSV."""
+"""Means over per-sentence scores: the numbers of Tables 1 to 3, as JSON and as CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,23 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import Claim
+from jaxflow.eval.paper.reference import AGREEMENT, Reference
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, Scores
+from jaxflow.eval.report.table import Table
 from jaxflow.eval.report.text import to_json
 from jaxflow.eval.stats import RESAMPLES, Cell, summarise
-
-__all__ = ["Tables", "beside_paper", "build_tables", "record", "to_csv"]
 
 _COLUMNS = (
     *("target", "row", "layer", "mean", "std", "ci_low", "ci_high", "n", "nan"),
     *("paper_mean", "paper_std", "difference"),
 )
 
+# Where a band of sentence lengths begins, in tokens with [CLS].
+_LENGTHS = (2, 4, 6, 9, 15)
+
 
 @dataclass(frozen=True)
 class Tables:
-    """Everything the tables show, one cell per layer, bottom to top.
+    """Results of one model, one cell per layer, bottom to top.
 
     Attributes
     ----------
@@ -41,14 +40,14 @@ class Tables:
     sentences
         Number of sentences S that were scored.
     reference
-        The paper's tables that these are set beside.
+        The paper's tables that these are compared with.
     """
 
     correlations: dict[str, dict[str, tuple[Cell, ...]]]
     saturation: tuple[Cell, ...]
     entropy: dict[str, tuple[Cell, ...]]
     sentences: int
-    reference: paper.Reference = paper.AGREEMENT
+    reference: Reference = AGREEMENT
 
     @property
     def layers(self) -> int:
@@ -61,18 +60,18 @@ def build_tables(
     seed: int = 0,
     *,
     resamples: int = RESAMPLES,
-    reference: paper.Reference = paper.AGREEMENT,
+    reference: Reference = AGREEMENT,
 ) -> Tables:
-    """Summarise the per-sentence scores.
+    """Compute means, deviations and intervals of per-sentence scores.
 
     Parameters
     ----------
     scores
         Of one model.
     seed, resamples
-        Of the bootstrap behind the intervals.
+        Of the bootstrap intervals.
     reference
-        The paper's tables to set them beside.
+        The paper's tables to compare them with.
     """
     # All columns in one call: they share the bootstrap's resamples, which cost the time.
     cells = summarise(_columns(scores), seed, resamples=resamples)
@@ -100,11 +99,11 @@ def _columns(scores: Scores) -> Iterator[NDArray[np.float64]]:
 def beside_paper(
     tables: Tables, target: str, row: str
 ) -> tuple[tuple[float, float, float], ...] | None:
-    """Set a row beside the paper's: its mean, its standard deviation, our mean minus its mean.
+    """Return the paper's mean and standard deviation of a row, and our mean minus the paper's.
 
     Returns
     -------
-    tuple of (paper's mean, paper's std, difference), or None
+    tuple of (mean, std, difference), or None
         One per layer; None where the paper has nothing to compare.
     """
     theirs = tables.reference.row(target, row, tables.layers)
@@ -122,22 +121,19 @@ def record(
     claims: Sequence[Claim] = (),
     accuracy: Any = None,
     accuracy_by_split: Mapping[str, Mapping[str, float | int]] | None = None,
-    samples: int | None = None,
     config: Any = None,
     versions: Any = None,
 ) -> dict[str, Any]:
-    """Give the content of ``tables.json``: plain Python values, None where a number is undefined.
+    """Return the content of ``tables.json``: JSON values, None where a number is undefined.
 
     Parameters
     ----------
     tables, claims
-        What was found.
+        Results.
     accuracy
         Of the model on the test split: a number, or a mapping with the parts.
     accuracy_by_split
         Split -> its figures, such as ``{"accuracy", "n", "too_long"}``.
-    samples
-        Number of sentences; those of `tables` if it is not given.
     config, versions
         What produced it: dataclasses, mappings or anything that has a JSON form.
 
@@ -161,28 +157,39 @@ def record(
         "claims": to_json(list(claims)),
         "accuracy": to_json(accuracy),
         "accuracy_by_split": to_json(accuracy_by_split),
-        "samples": tables.sentences if samples is None else int(samples),
+        "samples": tables.sentences,
         "config": to_json(config),
         "versions": to_json(versions),
     }
 
 
 def to_csv(tables: Tables) -> str:
-    """Long form: one line per target, row and layer; empty where undefined or not in the paper."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    """Write the correlations as CSV, a line for each target, row and layer; empty where undefined.
+
+    Columns: ``target``, ``row``, ``layer`` (from 1), ``mean``, ``std``, ``ci_low``, ``ci_high``,
+    ``n``, ``nan``, and ``paper_mean``, ``paper_std`` and ``difference`` where the paper has them.
+    """
+    lines = []
     for target, rows in tables.correlations.items():
         for row, cells in rows.items():
-            theirs = beside_paper(tables, target, row) or [(math.nan,) * 3] * len(cells)
+            theirs = beside_paper(tables, target, row) or [(None,) * 3] * len(cells)
             for layer, (cell, compared) in enumerate(zip(cells, theirs, strict=True), start=1):
-                numbers = [_number(x) for x in (cell.mean, cell.std, *cell.ci95)]
-                counted = [cell.n, cell.nan]
-                writer.writerow(
-                    [target, row, layer, *numbers, *counted, *(_number(x) for x in compared)]
-                )
-    return file.getvalue()
+                ours = (cell.mean, cell.std, *cell.ci95, cell.n, cell.nan)
+                lines.append([target, row, layer, *ours, *compared])
+    return Table.of(_COLUMNS, lines).to_csv()
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else repr(round(value, 12))
+def length_bands(lengths: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
+    """Return which sentences are in each band of lengths, bool ``[S]``; empty bands are left out.
+
+    Examples
+    --------
+    >>> {label: member.tolist() for label, member in length_bands(np.array([3, 20, 2])).items()}
+    {'2–3': [True, False, True], '15+': [False, True, False]}
+    """
+    found = {}
+    for start, after in zip(_LENGTHS, (*_LENGTHS[1:], None), strict=True):
+        member = (lengths >= start) if after is None else (lengths >= start) & (lengths < after)
+        if member.any():
+            found[f"{start}+" if after is None else f"{start}–{after - 1}"] = member
+    return found

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxflow.eval.paper import reference as paper
-from jaxflow.eval.paper.lengths import length_bands
 from jaxflow.eval.paper.scores import SentenceScores
-from jaxflow.eval.paper.tables import Tables
+from jaxflow.eval.paper.tables import Tables, length_bands
 from jaxflow.eval.plots.lines import draw_cells, legend_key, strokes
 from jaxflow.eval.plots.results import CURVES, Journey
 from jaxflow.eval.plots.style import (
@@ -67,7 +66,7 @@ def draw_agreement(tables: Tables, target: str) -> Figure:
     handles = []
     rows = tables.correlations[target]
     layers = np.arange(1, tables.layers + 1)
-    theirs_of = {row: paper.paper_row(target, row, tables.layers) for row in rows}
+    theirs_of = {row: paper.AGREEMENT.row(target, row, tables.layers) for row in rows}
     for place, (row, cells) in enumerate(rows.items()):
         shown = look(row, place)
         handles.append(draw_cells(axes, layers, cells, shown))
@@ -130,7 +129,7 @@ def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
     Parameters
     ----------
     scores
-        Of one model. Bands of length (`jaxflow.eval.paper.lengths`) without sentences are left out.
+        Of one model. Bands of length (`jaxflow.eval.paper.tables`) without sentences are left out.
     seed
         Of the bootstrap.
     """
@@ -190,6 +189,6 @@ def _range(tables: Tables) -> tuple[float, float]:
     ]
     for target, rows in tables.correlations.items():
         for row in rows:
-            shown += [mean for mean, _ in paper.paper_row(target, row, tables.layers) or ()]
+            shown += [mean for mean, _ in paper.AGREEMENT.row(target, row, tables.layers) or ()]
     values = np.array([0.0, *shown])
     return float(np.nanmin(values)) - 0.04, float(np.nanmax(values)) + 0.04

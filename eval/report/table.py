@@ -1,4 +1,4 @@
-"""Tables of results: printed on a console, written as Markdown, CSV or records for JSON."""
+"""Tables of results and the text around them: on a console, as Markdown, CSV or records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxflow.eval.report.text import short
+from jaxflow.eval.report.text import json_text, short
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,7 +130,7 @@ class Table:
             ["---" if column.text else "---:" for column in self.columns],
         ]
         for place, row in enumerate(self.texts()):
-            row = [escape(cell).replace("\\|", "|").replace("|", "\\|") for cell in row]
+            row = [escape(cell.strip()).replace("\\|", "|").replace("|", "\\|") for cell in row]
             row = [
                 f"`{cell}`" if column.code and cell else cell
                 for column, cell in zip(self.columns, row, strict=True)
@@ -204,6 +204,65 @@ class Table:
                 used += more
             yield part, spread, 1
             start = stop
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: title, text, table and a note under it, each of which may be missing."""
+
+    title: str = ""
+    text: str = ""
+    table: Table | None = None
+    note: str = ""
+
+
+def print_sections(console: Console, sections: Iterable[Section]) -> None:
+    """Print sections on a console, an empty line between them."""
+    from rich.text import Text
+
+    for place, section in enumerate(sections):
+        if place:
+            console.print()
+        # As Text: a bracket in it is a bracket, not markup, and numbers keep the line's colour.
+        if section.title:
+            console.print(Text(section.title, "bold"))
+        if section.text:
+            console.print(Text(section.text))
+        if section.table is not None:
+            section.table.print(console)
+        if section.note:
+            console.print(Text(section.note, "dim"))
+
+
+def to_markdown(
+    title: str,
+    sections: Iterable[Section],
+    made_with: Any = None,
+    *,
+    escape: Callable[[str], str] = lambda text: text,
+) -> str:
+    """Write sections as a Markdown document.
+
+    Parameters
+    ----------
+    title
+        Of the document.
+    sections
+        Its parts.
+    made_with
+        Configuration and versions, which are written as JSON at the end; None leaves them out.
+    escape
+        What to do to every text, such as `escaped`.
+    """
+    blocks = [f"# {title}"]
+    for section in sections:
+        blocks.append(f"## {escape(section.title)}" if section.title else "")
+        blocks.append(escape(section.text))
+        blocks.append("" if section.table is None else section.table.to_markdown(escape))
+        blocks.append(escape(section.note))
+    if made_with is not None:
+        blocks += ["## Made with", f"```json\n{json_text(made_with)}```"]
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def escaped(text: str) -> str:

@@ -44,8 +44,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
     from jaxflow.eval.paper.report import print_report
 
-    shown = {name: score["accuracy"] for name, score in evaluation.accuracy.items()}
-    print_report(Console(), evaluation.tables, evaluation.claims, accuracy=shown)
+    print_report(Console(), evaluation.tables, evaluation.claims, accuracy=evaluation.accuracy)
     print()
     for file in evaluation.files:
         print(f"wrote {file}")

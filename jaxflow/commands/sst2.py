@@ -64,8 +64,8 @@ class ReproduceSst2:
 
         from jaxflow.errors import InputError
         from jaxflow.eval.paper.evaluate import check_out
+        from jaxflow.eval.paper.report import print_report
         from jaxflow.eval.paper.sst2 import Sst2Config, check_classifier, evaluate_sst2
-        from jaxflow.eval.paper.sst2_report import print_sst2
         from jaxflow.models import load
         from jaxflow.train.finetune import encode_held_out, finetune
         from jaxflow.train.lock import hold
@@ -119,7 +119,14 @@ class ReproduceSst2:
                     accuracy=accuracy,
                     report=count,
                 )
-            print_sst2(Console(), evaluation)
+            print_report(
+                Console(),
+                evaluation.corrected,
+                evaluation.claims,
+                accuracy=evaluation.accuracy,
+                authors=evaluation.authors,
+                rounding=evaluation.rounding,
+            )
             print()
             if tuned:
                 place = out / "run" / "model"

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow.eval.paper import reference as paper
-from jaxflow.eval.paper.claims import DOES_NOT_HOLD, HOLDS, NOT_DECIDED, judge_claims
-from jaxflow.eval.paper.questions import plateau
+from jaxflow.eval.paper.claims import DOES_NOT_HOLD, HOLDS, NOT_DECIDED, judge_claims, plateau
 
 PAPER = {
     row: np.array([mean for mean, _ in paper.TABLES["blank_out"][row]])

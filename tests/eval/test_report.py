@@ -1,8 +1,12 @@
-"""The printed report keeps every number at any width; the files of a run come all or not at all."""
+"""Tables 1 and 2 as JSON, CSV, Markdown and on consoles; the files of a run, all or none."""
 
+import csv
 import io
 import json
+import math
 import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -10,32 +14,162 @@ from rich.console import Console
 
 from jaxflow.errors import InputError
 from jaxflow.eval.paper import reference as paper
-from jaxflow.eval.paper.claims import judge_claims
-from jaxflow.eval.paper.report import print_report, write_reports
-from jaxflow.eval.paper.scores import SentenceScores
-from jaxflow.eval.paper.tables import build_tables
-from jaxflow.eval.report.text import mean_std, short
-from jaxflow.files import write_together
+from jaxflow.eval.paper.claims import DOES_NOT_HOLD, NOT_DECIDED, Claim, judge_claims
+from jaxflow.eval.paper.report import markdown, print_report, write_reports
+from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
+from jaxflow.eval.paper.tables import Tables, beside_paper, build_tables, record, to_csv
+from jaxflow.eval.report.text import json_text, mean_std
+from jaxflow.eval.stats import Cell, summarise
 
+GOLDEN = Path(__file__).parent / "golden_tables.md"
+NAN = math.nan
 PAPER = {
     row: [mean for mean, _ in paper.TABLES["blank_out"][row]] for row in ("raw", "rollout", "flow")
 }
-PRINTED_RAW = ["paper", ".69±.27", ".10±.43", "-.11±.49", "-.09±.52", ".20±.45", ".29±.39"]
 FILES = ["config.json", "scores.npz", "tables.csv", "tables.json", "tables.md"]
+CLAIMS = (
+    Claim("C1", "raw falls", "blank_out", DOES_NOT_HOLD, -0.4, (-0.5, -0.3), 1e-9, 2e-9, 9, "So."),
+    Claim("C4", "flow spreads", None, NOT_DECIDED, NAN, (NAN, NAN), NAN, NAN, 1, "One only."),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int
+    share: np.float32
+    data: PurePosixPath
+    limit: float = float("inf")
 
 
 def printed(scores, width, **options):
     out = io.StringIO()
     console = Console(file=out, width=width, **options)
-    print_report(console, build_tables(scores), judge_claims(scores), accuracy={"overall": 0.971})
+    accuracy = {"test": {"accuracy": 0.971, "n": 12}, "test_1": {"accuracy": 0.9}}
+    print_report(console, build_tables(scores), judge_claims(scores), accuracy=accuracy)
     return out.getvalue()
 
 
-@pytest.mark.parametrize(("width", "layers"), [(80, 6), (100, 6), (80, 12), (60, 6), (30, 3)])
+def chosen_tables(layers):
+    def row(start):
+        means = [start + layer / 10 for layer in range(layers)]
+        return tuple(Cell(mean, 0.25, (mean - 0.02, mean + 0.02), 9, 0) for mean in means)
+
+    starts = dict(zip(ROWS, (-0.3, 0.1, 0.32, 0.4, -0.001, 0.5), strict=True))
+    correlations = {t: {name: row(starts[name]) for name in ROWS} for t in TARGETS}
+    undefined = Cell(NAN, NAN, (NAN, NAN), 0, 9)
+    correlations["gradient"]["raw"] = (*correlations["gradient"]["raw"][:-1], undefined)
+    return Tables(correlations, row(0.1), {n: row(0.2) for n in ENTROPY_ROWS}, 9)
+
+
+def test_every_cell_is_the_summary_of_its_scores(make_scores):
+    scores = make_scores(PAPER)
+    scores.correlations["gradient"]["raw"][4, 2] = np.nan
+    tables = build_tables(scores, seed=3)
+    for target in TARGETS:
+        for row in ROWS:
+            alone = summarise(scores.correlations[target][row], 3)
+            for cell, oracle in zip(tables.correlations[target][row], alone, strict=True):
+                assert (cell.mean, *cell.ci95) == pytest.approx((oracle.mean, *oracle.ci95))
+                assert (cell.n, cell.nan) == (oracle.n, oracle.nan)
+    assert tables.correlations["gradient"]["raw"][2].nan == 1
+    np.testing.assert_allclose([c.mean for c in tables.saturation], scores.saturated.mean(0))
+    for row, values in scores.entropy.items():
+        np.testing.assert_allclose([c.mean for c in tables.entropy[row]], values.mean(0))
+    assert (tables.sentences, tables.layers) == (60, 6)
+
+
+def test_json_has_the_promised_form(make_scores):
+    scores = make_scores(PAPER, layers=6)
+    scores.correlations["blank_out"]["random"][:] = np.nan
+    content = record(
+        build_tables(scores),
+        claims=judge_claims(scores),
+        accuracy=np.float64(0.97),
+        accuracy_by_split={"test.5": {"accuracy": float("nan"), "n": 0}},
+        config=Config(1, np.float32(0.5), PurePosixPath("data/agreement")),
+        versions={"jax": "0.10"},
+    )
+    result = json.loads(json_text(content), parse_constant=pytest.fail)
+    assert list(result) == [
+        *("tables", "saturation", "entropy", "claims"),
+        *("accuracy", "accuracy_by_split", "samples", "config", "versions"),
+    ]
+    assert list(result["tables"]) == ["blank_out", "gradient", "gradient_norm"]
+    rows = [rows for rows in result["tables"].values() if list(rows) == list(ROWS)]
+    for cells in (*(cells for row in rows for cells in row.values()), result["saturation"]):
+        assert len(cells) == 6
+        for cell in cells:
+            assert list(cell) == ["mean", "std", "ci95", "n", "nan"]
+            assert [type(cell["n"]), type(cell["nan"]), len(cell["ci95"])] == [int, int, 2]
+    undefined = result["tables"]["blank_out"]["random"][0]
+    assert undefined == {"mean": None, "std": None, "ci95": [None, None], "n": 0, "nan": 60}
+    assert (result["samples"], result["accuracy"]) == (60, 0.97)
+    assert result["accuracy_by_split"] == {"test.5": {"accuracy": None, "n": 0}}
+    assert result["config"] == {"seed": 1, "share": 0.5, "data": "data/agreement", "limit": None}
+    assert {"verdict", "effect", "ci95", "p", "p_holm", "n", "detail"} < set(result["claims"][0])
+
+
+def test_csv_can_be_read_back(make_scores):
+    scores = make_scores(PAPER)
+    scores.correlations["gradient"]["position"][:] = np.nan
+    tables = build_tables(scores)
+    lines = list(csv.DictReader(io.StringIO(to_csv(tables))))
+    assert len(lines) == 3 * 6 * 6
+    for line in lines:
+        cell = tables.correlations[line["target"]][line["row"]][int(line["layer"]) - 1]
+        assert (int(line["n"]), int(line["nan"])) == (cell.n, cell.nan)
+        if line["row"] == "position" and line["target"] == "gradient":
+            assert line["mean"] == line["ci_low"] == ""
+        else:
+            assert float(line["mean"]) == pytest.approx(cell.mean, abs=1e-11)
+            assert float(line["ci_high"]) == pytest.approx(cell.ci95[1], abs=1e-11)
+        if line["row"] in PAPER and line["target"] in paper.TABLES:
+            gap = float(line["mean"]) - float(line["paper_mean"])
+            assert float(line["difference"]) == pytest.approx(gap, abs=1e-11)
+        else:
+            assert line["paper_mean"] == line["paper_std"] == line["difference"] == ""
+    assert lines[0]["paper_std"] == "0.27"
+
+
+def test_the_papers_numbers_are_compared_at_its_own_depth_only(make_scores):
+    # Typed once more, row by row, from the published tables.
+    rows = {
+        ("blank_out", "raw"): "69±27 10±43 -11±49 -9±52 20±45 29±39",
+        ("blank_out", "rollout"): "32±26 38±27 51±26 62±26 70±25 71±24",
+        ("blank_out", "flow"): "32±26 44±29 70±25 70±22 71±22 70±22",
+        ("gradient", "raw"): "53±33 16±38 -6±42 0±47 24±40 46±35",
+        ("gradient", "rollout"): "22±31 27±32 39±32 47±32 53±32 54±31",
+        ("gradient", "flow"): "22±31 31±34 54±32 61±28 60±28 61±28",
+    }
+    for (target, row), text in rows.items():
+        cells = [f"{mean * 100:.0f}±{std * 100:.0f}" for mean, std in paper.TABLES[target][row]]
+        assert " ".join(cells) == text
+    tables = build_tables(make_scores(PAPER, noise=0.0))
+    assert beside_paper(tables, "blank_out", "rollout")[4] == pytest.approx((0.70, 0.25, 0.0))
+    assert beside_paper(tables, "blank_out", "column_sum") is None
+    assert beside_paper(build_tables(make_scores(layers=4)), "blank_out", "rollout") is None
+
+
+def test_the_markdown_document_is_the_golden_one():
+    document = markdown(
+        chosen_tables(6),
+        claims=CLAIMS,
+        accuracy={
+            "test": {"accuracy": 0.971, "n": 12, "too_long": 0},
+            "test.5": {"accuracy": NAN, "n": 0},
+        },
+        made_with={"config": {"seed": 0}, "versions": {"jax": "0.10.0"}},
+    )
+    assert document == GOLDEN.read_text(encoding="utf-8")
+    other = markdown(chosen_tables(4))
+    assert "No comparison with the paper: its model has 6 layers, this one has 4." in other
+    assert not re.search("L5|differs|Claims|Made with", other)
+
+
+@pytest.mark.parametrize(("width", "layers"), [(80, 6), (80, 12), (60, 6), (30, 3)])
 def test_no_number_is_cut_at_any_width(make_scores, width, layers):
     scores = make_scores({"raw": -0.41, "flow": -0.52}, layers=layers, noise=0.2)
     text = printed(scores, width)
-    assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
     means = [
         mean_std(cell.mean, cell.std)
@@ -50,42 +184,31 @@ def test_no_number_is_cut_at_any_width(make_scores, width, layers):
         assert f"L{layer + 1}" in text.split()
 
 
-def test_six_layers_are_one_block_in_80_columns(make_scores):
-    lines = printed(make_scores(PAPER), 80).splitlines()
+def test_a_console_of_80_columns_shows_six_layers_at_once_and_explains_names(make_scores):
+    text = printed(make_scores(PAPER, {"rollout": 0.4, "flow": 0.7}), 80)
+    lines = text.splitlines()
     start = lines.index("Table 1: Spearman's correlation with blank-out")
     assert lines[start + 1].split() == ["L1", "L2", "L3", "L4", "L5", "L6"]
-    raw, interval, theirs, gap = lines[start + 2 : start + 6]
-    assert raw.split()[0] == "raw"
-    assert interval.split()[:2] == ["95", "%"]
-    assert len(re.findall(r"\[-?[\d.]+,-?[\d.]+\]", interval)) == 6
-    assert theirs.split() == PRINTED_RAW
-    tables = build_tables(make_scores(PAPER))
-    ours = tables.correlations["blank_out"]["raw"]
-    gaps = [cell.mean - mean for cell, mean in zip(ours, PAPER["raw"], strict=True)]
-    assert gap.split() == ["differs", *(short(x, sign=True) for x in gaps)]
+    assert [line.split()[0] for line in lines[start + 2 : start + 6]] == [
+        *("raw", "95", "paper", "differs")
+    ]
+    assert lines[start + 4].split()[1:4] == [".69±.27", ".10±.43", "-.11±.49"]
+    assert re.search(r"C4 .*\n +holds +\+\.\d\d \[\.\d\d, \.\d\d\] +p <\.001  n 60\n", text)
+    words = " ".join(text.split())
+    assert re.search(r"test_1 0\.9000", words)
+    assert "that many attractors: nouns between subject and verb" in words
+    assert "C1 to C5 are claims of the paper, E1 to E3 questions" in words
+    assert "\x1b" not in text
+    coloured = printed(make_scores(PAPER), 80, force_terminal=True, color_system="standard")
+    assert re.search("\x1b\\[3[123]m(holds|does not hold|not decided)", coloured)
 
 
-def test_a_pipe_gets_no_escape_codes_and_a_terminal_gets_colour(make_scores):
-    scores = make_scores(PAPER, {"rollout": 0.4, "flow": 0.7})
-    assert "\x1b" not in printed(scores, 80)
-    coloured = printed(scores, 80, force_terminal=True, color_system="standard")
-    assert "\x1b[32mholds" in coloured
-
-
-def test_the_report_says_what_was_left_out_and_what_was_not_compared(make_scores):
+def test_the_report_counts_what_was_left_out(make_scores):
     scores = make_scores(layers=4)
     scores.correlations["gradient"]["raw"][:3, 1] = np.nan
     words = " ".join(printed(scores, 80).split())
     assert "in the layer with most: raw 3 (input gradients)." in words
     assert "No comparison with the paper: its model has 6 layers, this one has 4." in words
-    assert "accuracy, overall: 0.9710" in words
-    assert "paper .69" not in words
-
-
-def test_claims_are_printed_with_verdict_and_effect(make_scores):
-    text = printed(make_scores(PAPER, {"rollout": 0.4, "flow": 0.7}), 80)
-    assert re.search(r"C4 .*\n +holds +\+\.\d\d \[\.\d\d, \.\d\d\] +p <\.001  n 60\n", text)
-    assert "any model is beyond one run" in " ".join(text.split())
 
 
 def arguments(scores):
@@ -99,29 +222,21 @@ def arguments(scores):
     }
 
 
-def test_the_files_of_a_run(make_scores, tmp_path):
+def test_the_files_of_a_run_are_the_same_bytes_each_time(make_scores, tmp_path):
     scores = make_scores(PAPER)
-    out = tmp_path / "new" / "run"
-    written = write_reports(out, **arguments(scores), extra={"gold": np.zeros(60, int)})
-    assert sorted(path.name for path in written) == FILES
-    assert sorted(path.name for path in out.iterdir()) == FILES
+    for name in ("one", "two"):
+        out = tmp_path / name / "run"
+        written = write_reports(out, **arguments(scores), extra={"gold": np.zeros(60, int)})
+        assert sorted(path.name for path in written) == FILES
+        assert sorted(path.name for path in out.iterdir()) == FILES
+    for name in FILES:
+        assert (tmp_path / "one/run" / name).read_bytes() == (out / name).read_bytes()
     assert json.loads((out / "config.json").read_text()) == {
         "config": {"seed": 4},
         "versions": {"jax": "0.10"},
     }
-    result = json.loads((out / "tables.json").read_text())
-    assert (result["accuracy"], result["samples"], len(result["claims"])) == (0.97, 60, 31)
     loaded = SentenceScores.load(out / "scores.npz")
     np.testing.assert_array_equal(loaded.saturated, scores.saturated)
-    assert "Table 2" in (out / "tables.md").read_text(encoding="utf-8")
-    assert (out / "tables.csv").read_text().count("\n") == 1 + 3 * 6 * 6
-
-
-def test_the_same_run_writes_the_same_bytes(make_scores, tmp_path):
-    for name in ("one", "two"):
-        write_reports(tmp_path / name, **arguments(make_scores(PAPER)))
-    for name in FILES:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_a_run_that_cannot_be_written_leaves_the_last_one_whole(make_scores, tmp_path):
@@ -131,26 +246,8 @@ def test_a_run_that_cannot_be_written_leaves_the_last_one_whole(make_scores, tmp
     other = make_scores(PAPER, sentences=9)
     with pytest.raises(InputError, match="names of its own"):
         write_reports(tmp_path, **arguments(other), extra={"length": np.zeros(9)})
-    with pytest.raises(InputError, match="must be made of"):
+    with pytest.raises(InputError, match="numbers, strings, lists and mappings"):
         write_reports(tmp_path, **{**arguments(other), "config": {1, 2}})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_a_folder_that_is_a_file_is_refused(make_scores, tmp_path):
-    (tmp_path / "out").write_text("in the way")
-    for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
-        with pytest.raises(InputError, match="cannot write to the folder") as caught:
-            write_reports(folder, **arguments(make_scores(sentences=3)))
-        assert "\n" not in str(caught.value)
-    assert (tmp_path / "out").read_text() == "in the way"
-
-
-def test_a_full_disk_is_one_sentence_and_no_leftover(tmp_path):
-    def full(part):
-        part.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    (tmp_path / "a").write_text("old")
-    with pytest.raises(InputError, match="No space left on device"):
-        write_together(tmp_path, {"a": lambda part: part.write_text("new") and None, "b": full})
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
+    with pytest.raises(InputError, match="cannot write to the folder"):
+        write_reports(tmp_path / "tables.md", **arguments(other))

@@ -17,10 +17,10 @@ from small_sst2 import POSITIONS, sentences, tiny_bert
 
 from jaxflow.errors import InputError
 from jaxflow.eval.paper import reference as paper
-from jaxflow.eval.paper.reference_sst2 import SENTIMENT, SENTIMENT_CORRECTED, TABLE_3
+from jaxflow.eval.paper.reference import SENTIMENT, SENTIMENT_CORRECTED, TABLE_3
+from jaxflow.eval.paper.report import print_report, rounding_note
 from jaxflow.eval.paper.rounding import measure_rounding
 from jaxflow.eval.paper.sst2 import Sst2Config, check_classifier, evaluate_sst2
-from jaxflow.eval.paper.sst2_report import print_sst2, rounding_note
 from jaxflow.eval.score.sentence_scores import correlate
 from jaxflow.eval.score.token_scores import token_scores
 from jaxflow.train.batches import encode_sentences
@@ -334,10 +334,8 @@ def test_six_layers_stand_beside_the_papers(evaluation):
         for tables in (found.authors, found.corrected)
     ]
     out = io.StringIO()
-    print_sst2(
-        Console(file=out, width=100),
-        dataclasses.replace(found, authors=deep[0], corrected=deep[1]),
-    )
+    console = Console(file=out, width=100)
+    print_report(console, deep[1], found.claims, authors=deep[0], rounding=found.rounding)
     lines = out.getvalue().splitlines()
     for title in (SENTIMENT.titles["gradient"], SENTIMENT_CORRECTED.titles["gradient"]):
         start = lines.index(title)
