@@ -17,13 +17,17 @@ from jaxflow._rollout import discard, head_rollout, raw_attention, rollout
 from jaxflow.attention import widen
 from jaxflow.correlation import spearman
 from jaxflow.errors import InputError
-from jaxflow.gradients import gradient_norm, gradient_x_input, input_gradient
+from jaxflow.gradients import (
+    completeness_gap,
+    gradient_norm,
+    gradient_x_input,
+    input_gradient,
+    integrated_gradients,
+    smooth_grad,
+)
 from jaxflow.graph import attention_graph
 from jaxflow.html.notebook import show
-from jaxflow.integrated import completeness_gap, integrated_gradients
-from jaxflow.occlusion import blank_out
-from jaxflow.removal import remove, remove_out
-from jaxflow.smooth_grad import smooth_grad
+from jaxflow.removal import blank_out, remove, remove_out
 
 __all__ = [
     "InputError",

@@ -1,87 +1,97 @@
-"""Removal: what happens to the prediction when tokens are replaced, deleted or looked away from."""
+"""Token scores from removal: the change of the prediction when tokens are replaced or removed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Array, as_array, in_own_precision, is_traced
+from jaxflow.attention import Array, ArrayLike, as_array, in_own_precision, is_traced
 from jaxflow.errors import InputError
-from jaxflow.occlusion import change_of_class, check_label, probabilities
-
-__all__ = ["REMOVALS", "Removal", "remove", "remove_out"]
 
 Removal = Literal["token", "deletion", "attention"]
-REMOVALS: tuple[Removal, ...] = ("token", "deletion", "attention")
+REMOVALS: tuple[Removal, ...] = get_args(Removal)
 
 
-def remove(
-    tokens: Any, gone: Any, how: Removal, *, token_id: int | None = None, mask: Any = None
-) -> tuple[jax.Array, jax.Array]:
-    """Remove any tokens of each sentence.
+def blank_out(
+    predict: Callable[[jax.Array], Array],
+    tokens: ArrayLike,
+    unk_id: int,
+    *,
+    label: ArrayLike | int | None = None,
+    mask: ArrayLike | None = None,
+) -> Array:
+    r"""Return the absolute change of a class's probability when each token becomes unknown.
+
+    .. math:: b_t = | p(y \mid x) - p(y \mid x_{t \to \mathrm{UNK}}) |
+
+    as in section 4 of [1]_, with y the gold class. It is `remove_out` with ``how="token"``.
 
     Parameters
     ----------
+    predict
+        From tokens ``[B, n]`` to probabilities ``[B, C]``, row by row: rows must not influence
+        each other. It is called twice, once with the sentences and once with all their changed
+        copies (``B`` = sentences x n) in one batch; a jitted function is the natural choice. Where
+        sentences are padded it must tell padding from the tokens themselves.
     tokens
         ``[..., n]`` whole numbers.
-    gone
-        ``[..., n]`` boolean, True at the tokens to remove.
-    how
-        ``token`` puts `token_id` in their place; ``deletion`` closes the sentence up and pads its
-        end with `token_id`; ``attention`` leaves them where they are, for nobody to look at.
-    token_id
-        The mask token's or the unknown word's number, or of ``deletion`` the padding's; of no
-        account to ``attention``.
+    unk_id
+        The unknown word's number; a token that is it already scores exactly 0.
+    label
+        ``[...]`` gold classes; None takes the class predicted for the whole sentence.
     mask
-        ``[..., n]`` boolean, True at real tokens; None takes all. Padding is never removed.
+        ``[..., n]`` boolean, True at real tokens; padded tokens score 0.
 
     Returns
     -------
-    tuple
-        Tokens ``[..., n]`` and their mask. A sentence that loses all its tokens is one of padding.
+    array
+        ``[..., n]`` in the dtype of the probabilities, in [0, 1]. A JAX array where these are one,
+        else NumPy.
 
     Raises
     ------
     InputError
-        If a shape or dtype is wrong, `how` is unknown, or `token_id` is missing.
+        If a shape or dtype is wrong, or a label is not one of the classes.
+
+    References
+    ----------
+    .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020.
     """
-    tokens, mask = _check_tokens(tokens, mask)
-    gone = as_array("gone", gone)
-    if gone.shape != tokens.shape or gone.dtype != np.bool_:
-        raise InputError(
-            f"gone must be boolean of shape {tokens.shape}, got {gone.dtype} {gone.shape}"
-        )
-    return _remove(tokens, jnp.asarray(gone), how, _check_token_id(how, token_id), mask)
+    if isinstance(unk_id, bool) or not hasattr(unk_id, "__index__"):
+        raise InputError(f"unk_id must be a whole number, got {unk_id!r}")
+    return remove_out(
+        lambda rows, _: predict(rows), tokens, "token", token_id=unk_id, label=label, mask=mask
+    )
 
 
 def remove_out(
-    predict: Callable[[Array, Array], Array],
-    tokens: Any,
+    predict: Callable[[jax.Array, jax.Array], Array],
+    tokens: ArrayLike,
     how: Removal,
     *,
     token_id: int | None = None,
-    label: Any = None,
-    mask: Any = None,
+    label: ArrayLike | int | None = None,
+    mask: ArrayLike | None = None,
 ) -> Array:
-    r"""Absolute change of a class's probability when each token is removed in turn.
+    r"""Return the absolute change of a class's probability when each token is removed in turn.
+
+    .. math:: b_t = | p(y \mid x) - p(y \mid x \setminus t) |
 
     Parameters
     ----------
     predict
         From tokens ``[B, n]`` and their mask to probabilities ``[B, C]``, row by row. It is called
-        twice, as in `jaxflow.blank_out`.
+        twice, as in `blank_out`.
     tokens
         ``[..., n]`` whole numbers.
     how, token_id
         As in `remove`.
-    label
-        ``[...]`` gold classes; None takes the class predicted for the whole sentence.
-    mask
-        ``[..., n]`` boolean, True at real tokens; padded tokens score 0.
+    label, mask
+        As in `blank_out`.
 
     Returns
     -------
@@ -98,19 +108,16 @@ def remove_out(
 
     Notes
     -----
-    .. math:: b_t = | p(y \mid x) - p(y \mid x \setminus t) |
-
-    With ``how="token"`` and the unknown word this is `jaxflow.blank_out`. Deletion moves the tokens
-    behind to other positions, and may move what a class is read off: removing ``[CLS]`` so says
-    little.
+    Deletion moves later tokens to other positions, and may move the token that the class is read
+    off: removing ``[CLS]`` by it is hardly meaningful.
     """
     rows, real = _check_tokens(tokens, mask)
     batch, n = rows.shape[:-1], rows.shape[-1]
     number = _check_token_id(how, token_id)
     rows, real = rows.reshape(-1, n), real.reshape(-1, n)
 
-    whole = probabilities(lambda given: predict(given, real), rows)
-    classes = check_label(label, batch, whole)
+    whole = _probabilities(predict, rows, real)
+    classes = _check_label(label, batch, whole)
     shape = (*rows.shape, n)  # [B, n, n]: a copy a token
     copies, masks = _remove(
         jnp.broadcast_to(rows[:, None], shape),
@@ -119,15 +126,65 @@ def remove_out(
         number,
         jnp.broadcast_to(real[:, None], shape),
     )
-    told = probabilities(lambda given: predict(given, masks.reshape(-1, n)), copies.reshape(-1, n))
-    without = told.reshape(*rows.shape, -1)
+    without = _probabilities(predict, copies.reshape(-1, n), masks.reshape(-1, n))
+    without = without.reshape(*rows.shape, -1)
 
-    change = in_own_precision(lambda *both: change_of_class(*both, classes=classes), whole, without)
-    # What two batch shapes round differently is not the effect of a token that stays as it is.
+    def change(whole: Array, without: Array) -> jax.Array:
+        chosen = jnp.asarray(classes)
+        before = jnp.take_along_axis(jnp.asarray(whole), chosen[:, None], axis=-1)
+        after = jnp.take_along_axis(jnp.asarray(without), chosen[:, None, None], axis=-1)
+        return jnp.abs(before - after[..., 0])
+
+    changes = in_own_precision(change, whole, without)
+    # A token that stays as it is has no effect, whatever rounding differs between batch shapes.
     counted = real if how != "token" else real & (rows != number)
-    if not isinstance(change, jax.Array) and not is_traced(counted):
-        return np.where(np.asarray(counted), change, change.dtype.type(0)).reshape(*batch, n)
-    return jnp.where(counted, change, 0).reshape(*batch, n)
+    if not isinstance(changes, jax.Array) and not is_traced(counted):
+        return np.where(np.asarray(counted), changes, changes.dtype.type(0)).reshape(*batch, n)
+    return jnp.where(counted, changes, 0).reshape(*batch, n)
+
+
+def remove(
+    tokens: ArrayLike,
+    gone: ArrayLike,
+    how: Removal,
+    *,
+    token_id: int | None = None,
+    mask: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Remove any tokens of each sentence.
+
+    Parameters
+    ----------
+    tokens
+        ``[..., n]`` whole numbers.
+    gone
+        ``[..., n]`` boolean, True at the tokens to remove.
+    how
+        ``token`` puts `token_id` in their place; ``deletion`` closes the sentence up and pads its
+        end with `token_id`; ``attention`` leaves them where they are, masked from all others.
+    token_id
+        The mask token's or the unknown word's number, or of ``deletion`` the padding's; ignored by
+        ``attention``.
+    mask
+        ``[..., n]`` boolean, True at real tokens; None takes all. Padding is never removed.
+
+    Returns
+    -------
+    tuple
+        Tokens ``[..., n]`` and their mask. A sentence that loses all its tokens is one of padding.
+
+    Raises
+    ------
+    InputError
+        If a shape or dtype is wrong, `how` is unknown, or `token_id` is missing.
+    """
+    rows, real = _check_tokens(tokens, mask)
+    removed = as_array("gone", gone)
+    if removed.shape != rows.shape or removed.dtype != np.bool_:
+        raise InputError(
+            f"gone must be boolean of shape {rows.shape}, got {removed.dtype} {removed.shape}"
+        )
+    return _remove(rows, jnp.asarray(removed), how, _check_token_id(how, token_id), real)
 
 
 def _remove(
@@ -139,26 +196,26 @@ def _remove(
         return jnp.where(gone, number, tokens), mask
     if how == "attention":
         return tokens, mask & ~gone
-    # What stays keeps its order in front; sorting is stable.
+    # Kept tokens move to the front in their order; sorting is stable.
     order = jnp.argsort(gone | ~mask, axis=-1, stable=True)
     kept = (mask & ~gone).sum(-1, keepdims=True)
     left = jnp.broadcast_to(jnp.arange(tokens.shape[-1]), tokens.shape) < kept
     return jnp.where(left, jnp.take_along_axis(tokens, order, axis=-1), number), left
 
 
-def _check_tokens(tokens: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
-    tokens = as_array("tokens", tokens)
-    if tokens.ndim < 1 or 0 in tokens.shape:
-        raise InputError(f"tokens must have the shape [..., tokens], got {tokens.shape}")
-    if not np.issubdtype(tokens.dtype, np.integer):
-        raise InputError(f"tokens must be whole numbers, got {tokens.dtype}")
-    mask = np.ones(tokens.shape, bool) if mask is None else as_array("mask", mask)
-    if mask.shape != tokens.shape or mask.dtype != np.bool_:
+def _check_tokens(tokens: ArrayLike, mask: ArrayLike | None) -> tuple[jax.Array, jax.Array]:
+    rows = as_array("tokens", tokens)
+    if rows.ndim < 1 or 0 in rows.shape:
+        raise InputError(f"tokens must have the shape [..., tokens], got {rows.shape}")
+    if not np.issubdtype(rows.dtype, np.integer):
+        raise InputError(f"tokens must be whole numbers, got {rows.dtype}")
+    real = np.ones(rows.shape, bool) if mask is None else as_array("mask", mask)
+    if real.shape != rows.shape or real.dtype != np.bool_:
         raise InputError(
-            f"mask must be boolean with the shape of tokens {tokens.shape}, got {mask.dtype} "
-            f"{mask.shape}"
+            f"mask must be boolean with the shape of tokens {rows.shape}, got {real.dtype} "
+            f"{real.shape}"
         )
-    return jnp.asarray(tokens), jnp.asarray(mask)
+    return jnp.asarray(rows), jnp.asarray(real)
 
 
 def _check_token_id(how: Any, token_id: Any) -> int:
@@ -170,3 +227,33 @@ def _check_token_id(how: Any, token_id: Any) -> int:
         what = "padding's" if how == "deletion" else "mask token's or unknown word's"
         raise InputError(f"token_id must be the {what} number for {how}, got {token_id!r}")
     return int(token_id)
+
+
+def _probabilities(
+    predict: Callable[[jax.Array, jax.Array], Array], rows: jax.Array, mask: jax.Array
+) -> Array:
+    result = as_array("predict's result", predict(rows, mask))
+    if result.ndim != 2 or result.shape[0] != rows.shape[0]:
+        raise InputError(
+            f"predict must return probabilities [{rows.shape[0]}, classes] for tokens "
+            f"{rows.shape}, got {result.shape}"
+        )
+    return result
+
+
+def _check_label(
+    label: ArrayLike | int | None, batch: tuple[int, ...], probabilities: Array
+) -> Array:
+    """Return the classes of all sentences, flat; by default the most probable ones."""
+    if label is None:
+        return probabilities.argmax(-1)
+    classes = as_array("label", label)
+    if classes.shape != batch or not np.issubdtype(classes.dtype, np.integer):
+        raise InputError(
+            f"label must be whole numbers of shape {batch}, one a sentence, got {classes.dtype} "
+            f"{classes.shape}"
+        )
+    count = probabilities.shape[-1]
+    if not is_traced(classes) and bool(((classes < 0) | (classes >= count)).any()):
+        raise InputError(f"label must be a class from 0 to {count - 1}, got {classes}")
+    return classes.reshape(-1)

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.edges.trace import Norm, Trace
-from jaxflow.edges.values import BlocksWithValues
+from jaxflow.edges import BlockWeights, Norm, Trace
 from jaxflow.models.architectures import ModelConfig, make_module
 from jaxflow.models.model import Model
 from jaxflow.models.relevance import attention_relevance, has_relevance
@@ -23,7 +22,7 @@ Target = Callable[[jax.Array], jax.Array]
 """From logits (``[B, C]`` or ``[B, n, V]``) to ``[B]``, the output that is explained."""
 
 
-def block_weights(config: ModelConfig, params: Any) -> BlocksWithValues:
+def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
     """Stack the parameters of all blocks along a first axis.
 
     Parameters
@@ -46,7 +45,7 @@ def block_weights(config: ModelConfig, params: Any) -> BlocksWithValues:
     # The last third of what makes queries, keys and values.
     kernel = blocks["qkv"]["kernel"][..., -block.width :]
     bias = blocks["qkv"]["bias"][..., -block.width :]
-    return BlocksWithValues(
+    return BlockWeights(
         projection=projection,
         projection_bias=out["bias"],
         norm_attention=norm("norm_attention"),

@@ -16,9 +16,9 @@ from golden_models import bert, golden
 from torch_models import quietly, read
 
 import jaxflow
+from jaxflow.gradients import smooth_grad
 from jaxflow.models import save_pretrained
 from jaxflow.removal import remove_out
-from jaxflow.smooth_grad import smooth_grad
 
 TOKENS = golden("bert")["tokens"][:1]
 UNK, CLASS = 1, 1

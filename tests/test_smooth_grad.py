@@ -9,7 +9,7 @@ import pytest
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.smooth_grad import smooth_grad
+from jaxflow.gradients import smooth_grad
 
 RNG = np.random.default_rng(0)
 EMBEDDINGS = RNG.normal(size=(2, 4, 3))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from jaxflow.edges import AGGREGATORS, EdgeWeight, edge_weight, edge_weights, propagations
-from jaxflow.edges.aggregate import Aggregator
+from jaxflow.edges._aggregate import Aggregator
 from jaxflow.errors import InputError
 
 __all__ = [
@@ -85,7 +85,7 @@ def aggregators_of(edge: EdgeWeight) -> tuple[Aggregator, ...]:
 
     Where the residual connection is in the weights, paths with and without it are one.
     """
-    told = AGGREGATORS if edge.told_by is None else edge.told_by
+    told = AGGREGATORS if edge.aggregators is None else edge.aggregators
     return tuple(
         how for how in AGGREGATORS if how in told and not (edge.residual and how == "product")
     )

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.edges import AGGREGATORS, EdgeWeight, Trace, edge_weights, propagate, propagations
-from jaxflow.edges.aggregate import capacities, combine
-from jaxflow.edges.catalogue import weigh, weigh_below
+from jaxflow.edges._aggregate import capacities, combine
+from jaxflow.edges.registry import weigh, weigh_below
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Batch
 from jaxflow.eval.leaderboard.methods import GRADIENTS, REMOVALS

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.edges import AGGREGATORS, EdgeWeight, aggregate, edge_weight
-from jaxflow.edges.aggregate import Aggregator
+from jaxflow.edges._aggregate import Aggregator
 from jaxflow.errors import InputError
 from jaxflow.eval.score.reading import Token, reader
 from jaxflow.models import Model, trace

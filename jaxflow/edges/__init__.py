@@ -1,15 +1,24 @@
-"""Edge weights and aggregators: what the graph's edges hold, and how layers combine."""
+"""Edge weights and aggregators: the weights of the attention graph, and how layers combine."""
 
-from jaxflow.edges.aggregate import AGGREGATORS, aggregate
-from jaxflow.edges.catalogue import edge_families, edge_weight, edge_weights, weigh
-from jaxflow.edges.contributions import reconstruction
+from jaxflow.edges._aggregate import AGGREGATORS, aggregate
+from jaxflow.edges._cross_relevance import cross_relevance
+from jaxflow.edges._norms import reconstruction
+from jaxflow.edges._receptive import normalise, receptive_field
 from jaxflow.edges.cross import CROSS_AGGREGATORS, aggregate_cross
-from jaxflow.edges.cross_relevance import cross_relevance
 from jaxflow.edges.cross_trace import CROSS_EDGES, CrossTrace
-from jaxflow.edges.kind import EdgeFamily, EdgeWeight
-from jaxflow.edges.propagation import Propagation, propagate, propagation, propagations
-from jaxflow.edges.readout import Readout, class_attributions
-from jaxflow.edges.receptive import normalise, receptive_field
+from jaxflow.edges.decompx import Readout, class_attributions
+from jaxflow.edges.registry import (
+    EdgeFamily,
+    EdgeWeight,
+    Propagation,
+    edge_families,
+    edge_weight,
+    edge_weights,
+    propagate,
+    propagation,
+    propagations,
+    weigh,
+)
 from jaxflow.edges.trace import BlockWeights, Norm, Trace
 
 __all__ = [

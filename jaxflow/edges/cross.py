@@ -1,4 +1,4 @@
-r"""Encoder and decoder as one graph: rollout and exact flow down to source and target tokens.
+r"""Rollout and exact flow through an encoder and a decoder as one graph.
 
 A decoder block is self-attention, then cross-attention, each with its residual connection. With E,
 S and C the edges of the three kinds, rows made to sum to 1, with shares e, s and c of the residual
@@ -10,28 +10,37 @@ connections, and :math:`E' = (1 - e) E + e I`, :math:`S' = (1 - s) S + s I`, the
 * from there to target token k before block l: :math:`S'^{(l)}_{ik}`;
 * from source token i after an encoder layer to source token j before it: :math:`E'_{ij}`.
 
-Paths end at the m source tokens or at the n tokens that the decoder was given.
+Paths end at the m source tokens or at the n tokens of the decoder's input.
+
+Flow is computed on a stack of equal layers, as the kernel takes it, over m + n tokens: Le layers
+:math:`\mathrm{diag}(E', I)`, then for each block :math:`\mathrm{diag}(I, S')` and
+:math:`\begin{pmatrix} I & 0\\ (1 - c)\,C & c\,I\end{pmatrix}`. **The stack's flow is the
+graph's.** The stack is the graph with some nodes replaced by chains whose links carry 1: the
+encoder's top, which every block reads, and the decoder's input, parallel to the encoder's layers.
+Contracting each chain into its node turns a flow of the stack into one of the graph, so the stack
+carries no more. It carries as much: the flow out of the source is at most the sum of its row, 1.
+Neither graph has a cycle, so a flow is a sum of paths from source to sink, and no node carries more
+than all of them together, at most 1. Hence no link ever binds, for sinks of either kind, even where
+the edges into one token sum to more than 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import check_residual, in_own_precision, is_traced, resolve_indices
-from jaxflow.edges.aggregate import capacities, row_normalised
-from jaxflow.edges.cross_flow import joint_flow
+from jaxflow.attention import Indices, check_residual, in_own_precision, is_traced, resolve_indices
+from jaxflow.edges._aggregate import Share, capacities, check_aggregator, row_normalised
 from jaxflow.edges.cross_trace import CROSS_EDGES, CrossEdge, CrossTrace, check_cross
 from jaxflow.errors import InputError
 
-__all__ = ["CROSS_AGGREGATORS", "CrossAggregator", "aggregate_cross", "cross_edges"]
-
 CrossAggregator = Literal["none", "rollout", "flow"]
-CROSS_AGGREGATORS: tuple[CrossAggregator, ...] = ("none", "rollout", "flow")
+CROSS_AGGREGATORS: tuple[CrossAggregator, ...] = get_args(CrossAggregator)
 
 
 def aggregate_cross(
@@ -39,11 +48,11 @@ def aggregate_cross(
     edge: CrossEdge = "raw",
     how: CrossAggregator = "rollout",
     *,
-    residual: Any = 0.5,
-    sources: Any = None,
+    residual: Share | Sequence[Share] = 0.5,
+    sources: Indices = None,
     threads: int | None = None,
 ) -> Any:
-    """Follow the edges of an encoder and a decoder down to source tokens and decoder input.
+    """Combine the edges of an encoder and a decoder down to source tokens and decoder input.
 
     Parameters
     ----------
@@ -51,8 +60,8 @@ def aggregate_cross(
         Attention of the three kinds.
     edge
         ``raw``: attention averaged over heads. ``gradient``: the average of the positive part of
-        attention times its gradient. ``given``: the trace holds edges of any size in place of
-        attention, fused already where there is one head; negative ones count as 0.
+        attention times its gradient. ``given``: the trace's fields are edges of any size, with one
+        head where they are fused already; negative ones count as 0.
     how
         ``rollout``, ``flow``, or ``none``: one layer's cross-attention beside its self-attention,
         each fused, without residual connections.
@@ -60,7 +69,7 @@ def aggregate_cross(
         Share of the residual connections, from 0 to 1: a number, or three of them, of encoder,
         decoder self-attention and cross-attention. A row of zeros is all residual.
     sources
-        Decoder tokens whose rows are wanted: an int, a sequence, or None for all. Flow works out no
+        Decoder tokens whose rows to return: an int, a sequence, or None for all. Flow computes no
         others. Not the source sentence's tokens: those are columns.
     threads
         For flow; None takes all cores.
@@ -68,10 +77,9 @@ def aggregate_cross(
     Returns
     -------
     array
-        ``[..., Ld, S, m + n]``: what each of the m source tokens, then each of the n tokens that
-        the decoder was given, counts for after each decoder layer. Rows of rollout sum to 1; padded
-        rows and columns are 0. In the input's precision, JAX for JAX, else NumPy; flow is float64
-        NumPy.
+        ``[..., Ld, S, m + n]``: the weights of the m source tokens, then of the n tokens of the
+        decoder's input, after each decoder layer. Rows of rollout sum to 1; padded rows and columns
+        are 0. In the input's precision, JAX for JAX, else NumPy; flow is float64 NumPy.
 
     Raises
     ------
@@ -81,8 +89,8 @@ def aggregate_cross(
 
     Notes
     -----
-    The graph is in the module's docstring; flow is computed by `jaxflow.edges.cross_flow`. As it is
-    one graph, the source and the decoder's own past share each token's 1 between them.
+    The graph is in the module's docstring. As it is one graph, each token's weight of 1 is divided
+    between the source and the decoder's own past.
 
     Examples
     --------
@@ -93,8 +101,7 @@ def aggregate_cross(
     array([[0.25 , 0.25 , 0.375, 0.125],
            [0.25 , 0.25 , 0.125, 0.375]])
     """
-    if how not in CROSS_AGGREGATORS:
-        raise InputError(f"aggregator must be one of {', '.join(CROSS_AGGREGATORS)}, got {how!r}")
+    check_aggregator(how, CROSS_AGGREGATORS)
     if edge not in CROSS_EDGES:
         raise InputError(f"edge weight must be one of {', '.join(CROSS_EDGES)}, got {edge!r}")
     parts = check_cross(trace, edge, f"{how} of {edge} edges")
@@ -119,12 +126,7 @@ def _shares(residual: Any) -> tuple[Any, Any, Any]:
 
 
 def cross_edges(parts: tuple[Any, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Fuse the heads of each kind: attention, or the positive part of it times its gradient.
-
-    Parameters
-    ----------
-    parts
-        What `check_cross` returned; attention is taken as it is where there are no gradients.
+    """Fuse the heads of each kind of `check_cross`'s result: attention, times gradient if there.
 
     Returns
     -------
@@ -207,5 +209,35 @@ def _flow(
     wide = [
         part if part is None or part.dtype == np.bool_ else part.astype(np.float64) for part in host
     ]
-    edges = in_own_precision(lambda *given: _capacities(given, shares), *wide)
-    return joint_flow(*edges, *wide[3:5], rows=rows, threads=threads)
+    encoder, decoder, down, keep = in_own_precision(
+        lambda *given: _capacities(given, shares), *wide
+    )
+    from jaxflow._flow import flow
+
+    batch, (depth, m), n = encoder.shape[:-3], encoder.shape[-3:-1], decoder.shape[-1]
+    sizes = zip(wide[3:5], (m, n), strict=True)
+    masks = [np.ones((*batch, size), bool) if mask is None else mask for mask, size in sizes]
+    stack = joint_stack(encoder, decoder, down, keep)
+    return flow(
+        stack[..., None, :, :],
+        residual=0,
+        mask=np.concatenate(masks, -1),
+        sources=[m + row for row in rows],
+        layers=range(depth + 1, stack.shape[-3], 2),
+        threads=threads,
+    )
+
+
+def joint_stack(
+    encoder: np.ndarray, decoder: np.ndarray, down: np.ndarray, keep: np.ndarray
+) -> np.ndarray:
+    """Return E', S', (1 - c) C and c as one stack, ``[..., Le + 2 Ld, m + n, m + n]``."""
+    depth, m = encoder.shape[-3:-1]
+    blocks, n = decoder.shape[-3:-1]
+    stack = np.zeros((*encoder.shape[:-3], depth + 2 * blocks, m + n, m + n))
+    stack[...] = np.eye(m + n)
+    stack[..., :depth, :m, :m] = encoder
+    stack[..., depth::2, m:, m:] = decoder
+    stack[..., depth + 1 :: 2, m:, :m] = down
+    stack[..., depth + 1 :: 2, m:, m:] *= keep[..., None]
+    return stack

@@ -1,9 +1,9 @@
-"""What an encoder and a decoder left behind: attention of three kinds, checked together."""
+"""The attention of an encoder and a decoder, of three kinds, and its checks."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -11,10 +11,8 @@ import numpy as np
 from jaxflow.attention import FLOATS, ROW_SUM_TOLERANCE, Array, as_array, is_traced
 from jaxflow.errors import InputError
 
-__all__ = ["CROSS_EDGES", "CrossEdge", "CrossTrace", "check_cross"]
-
 CrossEdge = Literal["raw", "gradient", "given"]
-CROSS_EDGES: tuple[CrossEdge, ...] = ("raw", "gradient", "given")
+CROSS_EDGES: tuple[CrossEdge, ...] = get_args(CrossEdge)
 
 
 @jax.tree_util.register_dataclass
@@ -30,7 +28,7 @@ class CrossTrace:
     decoder
         ``[..., Ld, H, n, n]``, the decoder's self-attention, causal or not.
     cross
-        ``[..., Ld, H, n, m]``, what each decoder layer looks at in the encoder's output.
+        ``[..., Ld, H, n, m]``, each decoder layer's attention to the encoder's output.
     source_mask, target_mask
         ``[..., m]`` and ``[..., n]`` boolean, True at real tokens; None where all are.
     encoder_gradient, decoder_gradient, cross_gradient
@@ -48,7 +46,7 @@ class CrossTrace:
     cross_gradient: Array | None = None
 
 
-#: What each field is in the words of an error, and the names of its axes.
+#: What each field is called in an error message, and the masks of its queries and keys.
 _KINDS = {
     "encoder": ("the encoder's attention", "source", "source"),
     "decoder": ("the decoder's self-attention", "target", "target"),
@@ -64,20 +62,20 @@ def check_cross(trace: CrossTrace, edge: CrossEdge, what: str) -> tuple[Any, ...
     trace
         NumPy, JAX or anything with ``__array__`` in its fields.
     edge
-        ``raw`` wants attention, ``gradient`` its gradient besides, ``given`` any finite edges.
+        ``raw`` needs attention, ``gradient`` its gradient too, ``given`` takes any finite edges.
     what
-        What wants them, in the words of an error.
+        The use, for error messages.
 
     Returns
     -------
     tuple
-        The fields in their order; gradients are None unless they are wanted.
+        The fields in their order; gradients are None unless they are needed.
 
     Raises
     ------
     InputError
-        Naming what is missing, or what does not fit and how. Values are checked where they can be
-        seen: not under ``jit``, ``vmap`` or ``grad``.
+        Naming what is missing or does not fit. Values are checked where they are known: not under
+        ``jit``, ``vmap`` or ``grad``.
     """
     _require(trace, edge, what)
     arrays = {name: as_array(name, getattr(trace, name)) for name in _KINDS}
@@ -87,14 +85,13 @@ def check_cross(trace: CrossTrace, edge: CrossEdge, what: str) -> tuple[Any, ...
             arrays[gradient] = as_array(gradient, getattr(trace, gradient))
     sizes = _check_shapes(arrays)
     masks = {
-        f"{side}_mask": _check_mask(f"{side}_mask", getattr(trace, f"{side}_mask"), shape)
+        side: _check_mask(f"{side}_mask", getattr(trace, f"{side}_mask"), shape)
         for side, shape in sizes.items()
     }
-    for name, (_, query, key) in _KINDS.items():
-        real = masks[f"{query}_mask"], masks[f"{key}_mask"]
-        _check_values(name, arrays[name], *real, attention=edge != "given")
-        if edge == "gradient":
-            _check_gradient(f"{name}_gradient", arrays[f"{name}_gradient"], *real)
+    for name, array in arrays.items():
+        _, query, key = _KINDS[name.removesuffix("_gradient")]
+        kind = "gradient" if name not in _KINDS else "edges" if edge == "given" else "attention"
+        _check_values(name, array, masks[query], masks[key], kind)
     gradients = (arrays.get(f"{name}_gradient") for name in _KINDS)
     return (*(arrays[name] for name in _KINDS), *masks.values(), *gradients)
 
@@ -116,7 +113,7 @@ def _require(trace: CrossTrace, edge: CrossEdge, what: str) -> None:
 
 
 def _check_shapes(arrays: dict[str, Array]) -> dict[str, tuple[int, ...]]:
-    """Check ranks, dtypes and that the sizes meet; return the shapes of the two masks."""
+    """Check ranks, dtypes and common sizes; return the shapes of the two masks."""
     for name, array in arrays.items():
         if array.ndim < 4 or 0 in array.shape:
             raise InputError(
@@ -155,48 +152,34 @@ def _check_mask(name: str, mask: Any, shape: tuple[int, ...]) -> Array | None:
     return mask
 
 
-def _seen(
-    array: Array, query_mask: Array | None, key_mask: Array | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return the values and which queries and keys are real, or None where there are no values."""
+def _check_values(
+    name: str, array: Array, query_mask: Array | None, key_mask: Array | None, kind: str
+) -> None:
+    """Check ``attention``, ``edges`` or a ``gradient`` between real tokens, where not traced."""
     if is_traced(array, query_mask, key_mask):
-        return None
+        return
     values = np.asarray(array)
     batch, (queries, keys) = values.shape[:-4], values.shape[-2:]
-    real = np.ones((*batch, queries), bool) if query_mask is None else np.asarray(query_mask)
-    there = np.ones((*batch, keys), bool) if key_mask is None else np.asarray(key_mask)
-    return values, real[..., None, None, :, None], there[..., None, None, None, :]
-
-
-def _check_values(
-    name: str, array: Array, query_mask: Array | None, key_mask: Array | None, *, attention: bool
-) -> None:
-    if (seen := _seen(array, query_mask, key_mask)) is None:
-        return
-    values, real, there = seen
-    rows = np.where(real, values, 0)  # a padded query may hold anything
-    if not np.isfinite(rows).all():
+    query = np.ones((*batch, queries), bool) if query_mask is None else np.asarray(query_mask)
+    key = np.ones((*batch, keys), bool) if key_mask is None else np.asarray(key_mask)
+    query, key = query[..., None, None, :, None], key[..., None, None, None, :]
+    rows = np.where(query, values, 0)  # a padded query may hold anything
+    if not np.isfinite(np.where(key, rows, 0) if kind == "gradient" else rows).all():
         raise InputError(f"{name} must be finite, got NaN or infinite entries")
-    if np.where(there, 0, rows).any():
+    if kind == "gradient":
+        return
+    if (padded := np.where(key, 0, rows)).any():
         raise InputError(
             f"{name} must hold exactly 0 at the keys that the mask marks as padding, got up to "
-            f"{np.abs(np.where(there, 0, rows)).max():.3g}"
+            f"{np.abs(padded).max():.3g}"
         )
-    if not attention:
+    if kind == "edges":
         return
     if (low := rows.min()) < 0:
         raise InputError(f"{name} must not be negative, got {low:.3g}")
-    error = np.abs(np.where(real[..., 0], rows.sum(-1), 1) - 1).max()
+    error = np.abs(np.where(query[..., 0], rows.sum(-1), 1) - 1).max()
     if error > ROW_SUM_TOLERANCE:
         raise InputError(
             f"{name}'s rows (queries) must sum to 1 within {ROW_SUM_TOLERANCE:g}, got a row that "
             f"is off by {error:.3g}"
         )
-
-
-def _check_gradient(
-    name: str, array: Array, query_mask: Array | None, key_mask: Array | None
-) -> None:
-    seen = _seen(array, query_mask, key_mask)
-    if seen is not None and not np.isfinite(np.where(seen[1] & seen[2], seen[0], 0)).all():
-        raise InputError(f"{name} must be finite, got NaN or infinite entries")

@@ -1,23 +1,25 @@
-r"""DecompX: the hidden states taken apart into what each input token brought, layer after layer.
+r"""DecompX (Modarressi et al. 2023): hidden states and logits as sums over the input tokens.
 
-Input token k enters as its own vector, embedding with position, and every step of a block acts on
-the parts :math:`x_{i \Leftarrow k}` of token i's vector instead of on their sum: attention is
-linear once its weights are known; normalisation is linearised at its actual deviation; the
-activation is the line through the origin and its value, :math:`f(x) / x`; and a bias b is shared
-out by :math:`|\langle v_k, b \rangle|`, v the parts that it is added to. So the parts sum to the
-true hidden state after every layer (`reconstruction`). Tokens count by the norms of their parts.
+Input token k enters as its own vector, embedding with position, and every operation of a block is
+applied to the parts :math:`x_{i \Leftarrow k}` of token i's vector instead of to their sum:
+attention is linear once its weights are known; normalisation is linearised at its actual
+deviation; the activation is the line through the origin and its value, :math:`f(x) / x`; and a
+bias b is distributed in proportion to :math:`|\langle v_k, b \rangle|`, v the parts that it is
+added to. So the parts sum to the true hidden state after every layer (`reconstruction`). A token's
+contribution is the norm of its part.
 
-The paper has the blocks of BERT, and shares out the bias of attention, with that of value vectors
-in it, by what attention alone brings (its equations 4 to 6). The authors' code shares it out after
-the residual connection has been added, and in the first layer lets the value vectors' bias go with
-the attention that they are paid: ``bias="published"`` does as the code does, ``bias="paper"`` is
-what the registered propagation does. Of pre-LayerNorm blocks the parts of the stream are followed,
-and normalised where a branch reads them. A bias to which all parts are at right angles goes to the
-token itself; the code drops it.
+The paper has the blocks of BERT, and distributes the bias of attention, with that of value vectors
+in it, by the contributions of attention alone (its equations 4 to 6). The authors' code distributes
+it after the residual connection has been added, and in the first layer multiplies the value
+vectors' bias by the attention weights: ``bias="published"`` does as the code does, ``bias="paper"``
+is what the registered propagation does. Of pre-LayerNorm blocks the parts of the stream are
+followed, and normalised where a branch reads them. A bias orthogonal to all parts goes to the token
+itself; the code drops it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
@@ -25,79 +27,78 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxflow.edges.block_output import layer_norm
-from jaxflow.edges.contributions import linear_norm, with_own
-from jaxflow.edges.linearised import affine, share, slope
-from jaxflow.edges.propagation import Propagation
-from jaxflow.edges.trace import Norm, Trace, require
-from jaxflow.edges.values import BlocksWithValues, blocks_with_values
+from jaxflow.attention import Array
+from jaxflow.edges._blocks import affine, distribute_bias, einsum, layer_norm, linear_norm, slope
+from jaxflow.edges._norms import add_residual
+from jaxflow.edges.registry import Propagation
+from jaxflow.edges.trace import BlockWeights, Norm, Trace, require
 from jaxflow.errors import InputError
 
-__all__ = ["PROPAGATIONS", "Bias", "decompose", "norms", "reconstruction"]
-
 Bias = Literal["paper", "published"]
-
-_einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def decompose(
     trace: Trace, read: Callable[[jax.Array], jax.Array], bias: Bias = "paper"
 ) -> tuple[jax.Array, jax.Array]:
-    """Take all hidden states apart, one layer after another.
+    """Decompose all hidden states, one layer after another.
 
     Parameters
     ----------
     trace
-        With ``stream`` and ``blocks``, these with values (`jaxflow.edges.values.with_values`).
+        With ``stream`` and ``blocks``, these with ``value`` and ``value_bias``.
     read
-        From the parts after a layer, ``[..., n, n, D]`` (token, input token), to what is kept. One
-        of a module: it is compiled once, and again for every new function.
+        From the parts after a layer, ``[..., n, n, D]`` (token, input token), to what is returned
+        of them. A module's function is compiled once, every new closure again.
     bias
-        How attention's bias is shared out: see the module's docstring.
+        How attention's bias is distributed: see the module's docstring.
 
     Returns
     -------
     tuple
-        What was kept, its layer axis before the last two, and the parts after the last layer.
-
-    Raises
-    ------
-    InputError
-        If the trace lacks what this needs, or there is no such way to share out.
+        The results of `read`, the layer axis before their last two, and the last layer's parts.
     """
     if bias not in get_args(Bias):
         raise InputError(f"bias must be one of {', '.join(get_args(Bias))}, got {bias!r}")
     require(trace, ("stream", "blocks"), "DecompX")
-    blocks = blocks_with_values(trace, "DecompX")
-    given = jnp.asarray(trace.attention), jnp.asarray(trace.stream)
-    return _decompose(*given, blocks, read, bias)
+    blocks: Any = trace.blocks
+    if blocks.value is None or blocks.value_bias is None:
+        raise InputError(
+            "DecompX needs the parameters of value vectors, which this trace has not: trace the "
+            "model with jaxflow.models.trace, or give its blocks a value and a value_bias"
+        )
+    layers, heads, size, width = jnp.shape(blocks.projection)
+    wanted = {"value": (layers, width, heads, size), "value_bias": (layers, heads, size)}
+    for name, shape in wanted.items():
+        if (given := jnp.shape(getattr(blocks, name))) != shape:
+            raise InputError(f"{name} must have the shape {shape}, got {given}")
+    return _decompose(jnp.asarray(trace.attention), jnp.asarray(trace.stream), blocks, read, bias)
 
 
 @partial(jax.jit, static_argnames=("read", "bias"))
 def _decompose(
     attention: jax.Array,
     stream: jax.Array,
-    blocks: BlocksWithValues,
+    blocks: BlockWeights,
     read: Callable[[jax.Array], jax.Array],
     bias: Bias,
 ) -> tuple[jax.Array, jax.Array]:
     attention = jnp.moveaxis(attention, -4, 0)
     stream = jnp.moveaxis(stream, -3, 0)
     nothing = jnp.zeros_like(jnp.expand_dims(stream[0], -2) + jnp.expand_dims(stream[0], -3))
-    parts = with_own(nothing, stream[0])  # [..., n, n, D]
-    # Whether the value vectors' bias goes where they are paid attention.
-    paid = (jnp.arange(len(attention)) == 0) & (bias == "published")
+    parts = add_residual(nothing, stream[0])  # [..., n, n, D]
+    # Whether the value vectors' bias is multiplied by the attention weights.
+    weighted = (jnp.arange(len(attention)) == 0) & (bias == "published")
 
     def step(parts: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
         parts = _block(parts, *layer, bias=bias)
         return parts, read(parts)
 
-    last, kept = jax.lax.scan(step, parts, (attention, stream[:-1], blocks, paid))
+    last, kept = jax.lax.scan(step, parts, (attention, stream[:-1], blocks, weighted))
     return jnp.moveaxis(kept, 0, -3), last
 
 
 def norms(trace: Trace, bias: Bias = "paper") -> jax.Array:
-    """Return the norm of what each input token brought to each token, ``[..., L, n, n]``."""
+    """Return the norm of each input token's part of each token, ``[..., L, n, n]``."""
     return decompose(trace, _norms, bias)[0]
 
 
@@ -114,42 +115,51 @@ def _sums(parts: jax.Array) -> jax.Array:
     return parts.sum(-2)
 
 
+def _nothing(parts: jax.Array) -> jax.Array:
+    return parts[..., :0]
+
+
 def _block(
     parts: jax.Array,
     attention: jax.Array,
     stream: jax.Array,
-    block: BlocksWithValues,
-    paid: jax.Array,
+    block: BlockWeights,
+    weighted: jax.Array,
     *,
     bias: Bias,
 ) -> jax.Array:
-    """Return the parts after one block of the parts ``[..., n, n, D]`` that enter it.
+    """Return the parts ``[..., n, n, D]`` after one block of those before it.
 
-    The model's own values, which all lines are drawn through, are worked out beside them.
+    The model's own values, at which everything is linearised, are computed beside them.
     """
     own = jnp.eye(parts.shape[-2], dtype=parts.dtype)
-
-    def normalised(parts: jax.Array, whole: jax.Array, norm: Norm) -> tuple[jax.Array, jax.Array]:
-        linear = linear_norm(parts, whole, jnp.asarray(norm.scale), norm.epsilon)
-        return share(linear, norm.bias, own), layer_norm(whole, norm)
-
     first, last = block.norm_first, not block.norm_first
-    read, seen = normalised(parts, stream, block.norm_attention) if first else (parts, stream)
-    parts, stream = _attend(parts, stream, read, seen, attention, block, paid, bias)
+    read, seen = parts, stream
+    if first:
+        read, seen = _normalised(parts, stream, block.norm_attention, own)
+    parts, stream = _attend(parts, stream, read, seen, attention, block, weighted, bias)
     if last:
-        parts, stream = normalised(parts, stream, block.norm_attention)
+        parts, stream = _normalised(parts, stream, block.norm_attention, own)
 
-    read, seen = normalised(parts, stream, block.norm_feed_forward) if first else (parts, stream)
+    read, seen = parts, stream
+    if first:
+        read, seen = _normalised(parts, stream, block.norm_feed_forward, own)
     expanded = affine(seen, block.up, block.up_bias)  # [..., n, F]
     line = slope(block.activation, expanded)
     stream = stream + affine(line * expanded, block.down, block.down_bias)
-    hidden = share(_einsum("...ikd,df->...ikf", read, jnp.asarray(block.up)), block.up_bias, own)
-    hidden = hidden * line[..., :, None, :]
-    written = _einsum("...ikf,fd->...ikd", hidden, jnp.asarray(block.down))
-    parts = parts + share(written, block.down_bias, own)
-    if last:
-        parts, _ = normalised(parts, stream, block.norm_feed_forward)
-    return parts
+    hidden = einsum("...ikd,df->...ikf", read, jnp.asarray(block.up))
+    hidden = distribute_bias(hidden, block.up_bias, own) * line[..., :, None, :]
+    written = einsum("...ikf,fd->...ikd", hidden, jnp.asarray(block.down))
+    parts = parts + distribute_bias(written, block.down_bias, own)
+    return _normalised(parts, stream, block.norm_feed_forward, own)[0] if last else parts
+
+
+def _normalised(
+    parts: jax.Array, whole: jax.Array, norm: Norm, otherwise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Normalise a vector and its parts."""
+    linear = linear_norm(parts, whole, norm)
+    return distribute_bias(linear, norm.bias, otherwise), layer_norm(whole, norm)
 
 
 def _attend(
@@ -158,33 +168,34 @@ def _attend(
     read: jax.Array,
     seen: jax.Array,
     attention: jax.Array,
-    block: BlocksWithValues,
-    paid: jax.Array,
+    block: BlockWeights,
+    weighted: jax.Array,
     bias: Bias,
 ) -> tuple[jax.Array, jax.Array]:
-    """Add to the stream and to its parts what attention brings of what is read."""
+    """Add the output of attention to the stream and to its parts."""
     own = jnp.eye(parts.shape[-2], dtype=parts.dtype)
     value, value_bias = jnp.asarray(block.value), jnp.asarray(block.value_bias)
     projection = jnp.asarray(block.projection)
-    written_bias = _einsum("hd,hde->e", value_bias, projection)  # rows of attention sum to 1
+    written_bias = einsum("hd,hde->e", value_bias, projection)  # rows of attention sum to 1
     whole_bias = written_bias + jnp.asarray(block.projection_bias)
 
-    values = _einsum("...jd,dhv->...hjv", seen, value)
-    mixed = _einsum("...hij,...hjv->...hiv", attention, values)
-    added = _einsum("...hiv,hve->...ie", mixed, projection)
+    values = einsum("...jd,dhv->...hjv", seen, value)
+    mixed = einsum("...hij,...hjv->...hiv", attention, values)
+    added = einsum("...hiv,hve->...ie", mixed, projection)
     stream = stream + added + jnp.broadcast_to(whole_bias, stream.shape)
 
-    vectors = _einsum("...jkd,dhv->...hjkv", read, value)
-    mixed = _einsum("...hij,...hjkv->...hikv", attention, vectors)
-    brought = _einsum("...hikv,hve->...ike", mixed, projection)
+    vectors = einsum("...jkd,dhv->...hjkv", read, value)
+    mixed = einsum("...hij,...hjkv->...hikv", attention, vectors)
+    brought = einsum("...hikv,hve->...ike", mixed, projection)
     if bias == "paper":
-        return parts + share(brought, whole_bias, own), stream
-    going = _einsum("...hij,he->...ije", attention, _einsum("hd,hde->he", value_bias, projection))
-    brought = parts + brought + jnp.where(paid, going, 0)
-    return share(brought, whole_bias - jnp.where(paid, written_bias, 0), own), stream
+        return parts + distribute_bias(brought, whole_bias, own), stream
+    going = einsum("...hij,he->...ije", attention, einsum("hd,hde->he", value_bias, projection))
+    brought = parts + brought + jnp.where(weighted, going, 0)
+    rest = whole_bias - jnp.where(weighted, written_bias, 0)
+    return distribute_bias(brought, rest, own), stream
 
 
-PROPAGATIONS = Propagation(
+DECOMPX = Propagation(
     "decompx",
     "DecompX",
     norms,
@@ -192,3 +203,79 @@ PROPAGATIONS = Propagation(
     "Decomposition, ACL 2023",
     needs=("stream", "blocks"),
 )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """The parameters of a classification head; what a head does not have is None.
+
+    Attributes
+    ----------
+    kernel, bias
+        ``[D, C]`` and ``[C]``.
+    norm
+        The closing normalisation of a pre-LayerNorm model, its arrays ``[D]``.
+    pooler, pooler_bias
+        ``[D, D]`` and ``[D]``, of BERT's layer on the first token.
+    pooler_activation
+        ``tanh``, or ``relu`` of DistilBERT.
+    """
+
+    kernel: Array
+    bias: Array | None = None
+    norm: Norm | None = None
+    pooler: Array | None = None
+    pooler_bias: Array | None = None
+    pooler_activation: str = dataclasses.field(default="tanh", metadata={"static": True})
+
+
+def class_attributions(
+    trace: Trace, readout: Readout, tokens: Array | None = None, bias: Bias = "paper"
+) -> jax.Array:
+    """Return each input token's contribution to each class; they sum to the model's logits.
+
+    Parameters
+    ----------
+    trace
+        As for `jaxflow.edges.decompx.decompose`.
+    readout
+        The classification head.
+    tokens
+        ``[..., n]``, weights that sum to 1 of the tokens that the head reads: 1 at ``[CLS]``, 1 at
+        a causal model's last token, or equal weights where the mean is read. None reads the first.
+    bias
+        See `jaxflow.edges.decompx`.
+
+    Returns
+    -------
+    jax.Array
+        ``[..., n, C]``, signed, 0 at padded tokens.
+
+    Raises
+    ------
+    InputError
+        If the trace lacks what this needs.
+    """
+    _, parts = decompose(trace, _nothing, bias)
+    stream = jnp.asarray(trace.stream)[..., -1, :, :]
+    n = stream.shape[-2]
+    given = (jnp.arange(n) == 0) if tokens is None else jnp.asarray(tokens)
+    read = jnp.broadcast_to(given.astype(stream.dtype), stream.shape[:-1])
+    if readout.norm is not None:
+        own = jnp.eye(n, dtype=stream.dtype)
+        parts, stream = _normalised(parts, stream, readout.norm, own)
+    parts = einsum("...i,...ikd->...kd", read, parts)
+    pooled = einsum("...i,...id->...d", read, stream)
+
+    highest = jax.lax.Precision.HIGHEST
+    if readout.pooler is not None and readout.pooler_bias is not None:
+        line = slope(readout.pooler_activation, affine(pooled, readout.pooler, readout.pooler_bias))
+        parts = jnp.matmul(parts, jnp.asarray(readout.pooler), precision=highest)
+        parts = distribute_bias(parts, readout.pooler_bias, read) * line[..., None, :]
+    parts = jnp.matmul(parts, jnp.asarray(readout.kernel), precision=highest)
+    if readout.bias is not None:
+        parts = distribute_bias(parts, readout.bias, read)
+    if trace.mask is None:
+        return parts
+    return jnp.where(jnp.asarray(trace.mask)[..., None], parts, 0)

@@ -1,15 +1,17 @@
-"""What a model's forward pass left behind, for edge weights that look at more than attention."""
+"""The intermediate values of a forward pass that edge weights are computed from."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxflow.attention import Array
 from jaxflow.errors import InputError
-
-__all__ = ["BlockWeights", "Norm", "Trace", "require"]
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +24,7 @@ class Norm:
     scale, bias
         ``[L, D]``.
     epsilon
-        What is added to the variance.
+        Added to the variance.
     """
 
     scale: Array
@@ -33,20 +35,23 @@ class Norm:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BlockWeights:
-    """The parameters of all blocks that act after attention has been paid.
+    """The parameters of all blocks, but those of queries and keys.
 
     Attributes
     ----------
     projection, projection_bias
         ``[L, H, d, D]`` and ``[L, D]``, of the attention's output.
     norm_attention, norm_feed_forward
-        Normalisation of what a branch reads (`norm_first`), or of the sum after it.
+        Normalisation of a branch's input (`norm_first`), or of the sum after the branch.
     up, up_bias, down, down_bias
         ``[L, D, F]``, ``[L, F]``, ``[L, F, D]`` and ``[L, D]``, of the feed-forward layer.
     activation
         ``gelu_new`` (and ``gelu_pytorch_tanh``), ``gelu``, ``relu`` or ``silu``.
     norm_first
         True where branches read normalised values (pre-LayerNorm).
+    value, value_bias
+        ``[L, D, H, d]`` and ``[L, H, d]``: value vectors are an attention's input times these.
+        Only DecompX needs them.
     """
 
     projection: Array
@@ -59,12 +64,14 @@ class BlockWeights:
     down_bias: Array
     activation: str = dataclasses.field(metadata={"static": True})
     norm_first: bool = dataclasses.field(metadata={"static": True})
+    value: Array | None = None
+    value_bias: Array | None = None
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """A forward pass over n tokens; everything but the attention may be left out.
+    """A forward pass over n tokens; every field but the attention may be None.
 
     Attributes
     ----------
@@ -73,19 +80,19 @@ class Trace:
     mask
         ``[..., n]`` boolean, True at real tokens.
     gradient
-        ``[..., L, H, n, n]``, of the output that is explained with respect to the attention of the
-        same layer, all else above it changing along.
+        ``[..., L, H, n, n]``, of the explained output with respect to the attention of the same
+        layer, all layers above recomputed from it.
     vectors
         ``[..., L, H, n, d]``, the value vectors, their bias included.
     stream
-        ``[..., L + 1, n, D]``, what enters the first block, then what each block returns.
+        ``[..., L + 1, n, D]``, the input of the first block, then the output of each block.
     blocks
         The blocks' parameters.
     special
         ``[..., n]`` boolean, True at special tokens such as ``[CLS]`` and ``[SEP]``.
     relevance
-        ``[..., L, H, n, n]``, of attention for the output that is explained, propagated down from
-        it layer by layer.
+        ``[..., L, H, n, n]``, the attention's relevance for the explained output, propagated down
+        from it layer by layer.
     """
 
     attention: Array
@@ -98,7 +105,7 @@ class Trace:
     relevance: Array | None = None
 
 
-#: What each field is, in the words of an error.
+#: What each field is called in an error message.
 _FIELDS = {
     "gradient": "the gradient with respect to attention",
     "vectors": "value vectors",
@@ -110,16 +117,50 @@ _FIELDS = {
 
 
 def require(trace: Trace, needs: tuple[str, ...], what: str) -> None:
-    """Check that a trace has what something needs.
-
-    Raises
-    ------
-    InputError
-        Naming what is missing.
-    """
+    """Raise `InputError` naming the fields among `needs` that the trace lacks."""
     missing = [_FIELDS[name] for name in needs if getattr(trace, name) is None]
     if missing:
         raise InputError(
             f"{what} needs {' and '.join(missing)}, which this trace has not: trace the model with "
             "jaxflow.models.trace, or choose an edge weight that needs attention alone"
         )
+
+
+def visible_keys(trace: Trace) -> jax.Array:
+    """Return which keys each query can see, ``[..., n, n]`` boolean.
+
+    A model's mask leaves exactly 0 in all heads of all layers, and a softmax hardly ever does: a
+    key is visible where any head of any layer attends to it. Padded keys are visible to no query.
+    """
+    attended = (jnp.asarray(trace.attention) > 0).any((-4, -3))
+    if trace.mask is None:
+        return attended
+    return attended & jnp.asarray(trace.mask)[..., None, :]
+
+
+#: From one layer's attention ``[..., H, n, n]``, value vectors ``[..., H, n, d]``, input
+#: ``[..., n, D]`` and parameters (`BlockWeights` without the layer axis) to its result.
+LayerFunction = Callable[[jax.Array, jax.Array, jax.Array, BlockWeights], jax.Array]
+
+
+def by_layer(trace: Trace, function: LayerFunction) -> jax.Array:
+    """Apply a function layer by layer, so that only one layer's vectors are in memory.
+
+    The trace must have ``vectors``, ``stream`` and ``blocks``. The results, ``[..., n, n]``, get a
+    layer axis before their last two. `function` is compiled once where it is a module's function,
+    and again for every new closure.
+    """
+    assert trace.vectors is not None
+    assert trace.stream is not None
+    given: Any = (
+        jnp.moveaxis(jnp.asarray(trace.attention), -4, 0),
+        jnp.moveaxis(jnp.asarray(trace.vectors), -4, 0),
+        jnp.moveaxis(jnp.asarray(trace.stream)[..., :-1, :, :], -3, 0),
+        trace.blocks,
+    )
+    return jnp.moveaxis(_mapped(function, given), 0, -3)
+
+
+@partial(jax.jit, static_argnums=0)
+def _mapped(function: LayerFunction, given: Any) -> jax.Array:
+    return jax.lax.map(lambda layer: function(*layer), given)

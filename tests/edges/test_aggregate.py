@@ -17,7 +17,7 @@ from jaxflow.edges import (
     edge_weights,
     weigh,
 )
-from jaxflow.edges.aggregate import capacities, row_normalised
+from jaxflow.edges._aggregate import capacities, row_normalised
 from jaxflow.errors import InputError
 
 RNG = np.random.default_rng(3)

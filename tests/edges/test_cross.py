@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import jaxflow
 from jaxflow.edges import CROSS_AGGREGATORS, CROSS_EDGES, CrossTrace, aggregate_cross
-from jaxflow.edges.cross_flow import joint_stack
+from jaxflow.edges.cross import joint_stack
 from jaxflow.errors import InputError
 
 EXACT = 1e-9

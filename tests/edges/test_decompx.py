@@ -14,13 +14,10 @@ from traces import model, tokens, traced
 from vector_oracles import decompx, sentence
 from vector_traces import ACTIVATIONS, heads_permuted, layer_norm, permuted, random_trace
 
-from jaxflow.edges import Norm
+from jaxflow.edges import Norm, Readout, class_attributions, propagate, propagation, propagations
+from jaxflow.edges._blocks import distribute_bias as share
+from jaxflow.edges._blocks import slope
 from jaxflow.edges.decompx import norms, reconstruction
-from jaxflow.edges.linearised import share, slope
-from jaxflow.edges.propagation import propagate, propagation, propagations
-from jaxflow.edges.readout import Readout, class_attributions
-from jaxflow.edges.trace import BlockWeights
-from jaxflow.edges.values import with_values
 from jaxflow.errors import InputError
 
 KINDS = ("pre", "post", "causal")
@@ -156,21 +153,20 @@ def test_what_is_missing_or_unknown_is_named():
     assert propagation("decompx").title == "DecompX"
     with pytest.raises(InputError, match="propagation must be one of decompx, got 'x'"):
         propagate(traced("post"), "x")
-    with pytest.raises(InputError, match="DecompX needs what value vectors are made with"):
+    with pytest.raises(InputError, match="DecompX needs the parameters of value vectors"):
         propagate(_without_values(traced("post")), "decompx")
     with pytest.raises(InputError, match="bias must be one of paper, published, got 'dot'"):
         norms(given_values("post"), "dot")
     bare = dataclasses.replace(traced("post"), stream=None)
     with pytest.raises(InputError, match="propagation decompx needs hidden states"):
         propagate(bare, "decompx")
-    with pytest.raises(InputError, match=r"kernel must have the shape \(2, 16, 2, 8\), got"):
-        with_values(traced("post"), np.zeros((2, 16, 8, 2)), np.zeros((2, 2, 8)))
-    with pytest.raises(InputError, match="trace must have the blocks' parameters"):
-        with_values(dataclasses.replace(bare, blocks=None), np.zeros(1), np.zeros(1))
+    with pytest.raises(InputError, match=r"value must have the shape \(2, 16, 2, 8\), got"):
+        norms(_with_value(traced("post"), np.zeros((2, 16, 8, 2))))
+
+
+def _with_value(trace, value):
+    return dataclasses.replace(trace, blocks=dataclasses.replace(trace.blocks, value=value))
 
 
 def _without_values(trace):
-    fields = {
-        each.name: getattr(trace.blocks, each.name) for each in dataclasses.fields(BlockWeights)
-    }
-    return dataclasses.replace(trace, blocks=BlockWeights(**fields))
+    return _with_value(trace, None)

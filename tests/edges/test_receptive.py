@@ -10,7 +10,7 @@ import pytest
 from traces import traced
 
 from jaxflow.edges import AGGREGATORS, aggregate
-from jaxflow.edges.receptive import normalise, receptive_field
+from jaxflow.edges._receptive import normalise, receptive_field
 from jaxflow.errors import InputError
 
 DOWN = ("none", "rollout", "paths", "product")

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxflow.edges import aggregate, weigh
-from jaxflow.edges.contributions import reconstruction
+from jaxflow.edges import Readout, aggregate, class_attributions, weigh
+from jaxflow.edges._norms import reconstruction
 from jaxflow.edges.decompx import norms
-from jaxflow.edges.readout import Readout, class_attributions
 from jaxflow.models import load, trace
 
 CONFIG = {

@@ -16,7 +16,7 @@ from vector_oracles import sentence
 from vector_traces import heads_permuted, permuted, random_trace
 
 from jaxflow.edges import aggregate, weigh
-from jaxflow.edges.contributions import reconstruction
+from jaxflow.edges._norms import reconstruction
 from jaxflow.errors import InputError
 
 ORACLES = {

@@ -17,7 +17,7 @@ from traces import model as small_model
 
 import jaxflow
 from jaxflow.edges import aggregate, normalise, propagate, weigh
-from jaxflow.edges.aggregate import capacities
+from jaxflow.edges._aggregate import capacities
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, run_board
 from jaxflow.eval.leaderboard.cases import batches, from_texts

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from traces import model, tokens, traced
 
-from jaxflow.edges.contributions import brought
+from jaxflow.edges._norms import contributions
 from jaxflow.errors import InputError
 from jaxflow.models import make_module, trace
 from jaxflow.models.rolled import roll_up
@@ -35,7 +35,7 @@ def test_blocks_can_be_run_from_the_trace(kind):
     found = traced(kind)
     blocks, stream = found.blocks, np.asarray(found.stream, np.float64)
     for layer in range(stream.shape[1] - 1):
-        parts = brought(
+        parts = contributions(
             jnp.asarray(found.attention)[:, layer],
             jnp.asarray(found.vectors)[:, layer],
             blocks.projection[layer],

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from jaxflow.edges import BlockWeights, Norm, Trace
-from jaxflow.edges.values import BlocksWithValues, with_values
 
 ACTIVATIONS = {
     "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
@@ -79,11 +78,12 @@ def random_trace(
         Norm(single(scales[:, 1]), single(biases[:, 1]), epsilon),
         single(up), single(up_bias), single(down), single(down_bias),
         activation=activation, norm_first=norm_first,
+        value=single(value), value_bias=single(value_bias),
     )  # fmt: skip
     trace = Trace(
         attention=single(attention), vectors=single(vectors), stream=single(streams), blocks=blocks
     )
-    return with_values(trace, single(value), single(value_bias)), np.array(outputs)
+    return trace, np.array(outputs)
 
 
 def permuted(trace: Trace, tokens: Any) -> Trace:
@@ -102,7 +102,7 @@ def permuted(trace: Trace, tokens: Any) -> Trace:
 def heads_permuted(trace: Trace, heads: Any) -> Trace:
     """The same pass with its heads in another order, their parameters with them."""
     blocks = trace.blocks
-    assert isinstance(blocks, BlocksWithValues)
+    assert blocks is not None
     return dataclasses.replace(
         trace,
         attention=np.asarray(trace.attention)[:, heads],

@@ -1,4 +1,4 @@
-r"""Relevance through an encoder and a decoder, propagated up by attention and its gradients.
+r"""Relevance through an encoder and a decoder from attention and its gradients.
 
 With H heads, A attention of a layer, s the target tokens and q the source tokens [1]_:
 
@@ -14,19 +14,18 @@ from :math:`R^{ss} = I`, :math:`R^{qq} = I`, :math:`R^{sq} = 0`. Equation 11, th
 :math:`R^{ss}` by cross-attention, adds :math:`\bar A R^{qs}`, which is 0: an encoder does not look
 at the decoder.
 
-Where equations and the authors' program part, this follows the equations:
+Where equations and the authors' program differ, this follows the equations:
 
-* A row of R - I that is all zero has no shares: 0 / 0. Here it stays zero, so that its row of
-  :math:`\bar R` is that of I. The program divides, and sets what is not a number in the sum of
-  equation 10 to 0: the matrix products have spread it by then, so that one token without
-  relevance, such as a padded one or one behind the explained position, takes away all that the
-  layer adds.
-* Its generator for encoder and decoder puts a layer-wise relevance in the place of A unless told
-  otherwise (``use_lrp``); the method of the paper multiplies attention itself.
-* It takes one example. Here examples of a batch do not meet, and padding has no relevance.
+* A row of R - I that is all zero cannot be normalised: 0 / 0. Here it stays zero, so that its row
+  of :math:`\bar R` is that of I. The program divides, and sets NaN in the sum of equation 10 to 0:
+  the matrix products have spread it by then, so that one token without relevance, such as a padded
+  one or one after the explained position, removes all that the layer adds.
+* Its generator for encoder and decoder uses a layer-wise relevance in place of A by default
+  (``use_lrp``); the method of the paper multiplies attention itself.
+* It takes one example. Here examples of a batch are independent, and padding has no relevance.
 
-The transpose in equation 10 stands in both: target token i is given what the tokens k that look at
-*it* find in the source. Under a causal mask these are k = i and later.
+The transpose in equation 10 is in both: target token i gets the relevance of source tokens for the
+tokens k that attend to *it*. Under a causal mask these are k = i and later.
 
 References
 ----------
@@ -43,24 +42,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import in_own_precision, resolve_indices
-from jaxflow.edges.aggregate import row_normalised
+from jaxflow.attention import Indices, in_own_precision, resolve_indices
+from jaxflow.edges._aggregate import identity_like, row_normalised
 from jaxflow.edges.cross import cross_edges
 from jaxflow.edges.cross_trace import CrossTrace, check_cross
 
-__all__ = ["cross_relevance"]
 
-
-def cross_relevance(trace: CrossTrace, *, sources: Any = None) -> Any:
-    """Relevance of source tokens and decoder input for each target token, layer by layer.
+def cross_relevance(trace: CrossTrace, *, sources: Indices = None) -> Any:
+    """Return the relevance of source tokens and decoder input for each target token.
 
     Parameters
     ----------
     trace
         Attention of the three kinds and the gradient of the explained output with respect to each.
     sources
-        Decoder tokens whose rows are wanted: an int, a sequence, or None for all. What one output
-        is explained by is the row of the token that it was read off.
+        Decoder tokens whose rows to return: an int, a sequence, or None for all. An output is
+        explained by the row of the token that it was read off.
 
     Returns
     -------
@@ -100,11 +97,11 @@ def _relevance(parts: tuple[Any, ...]) -> jax.Array:
     def block(
         below: tuple[jax.Array, jax.Array], layer: tuple[jax.Array, jax.Array]
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-        (to_source, to_target), (looks, looks_down) = below, layer
-        to_source = to_source + product(looks, to_source)
-        to_target, _ = attend(to_target, looks)
+        (to_source, to_target), (own, down) = below, layer
+        to_source = to_source + product(own, to_source)
+        to_target, _ = attend(to_target, own)
         shares = row_normalised(to_target) + _identity(to_target, target)
-        found = product(looks_down, of_source)
+        found = product(down, of_source)
         to_source = to_source + product(jnp.swapaxes(shares, -1, -2), found)
         return (to_source, to_target), (to_source, to_target)
 
@@ -117,5 +114,5 @@ def _relevance(parts: tuple[Any, ...]) -> jax.Array:
 
 def _identity(like: jax.Array, mask: Any) -> jax.Array:
     """Return the identity over real tokens, of the shape ``[..., n, n]`` of `like`."""
-    identity = jnp.broadcast_to(jnp.eye(like.shape[-1], dtype=like.dtype), like.shape)
+    identity = identity_like(like)
     return identity if mask is None else jnp.where(jnp.asarray(mask)[..., None, :], identity, 0)

@@ -1,36 +1,33 @@
-r"""Receptive-field normalisation: what a causal model's early tokens collect for being early.
+r"""Receptive-field normalisation of a causal model: scores relative to uniform attention.
 
-Under a causal mask the first token is seen by everybody in all layers, the last one by itself
-alone. Attention that is even over what each token sees, :math:`U_{ij} = 1 / i` for
-:math:`j \le i`, followed down L layers, says what token j is given for its place alone. Scores
-divided by that are 1 where a model looks no more at a token than its place explains, in whatever
-way layers are combined. Abnar and Zuidema propose such a normalisation for decoders and leave it
-open.
+Under a causal mask the first token is visible to all tokens in all layers, the last one to itself
+alone. Attention uniform over the visible tokens, :math:`U_{ij} = 1 / i` for :math:`j \le i`,
+combined over L layers, is what token j gets for its position alone. Scores divided by that are 1
+where a model looks no more at a token than its position explains, whichever aggregator combines
+the layers. Abnar and Zuidema propose such a normalisation for decoders and leave it open.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import as_array, check_count, check_residual
-from jaxflow.edges.aggregate import AGGREGATORS, Aggregator, combine
+from jaxflow.attention import Array, ArrayLike, Indices, as_array, check_count, check_residual
+from jaxflow.edges._aggregate import Aggregator, check_aggregator, combine
 from jaxflow.errors import InputError
-
-__all__ = ["normalise", "receptive_field"]
 
 
 def receptive_field(
     n: int,
     layers: int,
     how: Aggregator = "rollout",
-    residual: Any = 0.5,
+    residual: float = 0.5,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Return what uniform causal attention gives each token.
+    """Return each token's weight under uniform causal attention.
 
     Parameters
     ----------
@@ -46,9 +43,9 @@ def receptive_field(
     Returns
     -------
     array
-        ``[L, n, n]``, NumPy: float64 of flow, else float32. Row i is what token i is given after
-        that layer, 0 for tokens behind it; the rows of the first k tokens are those of a sentence
-        of k tokens.
+        ``[L, n, n]``, NumPy: float64 of flow, else float32. Row i of layer l holds the weights for
+        token i after that layer, 0 for later tokens; the rows of the first k tokens are those of a
+        sentence of k tokens.
 
     Raises
     ------
@@ -56,8 +53,7 @@ def receptive_field(
         If an argument is not usable.
     """
     n, layers = check_count("n", n), check_count("layers", layers)
-    if how not in AGGREGATORS:
-        raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
+    check_aggregator(how)
     residual = check_residual(residual)
     rows = np.tri(n) / np.arange(1, n + 1)[:, None]
     uniform = np.broadcast_to(rows, (layers, n, n))
@@ -71,14 +67,32 @@ def receptive_field(
         )
 
 
+@overload
 def normalise(
-    token_attention: Any,
+    token_attention: jax.Array,
+    how: Aggregator = ...,
+    *,
+    residual: float = ...,
+    sources: Indices = ...,
+    threads: int | None = ...,
+) -> jax.Array: ...
+@overload
+def normalise(
+    token_attention: ArrayLike,
+    how: Aggregator = ...,
+    *,
+    residual: float = ...,
+    sources: Indices = ...,
+    threads: int | None = ...,
+) -> np.ndarray: ...
+def normalise(
+    token_attention: ArrayLike,
     how: Aggregator = "rollout",
     *,
-    residual: Any = 0.5,
-    sources: Any = None,
+    residual: float = 0.5,
+    sources: Indices = None,
     threads: int | None = None,
-) -> Any:
+) -> Array:
     """Divide a causal model's token attention by its receptive field.
 
     Parameters
@@ -86,8 +100,8 @@ def normalise(
     token_attention
         ``[..., L, S, n]`` as `jaxflow.edges.aggregate` returns it: all layers, from the first on.
     how, residual, sources
-        As given there. For edge weights that hold the residual connection `residual` is the share
-        that they are thought to hold.
+        As given there. For edge weights that include the residual connection `residual` is the
+        share that they are assumed to include.
     threads
         For flow; None takes all cores.
 
@@ -95,14 +109,14 @@ def normalise(
     -------
     array
         ``[..., L, S, n]`` in the dtype of `token_attention`: 1 is what uniform causal attention
-        would give, 0 stands at the tokens behind the source. Rows do not sum to 1. A JAX array for
+        would give, and tokens later than the source are 0. Rows do not sum to 1. A JAX array for
         JAX input, else NumPy.
 
     Raises
     ------
     InputError
-        If an argument is not usable, the sources do not fit, or a token behind its source holds
-        anything, which no causal model gives it.
+        If an argument is not usable, the sources do not fit, or a token later than its source has
+        a score other than 0, which no causal model gives it.
     """
     scores = as_array("token_attention", token_attention)
     if scores.ndim < 3 or 0 in scores.shape:
@@ -118,10 +132,10 @@ def normalise(
             f"{sources!r}"
         )
     field = receptive_field(n, layers, how, residual, threads)[:, picked]  # [L, S, n]
-    behind = np.arange(n) > np.where(picked < 0, picked + n, picked)[:, None]  # [S, n]
-    if not isinstance(scores, jax.core.Tracer) and np.asarray(scores)[..., behind].any():
+    later = np.arange(n) > np.where(picked < 0, picked + n, picked)[:, None]  # [S, n]
+    if not isinstance(scores, jax.core.Tracer) and np.asarray(scores)[..., later].any():
         raise InputError(
-            "token_attention must be a causal model's, got scores of tokens behind their source"
+            "token_attention must be a causal model's, got scores of tokens after their source"
         )
     inverse = np.where(field > 0, 1 / np.where(field > 0, field, 1), 0).astype(scores.dtype)
     namespace = jnp if isinstance(scores, jax.Array) else np

@@ -1,4 +1,4 @@
-r"""Aggregators: how the edges of all layers become what each input token counts for.
+r"""Combine the edges of all layers into each input token's weight.
 
 With :math:`E^{(l)}` the edges of layer l, their rows made to sum to 1, and
 :math:`A^{(l)} = (1 - r) E^{(l)} + r I`,
@@ -8,36 +8,43 @@ With :math:`E^{(l)}` the edges of layer l, their rows made to sum to 1, and
 ``rollout`` :math:`A^{(l)} A^{(l - 1)} \cdots A^{(1)}`
 ``flow``    the maximum flow from a token after layer l to each input token, capacities A
 ``paths``   :math:`(I + W^{(l)}) \cdots (I + W^{(1)})`, W the edges, rows not normalised: the
-            sum over all paths, layers passed by included
-``product`` :math:`W^{(l)} \cdots W^{(1)}`, rows not normalised: the sum over all paths that pass
-            no layer by
+            sum over all paths, including those that bypass layers
+``product`` :math:`W^{(l)} \cdots W^{(1)}`, rows not normalised: the sum over all paths that
+            bypass no layer
 =========== =====================================================================================
 
-The layer that is looked at may hold other edges than as a layer below (a single head, where all are
-averaged below): then the left factor is that of the first, and the others of the second.
+The top layer may hold other edges than the layers below it (a single head, where all are averaged
+below): then the left factor is that of the former, and the others of the latter.
 
-An edge weight that holds the residual connection already is taken for A, and for I + W. Negative
-weights are set to 0 before rows are normalised and in capacities; sums of paths keep their signs.
+An edge weight that includes the residual connection is used as A, and as I + W. Negative weights
+are set to 0 before rows are normalised and in capacities; sums of paths keep their signs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxflow.attention import mask_tokens
-from jaxflow.edges.catalogue import edge_weight, weigh, weigh_below
-from jaxflow.edges.kind import EdgeWeight
+from jaxflow.attention import Indices, mask_tokens
+from jaxflow.edges.registry import EdgeWeight, edge_weight, weigh, weigh_below
 from jaxflow.edges.trace import Trace
 from jaxflow.errors import InputError
 
-__all__ = ["AGGREGATORS", "Aggregator", "aggregate", "capacities", "combine", "row_normalised"]
-
 Aggregator = Literal["none", "rollout", "flow", "paths", "product"]
-AGGREGATORS: tuple[Aggregator, ...] = ("none", "rollout", "flow", "paths", "product")
+AGGREGATORS: tuple[Aggregator, ...] = get_args(Aggregator)
+
+Share = float | jax.Array
+
+
+def check_aggregator(how: str, known: Sequence[str] = AGGREGATORS) -> None:
+    """Raise `InputError` for an aggregator that is not among the `known`."""
+    if how not in known:
+        raise InputError(f"aggregator must be one of {', '.join(known)}, got {how!r}")
 
 
 def row_normalised(edges: jax.Array) -> jax.Array:
@@ -47,26 +54,30 @@ def row_normalised(edges: jax.Array) -> jax.Array:
     return jnp.where(total > 0, positive / jnp.where(total > 0, total, 1), 0)
 
 
+def identity_like(edges: jax.Array) -> jax.Array:
+    """Return identity matrices of the shape ``[..., n, n]`` and dtype of `edges`."""
+    return jnp.broadcast_to(jnp.eye(edges.shape[-1], dtype=edges.dtype), edges.shape)
+
+
 def capacities(
-    edges: jax.Array, *, held: bool, residual: Any = 0.5, mask: jax.Array | None = None
+    edges: jax.Array, *, held: bool, residual: Share = 0.5, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Return A of the module's docstring: rows of real tokens sum to 1.
+    """Return A of the module's docstring, rows of real tokens summing to 1.
 
     Parameters
     ----------
     edges
         ``[..., L, n, n]``.
     held
-        Whether they hold the residual connection already.
+        Whether they include the residual connection.
     residual
         Its share, where they do not. A row of zeros is all residual.
     mask
         ``[..., n]`` boolean, True at real tokens.
     """
     rows = row_normalised(edges)
-    identity = jnp.broadcast_to(jnp.eye(edges.shape[-1], dtype=edges.dtype), edges.shape)
     share = jnp.where(rows.sum(-1, keepdims=True) > 0, 0.0 if held else residual, 1.0)
-    return jnp.asarray(mask_tokens((1 - share) * rows + share * identity, mask))
+    return jnp.asarray(mask_tokens((1 - share) * rows + share * identity_like(edges), mask))
 
 
 @partial(jax.jit, static_argnames=("how", "held"))
@@ -75,28 +86,23 @@ def combine(
     how: Aggregator,
     *,
     held: bool,
-    residual: Any = 0.5,
+    residual: Share = 0.5,
     mask: jax.Array | None = None,
     below: jax.Array | None = None,
 ) -> jax.Array:
-    """Combine the edges of all layers on the device: every aggregator but ``flow``.
+    """Return ``[..., L, n, n]``, the edges of all layers combined by every aggregator but ``flow``.
 
-    `below`, ``[..., L, n, n]``, is what a layer holds under others; None is `edges` themselves.
-
-    Returns
-    -------
-    jax.Array
-        ``[..., L, n, n]``: row i of layer l is what each input token counts for.
+    `below`, ``[..., L, n, n]``, are the edges of layers below the top one; None is `edges`
+    themselves. The other arguments are those of `capacities`.
     """
     if how == "none":
         return edges
-    identity = jnp.broadcast_to(jnp.eye(edges.shape[-1], dtype=edges.dtype), edges.shape)
 
     def steps(edges: jax.Array) -> jax.Array:
         if how == "rollout":
             return capacities(edges, held=held, residual=residual, mask=mask)
         if how == "paths":
-            return jnp.asarray(mask_tokens(edges if held else edges + identity, mask))
+            return jnp.asarray(mask_tokens(edges if held else edges + identity_like(edges), mask))
         return edges
 
     tops = jnp.moveaxis(steps(edges), -3, 0)
@@ -113,16 +119,36 @@ def combine(
     return jnp.moveaxis(jnp.concatenate([tops[:1], rest]), 0, -3)
 
 
+@overload
+def aggregate(
+    trace: Trace,
+    edge: EdgeWeight | str,
+    how: Literal["flow"],
+    *,
+    residual: Share = 0.5,
+    sources: Indices = None,
+    threads: int | None = None,
+) -> np.ndarray: ...
+@overload
+def aggregate(
+    trace: Trace,
+    edge: EdgeWeight | str = "raw",
+    how: Literal["none", "rollout", "paths", "product"] = "rollout",
+    *,
+    residual: Share = 0.5,
+    sources: Indices = None,
+    threads: int | None = None,
+) -> jax.Array: ...
 def aggregate(
     trace: Trace,
     edge: EdgeWeight | str = "raw",
     how: Aggregator = "rollout",
     *,
-    residual: Any = 0.5,
-    sources: Any = None,
+    residual: Share = 0.5,
+    sources: Indices = None,
     threads: int | None = None,
-) -> Any:
-    """Weigh the edges of a forward pass and follow them down to the input.
+) -> jax.Array | np.ndarray:
+    """Compute the edge weights of a forward pass and combine them down to the input.
 
     Parameters
     ----------
@@ -131,11 +157,11 @@ def aggregate(
     edge
         An edge weight, or the name of one.
     how
-        One of `AGGREGATORS`.
+        One of `AGGREGATORS`: ``none``, ``rollout``, ``flow``, ``paths``, ``product``.
     residual
-        Share of the residual connection, where the edge weight does not hold it.
+        Share of the residual connection, where the edge weight does not include it.
     sources
-        Tokens whose rows are wanted: an int, a sequence, or None for all. Flow works out no others.
+        Tokens whose rows to return: an int, a sequence, or None for all. Flow computes no others.
     threads
         For flow; None takes all cores.
 
@@ -149,8 +175,7 @@ def aggregate(
     InputError
         If an argument is unknown or the trace lacks what the edge weight needs.
     """
-    if how not in AGGREGATORS:
-        raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
+    check_aggregator(how)
     edge = edge_weight(edge) if isinstance(edge, str) else edge
     edges, below = weigh(trace, edge), weigh_below(trace, edge)
     mask = None if trace.mask is None else jnp.asarray(trace.mask)

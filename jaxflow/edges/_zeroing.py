@@ -1,8 +1,8 @@
-r"""Value zeroing: how far a token's output turns when another token's value vector is zeroed.
+r"""Value zeroing: the change of direction of a token's output when a value vector is zeroed.
 
-With :math:`y_i` what the whole block returns for token i, feed-forward layer and normalisations
-included, and :math:`y_i^{\neg j}` what it returns when all heads read a value of 0 from token j,
-the attention staying as it is,
+With :math:`y_i` the whole block's output for token i, feed-forward layer and normalisations
+included, and :math:`y_i^{\neg j}` its output when all heads read a value of 0 from token j, the
+attention unchanged,
 
 .. math:: C_{ij} = 1 - \cos(y_i, y_i^{\neg j}), \qquad E_{ij} = C_{ij} / \textstyle\sum_k C_{ik}
 
@@ -16,13 +16,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxflow.edges.aggregate import row_normalised
-from jaxflow.edges.block_output import block_output
-from jaxflow.edges.contributions import by_layer
-from jaxflow.edges.kind import EdgeWeight
-from jaxflow.edges.trace import BlockWeights, Trace
-
-__all__ = ["EDGES"]
+from jaxflow.edges._aggregate import row_normalised
+from jaxflow.edges._blocks import block_output, einsum
+from jaxflow.edges.registry import EdgeWeight
+from jaxflow.edges.trace import BlockWeights, Trace, by_layer
 
 
 def _zeroing(trace: Trace) -> jax.Array:
@@ -32,18 +29,17 @@ def _zeroing(trace: Trace) -> jax.Array:
 def _distances(
     attention: jax.Array, vectors: jax.Array, stream: jax.Array, block: BlockWeights
 ) -> jax.Array:
-    """Return C of one layer, ``[..., n, n]``; one token's outputs are held at a time."""
-    highest = jax.lax.Precision.HIGHEST
-    moved = jnp.einsum("...hjd,hde->...hje", vectors, block.projection, precision=highest)
-    added = jnp.einsum("...hij,...hje->...ie", attention, moved, precision=highest)
+    """Return C of one layer, ``[..., n, n]``; one token's outputs are in memory at a time."""
+    moved = einsum("...hjd,hde->...hje", vectors, block.projection)
+    added = einsum("...hij,...hje->...ie", attention, moved)
     original = _unit(block_output(stream, added, block))
 
     def zero(key: tuple[jax.Array, jax.Array]) -> jax.Array:
         paid, value = key  # [..., H, n] and [..., H, D]
-        brought = jnp.einsum("...hi,...he->...ie", paid, value, precision=highest)
-        altered = _unit(block_output(stream, added - brought, block))
-        # Half the squared distance of unit vectors is 1 - cos without its cancellation. What
-        # nobody looks at changes nothing; rounding shall not say otherwise.
+        contribution = einsum("...hi,...he->...ie", paid, value)
+        altered = _unit(block_output(stream, added - contribution, block))
+        # Half the squared distance of unit vectors is 1 - cos without its cancellation. A key
+        # without attention changes nothing, whatever rounding leaves.
         distance = jnp.square(original - altered).sum(-1) / 2  # [..., n]
         return jnp.where((paid != 0).any(-2), distance, 0)
 
@@ -56,12 +52,12 @@ def _unit(values: jax.Array) -> jax.Array:
     return values / jnp.where(length > 0, length, 1)
 
 
-EDGES = EdgeWeight(
+ZEROING = EdgeWeight(
     "value-zeroing",
     "value zeroing",
     _zeroing,
     "Mohebbi et al., Quantifying Context Mixing in Transformers, EACL 2023",
-    needs=("vectors", "stream", "blocks"),
+    ("vectors", "stream", "blocks"),
     residual=True,
-    told_by=("none", "rollout", "flow"),
+    aggregators=("none", "rollout", "flow"),
 )

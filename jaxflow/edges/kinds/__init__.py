@@ -1,1 +1,0 @@
-"""One edge weight a file: what has ``EDGES`` here is offered everywhere."""
