@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Indices, mask_tokens
+from jaxflow.attention import Indices, mask_tokens, resolve_indices
 from jaxflow.edges.registry import EdgeWeight, edge_weight, weigh, weigh_below
 from jaxflow.edges.trace import Trace
 from jaxflow.errors import InputError
@@ -193,5 +193,4 @@ def aggregate(
     combined = combine(edges, how, held=edge.residual, residual=residual, mask=mask, below=below)
     if sources is None:
         return combined
-    picked = [sources] if isinstance(sources, int) else list(sources)
-    return combined[..., picked, :]
+    return combined[..., np.array(resolve_indices("sources", sources, combined.shape[-1])), :]
