@@ -1,4 +1,4 @@
-"""Asked to stop by a signal: a run finishes its step and keeps it."""
+"""Stopping at a signal: the first one lets a block finish its step, the second ends it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stopped", "stopping"]
-
 
 class Stopped(KeyboardInterrupt):
     """A signal ended the work.
@@ -20,7 +18,7 @@ class Stopped(KeyboardInterrupt):
     number
         The signal's; a command that it ended exits with 128 more.
     kept
-        What is on disk, to be told: ``"after step 12, whose checkpoint is written"``.
+        What is on disk, for the message: ``"after step 12, whose checkpoint is written"``.
     """
 
     def __init__(self, number: int, kept: str = "") -> None:
@@ -29,17 +27,30 @@ class Stopped(KeyboardInterrupt):
         self.kept = kept
 
 
+class _Handler:
+    """A handler that records the first signal, and raises at the second."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None = None) -> None:
+        if self.number is not None:
+            raise Stopped(number)
+        self.number = number
+
+
 @contextmanager
 def stopping() -> Iterator[Callable[[], int | None]]:
-    """Catch SIGINT and SIGTERM for a block: the first is for the block to ask for.
+    """Catch SIGINT and SIGTERM for a block, which asks whether one has come.
 
-    A signal that was ignored before, as ``nohup`` has it, stays ignored. Signals are the main
-    thread's: in another one nothing is caught.
+    A signal that was ignored before, as ``nohup`` has it, stays ignored. Only the main thread
+    receives signals: in another one nothing is caught. A block within a block hands its signal on
+    to the outer one when it ends.
 
     Yields
     ------
     callable
-        Gives the number of the signal that has come, or None.
+        Returns the number of the signal that has come, or None.
 
     Raises
     ------
@@ -47,23 +58,20 @@ def stopping() -> Iterator[Callable[[], int | None]]:
         At a second signal, wherever the block is; at its end, if nothing else was raised after a
         first one.
     """
-    caught: list[int] = []
-
-    def catch(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise Stopped(number)
-
+    handler = _Handler()
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             # None stands for a handler that is not Python's, and could not be put back.
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, catch)
+                before[number] = signal.signal(number, handler)
     try:
-        yield lambda: caught[0] if caught else None
+        yield lambda: handler.number
     finally:
-        for caught_one, handler in before.items():
-            signal.signal(caught_one, handler)
-    if caught:
-        raise Stopped(caught[0])
+        for number, previous in before.items():
+            signal.signal(number, previous)
+    if handler.number is not None:
+        outer = before[handler.number]
+        if not isinstance(outer, _Handler):
+            raise Stopped(handler.number)
+        outer(handler.number)

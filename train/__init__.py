@@ -1,1 +1,52 @@
-"""jaxflow."""
+"""Training: corpora, batches, and one loop for our encoders and any classifier of ours.
+
+`fit` trains any model with a classification head, given a loss and batches; `train` an agreement
+encoder on its corpus; `finetune` a pretrained model on labelled sentences.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxflow.train.batches import ArrayBatches, Batches
+    from jaxflow.train.config import FineTuneConfig, FitConfig, TrainConfig
+    from jaxflow.train.corpus import load_corpus
+    from jaxflow.train.finetuning import finetune
+    from jaxflow.train.loop import Progress, TrainResult, fit, train
+    from jaxflow.train.sst2 import load_sst2
+    from jaxflow.train.step import cross_entropy, make_optimizer
+
+__all__ = [
+    "ArrayBatches",
+    "Batches",
+    "FineTuneConfig",
+    "FitConfig",
+    "Progress",
+    "TrainConfig",
+    "TrainResult",
+    "cross_entropy",
+    "finetune",
+    "fit",
+    "load_corpus",
+    "load_sst2",
+    "make_optimizer",
+    "train",
+]
+
+_MODULES = {
+    "batches": ("ArrayBatches", "Batches"),
+    "config": ("FineTuneConfig", "FitConfig", "TrainConfig"),
+    "corpus": ("load_corpus",),
+    "finetuning": ("finetune",),
+    "loop": ("Progress", "TrainResult", "fit", "train"),
+    "sst2": ("load_sst2",),
+    "step": ("cross_entropy", "make_optimizer"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: not every reader of a run needs the optimiser."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"jaxflow.train.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -116,7 +116,67 @@ def bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
     return sizes[np.searchsorted(sizes, lengths)]
 
 
+class Batches(Protocol):
+    """Batches of a run by step: a random-access source for the loader."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch."""
+
+    def __len__(self) -> int:
+        """Return the steps of the whole run."""
+
+    def part(self, step: int, part: slice) -> Mapping[str, np.ndarray]:
+        """Return some rows of a step's batch, arrays by the names that the loss has for them."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
+class ArrayBatches:
+    """Batches of arrays, public as ``jaxflow.train.ArrayBatches``: rows in a new order each epoch.
+
+    Attributes
+    ----------
+    arrays
+        Name -> ``[N, ...]``, by the names that the loss has for them.
+    batch, epochs, seed
+        Rows a step, passes and seed; rows that fill no batch wait for the next epoch's order.
+
+    Raises
+    ------
+    InputError
+        If there are fewer rows than a batch has.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    batch: int
+    epochs: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= self._rows:
+            raise InputError(f"batch must be from 1 to the {self._rows} rows, got {self.batch}")
+
+    @property
+    def _rows(self) -> int:
+        return min(len(array) for array in self.arrays.values())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return self._rows // self.batch
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def part(self, step: int, part: slice) -> dict[str, np.ndarray]:
+        """Return some rows of a step's batch."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self._rows)
+        rows = order[place * self.batch : (place + 1) * self.batch][part]
+        return {name: array[rows] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class BatchPlan:
     """All batches of a run, by step: a random-access source for the loader.
 
@@ -133,8 +193,8 @@ class BatchPlan:
     """
 
     train: EncodedSplit
-    extra: EncodedSplit | None
-    share: float
+    extra: EncodedSplit | None = None
+    share: float = 0.0
     buckets: tuple[int, ...]
     batch: int
     epochs: int
@@ -227,8 +287,10 @@ class BatchPlan:
         return {"tokens": tokens, "labels": labels}
 
 
-def iterate(plan: BatchPlan, start: int = 0, part: slice = slice(None)) -> Iterator[Batch]:
-    """Iterate over the plan's batches from step `start`, read ahead by the loader's threads.
+def iterate(
+    plan: Batches, start: int = 0, part: slice = slice(None)
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Iterate over the batches from step `start`, read ahead by the loader's threads.
 
     Of each batch only the rows `part` are read, those of one process of several.
     """

@@ -30,7 +30,7 @@ class RunData:
         How many training sentences exceed the positions and are left out.
     """
 
-    tokenizer: WordTokenizer
+    tokenizer: Tokenizer
     plan: BatchPlan
     held_out: Mapping[str, EncodedSplit]
     too_long: int

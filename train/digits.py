@@ -22,12 +22,12 @@ from jaxflow.models import Model, ViTConfig, init, load, save_pretrained
 from jaxflow.train.checkpoint import all_finite
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.digits_data import CLASSES, SIDE, Images, load_digits, normalised
-from jaxflow.train.digits_step import make_digits_step, widened
+from jaxflow.train.digits_step import digits_loss, widened
 from jaxflow.train.lock import hold
 from jaxflow.train.loop import Progress
 from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.run import write_json
-from jaxflow.train.step import TrainState, make_optimizer
+from jaxflow.train.step import TrainState, make_optimizer, make_step
 
 __all__ = ["DigitsConfig", "DigitsResult", "digits_run", "finished_digits", "train_digits"]
 
@@ -230,7 +230,7 @@ def train_digits(
     optimizer = make_optimizer(config.optimisation(), steps)
     params = widened(init(sizes, config.seed))
     state = layout.put_state(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)))
-    step_function = layout.step(make_digits_step(sizes, optimizer, config.seed, config.shift))
+    step_function = layout.step(make_step(digits_loss(sizes, config.shift), optimizer, config.seed))
 
     own = layout.rows(config.batch)
     begun = time.monotonic()
@@ -239,7 +239,7 @@ def train_digits(
         found = []
         for rows in order[: per_epoch * config.batch].reshape(per_epoch, config.batch)[:, own]:
             state, metrics = step_function(state, grey=train.grey[rows], labels=train.labels[rows])
-            found.append(metrics)
+            found.append(jnp.stack([metrics["loss"], metrics["accuracy"]]))
         values = np.asarray(jnp.stack(found))
         loss, accuracy = values.mean(0).tolist()
         done = (epoch + 1) * per_epoch

@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxflow.models import ViTConfig, make_module
 from jaxflow.train.digits_data import normalised
-from jaxflow.train.step import TrainState
+from jaxflow.train.step import Loss, Metrics, cross_entropy
 
-__all__ = ["make_digits_step", "widened"]
+__all__ = ["digits_loss", "widened"]
 
 
 def widened(params: Any) -> Any:
@@ -33,29 +32,21 @@ def widened(params: Any) -> Any:
     return jax.tree.map_with_path(widen, params)
 
 
-def make_digits_step(
-    model: ViTConfig, optimizer: optax.GradientTransformation, seed: int, shift: int
-) -> Callable[..., tuple[TrainState, jax.Array]]:
-    """Build the step ``(state, grey [B, 8, 8, 1], labels [B]) -> (state, [loss, accuracy])``."""
+def digits_loss(model: ViTConfig, shift: int) -> Loss:
+    """Return the loss on ``grey [B, 8, 8, 1]`` and ``labels [B]``."""
     apply: Callable[..., Any] = make_module(model).apply
 
-    def step(state: TrainState, grey: jax.Array, labels: jax.Array) -> tuple[TrainState, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(seed + 1), state.step)
-        shift_key, dropout_key = jax.random.split(key)
-        pixels = normalised(_shifted(shift_key, grey, shift), model)
+    def loss(
+        params: Any, rng: jax.Array, grey: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        shift_rng, dropout_rng = jax.random.split(rng)
+        pixels = normalised(_shifted(shift_rng, grey, shift), model)
+        rngs = {"dropout": dropout_rng}
+        return cross_entropy(
+            apply(params, pixels, method="classify", train=True, rngs=rngs), labels
+        )
 
-        def loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
-            options: dict[str, Any] = {"train": True, "rngs": {"dropout": dropout_key}}
-            logits = apply(params, pixels, method="classify", **options)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            return loss, (logits.argmax(-1) == labels).mean()
-
-        (loss, accuracy), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), jnp.stack([loss, accuracy])
-
-    return jax.jit(step, donate_argnums=0)
+    return loss
 
 
 def _shifted(key: jax.Array, grey: jax.Array, most: int) -> jax.Array:

@@ -230,7 +230,7 @@ def tree_of_first(tree: T) -> T:
     return jax.tree.map(sent, tree)
 
 
-class Asked:
+class StopRequest:
     """Whether any process was asked to stop: all learn it behind the same step.
 
     Parameters

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that the system lets go of when its holder dies."""
+"""One process at a time in a folder: a lock that the system releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -12,34 +12,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from jaxflow.errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["hold"]
-
-LOCK = ".lock"
-
-# What a file system says that has no such locks.
+# Errors of a file system that has no such locks.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
-# What is written beside its place and renamed: ``.NAME.PROCESS``, ``.NAME.PROCESS.part``, and
-# ``.NAME.PROCESS.old``, which was moved out of the way for it.
+# Names of what is written beside its place and renamed: ``.NAME.PROCESS``, ``.NAME.PROCESS.part``,
+# and ``.NAME.PROCESS.old``, which was moved out of the way for it.
 _BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?P<kind>|\.part|\.old)", re.DOTALL)
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Have a folder to oneself for the duration of a block.
+    """Lock a folder for the duration of a block.
 
     Parameters
     ----------
     folder
-        Made if it is not there, and taken away again if the block leaves nothing in it. What a
-        killed process left half-written beside its place is cleared away.
+        Made if it is not there, and removed again if the block leaves nothing in it. What a killed
+        process left half-written beside its place is deleted.
 
     Raises
     ------
@@ -48,17 +41,19 @@ def hold(folder: Path) -> Iterator[None]:
 
     Notes
     -----
-    The lock is advisory, of ``flock``'s kind, on ``.lock`` in the folder, which also names its
-    holder. The kernel lets go of it when the process ends, however it ends: a killed one blocks
-    nobody. Where there is no ``flock`` (Windows, and file systems that do not offer it) nothing is
-    locked, and keeping two processes apart is the user's affair.
+    The lock is `filelock.FileLock` on ``.lock`` in the folder, which also names its holder. It is
+    advisory. The system releases it when the process ends, however it ends: a killed one blocks
+    nobody. Where a file system has no such locks nothing is locked, and keeping two processes apart
+    is up to the user.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock: int | None = None
+    path = folder / ".lock"
+    # With a callback `filelock` does not fall back to a lock that outlives its holder.
+    lock = FileLock(path, timeout=0, thread_local=False, on_acquired=_write_holder)
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _locked(folder)
+            _acquire(lock, folder)
             _sweep(folder)
         except OSError as error:
             raise InputError(
@@ -66,51 +61,42 @@ def hold(folder: Path) -> Iterator[None]:
             ) from error
         yield
     finally:
-        if lock is not None:
-            # Unlinked while it is still locked: see `_locked`.
-            with contextlib.suppress(OSError):
-                (folder / LOCK).unlink()
-            os.close(lock)
+        with contextlib.suppress(OSError):
+            if lock.is_locked:  # deleted while it is still locked: see `_acquire`
+                path.unlink()
+        lock.release()
         with contextlib.suppress(OSError):
             for place in made:  # the innermost first, until one is not empty
                 place.rmdir()
 
 
-def _locked(folder: Path) -> int | None:
-    """Lock the file and return its descriptor, or None where there are no locks."""
-    if fcntl is None:
-        return None
-    path = folder / LOCK
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _write_holder(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    """Lock, unless the file system has no locks."""
+    path = Path(lock.lock_file)
+    while not lock.is_locked:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A holder that has just finished may have taken the file away between the two.
-            if not os.path.samestat(os.fstat(lock), os.stat(path)):
-                os.close(lock)
-                continue
-            os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
-            return lock
-        except FileNotFoundError:
-            os.close(lock)
-        except BlockingIOError:
-            holder = os.read(lock, 200).decode(errors="replace") or "another process"
-            os.close(lock)
-            raise InputError(
-                f"the folder {folder} is in use by {holder}: wait until it has finished, or choose "
-                "another folder"
-            ) from None
+            lock.acquire()
+        except Timeout:
+            with contextlib.suppress(FileNotFoundError):  # else its holder has just finished
+                holder = path.read_bytes()[:200].decode(errors="replace") or "another process"
+                raise InputError(
+                    f"the folder {folder} is in use by {holder}: wait until it has finished, or "
+                    "choose another folder"
+                ) from None
         except OSError as error:
-            os.close(lock)
-            if error.errno in _NO_LOCKS:
-                path.unlink(missing_ok=True)
-                return None
-            raise
+            if error.errno not in _NO_LOCKS:
+                raise
+            path.unlink(missing_ok=True)
+            return
 
 
 def _sweep(folder: Path) -> None:
-    """Clear away what processes that are no more left beside its place."""
+    """Delete what processes that run no more left beside its place."""
     for path in list(folder.iterdir()):
         match = _BESIDE.fullmatch(path.name)
         if match is None or _runs(int(match["process"])):
@@ -125,13 +111,13 @@ def _sweep(folder: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether another process has that number; of this one's nothing is under way yet."""
+    """Whether another process has that number; this one has nothing under way yet."""
     if process == os.getpid():
         return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # another user's
         return True
     return True

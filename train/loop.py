@@ -1,44 +1,57 @@
-"""Training from the first step, or from the last checkpoint, to a finished model."""
+"""The training loop: from the first step, or the last checkpoint, to a finished model."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import optax
 
-from jaxflow import models
-from jaxflow.models import EncoderConfig, Model
+from jaxflow.models import EncoderConfig, Model, init, save, save_pretrained
 from jaxflow.stopping import Stopped, stopping
-from jaxflow.train.batches import BatchPlan, EncodedSplit, accuracies, iterate
-from jaxflow.train.config import TrainConfig
+from jaxflow.train.batches import Batches, EncodedSplit, accuracies, iterate
+from jaxflow.train.config import FitConfig, TextConfig, TrainConfig
 from jaxflow.train.data import RunData, encoder_config, prepare
-from jaxflow.train.distributed import Asked, alike, by_each, need_same
+from jaxflow.train.distributed import StopRequest, alike, by_each, need_same
 from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.regulariser import need_derivative
 from jaxflow.train.run import RunFolder, open_run
 from jaxflow.train.step import (
+    Loss,
     Metrics,
     TrainState,
+    agreement_loss,
+    averaged,
     check_steps,
     from_rows,
     init_state,
-    make_evaluation_step,
     make_optimizer,
-    make_train_step,
+    make_step,
     means,
-    measured,
     to_rows,
 )
+
+LOG_EVERY = 50
+
+# Splits scored after every epoch; the test splits are left alone until the end.
+WATCHED = ("val", "subjects", "dev")
+
+Scores = dict[str, dict[str, float | int]]
+"""Split -> ``accuracy`` and what else there is to say of it, such as its size ``n``."""
+
+Score = Callable[[Callable[[Any], jax.Array]], Scores]
+"""Function of ``predict(inputs) -> probabilities [B, C]`` that returns the accuracy of splits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """Training progress passed to callbacks.
 
     Attributes
     ----------
@@ -59,46 +72,79 @@ class Progress:
     subject_share: float = math.nan
 
 
-def say_line(report: Callable[[Progress], None], steps: int, message: str) -> None:
-    """Report a line that is of no step."""
-    report(Progress(0, steps, message))
+Report = Callable[[Progress], None]
 
 
-LOG_EVERY = 50
-
-# Splits scored after every epoch; the test splits are left alone until the end.
-WATCHED = ("val", "subjects")
+def ignore(progress: Progress) -> None:
+    """Report nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """A finished run: the model, its data, accuracy by split and seconds of training."""
+    """A finished run.
+
+    Attributes
+    ----------
+    model
+        The trained model.
+    accuracy
+        Accuracy by split; empty of a run that was stopped before its end.
+    seconds
+        Of training, those before a checkpoint included.
+    held_out
+        The encoded splits that were not trained on, of a run on sentences.
+    """
 
     model: Model
-    data: RunData
-    accuracy: dict[str, dict[str, float | int]]
+    accuracy: Scores
     seconds: float
+    held_out: Mapping[str, EncodedSplit] = dataclasses.field(default_factory=dict)
 
 
-def train(
-    config: TrainConfig,
+def fit(
+    model: Model,
+    batches: Batches,
+    config: FitConfig,
     run: Path,
-    report: Callable[[Progress], None] = lambda progress: None,
-    stop_after: int | None = None,
     *,
+    loss: Loss,
+    score: Score,
+    watch: Score | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    report: Report = ignore,
+    stop_after: int | None = None,
     layout: Layout | None = None,
 ) -> TrainResult:
-    """Train a model into a run's folder, going on from its last checkpoint if there is one.
+    """Train any model with a classification head into a run's folder, or go on with the run there.
+
+    Public as ``jaxflow.train.fit``. The same arguments give the same parameters, bit for bit, also
+    where the run was cut off in between.
 
     Parameters
     ----------
+    model
+        The model to begin with: configuration, first parameters, and a tokenizer or None.
+    batches
+        The training batches by step, such as `jaxflow.train.ArrayBatches`.
     config
-        The run's configuration.
+        A `FitConfig` or a frozen dataclass derived from it; it is written to ``config.json``, and a
+        folder with another one is refused.
     run
-        The folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` and
-        ``accuracy.json`` are written there.
+        The folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (read by
+        `jaxflow.models.load`) and ``accuracy.json`` are written there.
+    loss
+        ``loss(params, rng, **batch) -> (value, metrics)``: the scalar that is minimised, and
+        scalars by name for the journal, ``loss`` and ``accuracy`` among them, as
+        `jaxflow.train.cross_entropy` returns. `rng` is a key of that step alone.
+    score
+        Returns the accuracy of the finished model by split, from ``predict(inputs)``, the classes'
+        probabilities ``[B, C]`` of a batch of inputs.
+    watch
+        Likewise, called after every epoch for the journal; None leaves it out.
+    optimizer
+        By default AdamW by the configuration: `jaxflow.train.make_optimizer`.
     report
-        Called with the progress every few steps.
+        Called with the `Progress` every few steps.
     stop_after
         Steps after which to stop without a model, as if cut off right after a checkpoint.
     layout
@@ -109,54 +155,190 @@ def train(
     Returns
     -------
     TrainResult
+        The model after the last step with its accuracy.
+
+    Raises
+    ------
+    InputError
+        If the folder is unusable or in use, the devices do not divide the batch, or loss, gradient
+        or parameters stop being finite; the last good checkpoint is kept then.
+    Stopped
+        After SIGINT or SIGTERM, the step that was begun being finished and kept.
+    """
+    layout = layout_of() if layout is None else layout
+    layout.check_batch(config.batch)
+    steps = len(batches)
+    optimizer = make_optimizer(config, steps) if optimizer is None else optimizer
+    apply: Callable[..., Any] = model.module.apply
+    probabilities = jax.jit(
+        lambda params, inputs: jax.nn.softmax(apply(params, inputs, method="classify"))
+    )
+
+    def predict(state: TrainState, inputs: Any) -> jax.Array:
+        return layout.own(probabilities(averaged(state), layout.put_filled(inputs)))
+
+    with open_run(run, config, layout, lambda line: report(Progress(0, steps, line))) as folder:
+        state, pending = folder.begin(init_state(model.params, optimizer))
+        if int(state.step):
+            report(Progress(int(state.step), steps, f"going on after step {int(state.step)}"))
+        loop = _Loop(batches, layout.rows(config.batch), folder, config.checkpoint_every, report)
+        until = steps if stop_after is None else min(steps, stop_after)
+        state = loop.run(
+            state,
+            layout.step(make_step(loss, optimizer, config.seed)),
+            until,
+            from_rows(pending),
+            None if watch is None else lambda state: watch(partial(predict, state)),
+        )
+        finished = dataclasses.replace(model, params=layout.whole(averaged(state)))
+        if until < steps:
+            return TrainResult(finished, {}, loop.seconds)
+        accuracy = score(partial(predict, state))
+        write = save if isinstance(model.config, EncoderConfig) else save_pretrained
+        folder.finish(lambda place: write(place, finished), accuracy)
+        return TrainResult(finished, accuracy, loop.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+    """The loop's fixed surroundings; the state goes through `run` and nowhere else."""
+
+    batches: Batches
+    rows: slice  # of each batch those of this process
+    folder: RunFolder
+    checkpoint_every: int
+    report: Report
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return self.folder.seconds_before + time.monotonic() - self.begun
+
+    def run(
+        self,
+        state: TrainState,
+        step_function: Callable[..., tuple[TrainState, Metrics]],
+        until: int,
+        pending: list[Metrics],
+        watch: Callable[[TrainState], Scores] | None,
+    ) -> TrainState:
+        """Take steps until `until`, logging, scoring and keeping checkpoints on the way.
+
+        `pending` are the metrics of the last steps before, which no line of the journal has yet.
+        """
+        step = int(state.step)
+        with stopping() as own:
+            requested = StopRequest(own)
+            for batch in iterate(self.batches, step, self.rows) if step < until else ():
+                state, metrics = step_function(state, **batch)
+                if pending and pending[0].keys() != metrics.keys():
+                    self.folder.refuse_pending()
+                pending.append(metrics)
+                step += 1
+                epoch_ends = step % self.batches.steps_per_epoch == 0
+                keeps = step % self.checkpoint_every == 0 or step == until or epoch_ends
+                if keeps or len(pending) >= LOG_EVERY:
+                    self._log(step, pending)
+                    pending = []
+                if epoch_ends and watch is not None:
+                    self._score(step, watch(state))
+                if keeps:
+                    self.folder.keep(state)
+                if (number := requested(wait=keeps)) is not None:
+                    if not keeps:  # between two lines of the journal
+                        with alike():
+                            check_steps(step, pending)
+                        self.folder.keep(state, to_rows(pending))
+                    with alike():
+                        raise Stopped(number, f"after step {step}, whose checkpoint is written")
+                if step == until:
+                    break
+        return state
+
+    def _log(self, step: int, pending: list[Metrics]) -> None:
+        with alike():
+            check_steps(step, pending)
+        found = means(pending)
+        self.folder.write(step, **found, seconds=round(self.seconds, 3))
+        shown = {n: v for n, v in found.items() if n in ("loss", "accuracy", "subject_share")}
+        self.report(Progress(step, len(self.batches), **shown))
+
+    def _score(self, step: int, scores: Scores) -> None:
+        values = {name: score["accuracy"] for name, score in scores.items()}
+        self.folder.write(step, held_out=values, seconds=round(self.seconds, 3))
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        epoch = step // self.batches.steps_per_epoch
+        self.report(Progress(step, len(self.batches), f"epoch {epoch}: accuracy {shown}"))
+
+
+def fit_sentences(
+    model: Model,
+    data: RunData,
+    config: TextConfig,
+    run: Path,
+    report: Report,
+    **options: Any,
+) -> TrainResult:
+    """Call `fit` on encoded sentences, scoring their held-out splits."""
+    if data.too_long:
+        long = f"{data.too_long} training sentences exceed {config.positions} tokens"
+        report(Progress(0, len(data.plan), f"{long} and are left out"))
+    watched = {name: data.held_out[name] for name in WATCHED if name in data.held_out}
+    result = fit(
+        model,
+        data.plan,
+        config,
+        run,
+        score=lambda predict: accuracies(predict, data.held_out, config.lengths),
+        watch=lambda predict: accuracies(predict, watched, config.lengths),
+        report=report,
+        **options,
+    )
+    return dataclasses.replace(result, held_out=data.held_out)
+
+
+def train(
+    config: TrainConfig,
+    run: Path,
+    report: Report = ignore,
+    stop_after: int | None = None,
+    *,
+    layout: Layout | None = None,
+) -> TrainResult:
+    """Train an agreement encoder into a run's folder, or go on with the run that is there.
+
+    Parameters
+    ----------
+    config
+        The run's configuration.
+    run, report, stop_after, layout
+        As in `fit`.
+
+    Returns
+    -------
+    TrainResult
         The model with its accuracy on every split that was not trained on.
 
     Raises
     ------
     InputError
-        If the corpus or the folder is unusable or in use, the devices do not divide the batch, or
-        loss or gradient stop being finite; the last good checkpoint is kept then.
+        If the corpus is unusable, and as `fit` does.
     Stopped
-        After SIGINT or SIGTERM, the step that was begun being finished and kept.
+        As `fit` does.
     """
     layout = layout_of() if layout is None else layout
-    data, model = by_each(lambda: _prepared(config, layout))
+    data, sizes = by_each(lambda: _prepared(config, layout))
     need_same("the corpus", data.plan.checksum)
-    steps = len(data.plan)
-    optimizer = make_optimizer(config, steps)
-    say = partial(say_line, report, steps)
-    if data.too_long:
-        long = f"{data.too_long} training sentences exceed {config.positions} tokens"
-        say(f"{long} and are left out")
-    with open_run(run, config, layout, say) as folder:
-        state, untold = folder.begin(
-            init_state(model, optimizer, config.seed), measured(config.flow_weight)
-        )
-        if int(state.step):
-            report(Progress(int(state.step), steps, f"going on after step {int(state.step)}"))
-        until = steps if stop_after is None else min(steps, stop_after)
-        predict = make_evaluation_step(model)
-        loop = Loop(
-            plan=data.plan,
-            rows=layout.rows(config.batch),
-            watched={name: data.held_out[name] for name in WATCHED if name in data.held_out},
-            lengths=config.lengths,
-            predict=lambda state, tokens: layout.own(
-                predict(state.params, layout.put_filled(tokens))
-            ),
-            folder=folder,
-            checkpoint_every=config.checkpoint_every,
-            report=report,
-            flow_weight=config.flow_weight,
-        )
-        step_function = layout.step(make_train_step(model, optimizer, config))
-        state = loop.run(state, step_function, until, untold)
-        finished = Model(model, layout.whole(state.params), data.tokenizer)
-        if until < steps:
-            return TrainResult(finished, data, {}, loop.seconds)
-        accuracy = loop.accuracies(state, data.held_out)
-        folder.finish(lambda place: models.save(place, finished), accuracy)
-        return TrainResult(finished, data, accuracy, loop.seconds)
+    return fit_sentences(
+        Model(sizes, init(sizes, config.seed), data.tokenizer),
+        data,
+        config,
+        run,
+        report,
+        loss=agreement_loss(sizes, config),
+        stop_after=stop_after,
+        layout=layout,
+    )
 
 
 def _prepared(config: TrainConfig, layout: Layout) -> tuple[RunData, EncoderConfig]:
@@ -165,118 +347,3 @@ def _prepared(config: TrainConfig, layout: Layout) -> tuple[RunData, EncoderConf
         need_derivative()
     data = prepare(config)
     return data, encoder_config(config, data.tokenizer)
-
-
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """The loop's fixed surroundings; the state goes through `run` and nowhere else.
-
-    Attributes
-    ----------
-    plan, rows
-        All training batches, by step, and which rows of each are this process's.
-    watched, lengths
-        Splits that are scored after every epoch, and the lengths they are padded to.
-    predict
-        ``(state, tokens [B, n]) -> probabilities [B, C]``.
-    folder, checkpoint_every
-        Where states are kept, and after how many steps one is, besides the ends of epochs; it is
-        told of every few steps.
-    report
-        Told of them too.
-    flow_weight
-        Weight of the regulariser's term in the loss.
-    begun
-        When this process began, by the monotonic clock.
-    """
-
-    plan: BatchPlan
-    rows: slice
-    watched: Mapping[str, EncodedSplit]
-    lengths: tuple[int, ...]
-    predict: Callable[..., jax.Array]
-    folder: RunFolder
-    checkpoint_every: int
-    report: Callable[[Progress], None]
-    flow_weight: float = 0.0
-    begun: float = dataclasses.field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, those before a checkpoint included."""
-        return self.folder.seconds_before + time.monotonic() - self.begun
-
-    def run(
-        self,
-        state: TrainState,
-        step_function: Callable[..., tuple[TrainState, Metrics]],
-        until: int,
-        untold: Sequence[Mapping[str, float]] = (),
-    ) -> TrainState:
-        """Take steps until `until`, logging, scoring and keeping checkpoints on the way.
-
-        What the steps before found that no line of the journal tells yet is given as `untold`.
-
-        Raises
-        ------
-        Stopped
-            After SIGINT or SIGTERM, the step that was begun being finished and kept.
-        """
-        plan, steps = self.plan, len(self.plan)
-        step = int(state.step)
-        pending = from_rows(untold)
-        with stopping() as own:
-            asked = Asked(own)
-            for batch in iterate(plan, step, self.rows) if step < until else ():
-                state, metrics = step_function(state, **batch)
-                pending.append(metrics)
-                step += 1
-                epoch_ends = step % plan.steps_per_epoch == 0
-                keeps = step % self.checkpoint_every == 0 or step == until or epoch_ends
-                if keeps or len(pending) >= LOG_EVERY:
-                    self._log(step, steps, pending)
-                    pending = []
-                if epoch_ends:
-                    self._score(step, steps, state)
-                if keeps:
-                    self.folder.keep(state)
-                if (number := asked(wait=keeps)) is not None:
-                    if not keeps:
-                        self._put_off(step, pending, state)
-                    with alike():
-                        raise Stopped(number, f"after step {step}, whose checkpoint is written")
-                if step == until:
-                    break
-        return state
-
-    def accuracies(
-        self, state: TrainState, splits: Mapping[str, EncodedSplit]
-    ) -> dict[str, dict[str, float | int]]:
-        """Score splits by a state, as `jaxflow.train.batches.accuracies` does."""
-        return accuracies(lambda tokens: self.predict(state, tokens), splits, self.lengths)
-
-    def _put_off(self, step: int, pending: list[Metrics], state: TrainState) -> None:
-        """Keep a state between two lines of the journal."""
-        with alike():
-            check_steps(step, pending, self.flow_weight)
-        self.folder.put_off(state, to_rows(pending))
-
-    def _log(self, step: int, steps: int, pending: list[Metrics]) -> None:
-        with alike():
-            check_steps(step, pending, self.flow_weight)
-        found = means(pending, self.flow_weight)
-        self.folder.write(step, **found, seconds=round(self.seconds, 3))
-        share = found.get("subject_share", math.nan)
-        self.report(
-            Progress(
-                step, steps, loss=found["loss"], accuracy=found["accuracy"], subject_share=share
-            )
-        )
-
-    def _score(self, step: int, steps: int, state: TrainState) -> None:
-        scores = self.accuracies(state, self.watched)
-        values = {name: score["accuracy"] for name, score in scores.items()}
-        self.folder.write(step, held_out=values, seconds=round(self.seconds, 3))
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        epoch = step // self.plan.steps_per_epoch
-        self.report(Progress(step, steps, f"epoch {epoch}: accuracy {shown}"))

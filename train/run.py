@@ -1,33 +1,30 @@
-"""A run's record on disk: its configuration once, its metrics as JSON lines."""
+"""A run's folder: configuration, journal of metrics and checkpoints, as all its processes see it.
+
+Process 0 reads and writes, and the others receive the outcome: nothing but the corpus need be seen
+from every host, and an error with the folder ends all processes with the same sentence.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from jaxflow.errors import InputError
+from jaxflow.files import write_together
 from jaxflow.train.checkpoint import Checkpoints, all_finite, open_checkpoints
-from jaxflow.train.config import TrainConfig
-from jaxflow.train.distributed import by_each, by_first, tree_of_first
+from jaxflow.train.config import FitConfig, TrainConfig
+from jaxflow.train.distributed import alike, by_each, by_first, tree_of_first
 from jaxflow.train.lock import hold
 from jaxflow.train.mesh import Layout
 from jaxflow.train.step import TrainState
 
+C = TypeVar("C", bound=FitConfig)
 
-class RunConfig(Protocol):
-    """What a run's configuration can do: to a dictionary and back."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON-ready dictionary."""
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Build a configuration from `to_dict`'s result."""
+_FLOAT32 = 2.0**128  # where its numbers end
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -38,47 +35,20 @@ def write_json(path: Path, value: Any) -> None:
     InputError
         If it cannot be written.
     """
-    _replace(path, json.dumps(value, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())  # or a renamed file may be empty after a power cut
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-C = TypeVar("C", bound=RunConfig)
-
-_FLOAT32 = 2.0**128  # where its numbers end
+    write_together(path.parent, {path.name: json.dumps(value, indent=2) + "\n"})
 
 
 @overload
 def read_config(run: Path) -> TrainConfig | None: ...
 @overload
 def read_config(run: Path, kind: type[C]) -> C | None: ...
-def read_config(run: Path, kind: type[RunConfig] = TrainConfig) -> RunConfig | None:
+def read_config(run: Path, kind: type[FitConfig] = TrainConfig) -> FitConfig | None:
     """Return the configuration of the run in a folder, or None where there is no run.
-
-    Parameters
-    ----------
-    run
-        The folder.
-    kind
-        The configuration's class: `TrainConfig`, or that of a fine-tuning run.
 
     Raises
     ------
     InputError
-        If the file is damaged.
+        If the file is damaged, or not of this kind.
     """
     path = run / "config.json"
     if not path.is_file():
@@ -96,16 +66,37 @@ def read_config(run: Path, kind: type[RunConfig] = TrainConfig) -> RunConfig | N
 
 
 class Journal:
-    """Appends metrics to ``RUN/metrics.jsonl``."""
+    """Lines of metrics in ``metrics.jsonl``, and in ``pending.json`` those of no line yet.
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        self._path, self._pending = path, path.with_name("pending.json")
+    Opened to go on after `step`: later lines, of a run that was cut off, are dropped.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or written, or a line that is kept is none of a journal's.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        self._path, self._pending = run / "metrics.jsonl", run / "pending.json"
+        self.seconds_before = 0.0
+        kept: list[bytes] = []
         try:
+            lines = self._path.read_bytes().split(b"\n") if self._path.is_file() else []
+            # After the last line end is nothing, or what was being written at the cut.
+            for number, line in enumerate(lines[:-1], start=1):
+                line_step, seconds = _parse(self._path, number, line, self.seconds_before)
+                if line_step > step:
+                    break
+                kept.append(line + b"\n")
+                self.seconds_before = seconds
+            if lines:
+                write_together(run, {self._path.name: b"".join(kept)})
             # Without a buffer: what could not be written is not tried again when it is closed.
-            self._file = path.open("ab", buffering=0)
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-        self.seconds_before = seconds
+            raise InputError(
+                f"{self._path} cannot be written: {error.strerror or error}"
+            ) from error
 
     def write(self, step: int, **values: Any) -> None:
         """Append one line.
@@ -124,22 +115,12 @@ class Journal:
                 f"{self._path} cannot be written: {error.strerror or error}"
             ) from error
 
-    def put_off(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """Keep in ``pending.json`` what the steps up to `step` found and no line tells yet.
+    def write_pending(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """Keep the metrics of the steps up to `step` that have no line yet."""
+        write_json(self._pending, {"step": step, "metrics": list(rows)})
 
-        A run that is stopped between two lines so goes on to the line it would have written.
-        """
-        write_json(self._pending, {"step": step, "metrics": [dict(row) for row in rows]})
-
-    def taken_up(self, step: int, names: Collection[str]) -> list[dict[str, float]]:
-        """Return what was put off at `step`, which may be nothing.
-
-        Parameters
-        ----------
-        step
-            Where the run goes on.
-        names
-            Of the metrics that each step found, all of them.
+    def read_pending(self, step: int) -> list[dict[str, float]]:
+        """Return the metrics that were kept at `step`, which may be none.
 
         Raises
         ------
@@ -150,11 +131,11 @@ class Journal:
             if not self._pending.exists():
                 return []
             found = json.loads(self._pending.read_text(encoding="utf-8"))
-            rows = [{name: _metric(row[name]) for name in row} for row in found["metrics"]]
+            rows = [{name: _float32(row[name]) for name in row} for row in found["metrics"]]
             if type(found["metrics"]) is not list or type(found["step"]) is not int:
                 raise ValueError("it has no list of metrics, or no step")
-            if any(row.keys() != set(names) for row in rows):
-                raise ValueError(f"each of its steps must have found {', '.join(names)}")
+            if any(row.keys() != rows[0].keys() or "loss" not in row for row in rows):
+                raise ValueError("its steps have no loss, or not the same metrics")
             return rows if found["step"] == step else []
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise InputError(
@@ -162,8 +143,8 @@ class Journal:
                 f"delete it to go on without them: {error!r}"
             ) from error
 
-    def told(self) -> None:
-        """Forget what was put off: its line is written, and a later checkpoint too."""
+    def clear_pending(self) -> None:
+        """Delete the pending metrics, once their line and a later checkpoint are written."""
         with contextlib.suppress(OSError):
             self._pending.unlink(missing_ok=True)
 
@@ -172,34 +153,7 @@ class Journal:
         self._file.close()
 
 
-def open_journal(run: Path, step: int) -> Journal:
-    """Open a run's metrics to go on after `step`: later lines, from a cut-off run, are dropped.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or written, or a line that is kept is none of a journal's.
-    """
-    path = run / "metrics.jsonl"
-    kept: list[bytes] = []
-    seconds = 0.0
-    if path.is_file():
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-        # Behind the last line end is nothing, or what was being written when the run was cut off.
-        for number, line in enumerate(lines[:-1], start=1):
-            entry_step, entry_seconds = _entry(path, number, line, seconds)
-            if entry_step > step:
-                break
-            kept.append(line + b"\n")
-            seconds = entry_seconds
-        _replace(path, b"".join(kept).decode("utf-8"))
-    return Journal(path, seconds)
-
-
-def _entry(path: Path, number: int, line: bytes, seconds: float) -> tuple[int, float]:
+def _parse(path: Path, number: int, line: bytes, seconds: float) -> tuple[int, float]:
     """Return a line's step, and its seconds or those before it."""
     try:
         entry = json.loads(line.decode("utf-8"))
@@ -214,50 +168,11 @@ def _entry(path: Path, number: int, line: bytes, seconds: float) -> tuple[int, f
     return step, float(seconds)
 
 
-def _metric(found: Any) -> float:
+def _float32(value: Any) -> float:
     """Check a number that was a finite one of float32 when it was written."""
-    if type(found) not in (int, float) or not abs(found) < _FLOAT32:
-        raise ValueError(f"{found!r} is no finite number")
-    return float(found)
-
-
-def _comparable(config: RunConfig) -> dict[str, Any]:
-    # The same folder may be named in several ways.
-    fields = config.to_dict()
-    data = fields.get("data")
-    return {**fields, "data": None if data is None else str(Path(data).resolve())}
-
-
-@contextmanager
-def claim_run(run: Path, config: RunConfig) -> Iterator[None]:
-    """Have a run's folder to oneself, with its configuration in it, for the duration of a block.
-
-    Raises
-    ------
-    InputError
-        If the folder holds a run with another configuration, another process has it, or it cannot
-        be written.
-    """
-    _check_same(run, config)  # what is refused is not touched
-    with hold(run):
-        if not _check_same(run, config):
-            write_json(run / "config.json", config.to_dict())
-        yield
-
-
-def _check_same(run: Path, config: RunConfig) -> bool:
-    """Refuse another run's folder; say whether it is this run's already."""
-    there = read_config(run, type(config))
-    if there is None:
-        return False
-    mine, theirs = _comparable(config), _comparable(there)
-    for name, value in mine.items():
-        if value != theirs[name]:
-            raise InputError(
-                f"{run} holds a run with another configuration ({name} is {theirs[name]}, not "
-                f"{value}): choose another folder, or go on with the run as it was begun"
-            )
-    return True
+    if type(value) not in (int, float) or not abs(value) < _FLOAT32:
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
 
 
 class RunFolder:
@@ -280,24 +195,8 @@ class RunFolder:
         self._journal: Journal
         self.seconds_before = 0.0
 
-    def begin(
-        self, fresh: TrainState, names: Collection[str]
-    ) -> tuple[TrainState, list[dict[str, float]]]:
-        """Return the state that the run goes on from, and what its last steps found untold.
-
-        Parameters
-        ----------
-        fresh
-            The state of a run that has not begun.
-        names
-            Of the metrics that each step finds.
-
-        Returns
-        -------
-        TrainState
-            The last checkpoint, or `fresh`, where the layout has it.
-        list of dict
-            By step, those of `jaxflow.train.run.Journal.taken_up`.
+    def begin(self, fresh: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
+        """Return the last checkpoint, or `fresh`, on the devices, and its pending metrics by step.
 
         Raises
         ------
@@ -310,12 +209,19 @@ class RunFolder:
             nonlocal state
             state = self._checkpoints.restore(fresh) or fresh
             step = int(state.step)
-            journal = self._files.enter_context(contextlib.closing(open_journal(self._run, step)))
-            self._journal = journal
-            return [journal.seconds_before, journal.taken_up(step, names)]
+            self._journal = self._files.enter_context(contextlib.closing(Journal(self._run, step)))
+            return [self._journal.seconds_before, self._journal.read_pending(step)]
 
-        self.seconds_before, untold = by_first(read)
-        return self._layout.put_state(tree_of_first(state)), untold
+        self.seconds_before, pending = by_first(read)
+        return self._layout.put_state(tree_of_first(state)), pending
+
+    def refuse_pending(self) -> None:
+        """Raise because the pending metrics are not those of the run's steps."""
+        with alike():
+            raise InputError(
+                f"{self._run / 'pending.json'} must hold the metrics of a run's last steps, it has "
+                "others: delete it to go on without them"
+            )
 
     def write(self, step: int, **values: Any) -> None:
         """Append a line to the journal.
@@ -327,8 +233,8 @@ class RunFolder:
         """
         by_first(lambda: self._journal.write(step, **values))
 
-    def keep(self, state: TrainState) -> None:
-        """Write a checkpoint of steps that the journal has told.
+    def keep(self, state: TrainState, pending: Sequence[Mapping[str, float]] | None = None) -> None:
+        """Write a checkpoint, and the metrics of the steps before it that have no line yet.
 
         Raises
         ------
@@ -338,24 +244,16 @@ class RunFolder:
         here = self._layout.on_host(state)
 
         def save() -> None:
-            self._save(here)
-            self._journal.told()
-
-        by_first(save)
-
-    def put_off(self, state: TrainState, untold: Sequence[Mapping[str, float]]) -> None:
-        """Write a checkpoint between two lines of the journal, so that going on leaves no trace.
-
-        Raises
-        ------
-        InputError
-            As `keep` does.
-        """
-        here = self._layout.on_host(state)
-
-        def save() -> None:
-            self._journal.put_off(int(here.step), untold)
-            self._save(here)
+            if pending is not None:
+                self._journal.write_pending(int(here.step), pending)
+            if not all_finite(here):
+                raise InputError(
+                    f"parameters are no longer finite after step {int(here.step)}: training "
+                    "stopped, the last good checkpoint is kept; try a lower learning rate"
+                )
+            self._checkpoints.save(here)
+            if pending is None:
+                self._journal.clear_pending()
 
         by_first(save)
 
@@ -376,26 +274,18 @@ class RunFolder:
 
         by_first(write)
 
-    def _save(self, state: TrainState) -> None:
-        if not all_finite(state):
-            raise InputError(
-                f"parameters are no longer finite after step {int(state.step)}: training stopped, "
-                "the last good checkpoint is kept; try a lower learning rate"
-            )
-        self._checkpoints.save(state)
-
-    def _open(self, config: RunConfig, say: Callable[[str], None]) -> None:
-        self._files.enter_context(claim_run(self._run, config))
+    def _open(self, config: FitConfig, warn: Callable[[str], None]) -> None:
+        self._files.enter_context(_claimed(self._run, config))
         self._checkpoints = self._files.enter_context(
-            open_checkpoints(self._run / "checkpoints", say)
+            open_checkpoints(self._run / "checkpoints", warn)
         )
 
 
 @contextmanager
 def open_run(
-    run: Path, config: RunConfig, layout: Layout, say: Callable[[str], None]
+    run: Path, config: FitConfig, layout: Layout, warn: Callable[[str], None]
 ) -> Iterator[RunFolder]:
-    """Have a run's folder for the duration of a block.
+    """Lock and open a run's folder for the duration of a block.
 
     Parameters
     ----------
@@ -405,8 +295,8 @@ def open_run(
         The run's configuration, which is written there.
     layout
         Where the run's state lies.
-    say
-        Told in one line of each checkpoint that is not used.
+    warn
+        Called with one line for each checkpoint that is not used.
 
     Raises
     ------
@@ -415,15 +305,15 @@ def open_run(
         written, holds checkpoints of which none is whole, or the run's processes have not the same
         configuration.
     """
-    _need_one_run(config)
+    _check_processes(config)
     folder = RunFolder(run, layout)
-    with folder._files:  # what is open there learns of an error
-        by_first(lambda: folder._open(config, say))
+    with folder._files:  # an error is passed to what is open there
+        by_first(lambda: folder._open(config, warn))
         yield folder
 
 
-def _need_one_run(config: RunConfig) -> None:
-    """Refuse processes whose options differ; where the corpus lies on its host is each one's."""
+def _check_processes(config: FitConfig) -> None:
+    """Refuse processes whose options differ; where the corpus lies may differ by host."""
     theirs = by_first(config.to_dict)
 
     def check() -> None:
@@ -435,3 +325,35 @@ def _need_one_run(config: RunConfig) -> None:
                 )
 
     by_each(check)
+
+
+@contextmanager
+def _claimed(run: Path, config: FitConfig) -> Iterator[None]:
+    """Lock a run's folder with its configuration in it for the duration of a block."""
+    _check_same(run, config)  # what is refused is not touched
+    with hold(run):
+        if not _check_same(run, config):
+            write_json(run / "config.json", config.to_dict())
+        yield
+
+
+def _check_same(run: Path, config: FitConfig) -> bool:
+    """Refuse another run's folder; return whether it is this run's already."""
+    there = read_config(run, type(config))
+    if there is None:
+        return False
+    theirs = _comparable(there)
+    for name, value in _comparable(config).items():
+        if value != theirs[name]:
+            raise InputError(
+                f"{run} holds a run with another configuration ({name} is {theirs[name]}, not "
+                f"{value}): choose another folder, or go on with the run as it was begun"
+            )
+    return True
+
+
+def _comparable(config: FitConfig) -> dict[str, Any]:
+    # The same folder may be named in several ways.
+    fields = config.to_dict()
+    data = fields.get("data")
+    return {**fields, "data": None if data is None else str(Path(data).resolve())}

@@ -1,35 +1,44 @@
-"""The training step: state in, state out, one jitted and donated function."""
+"""The training step: state in, state out, one jitted and donated function of any loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxflow.errors import InputError
-from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput
+from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput, Model
 from jaxflow.models.precision import lowered
 from jaxflow.models.tokenizer import CLS, PAD, UNK
-from jaxflow.train.config import TrainConfig
+from jaxflow.train.config import FineTuneConfig, FitConfig, TrainConfig
 from jaxflow.train.regulariser import subject_share
 
-SPECIAL = (PAD, CLS, UNK)
+Metrics = dict[str, jax.Array]
+"""float32 scalars of a step: ``loss``, ``accuracy``, ``gradient_norm`` and what else a loss has."""
+
+Loss = Callable[..., tuple[jax.Array, Metrics]]
+"""``(params, rng, **batch) -> (what is minimised, {"loss": ..., "accuracy": ...})``."""
+
+# A mean cross entropy of 1e4 says that right answers are held for impossible at odds of exp(1e4).
+EXPLODED = 1e4
+
+# First parts of the names of parameters: what lies below the first block, what above the last.
+_BELOW = ("word", "position", "token_type", "patch", "cls")
 
 
 class TrainState(NamedTuple):
-    """What training carries from step to step.
+    """State that training carries from step to step.
 
     Attributes
     ----------
     step
         int32, steps taken.
     params
-        The encoder's variables.
+        The model's variables.
     opt_state
         The optimiser's state.
     """
@@ -39,54 +48,33 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-class Metrics(NamedTuple):
-    """What a step found, float32.
+class AverageState(NamedTuple):
+    """The optimiser's moving average of the parameters, and the steps it is of."""
 
-    Attributes
-    ----------
-    loss, accuracy
-        Cross entropy, without any regulariser's term, and share of right answers.
-    gradient_norm
-        Of the whole loss, before clipping.
-    subject_share
-        Mean over the batch of `jaxflow.train.regulariser.subject_share`; None where
-        ``flow_weight`` is 0.
-    """
-
-    loss: jax.Array
-    accuracy: jax.Array
-    gradient_norm: jax.Array
-    subject_share: jax.Array | None = None
+    steps: jax.Array
+    average: Any
 
 
-class OptimizerOptions(Protocol):
-    """What a run's configuration says of its optimiser; fields as in `TrainConfig`."""
+def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step, with buffers of its own for donation."""
+    params = jax.tree.map(jnp.array, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    @property
-    def learning_rate(self) -> float:
-        """Peak learning rate."""
 
-    @property
-    def warmup(self) -> float:
-        """Share of all steps."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Decay of the matrices."""
-
-    @property
-    def clip(self) -> float:
-        """Largest global norm of a gradient."""
+def averaged(state: TrainState) -> Any:
+    """Return the parameters to evaluate: their moving average where one is kept, else the last."""
+    last = state.opt_state[-1]
+    return last.average if isinstance(last, AverageState) else state.params
 
 
 def make_optimizer(
-    config: OptimizerOptions,
+    config: FitConfig,
     steps: int,
     *,
     schedule: Literal["cosine", "linear"] = "cosine",
     b2: float = 0.98,
 ) -> optax.GradientTransformation:
-    """AdamW with warm-up and decay to zero, weight decay on matrices only, norm clipped.
+    """Return AdamW with warm-up and decay to zero, weight decay on matrices only, norm clipped.
 
     Parameters
     ----------
@@ -95,9 +83,9 @@ def make_optimizer(
     steps
         Of the whole run.
     schedule
-        How the learning rate goes down.
+        How the learning rate falls after the warm-up.
     b2
-        Memory of Adam's second moment.
+        Decay rate of Adam's second moment.
     """
     warmup = max(1, round(config.warmup * steps))
     end = max(steps, warmup + 1)
@@ -121,13 +109,89 @@ def make_optimizer(
     )
 
 
-def init_state(
-    model: EncoderConfig, optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
-    """Draw the first parameters from the seed."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    params = jax.jit(AgreementEncoder(model).init)(jax.random.key(seed), tokens)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def make_finetune_optimizer(
+    config: FineTuneConfig, model: Model, steps: int
+) -> optax.GradientTransformation:
+    """Return AdamW with a learning rate for each layer, and a moving average of the parameters."""
+    parts = [make_optimizer(config, steps, schedule=config.schedule, b2=0.999)]
+    if config.layer_decay < 1:
+        block = model.config.block
+        scales = rate_scales(
+            model.params, block.layers, config.layer_decay, norm_first=block.norm_first
+        )
+        scale = optax.stateless(
+            lambda updates, _: jax.tree.map(lambda update, by: update * by, updates, scales)
+        )
+        parts.append(scale)
+    if config.average:
+        parts.append(_average(config.average))
+    return optax.chain(*parts)
+
+
+def rate_scales(params: Any, layers: int, decay: float, *, norm_first: bool) -> Any:
+    """Return the factor of each parameter's learning rate, a tree of numbers.
+
+    It is 1 after the top block, ``decay ** (layers - l)`` in block l (from 0) and
+    ``decay ** (layers + 1)`` at the embeddings. The norm outside the blocks comes after them in a
+    model with `norm_first` (pre-LayerNorm), else before them.
+    """
+
+    def scale(path: tuple[Any, ...], _: Any) -> float:
+        name = str(path[1].key)  # path[0] is "params"
+        if name.startswith("blocks_"):
+            return decay ** (layers - int(name.removeprefix("blocks_")))
+        if name in _BELOW or (name == "norm" and not norm_first):
+            return decay ** (layers + 1)
+        return 1.0
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _average(decay: float) -> optax.GradientTransformation:
+    """Keep a moving average of the parameters; the updates pass through."""
+
+    def init(params: Any) -> AverageState:
+        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
+
+    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+        # A fast decay at first: the fresh head's first values should soon be forgotten.
+        share = 1 - jnp.minimum(decay, (1 + state.steps) / (10 + state.steps))
+        average = jax.tree.map(
+            lambda old, leaf, change: old + share * (leaf + change - old),
+            state.average,
+            params,
+            updates,
+        )
+        return updates, AverageState(state.steps + 1, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, seed: int
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Build the jitted training step ``(state, **batch) -> (state, metrics)`` of a loss.
+
+    Its random numbers come from the seed and the step's number alone; the state is donated.
+    """
+
+    def step(state: TrainState, **batch: jax.Array) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.key(seed + 1), state.step)
+        gradients, metrics = jax.grad(lambda params: loss(params, rng, **batch), has_aux=True)(
+            state.params
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Metrics]:
+    """Return the mean cross entropy of logits ``[B, C]`` and labels ``[B]``, with its metrics."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == labels).mean()}
 
 
 def drop_words(
@@ -136,7 +200,7 @@ def drop_words(
     rate: float,
     *,
     by: int = UNK,
-    special: tuple[int, ...] = SPECIAL,
+    special: tuple[int, ...] = (PAD, CLS, UNK),
 ) -> jax.Array:
     """Replace a share of the words by the token `by`; special tokens stay."""
     dropped = jax.random.bernoulli(rng, rate, tokens.shape)
@@ -145,93 +209,79 @@ def drop_words(
     return jnp.where(dropped, by, tokens)
 
 
-def make_train_step(
-    model: EncoderConfig, optimizer: optax.GradientTransformation, config: TrainConfig
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Build the step ``(state, tokens [B, n], labels [B], subjects [B]) -> (state, metrics)``.
+def agreement_loss(model: EncoderConfig, config: TrainConfig) -> Loss:
+    """Return the loss of an agreement encoder on ``tokens [B, n]`` and ``labels [B]``.
 
-    Its random numbers come from the run's seed and the step's number alone. The subjects, places
-    among the tokens, are needed only where the configuration's ``flow_weight`` is not 0; where it
-    is, flow leaves no trace in the step.
+    With a ``flow_weight`` also ``subjects [B]``, places among the tokens, are needed, and the
+    subject's share of the flow to ``[CLS]`` is raised (`jaxflow.train.regulariser`); without one
+    flow leaves no trace in the step.
     """
     encoder = AgreementEncoder(model)
 
-    def step(
-        state: TrainState, tokens: jax.Array, labels: jax.Array, subjects: jax.Array | None = None
-    ) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
-        word_key, dropout_key = jax.random.split(key)
-        inputs = drop_words(word_key, tokens, config.word_dropout)
+    def loss(
+        params: Any,
+        rng: jax.Array,
+        tokens: jax.Array,
+        labels: jax.Array,
+        subjects: jax.Array | None = None,
+    ) -> tuple[jax.Array, Metrics]:
+        word_rng, dropout_rng = jax.random.split(rng)
+        inputs = drop_words(word_rng, tokens, config.word_dropout)
+        options: dict[str, Any] = {"train": True, "rngs": {"dropout": dropout_rng}}
+        # Gradients come back through the cast: in float32, of the parameters that are kept.
+        params = lowered(params) if config.compute == "bfloat16" else params
+        if not config.flow_weight:
+            logits = encoder.apply(params, inputs, method="classify", **options)
+            return cross_entropy(cast(jax.Array, logits), labels)
+        output = cast(EncoderOutput, encoder.apply(params, inputs, **options))
+        share = subject_share(output.attention, subjects, tokens != PAD).mean()
+        value, metrics = cross_entropy(cast(jax.Array, output.logits), labels)
+        term = -config.flow_weight * share
+        return value + term, {**metrics, "subject_share": share, "flow_term": term}
 
-        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-            options: dict[str, Any] = {"train": True, "rngs": {"dropout": dropout_key}}
-            # Gradients come back through the cast: in float32, of the parameters that are kept.
-            params = lowered(params) if config.compute == "bfloat16" else params
-            if config.flow_weight:
-                output = cast(EncoderOutput, encoder.apply(params, inputs, **options))
-                logits = cast(jax.Array, output.logits)
-                share = subject_share(output.attention, subjects, tokens != PAD).mean()
-            else:
-                logits, share = _classify(encoder, params, inputs, **options), None
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            found = loss, (logits.argmax(-1) == labels).mean(), share
-            return loss if share is None else loss - config.flow_weight * share, found
-
-        gradients, (loss, accuracy, share) = jax.grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, accuracy, optax.tree.norm(gradients), share)
-        return TrainState(state.step + 1, params, opt_state), metrics
-
-    return jax.jit(step, donate_argnums=0)
+    return loss
 
 
-def make_evaluation_step(model: EncoderConfig) -> Callable[[Any, jax.Array], jax.Array]:
-    """Build ``(params, tokens [B, n]) -> probabilities [B, C]``."""
-    encoder = AgreementEncoder(model)
-    return jax.jit(lambda params, tokens: jax.nn.softmax(_classify(encoder, params, tokens)))
+def finetune_loss(model: Model, config: FineTuneConfig) -> Loss:
+    """Return the loss of a classifier of text on ``tokens [B, n]`` and ``labels [B]``."""
+    apply: Callable[..., Any] = model.module.apply
+    text = model.text
+    special = (text.pad_id, text.cls_id, text.sep_id, text.mask_id, text.unk_id)
+    by = next((number for number in (text.mask_id, text.unk_id) if number is not None), 0)
+    kept = tuple(number for number in special if number is not None)
+
+    def loss(
+        params: Any, rng: jax.Array, tokens: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        word_rng, dropout_rng = jax.random.split(rng)
+        if config.word_dropout:
+            tokens = drop_words(word_rng, tokens, config.word_dropout, by=by, special=kept)
+        rngs = {"dropout": dropout_rng}
+        return cross_entropy(
+            apply(params, tokens, train=True, rngs=rngs, method="classify"), labels
+        )
+
+    return loss
 
 
-def _classify(
-    encoder: AgreementEncoder, params: Any, tokens: jax.Array, **options: Any
-) -> jax.Array:
-    # Flax does not say what apply returns.
-    return cast(jax.Array, encoder.apply(params, tokens, method="classify", **options))
+def means(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean over steps of each metric, the loss first."""
+    first = ("loss", "accuracy", "gradient_norm")
+    names = [*first, *(name for name in found[0] if name not in first)]
+    return {name: float(jnp.stack([step[name] for step in found]).mean()) for name in names}
 
 
-def measured(flow_weight: float = 0.0) -> list[str]:
-    """Return the names of what a step finds: the subject's share is the regulariser's."""
-    return [name for name in Metrics._fields if name != "subject_share" or flow_weight]
+def to_rows(found: Sequence[Metrics]) -> list[dict[str, float]]:
+    """Return each step's metrics as plain numbers."""
+    return [{name: float(value) for name, value in step.items()} for step in jax.device_get(found)]
 
 
-def means(found: Sequence[Metrics], flow_weight: float = 0.0) -> dict[str, float]:
-    """Return the mean over steps of each metric, and the regulariser's term in the loss."""
-    columns = zip(Metrics._fields, zip(*found, strict=True), strict=True)
-    # A step without a regulariser has no share to report.
-    values = {name: float(jnp.stack(v).mean()) for name, v in columns if v[0] is not None}
-    if "subject_share" in values:
-        values["flow_term"] = -flow_weight * values["subject_share"]
-    return values
-
-
-def to_rows(found: Iterable[Metrics]) -> list[dict[str, float]]:
-    """Return each step's metrics by name."""
-    return [
-        {name: float(value) for name, value in metrics._asdict().items() if value is not None}
-        for metrics in found
-    ]
-
-
-def from_rows(rows: Iterable[Mapping[str, float]]) -> list[Metrics]:
+def from_rows(rows: Sequence[Mapping[str, float]]) -> list[Metrics]:
     """Return what `to_rows` was given, to the bit."""
-    return [Metrics(**{name: jnp.float32(value) for name, value in row.items()}) for row in rows]
+    return [{name: jnp.float32(value) for name, value in row.items()} for row in rows]
 
 
-# A mean cross entropy of 1e4 says that right answers are held for impossible at odds of exp(1e4).
-EXPLODED = 1e4
-
-
-def check_steps(last: int, found: Sequence[Metrics], flow_weight: float = 0.0) -> None:
+def check_steps(last: int, found: Sequence[Mapping[str, Any]]) -> None:
     """Refuse to go on after a step whose loss or gradient is out of all bounds.
 
     Parameters
@@ -239,30 +289,19 @@ def check_steps(last: int, found: Sequence[Metrics], flow_weight: float = 0.0) -
     last
         The number of the last step, from 1.
     found
-        What the steps up to that one found.
-    flow_weight
-        Of the regulariser's term in the loss.
+        The metrics of the steps up to that one.
 
     Raises
     ------
     InputError
         Naming the first such step.
     """
-    if not found:
-        return
-    losses = np.asarray(jnp.stack([metrics.loss for metrics in found]), np.float64)
-    if found[0].subject_share is not None:
-        shares = [metrics.subject_share for metrics in found if metrics.subject_share is not None]
-        losses = losses - flow_weight * np.asarray(jnp.stack(shares), np.float64)
-    norms = np.asarray(jnp.stack([metrics.gradient_norm for metrics in found]), np.float64)
-    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), last - len(found) + 1):
-        if not math.isfinite(loss) or loss > EXPLODED:
-            what = f"the loss is {loss:.6g}"
-        elif not math.isfinite(norm):
-            what = f"the gradient's norm is {norm:.6g}"
-        else:
-            continue
-        raise InputError(
-            f"{what} at step {step}: training stopped, the last good checkpoint is kept; try a "
-            "lower learning rate"
-        )
+    shown = {"gradient_norm": "gradient's norm", "subject_share": "subject's share"}
+    rows = to_rows(found)
+    for step, row in enumerate(rows, last - len(rows) + 1):
+        for name in sorted(row, key=lambda name: name != "loss"):
+            if not math.isfinite(row[name]) or (name == "loss" and row[name] > EXPLODED):
+                raise InputError(
+                    f"the {shown.get(name, name)} is {row[name]:.6g} at step {step}: training "
+                    "stopped, the last good checkpoint is kept; try a lower learning rate"
+                )

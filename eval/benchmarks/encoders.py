@@ -37,7 +37,7 @@ from jaxflow.models import (
 )
 from jaxflow.models.tokenizer import CLS, UNK
 from jaxflow.train.config import TrainConfig
-from jaxflow.train.step import init_state, make_optimizer, make_train_step
+from jaxflow.train.step import agreement_loss, init_state, make_optimizer, make_step
 
 #: The sizes of the 6-layer MiniLM that most sentence encoders are made from.
 MINILM = BertConfig(layers=6, heads=12, width=384, hidden_width=1536, pooler=True)
@@ -61,14 +61,14 @@ def run_train(
     tokens[:, 0] = CLS
     labels = rng.integers(0, model.classes, batch, np.int32)
     optimizer = make_optimizer(config, _STEPS)
-    step = make_train_step(model, optimizer, config)
-    state = init_state(model, optimizer, config.seed)
+    step = make_step(agreement_loss(model, config), optimizer, config.seed)
+    state = init_state(init(model, config.seed), optimizer)
     params = jax.tree.map(np.array, state.params)  # a step donates its state
 
     def own() -> float:
         nonlocal state
-        state, metrics = step(state, jnp.asarray(tokens), jnp.asarray(labels))
-        return float(metrics.loss)  # waits for the step
+        state, metrics = step(state, tokens=jnp.asarray(tokens), labels=jnp.asarray(labels))
+        return float(metrics["loss"])  # waits for the step
 
     contenders, missing = [Contender("jaxflow, float32", own, compiles=True)], {}
     if importlib.util.find_spec("torch"):

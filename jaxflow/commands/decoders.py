@@ -73,7 +73,7 @@ class ReproduceDecoders:
                     pick_splits([n for n in corpus if not n.startswith("train")], self.split)
                 with progress.training() as report:
                     result = train(config, out / "run", report)
-                model, splits, accuracy = result.model, result.data.held_out, result.accuracy
+                model, splits, accuracy = result.model, result.held_out, result.accuracy
             else:
                 model = load(self.run_folder)
                 splits = load_splits(config, model.whole_words)

@@ -44,7 +44,7 @@ class Reproduce:
             with progress.counting("scoring") as count:
                 evaluation = evaluate(
                     result.model,
-                    result.data.held_out,
+                    result.held_out,
                     config,
                     protocol,
                     out,

@@ -67,7 +67,7 @@ class ReproduceSst2:
         from jaxflow.eval.paper.report import print_report
         from jaxflow.eval.paper.sst2 import Sst2Config, check_classifier, evaluate_sst2
         from jaxflow.models import load
-        from jaxflow.train.finetune import encode_held_out, finetune
+        from jaxflow.train.finetuning import encode_held_out, finetune
         from jaxflow.train.lock import hold
         from jaxflow.train.sst2 import load_sst2
 

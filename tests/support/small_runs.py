@@ -1,44 +1,13 @@
-"""Runs of a few seconds: their steps compiled once, what they leave, and whether two are one."""
+"""Runs of a few seconds: what they leave, and whether two are one."""
 
-import contextlib
-import functools
 import json
 
 import jax
 import numpy as np
-import pytest
 
 from jaxflow import models
-from jaxflow.train import loop
-from jaxflow.train.step import make_optimizer
 
 STEPS = 30
-
-
-@functools.cache
-def compiled_train_step(model, config):
-    return REAL_TRAIN_STEP(model, make_optimizer(config, STEPS), config)
-
-
-REAL_TRAIN_STEP = loop.make_train_step
-compiled_evaluation_step = functools.cache(loop.make_evaluation_step)
-
-
-@contextlib.contextmanager
-def surroundings(tmp_path_factory):
-    """One corpus cache, a line in the journal for every step, and each step compiled once.
-
-    Compiling takes nearly all of a small run's time. The step is a pure function of its arguments:
-    which run it was compiled for does not matter, and killed runs compile theirs anew.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "loop-cache"))
-        patch.setattr(loop, "LOG_EVERY", 1)
-        patch.setattr(
-            loop, "make_train_step", lambda model, _, config: compiled_train_step(model, config)
-        )
-        patch.setattr(loop, "make_evaluation_step", compiled_evaluation_step)
-        yield
 
 
 def journal_of(run):
@@ -55,10 +24,11 @@ def assert_equal_trees(left, right):
 
 
 def assert_ends_like(run, whole):
-    there, result = whole
-    assert_equal_trees(models.load(run).params, result.model.params)
-    assert journal_of(run) == journal_of(there)
-    assert (run / "accuracy.json").read_bytes() == (there / "accuracy.json").read_bytes()
+    """The run's model, journal and accuracy are those of another run, to the bit."""
+    assert_equal_trees(models.load(run).params, models.load(whole).params)
+    assert journal_of(run) == journal_of(whole)
+    for name in ("accuracy.json", "config.json"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
 def steps_kept(run):

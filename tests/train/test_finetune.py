@@ -1,95 +1,38 @@
 """Fine-tuning: a run that was killed ends with the same bits, and what it learns can be read."""
 
-import contextlib
 import dataclasses
-import json
-import os
-import signal
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_runs import assert_equal_trees, journal_of
-from small_sst2 import (
-    POSITIONS,
-    corpus,
-    sentences,
-    small_finetuning,
-    tiny_bert,
-    tokenizer,
-)
+from small_runs import assert_ends_like, assert_equal_trees, journal_of, steps_kept
+from small_sst2 import POSITIONS, corpus, sentences, small_finetuning, tiny_bert, tokenizer
 
 from jaxflow import models
 from jaxflow.errors import InputError
-from jaxflow.models import AgreementEncoder, EncoderConfig, Gpt2Config, Model, WordTokenizer, init
-from jaxflow.train import finetune as module
-from jaxflow.train import loop
+from jaxflow.models import EncoderConfig, Gpt2Config, Model, WordTokenizer, init
 from jaxflow.train.batches import encode_sentences
-from jaxflow.train.config import FineTuneConfig, TrainConfig
-from jaxflow.train.finetune import (
-    averaged,
-    finetune,
-    make_finetune_optimizer,
-    make_finetune_step,
-    prepare_model,
-    rate_scales,
-    start_state,
-)
+from jaxflow.train.config import FineTuneConfig
+from jaxflow.train.finetuning import finetune, prepare_model
 from jaxflow.train.run import read_config
 from jaxflow.train.sst2 import Sentences
-from jaxflow.train.step import make_optimizer
-
-STEPS = 30
-
-
-COMPILED = {}
-
-
-@contextlib.contextmanager
-def surroundings():
-    """A line in the journal for every step, and each step compiled once, as in test_loop."""
-
-    def once(make):
-        def cached(model, *given):
-            last = given[-1] if given else None  # a configuration, or where arrays lie
-            if isinstance(last, FineTuneConfig):
-                last = dataclasses.replace(last, started_from="")
-            key = (make, model.config, last)
-            return COMPILED.setdefault(key, make(model, *given))
-
-        return cached
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "LOG_EVERY", 1)
-        patch.setattr(module, "make_finetune_step", once(make_finetune_step))
-        patch.setattr(module, "_predictor", once(module._predictor))
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _surroundings():
-    with surroundings():
-        yield
+from jaxflow.train.step import (
+    averaged,
+    finetune_loss,
+    init_state,
+    make_finetune_optimizer,
+    make_step,
+    rate_scales,
+)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing disturbed: its folder and its result."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    with surroundings():
-        return run, finetune(tiny_bert(), corpus(), small_finetuning(), run)
-
-
-def assert_ends_like(run, whole):
-    there, result = whole
-    assert_equal_trees(models.load(run).params, result.model.params)
-    for name in ("model/model.safetensors", "accuracy.json", "config.json"):
-        assert (run / name).read_bytes() == (there / name).read_bytes()
-    assert journal_of(run) == journal_of(there)
+    return run, finetune(tiny_bert(), corpus(), small_finetuning(), run)
 
 
 def test_a_whole_run_leaves_what_it_promises_and_has_learned(whole):
@@ -139,45 +82,12 @@ def test_transformers_reads_the_saved_model(whole):
 
 def test_a_run_cut_off_after_a_checkpoint_goes_on_bit_for_bit(tmp_path, whole):
     run = tmp_path / "run"
-    cut = finetune(tiny_bert(), corpus(), small_finetuning(), run, stop_after=13)
+    cut = finetune(tiny_bert(), corpus(), small_finetuning(), run, stop_after=21)
     assert cut.accuracy == {}
     assert not (run / "model").exists()
+    assert steps_kept(run) == [20, 21]
     finetune(tiny_bert(), corpus(), small_finetuning(), run)
-    assert_ends_like(run, whole)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from small_sst2 import corpus, small_finetuning, tiny_bert
-from jaxflow.train import finetune as module
-from jaxflow.train import loop
-from jaxflow.train.finetune import finetune
-
-def report(progress):
-    if progress.step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-loop.LOG_EVERY = 1
-finetune(tiny_bert(), corpus(), small_finetuning(), Path(sys.argv[1]), report)
-"""
-
-
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole):
-    run = tmp_path / "run"
-    support = os.path.dirname(sys.modules["small_sst2"].__file__)
-    path = os.pathsep.join([support, *(entry for entry in sys.path if entry)])
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED.format(step=12), str(run)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        check=False,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    said = []
-    finetune(tiny_bert(), corpus(), small_finetuning(), run, said.append)
-    assert said[0].message == "going on after step 10"
-    assert_ends_like(run, whole)
+    assert_ends_like(run, whole[0])
 
 
 def test_a_run_never_goes_on_from_something_else(tmp_path, whole):
@@ -288,7 +198,7 @@ def test_one_step_against_numpy():
     )
     model = prepare_model(tiny_bert(), config)
     optimizer = make_finetune_optimizer(config, model, 10)
-    step = make_finetune_step(model, optimizer, config)
+    step = make_step(finetune_loss(model, config), optimizer, config.seed)
     split = corpus()["train"]
     encoded = encode_sentences(split.texts, split.labels, model.text, POSITIONS)
     tokens, labels = jnp.asarray(encoded.tokens[:20]), jnp.asarray(encoded.labels[:20])
@@ -299,11 +209,11 @@ def test_one_step_against_numpy():
 
     before = jax.tree.map(np.array, model.params)
     value, gradient = jax.jit(jax.value_and_grad(loss))(model.params)
-    state, metrics = step(start_state(model, optimizer), tokens, labels)
-    np.testing.assert_allclose(metrics.loss, value, rtol=1e-5)
-    np.testing.assert_allclose(metrics.gradient_norm, optax.tree.norm(gradient), rtol=1e-4)
+    state, metrics = step(init_state(model.params, optimizer), tokens=tokens, labels=labels)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
     assert_equal_trees(jax.tree.map(np.array, state.params), before)  # the warm-up begins at 0
-    state, _ = step(state, tokens, labels)
+    state, _ = step(state, tokens=tokens, labels=labels)
     scales = rate_scales(before, 1, 0.5, norm_first=False)
     after = jax.tree.map(np.array, state.params)
     for old, new, slope, scale in zip(
@@ -320,56 +230,6 @@ def test_one_step_against_numpy():
     ):
         np.testing.assert_allclose(mean, old + (1 - 2 / 11) * (new - old), atol=1e-6)
 
-
-def test_without_an_average_the_last_parameters_are_taken():
-    config = small_finetuning(average=0.0)
-    model = prepare_model(tiny_bert(), config)
-    state = start_state(model, make_finetune_optimizer(config, model, 10))
+    plain = make_finetune_optimizer(dataclasses.replace(config, average=0.0), model, 10)
+    state = init_state(model.params, plain)
     assert averaged(state) is state.params
-
-
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_the_learning_rate_goes_up_and_down(schedule):
-    """Plain signs of a constant gradient show the rate at every step."""
-    config = TrainConfig(learning_rate=0.5, warmup=0.2, weight_decay=0.0, clip=1e9)
-    optimizer = make_optimizer(config, 20, schedule=schedule, b2=0.999)
-    params = {"w": jnp.zeros((1, 1))}
-    state, rates = optimizer.init(params), []
-    for _ in range(20):
-        updates, state = optimizer.update({"w": jnp.ones((1, 1))}, state, params)
-        rates.append(-float(updates["w"][0, 0]))
-    up = [0.5 * step / 4 for step in range(4)]
-    part = np.arange(16) / 16
-    down = 0.5 * (1 - part) if schedule == "linear" else 0.5 * (1 + np.cos(np.pi * part)) / 2
-    np.testing.assert_allclose(rates, [*up, *down], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"average": 1.0}, r"average must be in \[0, 1\)"),
-        ({"dropout": -0.1}, r"dropout must be in \[0, 1\)"),
-        ({"layer_decay": 0.0}, r"layer_decay must be in \(0, 1\]"),
-        ({"schedule": "square"}, "schedule must be linear or cosine"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
-        ({"seed": -1}, "seed must be at least 0"),
-        ({"buckets": (0,)}, "buckets must be lengths from 1"),
-    ],
-)
-def test_impossible_configurations(options, message):
-    with pytest.raises(InputError, match=message):
-        FineTuneConfig(**options)
-
-
-def test_configurations_go_to_json_and_back(tmp_path):
-    config = small_finetuning(data=tmp_path, model="somewhere")
-    assert FineTuneConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    with pytest.raises(InputError, match="configuration does not fit"):
-        FineTuneConfig.from_dict({"width": 3})
-
-
-def test_the_agreement_encoder_was_not_forgotten():
-    """Its module is what a model of its configuration runs."""
-    encoder = EncoderConfig(vocabulary=5, layers=1, heads=1, width=4)
-    assert isinstance(Model(encoder, init(encoder), None).module, AgreementEncoder)

@@ -173,7 +173,7 @@ def _import_all() -> None:
         "jaxflow._flow.layout",
         "jaxflow._flow.sweep",
         "jaxflow.train.builder",
-        "jaxflow.train.finetune",
+        "jaxflow.train.finetuning",
         "jaxflow.train.loop",
     ):
         importlib.import_module(name)

@@ -14,7 +14,7 @@ from fuzzing.mutate_text import mutate_case, mutate_text
 from jaxflow.eval.plots.results import read_journey, read_tables
 from jaxflow.models.config import EncoderConfig
 from jaxflow.train.config import FineTuneConfig, TrainConfig
-from jaxflow.train.run import open_journal, read_config
+from jaxflow.train.run import Journal, read_config
 
 __all__ = ["READERS", "json_case", "lines_case"]
 
@@ -79,7 +79,7 @@ def journal_seeds() -> list[Case]:
 
 def journal(folder: Path) -> Any:
     """Open a journal to go on after step 2, and return what it kept."""
-    opened = open_journal(folder, 2)
+    opened = Journal(folder, 2)
     opened.close()
     return (folder / "metrics.jsonl").read_bytes(), opened.seconds_before
 

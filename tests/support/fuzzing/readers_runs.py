@@ -30,7 +30,7 @@ from jaxflow.models.model import Model
 from jaxflow.train.checkpoint import open_checkpoints
 from jaxflow.train.digits import DigitsConfig, finished_digits
 from jaxflow.train.lock import hold
-from jaxflow.train.run import open_journal
+from jaxflow.train.run import Journal
 from jaxflow.train.step import TrainState
 
 __all__ = ["CARD", "DIGITS", "READERS", "checkpoint_seeds", "digits_seeds"]
@@ -46,9 +46,9 @@ def put_off_seeds() -> list[Case]:
 
 def put_off(folder: Path) -> Any:
     """Take up what was put off at step 2."""
-    journal = open_journal(folder, 2)
+    journal = Journal(folder, 2)
     try:
-        return journal.taken_up(2, ("loss", "accuracy"))
+        return journal.read_pending(2)
     finally:
         journal.close()
 
