@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.eval.plots.style import SEQUENTIAL
-from jaxflow.html.text import visible
+from jaxflow.html.style import visible
 
 __all__ = ["LONGEST", "NOTE", "Colour", "clipped", "ink", "relative", "shade", "visible"]
 

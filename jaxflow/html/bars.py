@@ -1,4 +1,4 @@
-"""Bars: what two methods say of every token, side by side, for the layer and head chosen."""
+"""Bars: two methods' scores of every token side by side, for the layer and head chosen."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxflow.html.content import Content
-from jaxflow.html.look import BLUE, RED, integers, name_tokens, new_figure, token_names
+from jaxflow.html.style import (
+    BLUE,
+    RED,
+    filters,
+    integers,
+    name_tokens,
+    new_figure,
+    token_names,
+)
 
 if TYPE_CHECKING:
     from bokeh.models import ColumnDataSource, Select, Slider, UIElement
 
-__all__ = ["bars", "score_columns"]
-
 DECIMALS = 5
-ANY = 0  # stands for the layer of a score that knows none; layers count from 1 here
+ANY = 0  # the layer of a score that has no layers; layers count from 1 here
 
 
 def score_columns(content: Content) -> dict[str, np.ndarray]:
@@ -83,11 +89,8 @@ def _panel(
         sizing_mode="stretch_width",
     )
     by_method = GroupFilter(column_name="method", group=first)
-    by_layer = GroupFilter(column_name="layer", group=layer.value)
-    by_head = GroupFilter(column_name="head", group=head.value)
     select.js_link("value", by_method, "group")
-    layer.js_link("value", by_layer, "group")
-    head.js_link("value", by_head, "group")
+    by_layer, by_head = filters(layer, head)
     chosen = IntersectionFilter(operands=[by_layer, by_head])
     always = GroupFilter(column_name="layer", group=ANY)
     view = CDSView(

@@ -1,8 +1,9 @@
-"""What a page shows, as arrays: scores by layer and head, edge weights, cuts. No drawing here."""
+"""The numbers that a page shows: scores by layer and head, edges, cuts, and their compact forms."""
 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,16 @@ from jaxflow._rollout import rollout
 from jaxflow.attention import check_attention, check_residual, resolve_index
 from jaxflow.errors import InputError
 
-__all__ = ["Content", "prepare"]
-
-# Cuts to the tokens of the input are always worked out; those to tokens in between only while
-# there are at most so many, because each takes milliseconds where layers and tokens are many.
+#: Cuts to input tokens are always computed; those to tokens of layers between only up to so many,
+#: because each takes milliseconds where layers and tokens are many.
 MOST_INNER = 600
+
+#: Rounding steps of attention maps, from finer than a picture shows to the coarsest that still
+#: distinguishes two shades.
+STEPS = (0.0001, 0.001, 0.002, 0.005)
+MOST_EDGES = 5000
+LEVEL = 2  # at which Bokeh compresses
+SAMPLE = 24  # maps from which the size of all is estimated
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +35,7 @@ class Content:
     Attributes
     ----------
     tokens
-        The n tokens, untouched.
+        The n tokens, unchanged.
     attention
         float ``[L, H, n, n]``.
     source
@@ -40,7 +46,7 @@ class Content:
         Method -> float64 ``[L, 1 + H, n]``: the source's row after every layer, first with the
         mean of the heads, then with each head alone.
     plain
-        Method -> float64 ``[n]``: scores that know neither layers nor heads.
+        Method -> float64 ``[n]``: scores that have neither layers nor heads.
     edges
         float64 ``[L, n, n]``, the weights of the attention graph, residual connection included.
     cuts
@@ -67,28 +73,7 @@ def prepare(
     mask: Any = None,
     source: int = 0,
 ) -> Content:
-    """Work out what a page shows.
-
-    Parameters
-    ----------
-    attention
-        ``[L, H, n, n]``, the attention of one sentence.
-    tokens
-        The n tokens; without them they are called by their index.
-    scores
-        Further scores by name, each ``[n]``.
-    residual
-        Share of the residual connection, for rollout and flow.
-    mask
-        bool ``[n]``, True at real tokens: the others are left out.
-    source
-        Index of the token explained, counted before the mask.
-
-    Raises
-    ------
-    InputError
-        If an argument is not usable.
-    """
+    """Compute the content of a page; the arguments are those of `jaxflow.show`."""
     checked, mask = check_attention(attention, mask)
     weights = np.asarray(checked)
     if weights.ndim != 4:
@@ -113,8 +98,7 @@ def prepare(
     layered = _layered(weights, residual, source)
     if twice := extra.keys() & layered.keys():
         raise InputError(f"scores must not be named {' or '.join(layered)}, got {sorted(twice)}")
-    cuts = _cuts(edges, source)
-    return Content(names, weights, source, residual, layered, extra, edges, cuts)
+    return Content(names, weights, source, residual, layered, extra, edges, _cuts(edges, source))
 
 
 def _names(tokens: Sequence[str] | None, n: int) -> tuple[str, ...]:
@@ -138,7 +122,7 @@ def _one_score(name: str, values: Any, n: int) -> NDArray[np.float64]:
 def _layered(
     weights: NDArray[np.floating], residual: float, source: int
 ) -> dict[str, NDArray[np.float64]]:
-    # Every head alone, and their mean first, as a batch of sentences with one head each.
+    # The mean of the heads, then every head alone, as a batch of sentences with one head each.
     fused = np.concatenate([weights.mean(1, keepdims=True), weights], 1)
     batch = np.moveaxis(fused, 1, 0)[:, :, None]
     rows = {
@@ -155,8 +139,87 @@ def _cuts(edges: NDArray[np.float64], source: int) -> dict[tuple[int, int], Flow
     cuts = {}
     for level in levels:
         for token in range(n):
-            # What lies below the sink carries nothing to it.
+            # Layers below the sink carry nothing to it.
             cut = cut_edges(edges[level:], depth - 1 - level, source, token)
             lifted = tuple((layer + level, query, key) for layer, query, key in cut.edges)
             cuts[level, token] = FlowCut(cut.value, lifted)
     return cuts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Maps:
+    """Rounded attention maps.
+
+    Attributes
+    ----------
+    steps
+        uint16 ``[L, K, n, n]``, the mean of the heads and then, if they are kept, each head.
+    step
+        The weight that 1 in `steps` stands for.
+    """
+
+    steps: NDArray[np.uint16]
+    step: float
+
+    @property
+    def heads(self) -> int:
+        """Return the number of heads kept beside their mean."""
+        return self.steps.shape[1] - 1
+
+
+def rounded_maps(attention: NDArray[np.floating], budget: int) -> Maps:
+    """Round attention ``[L, H, n, n]`` as finely as fits `budget` bytes, compressed, as text.
+
+    Where no step is coarse enough, only the mean of the heads is kept, in the finest step.
+    """
+    maps = np.concatenate([attention.mean(1, keepdims=True), attention], 1)
+    for step in STEPS:
+        rounded = _round(maps, step)
+        if _written(rounded) <= budget:
+            return Maps(rounded, step)
+    return Maps(_round(maps[:, :1], STEPS[0]), STEPS[0])
+
+
+def _round(maps: NDArray[np.floating], step: float) -> NDArray[np.uint16]:
+    return np.rint(maps / step).astype(np.uint16)
+
+
+def _written(maps: NDArray[np.uint16]) -> int:
+    # Base 64 turns 3 bytes into 4; each map is written by itself, with a name for every part.
+    flat = maps.reshape(-1, *maps.shape[-2:])
+    sample = flat[:: max(1, len(flat) // SAMPLE)]
+    sizes = [len(zlib.compress(one.tobytes(), LEVEL)) * 4 // 3 + 120 for one in sample]
+    return len(flat) * sum(sizes) // len(sizes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edges:
+    """The heaviest edges of the attention graph, the heaviest last.
+
+    Attributes
+    ----------
+    layer, query, key
+        int ``[E]``, from 0.
+    weight
+        float64 ``[E]``.
+    total
+        Number of edges of the graph.
+    share
+        Share of the total weight that the E edges carry.
+    """
+
+    layer: NDArray[np.intp]
+    query: NDArray[np.intp]
+    key: NDArray[np.intp]
+    weight: NDArray[np.float64]
+    total: int
+    share: float
+
+
+def heaviest_edges(weights: NDArray[np.float64], most: int | None = None) -> Edges:
+    """Keep the heaviest edges of a graph with weights ``[L, n, n]``; of equal ones the lowest."""
+    flat = weights.ravel()
+    total = int(np.count_nonzero(flat))
+    kept = np.argsort(-flat, kind="stable")[: min(most or MOST_EDGES, total)][::-1]
+    layer, query, key = np.unravel_index(kept, weights.shape)
+    return Edges(layer, query, key, flat[kept], total, float(flat[kept].sum() / flat.sum()))

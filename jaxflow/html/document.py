@@ -1,9 +1,9 @@
-"""One HTML file from many views, with Bokeh inside it and nothing outside it.
+"""One self-contained HTML file of many views, with Bokeh inside.
 
-A token stands on the page in three ways, and in none of them is it more than text: in HTML it is
+A token appears on the page in three ways, each of which treats it as text only: in HTML it is
 escaped; in the data it is a string of JSON, which Bokeh escapes once more for the HTML around it;
-and Bokeh draws it as plain text. Should one of them fail, the page's policy still lets no script
-run but the page's own, told by their hashes, and no request leave.
+and Bokeh draws it as plain text. Should one of them fail, the page's policy still runs no script
+but the page's own, identified by their hashes, and sends no request.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxflow.html.bars import bars
-from jaxflow.html.compact import Edges, Maps, heaviest_edges, rounded_maps
-from jaxflow.html.content import Content
-from jaxflow.html.flow_graph import flow_graph
+from jaxflow.html.content import Content, Edges, Maps, heaviest_edges, rounded_maps
+from jaxflow.html.graph import flow_graph
 from jaxflow.html.heat_map import heat_map
-from jaxflow.html.text import visible
+from jaxflow.html.style import visible
 
 if TYPE_CHECKING:
     from bokeh.document import Document
     from bokeh.models import UIElement
 
-__all__ = ["Section", "View", "write_page", "write_views"]
-
-# What all heat maps of a page may take, so that with Bokeh and the rest it stays below 5 MB.
+# Bytes of all heat maps of a page, so that with Bokeh and the rest it stays below 5 MB.
 MAPS_BUDGET = 2_850_000
 
 _STYLE = """
@@ -65,7 +62,7 @@ _TEMPLATE = """
 {{ section.intro }}
 <div>
 {% for view in views %}
-{# The controls stay in sight as far as what they control. #}
+{# The controls stay visible beside the views that they control. #}
 {% if view.kind == "graph" %}</div><div>{% endif %}
 <div class="view {{ view.kind }}">
 {% if view.title %}<h3>{{ view.title | e }}</h3>{% endif %}
@@ -83,8 +80,8 @@ _TEMPLATE = """
 </body>
 {% endblock %}
 """
-# Stands for the policy until the scripts are there to take hashes of.
-_LATER = "the policy"
+# Placeholder of the policy until the scripts are written and can be hashed.
+_PLACEHOLDER = "the policy"
 
 
 class Section(NamedTuple):
@@ -93,11 +90,11 @@ class Section(NamedTuple):
     Attributes
     ----------
     intro
-        HTML that opens it; every piece of text in it escaped.
+        HTML at its start, all text in it escaped.
     content
-        What its views show, or None for no views.
+        The content of its views, or None for no views.
     outro
-        HTML that closes it.
+        HTML at its end.
     """
 
     intro: str
@@ -106,16 +103,16 @@ class Section(NamedTuple):
 
 
 class View(NamedTuple):
-    """Something drawn, in its place on the page.
+    """A drawn element and its place on the page.
 
     Attributes
     ----------
     kind
-        Its class in the page's style.
+        Its CSS class.
     title, notes
         Plain text above it.
     root
-        Its place among the roots.
+        Its index among the roots.
     """
 
     kind: str
@@ -125,29 +122,17 @@ class View(NamedTuple):
 
 
 def write_page(title: str, heading: str, sections: Sequence[Section], style: str = "") -> str:
-    """Write a page.
+    """Return the HTML document of sections, at least one of them with content.
 
-    Parameters
-    ----------
-    title, heading
-        Plain text.
-    sections
-        At least one with content.
-    style
-        Further rules of style.
-
-    Returns
-    -------
-    str
-        The whole HTML document.
+    `title` and `heading` are plain text, `style` further CSS rules.
     """
     budget = MAPS_BUDGET // sum(section.content is not None for section in sections)
     roots: list[UIElement] = []
-    told = [
+    drawn = [
         (section, [] if section.content is None else _views(section.content, budget, roots))
         for section in sections
     ]
-    return write_views(title, heading, told, roots, style)
+    return write_views(title, heading, drawn, roots, style)
 
 
 def write_views(
@@ -157,23 +142,10 @@ def write_views(
     roots: Sequence[UIElement] | Document,
     style: str = "",
 ) -> str:
-    """Write a page of views that are drawn already.
+    """Return the HTML document of sections whose views are drawn already.
 
-    Parameters
-    ----------
-    title, heading
-        Plain text.
-    sections
-        Each with its views.
-    roots
-        What is drawn, or the document that holds it.
-    style
-        Further rules of style.
-
-    Returns
-    -------
-    str
-        The whole HTML document.
+    `roots` are the drawn elements, or the document that holds them; the rest is as for
+    `write_page`.
     """
     from bokeh.embed import file_html
     from bokeh.resources import Resources
@@ -185,12 +157,12 @@ def write_views(
         template=_TEMPLATE,
         template_variables={
             "heading": visible(heading),
-            "policy": _LATER,
+            "policy": _PLACEHOLDER,
             "sections": sections,
             "style": _STYLE + style,
         },
     )
-    return page.strip().replace(_LATER, _policy(page), 1) + "\n"
+    return page.strip().replace(_PLACEHOLDER, _policy(page), 1) + "\n"
 
 
 def _policy(page: str) -> str:
@@ -200,7 +172,7 @@ def _policy(page: str) -> str:
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in scripts
     )
-    # Bokeh compiles the links between its widgets and its views while the page runs.
+    # Bokeh compiles the links between widgets and views at run time, hence unsafe-eval.
     return (
         f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -208,7 +180,7 @@ def _policy(page: str) -> str:
 
 
 def _views(content: Content, budget: int, roots: list[UIElement]) -> list[View]:
-    """Draw the views of a sentence, append them to `roots`, and say where they are."""
+    """Draw the views of a sentence, append them to `roots`, and return their places."""
     from bokeh.layouts import row
     from bokeh.models import Select, Slider
 

@@ -1,4 +1,4 @@
-"""Heat map: how much every token attends to every other, for the layer and head chosen."""
+"""Heat map: the attention of every token to every other, for the layer and head chosen."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxflow.html.compact import Maps
-from jaxflow.html.look import integers, name_tokens, new_figure, shades, token_names
+from jaxflow.html.content import Maps
+from jaxflow.html.style import filters, integers, name_tokens, new_figure, shades, token_names
 
 if TYPE_CHECKING:
     from bokeh.models import Select, Slider, UIElement
-
-__all__ = ["heat_map", "map_columns"]
 
 
 def map_columns(maps: Maps) -> dict[str, object]:
@@ -24,14 +22,13 @@ def map_columns(maps: Maps) -> dict[str, object]:
 
 
 def heat_map(tokens: Sequence[str], maps: Maps, layer: Slider, head: Select) -> UIElement:
-    """Draw queries down and keys across; a cell's tooltip says its value."""
+    """Draw queries down and keys across; a cell's tooltip shows its value."""
     from bokeh.models import (
         CDSView,
         ColorBar,
         ColumnDataSource,
         CustomJSHover,
         FixedTicker,
-        GroupFilter,
         HoverTool,
         IntersectionFilter,
         LinearColorMapper,
@@ -39,13 +36,7 @@ def heat_map(tokens: Sequence[str], maps: Maps, layer: Slider, head: Select) -> 
     )
 
     n = len(tokens)
-    by_layer = GroupFilter(column_name="layer", group=layer.value)
-    by_head = GroupFilter(column_name="head", group=head.value)
-    layer.js_link("value", by_layer, "group")
-    if maps.heads:
-        head.js_link("value", by_head, "group")
-    else:
-        by_head.group = 0
+    by_layer, by_head = filters(layer, head, heads=maps.heads > 0)
     size = max(420, min(1000, 150 + n * 14))
     plot = new_figure(
         "save,box_zoom,reset",

@@ -1,24 +1,25 @@
-"""`show`: the page in a notebook, or saved to a file."""
+"""`show` and its result: the page in a notebook, or saved to a file."""
 
 from __future__ import annotations
 
 import dataclasses
 import html
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jaxflow.errors import InputError
+from jaxflow.files import write_together
 from jaxflow.html.content import prepare
+from jaxflow.html.style import visible
 
-__all__ = ["Page", "show"]
+_COMPUTED = ("raw", "rollout", "flow")
 
 
 @runtime_checkable
 class _Explained(Protocol):
-    """What an explanation offers: its attention, its tokens, and scores by name."""
+    """The fields of an explanation that `show` uses."""
 
     attention: Any
     tokens: Sequence[Any]
@@ -32,9 +33,9 @@ class Page:
     Attributes
     ----------
     html
-        The whole document, which needs no network and no other file.
+        The whole document; it needs no network and no other file.
     height
-        Pixels it takes in a notebook before it scrolls.
+        Height in a notebook in pixels; the page scrolls within it.
     """
 
     html: str
@@ -44,14 +45,14 @@ class Page:
         return f"<jaxflow page, {len(self.html.encode()) / 1e6:.1f} MB: .save(path) writes it>"
 
     def _repr_html_(self) -> str:
-        # A frame of its own: the page's styles and scripts do not meet the notebook's.
+        # In a frame, the page's styles and scripts are isolated from the notebook's.
         return (
             f'<iframe srcdoc="{html.escape(self.html, quote=True)}" sandbox="allow-scripts '
             f'allow-downloads" style="width:100%;height:{self.height}px;border:0"></iframe>'
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the page to a file, beside its place and then renamed.
+        """Write the page to a file: beside its place, then renamed.
 
         Returns
         -------
@@ -64,15 +65,13 @@ class Page:
             If it cannot be written.
         """
         target = Path(path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".page-") as folder:
-                part = Path(folder) / "page.html"
-                part.write_bytes(self.html.encode())
-                os.replace(part, target)
-        except OSError as error:
-            raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
+        data = self.html.encode()
+        write_together(target.parent, {target.name: lambda part: _write(part, data)})
         return target
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def show(
@@ -92,7 +91,7 @@ def show(
         ``[L, H, n, n]``, the attention of one sentence, or an explanation with `attention`,
         `tokens` and `scores`, as `jaxflow.eval.explain.explanation` makes them.
     tokens
-        The n tokens; without them they are called by their index.
+        The n tokens; None names them by their index.
     scores
         Further scores to compare with, by name, each ``[n]``.
     residual
@@ -105,7 +104,7 @@ def show(
     Returns
     -------
     Page
-        Shown by a notebook as it is; `Page.save` writes it to a file.
+        Displayed by a notebook; `Page.save` writes it to a file.
 
     Raises
     ------
@@ -121,33 +120,18 @@ def show(
     <jaxflow page, ... MB: .save(path) writes it>
     """
     from jaxflow.html.document import Section, write_page
-    from jaxflow.html.text import visible
 
     if isinstance(attention, _Explained):
         if tokens is not None:
             raise InputError("tokens must not be given with an explanation, which has its own")
-        content = prepare(
-            attention.attention,
-            [getattr(token, "text", token) for token in attention.tokens],
-            scores=_plain(attention.scores) | dict(scores or {}),
-            residual=residual,
-            mask=mask,
-            source=source,
-        )
-    else:
-        content = prepare(
-            attention, tokens, scores=scores, residual=residual, mask=mask, source=source
-        )
+        tokens = [getattr(token, "text", token) for token in attention.tokens]
+        own = attention.scores.items()
+        # Methods that the page computes itself, for every layer and head, are left out.
+        kept = {key.replace("_", " "): each for key, each in own if key not in _COMPUTED}
+        scores = kept | dict(scores or {})
+        attention = attention.attention
+    content = prepare(attention, tokens, scores=scores, residual=residual, mask=mask, source=source)
     words = visible(" ".join(content.tokens))
     intro = f"<h2><bdi>{html.escape(words)}</bdi></h2>"
     title = "Which tokens the output came from"
     return Page(write_page(f"jaxflow: {words}", title, [Section(intro, content)]))
-
-
-def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what the page works out itself, for every layer and head."""
-    return {
-        name.replace("_", " "): values
-        for name, values in scores.items()
-        if name not in ("raw", "rollout", "flow")
-    }

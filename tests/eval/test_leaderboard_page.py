@@ -20,7 +20,7 @@ from jaxflow.eval.leaderboard.methods import Method
 from jaxflow.eval.leaderboard.page import as_leaderboard_page
 from jaxflow.eval.leaderboard.page_table import line_columns
 from jaxflow.eval.leaderboard.summary import TITLES
-from jaxflow.html.text import visible
+from jaxflow.html.style import visible
 
 REASON = reason_for_none()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 if __name__ == "__main__":
-    tests = HERE.parent / "page" / "test_page_browser.py"
+    tests = HERE.parent / "html" / "test_page_browser.py"
     command = [sys.executable, "-m", "pytest", "-q", "-n0", str(tests), "-k", "stored_picture"]
     environment = {**os.environ, "JAXFLOW_DRAW_GOLDEN": str(HERE / "flow_graph.png")}
     sys.exit(subprocess.run(command, env=environment, check=False).returncode)

@@ -11,8 +11,7 @@ from browser import View, chromium, eventually, pixels, reason_for_none, save, s
 from page_reader import NASTY
 
 import jaxflow
-from jaxflow.html.look import shades
-from jaxflow.html.text import visible
+from jaxflow.html.style import shades, visible
 
 REASON = reason_for_none()
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(REASON is not None, reason=str(REASON))]

@@ -15,7 +15,7 @@ from page_reader import NASTY, Reader, document
 
 import jaxflow
 from jaxflow.html.document import Section, write_page
-from jaxflow.html.text import visible
+from jaxflow.html.style import visible
 
 POLICY = "Content-Security-Policy"
 
@@ -115,7 +115,7 @@ def test_saving(page, tmp_path):
     target = page.save(tmp_path / "new" / "page.html")
     assert target.read_text(encoding="utf-8") == page.html
     assert [path.name for path in target.parent.iterdir()] == ["page.html"]
-    with pytest.raises(jaxflow.InputError, match="cannot be written"):
+    with pytest.raises(jaxflow.InputError, match="cannot write to the folder"):
         page.save(target / "below.html")
 
 

@@ -17,7 +17,7 @@ import jaxflow
 from jaxflow.eval.explain.explanation import explainer
 from jaxflow.eval.explain.page import as_page
 from jaxflow.eval.leaderboard.page import as_leaderboard_page
-from jaxflow.html.text import visible
+from jaxflow.html.style import visible
 
 #: Without spaces: a space would make two words of one.
 HOSTILE = (

@@ -10,10 +10,9 @@ from page_reader import NASTY, columns, document
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.html.compact import STEPS, heaviest_edges, rounded_maps
-from jaxflow.html.content import prepare
-from jaxflow.html.graph_columns import cut_columns, node_columns
-from jaxflow.html.text import visible
+from jaxflow.html.content import STEPS, heaviest_edges, prepare, rounded_maps
+from jaxflow.html.graph import cut_columns, node_columns
+from jaxflow.html.style import visible
 
 N = len(NASTY)
 
@@ -160,7 +159,7 @@ def test_maps_are_rounded_as_finely_as_there_is_room():
 
 def test_without_any_room_only_the_mean_of_the_heads_is_left_and_the_page_says_so(monkeypatch):
     monkeypatch.setattr("jaxflow.html.document.MAPS_BUDGET", 1000)
-    monkeypatch.setattr("jaxflow.html.compact.MOST_EDGES", 30)
+    monkeypatch.setattr("jaxflow.html.content.MOST_EDGES", 30)
     monkeypatch.setattr("jaxflow.html.content.MOST_INNER", 10)
     attention = attention_of("dense", 0, (3, 2, 8, 8))
     page = jaxflow.show(attention).html
