@@ -22,8 +22,13 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.decoders_rows import measure_rows, place_rows
-from jaxflow.eval.paper.protocol import PAPER_SAMPLES, ProtocolConfig, choose
-from jaxflow.eval.score.token_scores import TokenScores, token_scores
+from jaxflow.eval.paper.protocol import (
+    PAPER_SAMPLES,
+    ProtocolConfig,
+    TokenScores,
+    choose,
+    token_scores,
+)
 from jaxflow.models import EncoderConfig, Model
 from jaxflow.train.batches import EncodedSplit
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.score.readout import flow_at, read_places, rows_at
+from jaxflow.eval.score.engine import flow_at, read_places, rows_at
 from jaxflow.models import Model, load
 from jaxflow.models.tokenizer import PAD
 from jaxflow.train.batches import EncodedSplit, evaluation_batches

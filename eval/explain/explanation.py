@@ -1,24 +1,34 @@
-"""One sentence explained: what the model predicts, and what every method says of each token."""
+"""Explain one sentence: what the model predicts, and every method's score of each token.
+
+A table needs the same program thousands of times, an explanation needs it once. So the layers are a
+loop (`jaxflow.models.rolled`), and two programs are compiled side by side and with less care: quick
+to compile rather than quick to run. The scores are those of `jaxflow.eval.score.engine`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+import jaxflow
 from jaxflow._flow.fallback import flow_rows_scaled
 from jaxflow._flow.table import TOLERANCE, graph_edges
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.bottleneck import Bottleneck, bottlenecks
-from jaxflow.eval.score.instant import instant_scores
+from jaxflow.eval.score.engine import gradient_scores, readout_logits
 from jaxflow.eval.score.reading import Token, reader
+from jaxflow.eval.score.target import Replacement, Scoring, Target, scoring_of
 from jaxflow.models import EncoderConfig, Model, ViTConfig
+from jaxflow.models.rolled import roll_up
 
-__all__ = ["CLASSES", "METHODS", "Explanation", "Token", "explainer", "with_cuts"]
-
-#: An agreement encoder's classes: which verb would go on with the sentence.
+#: An agreement encoder's classes: the number of the verb that continues the sentence.
 CLASSES = ("singular", "plural")
 #: Every method's name, and how it is shown.
 METHODS = {
@@ -39,10 +49,17 @@ RESIDUAL = 0.5  # the paper's
 #: How many of a language model's tokens are named.
 SHOWN = 5
 
+# On a CPU this halves the time to compile; it costs some five milliseconds a short sentence. The
+# backward pass, which takes longer to compile, is not optimised further either.
+FORWARD: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+BACKWARD: dict[str, Any] = {**FORWARD, "xla_backend_optimization_level": 0}
+# Blanked copies of a sentence are worked through in parts that need no more bytes than this.
+_MEMORY = 1 << 26
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a model and every method say of one sentence of n tokens, special ones included.
+    """The prediction and the scores of one sentence of n tokens, special ones included.
 
     Where word pieces are joined, a token here is a word.
 
@@ -68,8 +85,10 @@ class Explanation:
         layer, and depends on nothing else.
     attention
         float32 ``[L, H, n, n]``, what the methods on attention started from.
+    scoring
+        What the gradient is of, and which token blank-out puts in.
     cuts
-        What holds flow down, for the tokens that `with_cuts` was asked for.
+        The minimum cuts of the tokens given to `with_cuts`.
     readout
         The token that the prediction is read off: ``[CLS]``, the mask, or the last one.
     """
@@ -82,6 +101,7 @@ class Explanation:
     layers: Mapping[str, NDArray[np.float64]]
     saturated: NDArray[np.bool_]
     attention: NDArray[np.float32]
+    scoring: Scoring
     cuts: tuple[Bottleneck, ...] = ()
     readout: int = 0
 
@@ -96,7 +116,13 @@ class Explanation:
         return tuple(dict.fromkeys(token.text for token in self.tokens if not token.known))
 
 
-def explainer(model: Model, *, words: bool = False) -> Callable[[str], Explanation]:
+def explainer(
+    model: Model,
+    *,
+    words: bool = False,
+    target: Target | None = None,
+    replacement: Replacement | None = None,
+) -> Callable[[str], Explanation]:
     """Prepare a model for explaining sentences.
 
     Parameters
@@ -105,7 +131,11 @@ def explainer(model: Model, *, words: bool = False) -> Callable[[str], Explanati
         A trained model of text with a head.
     words
         Whether pieces of one word are joined: it attends with the mean of its pieces' attention
-        and is attended with their sum, and what follows is worked out on words.
+        and is attended with their sum, its gradient norm is their sum, and all of it is blanked
+        out at once.
+    target, replacement
+        What the gradient is of, and what blank-out puts in; None takes the defaults of
+        `jaxflow.eval.score.target`. The explained output is the predicted one.
 
     Returns
     -------
@@ -117,11 +147,12 @@ def explainer(model: Model, *, words: bool = False) -> Callable[[str], Explanati
     Raises
     ------
     InputError
-        If the model is one of images, has no head, or is an agreement encoder of other classes
-        than singular and plural.
+        If the model is one of images, has no head, is an agreement encoder of other classes than
+        singular and plural, or cannot serve the target or the replacement.
     """
     _check(model)
-    read, score = reader(model, words=words), instant_scores(model, RESIDUAL)
+    scoring = scoring_of(model, target, replacement)
+    read, score = reader(model, words=words), _sentence_scores(model, scoring)
 
     def explain(text: str) -> Explanation:
         reading = read(text)
@@ -147,10 +178,128 @@ def explainer(model: Model, *, words: bool = False) -> Callable[[str], Explanati
             layers=rows,
             saturated=saturated,
             attention=attention,
+            scoring=scoring,
             readout=reading.readout,
         )
 
     return explain
+
+
+def _sentence_scores(model: Model, scoring: Scoring) -> Callable[..., dict[str, Any]]:
+    """Prepare a model for scoring single sentences; compiled for every new padded length n.
+
+    The function returned maps the numbers of a sentence ``[n]``, the unit ``[n]`` that each token
+    is a member of, the token and the unit that are read out, and the number of real tokens, to
+    float32 ``probabilities`` ``[C]`` of the readout, ``attention`` ``[L, H, n, n]``, ``raw`` and
+    ``rollout`` ``[L, n]`` (rows of the unit read out), ``gradient_norm`` and ``blank_out`` ``[n]``.
+    """
+    rolled = roll_up(model.config, model.params)
+    apply: Callable[..., Any] = rolled.module.apply
+    config = model.config
+    outputs = 0 if config.head == "classification" else config.vocabulary  # type: ignore[union-attr]
+
+    def answer(params: Any, rows: jax.Array, mask: jax.Array, place: jax.Array) -> Any:
+        """Return probabilities ``[B, C]`` and the attention of rows ``[B, n]``."""
+        embeddings = apply(params, rows, method="embed")
+        every = jnp.broadcast_to(mask, rows.shape)
+        output = apply(params, embeddings, every, method="encode")
+        places = jnp.broadcast_to(place, len(rows))
+        return jax.nn.softmax(readout_logits(output.logits, places)), output.attention
+
+    def forward(
+        params: Any,
+        tokens: jax.Array,
+        members: jax.Array,
+        place: jax.Array,
+        readout: jax.Array,
+        length: jax.Array,
+    ) -> dict[str, jax.Array]:
+        n = tokens.size
+        mask = jnp.arange(n) < length
+        join = _join(members, mask)
+        copies = jnp.where(join, scoring.token_id, tokens[None])
+        needs = copies.size * (n * config.heads * config.layers + outputs) * 4
+        if needs <= _MEMORY:
+            # The sentence and its blanked copies are one batch: encoded at once, compiled once.
+            rows = jnp.concatenate([tokens[None], copies])
+            probabilities, attentions = answer(params, rows, mask, place)
+            chosen = probabilities[:, probabilities[0].argmax()]
+            change = jnp.abs(chosen[0] - chosen[1:])
+        else:
+            probabilities, attentions = answer(params, tokens[None], mask, place)
+            label = probabilities[0].argmax()
+            changed = jax.lax.map(
+                lambda row: answer(params, row[None], mask, place)[0][0, label],
+                copies,
+                batch_size=max(1, _MEMORY // (needs // n)),
+            )
+            change = jnp.abs(probabilities[0, label] - changed)
+        units, weights = join.any(-1), join.astype(jnp.float32)
+        highest = jax.lax.Precision.HIGHEST  # where tokens are units, nothing is to change
+        attention = jnp.einsum(
+            "ui,lhij,wj->lhuw", weights, attentions[0], weights, precision=highest
+        )
+        attention = attention / jnp.maximum(weights.sum(-1), 1)[None, None, :, None]
+        rolled_out = jaxflow.rollout(attention, residual=RESIDUAL, mask=units)
+        return {
+            "probabilities": probabilities[0],
+            "attention": attention,
+            "raw": jnp.asarray(jaxflow.raw_attention(attention, mask=units))[:, readout],
+            "rollout": jnp.asarray(rolled_out)[:, readout],
+            # What was blank before stays as it is; rounding is not its effect.
+            "blank_out": jnp.where((copies != tokens[None]).any(-1), change, 0),
+        }
+
+    def gradient(
+        params: Any,
+        tokens: jax.Array,
+        members: jax.Array,
+        place: jax.Array,
+        readout: jax.Array,
+        length: jax.Array,
+    ) -> dict[str, jax.Array]:
+        mask = jnp.arange(tokens.size) < length
+        found = gradient_scores(
+            ("gradient-norm",), apply, scoring, params, tokens[None], mask[None], None, place[None]
+        )
+        norms = found["gradient-norm"][0]
+        return {"gradient_norm": _join(members, mask).astype(norms.dtype) @ norms}
+
+    parts = _jit_with(forward, FORWARD), _jit_with(gradient, BACKWARD)
+
+    def score(
+        ids: NDArray[np.int32], members: NDArray[np.int32], place: int, readout: int, length: int
+    ) -> dict[str, NDArray[np.float32]]:
+        numbers = (np.int32(place), np.int32(readout), np.int32(length))
+        given = ({"params": rolled.params}, ids, members, *numbers)
+        with ThreadPoolExecutor(2) as pool:
+            jobs = [pool.submit(part, *given) for part in parts]
+            done = [jax.device_get(job.result()) for job in jobs]
+        return done[0] | done[1]
+
+    return score
+
+
+def _join(members: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return bool ``[units, tokens]``: which real tokens are of a unit."""
+    return (members[None] == jnp.arange(members.size)[:, None]) & mask[None]
+
+
+def _jit_with(
+    function: Callable[..., dict[str, jax.Array]], options: dict[str, Any]
+) -> Callable[..., dict[str, jax.Array]]:
+    """Compile with options of the compiler, or without any where it does not know one of them."""
+    chosen, plain = jax.jit(function, compiler_options=options), jax.jit(function)
+
+    def call(*arguments: Any) -> dict[str, jax.Array]:
+        try:
+            return chosen(*arguments)
+        except jax.errors.JaxRuntimeError as error:
+            if "No such compile option" not in str(error):  # they come and go with its versions
+                raise
+            return plain(*arguments)
+
+    return call
 
 
 def _check(model: Model) -> None:
@@ -164,7 +313,7 @@ def _check(model: Model) -> None:
         raise InputError("the model must be one of text, got one of images: give it --image")
     if isinstance(config, EncoderConfig) and config.classes != len(CLASSES):
         raise InputError(
-            f"the model must tell {' from '.join(CLASSES)}, got one of {config.classes} classes"
+            f"the model must distinguish {' and '.join(CLASSES)}, got {config.classes} classes"
         )
 
 
@@ -183,14 +332,7 @@ def _named(model: Model, probabilities: NDArray[np.float64]) -> dict[str, float]
 
 
 def with_cuts(explanation: Explanation, wanted: Sequence[str]) -> Explanation:
-    """Add what holds the flow to some tokens down.
-
-    Parameters
-    ----------
-    explanation
-        Explanation of one sentence.
-    wanted
-        Tokens as they were written, or their indices from 0; see `bottlenecks`.
+    """Add the minimum cuts of tokens, as they were written or by index from 0; see `bottlenecks`.
 
     Raises
     ------
@@ -207,7 +349,7 @@ def _flow(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the readout's row of flow for every layer, and where the top one is at its bound.
 
-    What `jaxflow.flow` and `jaxflow.saturation` say, without the kernel that they would compile.
+    The values of `jaxflow.flow` and `jaxflow.saturation`, without compiling their kernel.
     """
     edges, _ = graph_edges(attention, RESIDUAL, "mean", None)
     rows = flow_rows_scaled(edges, readout)
@@ -218,7 +360,7 @@ def _flow(
 def _agreement(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Spearman's correlation of every two rows of ``[M, n]``, NaN where one is constant.
 
-    As `jaxflow.spearman` has it, in NumPy: compiling that takes longer than all there is to do.
+    The value of `jaxflow.spearman`, in NumPy: compiling that takes longer than the work.
     """
     mine, others = scores[:, :, None], scores[:, None, :]
     # Twice the ranks minus their mean: whole numbers, so constants and ties come out exact.

@@ -28,6 +28,8 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
         ``probabilities`` ``{"singular": p, "plural": p}``
         ``tokens``        n objects ``{"text", "seen", "known"}``
         ``readout``       index of the token that the prediction is read off, of ``[CLS]`` 0
+        ``target``        what the gradient is of, `jaxflow.eval.score.target`
+        ``replacement``   what blank-out puts in, ``mask`` or ``unk``
         ``unknown``       the words that the vocabulary does not have
         ``scores``        method -> n numbers, top layer, readout row
         ``agreement``     method -> method -> Spearman's correlation, null where undefined
@@ -62,6 +64,7 @@ def _sentence(explanation: Explanation) -> dict[str, Any]:
         "probabilities": to_json(explanation.probabilities),
         "tokens": to_json(explanation.tokens),
         "readout": explanation.readout,
+        **explanation.scoring.record(),
         "unknown": list(explanation.unknown),
         "scores": to_json(explanation.scores),
         "agreement": agreement,

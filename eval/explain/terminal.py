@@ -43,6 +43,7 @@ def notes(explanation: Explanation) -> list[str]:
             f"Flow is at its bound for {count} of {len(explanation.tokens)} tokens: there it "
             "says only how much the lowest layer attends to them"
         )
+    lines.append(explanation.scoring.describe())
     for cut in explanation.cuts:
         token = visible(explanation.tokens[cut.token].text)
         lines.append(

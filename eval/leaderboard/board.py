@@ -1,24 +1,50 @@
-"""The board: every method by every measure, sentence by sentence."""
+r"""Judge every method by every measure, sentence by sentence.
+
+**Faithfulness by removal**: how the prediction moves as tokens are taken away, best first. A
+sentence has m tokens that can be removed. For a ranking of them, :math:`p^-(q)` is the class's
+probability without the share q of them that ranks best (rounded up to whole tokens),
+:math:`p^+(q)` with that share alone, and :math:`p = p^-(0) = p^+(1)`; q = 0, .1, .2 ... 1.
+
+====================== ===========================================================================
+comprehensiveness      mean of :math:`p - p^-(q)` over q = .1 ... .5
+sufficiency            mean of :math:`p - p^+(q)` over q = .1 ... .5; low is good
+comprehensiveness_area mean of :math:`p - p^-(q)` over q = .1 ... 1, the area over the perturbation
+                       curve
+sufficiency_area       mean of :math:`p - p^+(q)` over q = 0 ... .9; low is good
+deletion_auc           area under :math:`p^-(q)`, by trapezia; low is good
+insertion_auc          area under :math:`p^+(q)`, by trapezia
+====================== ===========================================================================
+
+DeYoung et al., ERASER, ACL 2020; Petsiuk et al., RISE, BMVC 2018. A removed token is replaced by
+the token that blank-out puts in. Rankings share most of the sets that they remove, so every set of
+a sentence is worked out once.
+
+**Agreement** with blank-out and with the gradient's norm over the tokens of a sentence: Spearman's
+correlation and Kendall's :math:`\tau_b = (C - D) / \sqrt{(P - T_a) (P - T_b)}`, C concordant and D
+discordant ones of the P pairs of tokens, :math:`T` pairs tied in one score (Kendall 1945).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.eval.leaderboard import removal
-from jaxflow.eval.leaderboard.agreement import of_sentences
+from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Cases
-from jaxflow.eval.leaderboard.methods import REFERENCES
-from jaxflow.eval.leaderboard.programs import Programs, tokens_at_once
-from jaxflow.eval.leaderboard.scoring import Scores, score_cases
-from jaxflow.eval.score.reading import blank_id
+from jaxflow.eval.leaderboard.scoring import (
+    Programs,
+    Report,
+    Scores,
+    score_cases,
+    tokens_at_once,
+)
 from jaxflow.models import Model
-
-__all__ = ["MEASURES", "NEUTRAL", "Board", "judge", "run_board"]
 
 #: Measure -> whether high is good.
 MEASURES: Mapping[str, bool] = {
@@ -26,15 +52,25 @@ MEASURES: Mapping[str, bool] = {
     "kendall_blank_out": True,
     "spearman_gradient": True,
     "kendall_gradient": True,
-    **removal.MEASURES,
+    "comprehensiveness": True,
+    "sufficiency": False,
+    "comprehensiveness_area": True,
+    "sufficiency_area": False,
+    "deletion_auc": False,
+    "insertion_auc": True,
     "subject_hit": True,
     "entropy": False,
     "at_bound": False,
 }
-#: Measures that say what a score is like, neither good nor bad.
+#: Measures that describe a score, neither good nor bad.
 NEUTRAL = ("entropy", "at_bound")
+#: Methods that the others are correlated with -> what the measures call them.
+REFERENCES = {"blank-out": "blank_out", "gradient-norm": "gradient"}
+
+LONGEST = 63  # removable tokens: a set is the bits of one whole number
+SHARES = tuple(tenths / 10 for tenths in range(11))
 _REACHED = 1e-4  # below its bound, single precision being what flow is kept in
-_BLOCK = 64  # rows of scores whose signs of differences are held at once
+_BLOCK = 64  # sentences whose signs of differences are held at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,31 +83,24 @@ class Board:
         ``(method, layer)``, the layer from 0, None where a method has only one.
     measures
         Measure (`MEASURES`) -> float32 ``[R, S]``, NaN where it is not defined. Entropy is a share
-        of its maximum and says how spread a score is; ``at_bound``, of flow alone, is the share of
-        the tokens whose flow is the sum of their column in layer 1, or 1 where that is more, and
-        says nothing else of them.
-    seconds
-        Method -> seconds a sentence.
-    left_out
-        Edge weight or other method -> why it is not there.
+        of its maximum; ``at_bound``, of flow alone, is the share of the tokens whose flow is the
+        sum of their column in layer 1, or 1 where that is more.
     cases
-        What was judged on.
+        The sentences.
     scores
-        What the methods said.
+        Of every token by every method, with their cost and what is left out.
     probability
         float32 ``[S]``: the class's probability for the whole sentence.
     """
 
     rows: tuple[tuple[str, int | None], ...]
     measures: Mapping[str, NDArray[np.float32]]
-    seconds: Mapping[str, float]
-    left_out: Mapping[str, str]
     cases: Cases
     scores: Scores
     probability: NDArray[np.float32]
 
     def final(self) -> list[int]:
-        """Return the rows that stand for their methods: of the top layer, or the only one."""
+        """Return each method's row of the top layer, or its only one."""
         last = {name: place for place, (name, _) in enumerate(self.rows)}
         return sorted(last.values())
 
@@ -83,9 +112,12 @@ def run_board(
     programs: Programs | None = None,
     seed: int = 0,
     threads: int | None = None,
-    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    report: Report = lambda what, done, total: None,
 ) -> Board:
-    """Score, then judge.
+    """Score the tokens of sentences by every method, then judge the scores.
+
+    Every row is correlated with both references; the rows of the top layers are judged by removal
+    too.
 
     Parameters
     ----------
@@ -100,27 +132,10 @@ def run_board(
     threads
         For flow; None takes all cores.
     report
-        Called with what is being done, how much of it, and of how much.
+        Called with the name of the step, how much of it is done, and of how much.
     """
     programs = Programs(model) if programs is None else programs
-    options: dict[str, Any] = {"programs": programs, "report": report}
-    scores = score_cases(model, cases, seed=seed, threads=threads, **options)
-    return judge(model, cases, scores, **options)
-
-
-def judge(
-    model: Model,
-    cases: Cases,
-    scores: Scores,
-    *,
-    programs: Programs | None = None,
-    report: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> Board:
-    """Judge what the methods said.
-
-    Every row is correlated with both references; the rows of the top layers, which stand for
-    their methods, are judged by removal too.
-    """
+    scores = score_cases(model, cases, programs, seed=seed, threads=threads, report=report)
     rows = tuple(
         (name, layer if values.shape[1] > 1 else None)
         for name, values in scores.values.items()
@@ -128,16 +143,14 @@ def judge(
     )
     table = np.concatenate([np.moveaxis(v, 1, 0) for v in scores.values.values()])  # [R, S, n]
     measures = {name: np.full((len(rows), len(cases)), np.nan, np.float32) for name in MEASURES}
-    probability = np.full(len(cases), np.nan, np.float32)
-    board = Board(rows, measures, scores.seconds, scores.left_out, cases, scores, probability)
+    board = Board(rows, measures, cases, scores, np.full(len(cases), np.nan, np.float32))
     _correlate(board, table, report)
-    _point(board, table)
-    _bound(board)
-    _remove(board, table, model, programs or Programs(model), report)
+    _describe(board, table)
+    _remove(board, table, model, programs, report)
     return board
 
 
-def _correlate(board: Board, table: NDArray[np.float32], report: Callable[..., None]) -> None:
+def _correlate(board: Board, table: NDArray[np.float32], report: Report) -> None:
     """Fill in the correlations, over all real tokens as in the paper."""
     cases = board.cases
     lengths = -(-cases.lengths // 8) * 8
@@ -150,20 +163,43 @@ def _correlate(board: Board, table: NDArray[np.float32], report: Callable[..., N
             every = np.concatenate([some, np.repeat(some[:1], _BLOCK - len(some))])
             mask = cases.mask[every, :n]
             given = np.moveaxis(table[:, every, :n], 1, 0)  # [B, R, n]
-            for reference, short in zip(REFERENCES, ("blank_out", "gradient"), strict=True):
+            for reference, short in REFERENCES.items():
                 wanted = board.scores.values[reference][every, 0, :n]
-                spearman, kendall = of_sentences(given, wanted, mask)
-                for name, found in (("spearman", spearman), ("kendall", kendall)):
+                both = _of_sentences(given, wanted, mask)
+                for name, found in zip(("spearman", "kendall"), both, strict=True):
                     values = np.asarray(found)[: len(some)].T
                     board.measures[f"{name}_{short}"][:, some] = values
             done += len(some)
             report("correlating", done, len(cases))
 
 
-def _point(board: Board, table: NDArray[np.float32]) -> None:
-    """Fill in entropy, and whether the best word is the subject."""
-    cases, can = board.cases, board.cases.removable
-    positive = np.maximum(np.where(cases.mask, table, 0), 0).astype(np.float64)
+def rank_correlations(
+    scores: jax.Array, reference: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return Spearman's correlation and Kendall's tau-b ``[R]`` of scores with one reference.
+
+    `scores` are ``[R, n]``, the others ``[n]``; tokens where the mask is False do not count. NaN
+    where either side is constant over those that count. A token's rank is half the sum of its signs
+    of differences, so that both come out of these.
+    """
+    pairs = mask[:, None] & mask[None]
+    mine = jnp.where(pairs[None], jnp.sign(scores[:, :, None] - scores[:, None, :]), 0)
+    other = jnp.where(pairs, jnp.sign(reference[:, None] - reference[None]), 0)[None]
+
+    def ratio(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+        size = jnp.sqrt((a * a).sum(axes) * (b * b).sum(axes))
+        return jnp.where(size > 0, (a * b).sum(axes) / jnp.where(size > 0, size, 1), jnp.nan)
+
+    return ratio(mine.sum(-1), other.sum(-1), (-1,)), ratio(mine, other, (-2, -1))
+
+
+_of_sentences = jax.jit(jax.vmap(rank_correlations))
+
+
+def _describe(board: Board, table: NDArray[np.float32]) -> None:
+    """Fill in entropy, hits of the subject, and the share of tokens whose flow is at its bound."""
+    cases, can, mask = board.cases, board.cases.removable, board.cases.mask
+    positive = np.maximum(np.where(mask, table, 0), 0).astype(np.float64)
     total = positive.sum(-1, keepdims=True)
     shares = np.divide(positive, total, out=np.zeros_like(positive), where=total > 0)
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
@@ -173,18 +209,12 @@ def _point(board: Board, table: NDArray[np.float32]) -> None:
     board.measures["entropy"][:] = np.where(defined, entropy, np.nan)
 
     words = np.where(can, table, -np.inf)
-    best = words.max(-1, keepdims=True)
     # Where several words are equally good, the hit is shared.
-    ties = (words == best) & can
-    known = cases.subject >= 0
-    at = np.maximum(cases.subject, 0)
-    hit = ties[:, np.arange(len(cases)), at] / np.maximum(ties.sum(-1), 1)
-    board.measures["subject_hit"][:] = np.where(known, hit, np.nan)
+    ties = (words == words.max(-1, keepdims=True)) & can
+    subject = np.maximum(cases.subject, 0)
+    hit = ties[:, np.arange(len(cases)), subject] / np.maximum(ties.sum(-1), 1)
+    board.measures["subject_hit"][:] = np.where(cases.subject >= 0, hit, np.nan)
 
-
-def _bound(board: Board) -> None:
-    """Fill in the share of tokens whose flow is at the bound of its sink."""
-    mask = board.cases.mask
     for place, (name, layer) in enumerate(board.rows):
         edge, _, how = name.partition("/")
         if how == "flow":
@@ -194,35 +224,133 @@ def _bound(board: Board) -> None:
 
 
 def _remove(
-    board: Board,
-    table: NDArray[np.float32],
-    model: Model,
-    programs: Programs,
-    report: Callable[..., None],
+    board: Board, table: NDArray[np.float32], model: Model, programs: Programs, report: Report
 ) -> None:
-    """Fill in the measures of removal, for the rows that stand for their methods."""
+    """Fill in the measures of removal, for the top layers."""
     cases, finals = board.cases, board.final()
     both, known = [], []
     for sentence in range(len(cases)):
-        ranking = removal.order(table[finals, sentence], cases.removable[sentence])
-        without, alone = removal.kept_sets(ranking)
+        can = cases.removable[sentence]
+        without, alone = kept_sets(ranking(table[finals, sentence], can))
         both.append((without, alone))
         known.append(np.unique(np.concatenate([without.ravel(), alone.ravel()])))
-    probabilities = removal.set_probabilities(
+    probabilities = set_probabilities(
         lambda tokens, mask: np.asarray(programs.classify(model.params, tokens, mask)),
         cases,
         known,
-        blank_id(model),
-        tokens_at_once=tokens_at_once(),
+        programs.scoring.token_id,
+        at_once=tokens_at_once(),
         report=lambda done, total: report("removing", done, total),
     )
-    for sentence, (without, alone) in enumerate(both):
-        values = [
-            removal.curves(sets, known[sentence], probabilities[sentence])
-            for sets in (without, alone)
-        ]
+    for sentence, sets in enumerate(both):
+        values = [probabilities[sentence][np.searchsorted(known[sentence], each)] for each in sets]
         board.probability[sentence] = values[0][0, 0]
         if not cases.removable[sentence].any():
             continue  # nothing can be removed: undefined
-        for name, found in removal.measures(*values).items():
+        for name, found in removal_measures(*values).items():
             board.measures[name][finals, sentence] = found
+
+
+def ranking(scores: NDArray[np.floating], removable: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Rank the m removable tokens by R scores ``[R, n]``, best first, equal ones by place.
+
+    Returns their numbers among the removable ones, ``[R, m]``.
+    """
+    return np.argsort(-scores[:, removable], axis=-1, kind="stable")
+
+
+def kept_sets(ranked: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the sets that stay, as bits: without the best of each share, and these alone.
+
+    Both ``[R, 11]``, for the shares 0, .1 ... 1.
+    """
+    m = ranked.shape[-1]
+    if m > LONGEST:
+        raise InputError(f"sentences must have at most {LONGEST} tokens to remove, got {m}")
+    bits = np.uint64(1) << ranked.astype(np.uint64)
+    best = np.zeros((len(ranked), m + 1), np.uint64)
+    best[:, 1:] = np.bitwise_or.accumulate(bits, axis=-1)
+    best = best[:, [math.ceil(round(share * m, 9)) for share in SHARES]]
+    return np.uint64((1 << m) - 1) & ~best, best
+
+
+def set_probabilities(
+    predict: Callable[[NDArray[np.int32], NDArray[np.bool_]], NDArray[np.floating]],
+    cases: Cases,
+    sets: list[NDArray[np.uint64]],
+    blank: int,
+    *,
+    at_once: int = 2048,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[NDArray[np.float64]]:
+    """Work out the class's probability for sets of tokens that stay.
+
+    Parameters
+    ----------
+    predict
+        From tokens ``[B, n]`` and their mask to probabilities ``[B, C]``; called with one B for
+        each length, so that it is compiled once for it.
+    cases
+        S sentences.
+    sets
+        For each sentence its sets, as bits over its removable tokens, each once.
+    blank
+        The token in place of a removed one.
+    at_once
+        About how many tokens a call has.
+    report
+        Called with the sets done and their number.
+
+    Returns
+    -------
+    list
+        For each sentence the probabilities of its sets, float64.
+    """
+    found = [np.empty(len(each)) for each in sets]
+    total = sum(len(each) for each in sets)
+    done = 0
+    bucket = -(-cases.lengths // 4) * 4
+    for length in np.unique(bucket):
+        n = int(min(length, cases.tokens.shape[1]))
+        rows = max(1, at_once // n)
+        members = np.flatnonzero(bucket == length)
+        owner = np.repeat(members, [len(sets[row]) for row in members])
+        place = np.concatenate([np.arange(len(sets[row])) for row in members])
+        bits = np.concatenate([sets[row] for row in members])
+        for begin in range(0, len(owner), rows):
+            part = slice(begin, begin + rows)
+            these = owner[part]
+            fill = rows - len(these)
+            every = np.concatenate([these, np.repeat(these[:1], fill)])
+            tokens, mask = cases.tokens[every, :n].copy(), cases.mask[every, :n]
+            can = cases.removable[every, :n]
+            number = (np.cumsum(can, axis=-1) - 1).clip(0).astype(np.uint64)
+            stays = (np.pad(bits[part], (0, fill))[:, None] >> number) & np.uint64(1)
+            tokens[can & (stays == 0)] = blank
+            probabilities = np.asarray(predict(tokens, mask), np.float64)
+            values = probabilities[np.arange(len(these)), cases.labels[these]]
+            for row, at, value in zip(these, place[part], values, strict=True):
+                found[row][at] = value
+            done += len(these)
+            report(done, total)
+    return found
+
+
+def removal_measures(
+    without: NDArray[np.float64], alone: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the six measures of the module's docstring, each ``[R]``.
+
+    `without` and `alone` are ``[R, 11]``: probabilities without the best of each share, and with
+    these alone.
+    """
+    whole = without[:, :1]
+    step = 1 / (len(SHARES) - 1)
+    return {
+        "comprehensiveness": (whole - without[:, 1:6]).mean(-1),
+        "sufficiency": (whole - alone[:, 1:6]).mean(-1),
+        "comprehensiveness_area": (whole - without[:, 1:]).mean(-1),
+        "sufficiency_area": (whole - alone[:, :-1]).mean(-1),
+        "deletion_auc": np.trapezoid(without, dx=step, axis=-1),
+        "insertion_auc": np.trapezoid(alone, dx=step, axis=-1),
+    }

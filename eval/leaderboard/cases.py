@@ -1,9 +1,10 @@
-"""What is judged on: sentences as a model reads them, with their classes and their subjects."""
+"""Sentences to judge methods on, as a model reads them, with their classes and subjects."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from jaxflow.models import Model
 from jaxflow.models.subword import ROLES
 from jaxflow.train.batches import EncodedSplit
 
-__all__ = ["Batch", "Cases", "batches", "from_split", "from_texts"]
+SAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ def _cases(
 ) -> Cases:
     if model.config.head != "classification":
         raise InputError(
-            f"the model must tell classes to be judged, got one with the head {model.config.head}"
+            f"the model must have classes to be judged, got one with the head {model.config.head}"
         )
     numbers = [getattr(model.text, f"{role}_id") for role in ROLES if role not in ("unk", "mask")]
     known = np.array([number for number in numbers if number is not None])
@@ -106,20 +107,25 @@ def _cases(
     )
 
 
+def _draw(count: int, samples: int | None, seed: int) -> NDArray[np.int64]:
+    """Draw rows, ascending; by default 2,000, or all where there are fewer."""
+    samples = min(SAMPLES, count) if samples is None else samples
+    if not 1 <= samples <= count:
+        raise InputError(f"samples must be from 1 to {count}, got {samples}")
+    return np.sort(np.random.default_rng(seed).permutation(count)[:samples])
+
+
 def from_split(
     model: Model, split: EncodedSplit, samples: int | None = None, seed: int = 0
 ) -> Cases:
-    """Draw sentences of an encoded split; None takes all.
+    """Draw sentences of an encoded split; None takes 2,000, or all where there are fewer.
 
     Raises
     ------
     InputError
-        If there are fewer, or the model tells no classes.
+        If there are fewer than asked for, or the model has no classes.
     """
-    count = len(split) if samples is None else samples
-    if not 1 <= count <= len(split):
-        raise InputError(f"samples must be from 1 to {len(split)}, got {samples}")
-    rows = np.sort(np.random.default_rng(seed).permutation(len(split))[:count])
+    rows = _draw(len(split), samples, seed)
     n = int(split.lengths[rows].max())
     return _cases(
         model,
@@ -136,7 +142,7 @@ def from_texts(model: Model, texts: Sequence[str], labels: Sequence[int]) -> Cas
     Raises
     ------
     InputError
-        If a text is too long, or the model tells no classes.
+        If a text is too long, or the model has no classes.
     """
     if not texts or len(texts) != len(labels):
         raise InputError(
@@ -153,6 +159,70 @@ def from_texts(model: Model, texts: Sequence[str], labels: Sequence[int]) -> Cas
     for place, row in enumerate(rows):
         tokens[place, : len(row)] = row
     return _cases(model, tokens, lengths, np.asarray(labels), None)
+
+
+def agreement_cases(
+    run: Path | None,
+    model: Model,
+    data: Path | None,
+    split: str | None,
+    samples: int | None,
+    seed: int,
+) -> Cases:
+    """Draw sentences of an agreement corpus.
+
+    Parameters
+    ----------
+    run
+        The folder of the run, whose own corpus is taken where there is no `data`.
+    model
+        An agreement encoder.
+    data
+        A folder of ``numpred.*`` files.
+    split
+        None takes ``subjects``, whose subjects are known, where there are any, else ``test``.
+    samples, seed
+        How many, and of the draw; None takes 2,000, or all where there are fewer.
+
+    Raises
+    ------
+    InputError
+        If there is no run, corpus or split, or too few sentences.
+    """
+    from jaxflow.eval.paper.evaluate import config_of
+    from jaxflow.train.config import PRESETS
+    from jaxflow.train.data import load_splits
+
+    if run is None:
+        config = dataclasses.replace(PRESETS["simple"], data=data)
+    else:
+        config = config_of(run, data)
+    splits = load_splits(config, model.whole_words)
+    name = split or ("subjects" if "subjects" in splits else "test")
+    if name not in splits:
+        raise InputError(f"split must be one of {', '.join(splits)}, got {name!r}")
+    return from_split(model, splits[name], samples, seed)
+
+
+def labelled_cases(model: Model, data: Path, samples: int | None, seed: int) -> Cases:
+    """Draw sentences of ``dev.tsv`` in a folder of labelled sentences.
+
+    Raises
+    ------
+    InputError
+        If the corpus cannot be read, its labels are no classes of the model, or it has too few
+        sentences.
+    """
+    from jaxflow.train.sst2 import load_sst2
+
+    split = load_sst2(data)["dev"]
+    labels = np.asarray(split.labels)
+    if len(labels) and labels.max() >= model.config.classes:
+        raise InputError(
+            f"labels must be below the model's {model.config.classes} classes, got {labels.max()}"
+        )
+    rows = _draw(len(labels), samples, seed)
+    return from_texts(model, [split.texts[row] for row in rows], labels[rows].tolist())
 
 
 def batches(cases: Cases, tokens: int) -> Iterator[Batch]:

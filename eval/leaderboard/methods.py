@@ -1,4 +1,4 @@
-"""Who is on the board: edge weights through aggregators, gradients, removal, baselines."""
+"""List the methods of the board: edge weights by aggregators, gradients, removal, baselines."""
 
 from __future__ import annotations
 
@@ -9,38 +9,10 @@ from typing import Literal
 from jaxflow.edges import AGGREGATORS, EdgeWeight, edge_weight, edge_weights, propagations
 from jaxflow.edges._aggregate import Aggregator
 from jaxflow.errors import InputError
-
-__all__ = [
-    "BASELINES",
-    "GRADIENTS",
-    "NORMALISED",
-    "REFERENCES",
-    "REMOVALS",
-    "Method",
-    "aggregators_of",
-    "all_methods",
-    "find_method",
-]
+from jaxflow.eval.score.engine import GRADIENTS, REMOVALS
 
 Family = Literal["edges", "vectors", "gradient", "removal", "baseline"]
 
-#: References that the others are compared with -> how tables call them.
-REFERENCES = {"blank-out": "blank-out", "gradient-norm": "gradient norm"}
-
-GRADIENTS = {
-    "gradient-norm": "norm of the gradient",
-    "gradient-sum": "|sum of the gradient|, the paper's",
-    "gradient-x-input": "|gradient x input|",
-    "integrated-gradients": "|integrated gradients|",
-    "smooth-grad": "norm of the gradient, noise averaged",
-}
-#: What is done to each token in turn; the score is how far the class's probability moves.
-REMOVALS = {
-    "blank-out": "blank-out",
-    "mask-out": "replaced by the mask token",
-    "delete-out": "deleted",
-    "attention-out": "looked at by nobody",
-}
 BASELINES = {
     "random": "random",
     "position": "position, last first",
@@ -70,7 +42,7 @@ class Method:
     source
         Where it comes from.
     layered
-        Whether it says something of every layer, or only once.
+        Whether it scores every layer, or only once.
     """
 
     name: str
@@ -85,14 +57,14 @@ def aggregators_of(edge: EdgeWeight) -> tuple[Aggregator, ...]:
 
     Where the residual connection is in the weights, paths with and without it are one.
     """
-    told = AGGREGATORS if edge.aggregators is None else edge.aggregators
+    known = AGGREGATORS if edge.aggregators is None else edge.aggregators
     return tuple(
-        how for how in AGGREGATORS if how in told and not (edge.residual and how == "product")
+        how for how in AGGREGATORS if how in known and not (edge.residual and how == "product")
     )
 
 
 def all_methods(heads: int = 0, causal: bool = False) -> list[Method]:
-    """Return everyone, edge weights first.
+    """Return every method, edge weights first.
 
     Parameters
     ----------

@@ -1,10 +1,13 @@
-"""What every method says of every token, batch after batch, and how long it takes."""
+"""Score every token by every method, batch after batch, with the time that each takes."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,24 +15,191 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.edges import EdgeWeight, Trace, normalise, propagations
+from jaxflow.edges import (
+    AGGREGATORS,
+    EdgeWeight,
+    Trace,
+    edge_weights,
+    normalise,
+    propagate,
+    propagations,
+)
+from jaxflow.edges._aggregate import capacities, combine
+from jaxflow.edges.registry import weigh, weigh_below
+from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Batch, Cases, batches
-from jaxflow.eval.leaderboard.methods import GRADIENTS, NORMALISED, REMOVALS, aggregators_of
-from jaxflow.eval.leaderboard.programs import RESIDUAL, Programs, aggregation, tokens_at_once
-from jaxflow.eval.score.readout import flow_at, flow_of_tops_at
+from jaxflow.eval.leaderboard.methods import NORMALISED, aggregators_of
+from jaxflow.eval.score.engine import (
+    GRADIENTS,
+    REMOVALS,
+    flow_at,
+    flow_of_tops_at,
+    gradient_scores,
+    removal_scores,
+    rows_at,
+)
+from jaxflow.eval.score.target import Scoring, class_logit, scoring_of
 from jaxflow.models import Model
+from jaxflow.models.tracing import tracer
 
-__all__ = ["Scores", "score_cases"]
+RESIDUAL = 0.5
+
+Shape = tuple[int, ...]
+Report = Callable[[str, int, int], None]
+
+
+def tokens_at_once() -> int:
+    """Return how many tokens a model is best given together where any number would do.
+
+    A processor is fastest while a batch's activations stay in its cache; an accelerator wants much.
+    """
+    return 2_048 if jax.default_backend() == "cpu" else 131_072
+
+
+class Programs:
+    """Compiled programs of one configuration, for all training seeds of a model.
+
+    Attributes
+    ----------
+    scoring
+        What gradients are of and what blank-out puts in.
+    edges
+        The edge weights that are scored, by name.
+    refused
+        Edge weight, propagation or other method -> why the model cannot serve it; known once
+        programs are compiled.
+    """
+
+    def __init__(self, model: Model, scoring: Scoring | None = None) -> None:
+        self.scoring = scoring_of(model) if scoring is None else scoring
+        self._key = _key(model)
+        self._of_model = {name: jax.jit(f) for name, f in _functions(model, self.scoring).items()}
+        self.edges: Mapping[str, EdgeWeight] = edge_weights(model.config.heads)
+        self.refused: dict[str, str] = {}
+        self._compiled: dict[tuple[str, Shape], Any] = {}
+
+        def classify(params: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+            logits: Any = model.module.apply(params, tokens, mask, method="classify")
+            return jax.nn.softmax(logits)
+
+        self.classify = jax.jit(classify)
+
+    def fit(self, model: Model) -> bool:
+        """Whether they are those of a model."""
+        return _key(model) == self._key
+
+    def __getitem__(self, key: tuple[str, Shape]) -> Callable[..., Any]:
+        """Return a program by its name and the shape of the tokens."""
+        program: Callable[..., Any] = self._compiled[key]
+        return program
+
+    def compile(
+        self, params: Any, plan: Iterable[Batch], report: Callable[[int, int], None]
+    ) -> None:
+        """Compile all programs for the batches' shapes, several at a time."""
+        firsts = {batch.tokens.shape: batch for batch in reversed(list(plan))}
+        shapes = [shape for shape in firsts if ("trace", shape) not in self._compiled]
+        waiting: dict[tuple[str, Shape], Future[Any]] = {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for shape in shapes:
+                for name, lower in self._lowering(params, firsts[shape]).items():
+                    if name in self.refused:
+                        continue
+                    try:
+                        lowered = lower()
+                    except InputError as error:
+                        self.refused[name] = str(error)
+                        continue
+                    waiting[name, shape] = pool.submit(lowered.compile)
+            for done, (key, future) in enumerate(waiting.items(), start=1):
+                self._compiled[key] = future.result()
+                report(done, len(waiting))
+
+    def _lowering(self, params: Any, batch: Batch) -> dict[str, Callable[[], Any]]:
+        """Return what lowers each program for a batch."""
+        given = (params, batch.tokens, batch.mask, batch.labels)
+        abstract = jax.eval_shape(self._of_model["trace"], *given)
+        boolean = jax.ShapeDtypeStruct(batch.special.shape, jnp.bool_)
+        trace = dataclasses.replace(abstract, special=boolean)
+        *front, _, n, _ = trace.attention.shape  # [B, L, H, n, n]
+        edges = jax.ShapeDtypeStruct((*front, n, n), jnp.float32)
+        found: dict[str, Callable[[], Any]] = {
+            name: partial(function.lower, *given) for name, function in self._of_model.items()
+        }
+        for name, edge in self.edges.items():
+            found[name] = partial(jax.jit(partial(_weigh, edge)).lower, trace)
+        for held, below in ((False, None), (True, None), (False, edges)):
+            function = jax.jit(partial(_aggregate, held))
+            name = _aggregation(held, below is not None)
+            found[name] = partial(function.lower, edges, below, batch.mask, batch.readout)
+        for name, each in propagations().items():
+            function = jax.jit(
+                lambda trace, readout, each=each: rows_at(propagate(trace, each), readout)
+            )
+            found[name] = partial(function.lower, trace, batch.readout)
+        return found
+
+
+def _functions(model: Model, scoring: Scoring) -> dict[str, Callable[..., Any]]:
+    """Return ``trace`` and every method of `GRADIENTS` and `REMOVALS`.
+
+    Each is a function of parameters, tokens ``[B, n]``, their mask and the classes ``[B]``. One
+    that the model cannot serve raises `InputError` when it is called.
+    """
+
+    def trace(params: Any, tokens: jax.Array, mask: jax.Array, labels: jax.Array) -> Trace:
+        return tracer(model.config, class_logit(labels))(params, tokens, mask)
+
+    def gradient(name: str, *given: Any) -> jax.Array:
+        return gradient_scores((name,), model.module.apply, scoring, *given)[name]
+
+    def removal(name: str, *given: Any) -> jax.Array:
+        return removal_scores(name, model, scoring, *given)
+
+    return {
+        "trace": trace,
+        **{name: partial(gradient, name) for name in GRADIENTS},
+        **{name: partial(removal, name) for name in REMOVALS},
+    }
+
+
+def _key(model: Model) -> tuple[Any, ...]:
+    text = model.text
+    return (model.config, text.unk_id, text.mask_id, text.pad_id)
+
+
+def _aggregation(held: bool, below: bool) -> str:
+    """Return the name of the program that combines layers."""
+    return f"aggregate {held} {below}"
+
+
+def _weigh(edge: EdgeWeight, trace: Trace) -> tuple[jax.Array, jax.Array | None]:
+    """Return the edges of all layers, and what they hold below others where that differs."""
+    return weigh(trace, edge), weigh_below(trace, edge)
+
+
+def _aggregate(
+    held: bool, edges: jax.Array, below: jax.Array | None, mask: jax.Array, readout: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array | None]:
+    """Return the readout's ``[B, L, n]`` by every aggregator but flow, and flow's capacities."""
+    options: dict[str, Any] = {"held": held, "residual": RESIDUAL, "mask": mask}
+    found: dict[str, jax.Array] = {
+        how: rows_at(combine(edges, how, below=below, **options), readout)
+        for how in AGGREGATORS
+        if how != "flow" and not (held and how == "product")
+    }
+    rest = None if below is None else capacities(below, **options)
+    return found, capacities(edges, **options), rest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """What every method says of S sentences of up to n tokens.
+    """Scores of S sentences of up to n tokens by every method.
 
     Attributes
     ----------
     values
-        Method -> float32 ``[S, L, n]``, L = 1 where it says something only once; 0 at padding.
+        Method -> float32 ``[S, L, n]``, L = 1 where a method has no layers; 0 at padding.
     seconds
         Method -> seconds a sentence, compiling left out. That of an aggregator but flow is that of
         its edge weight through all of them.
@@ -37,7 +207,7 @@ class Scores:
         Edge weight or other method -> why it could not be worked out.
     bounds
         Edge weight -> float32 ``[S, n]``, the sum of each token's column of capacities in layer 1,
-        more than which no flow brings there.
+        the upper bound of every flow to it.
     """
 
     values: Mapping[str, NDArray[np.float32]]
@@ -79,35 +249,16 @@ class _Table:
 def score_cases(
     model: Model,
     cases: Cases,
+    programs: Programs,
     *,
-    programs: Programs | None = None,
     seed: int = 0,
     threads: int | None = None,
-    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    report: Report = lambda what, done, total: None,
 ) -> Scores:
-    """Let every method score every token.
+    """Score every token by every method; parameters as in `jaxflow.eval.leaderboard.board`.
 
-    Parameters
-    ----------
-    model
-        A model with classes.
-    cases
-        The sentences.
-    programs
-        Of another model of the same configuration, to be used again.
-    seed
-        Of the random baseline; drawn by sentence, so that neither batch nor order matter.
-    threads
-        For flow; None takes all cores.
-    report
-        Called with what is being done, how much of it, and of how much.
-
-    Returns
-    -------
-    Scores
-        What cannot be served by this model is left out, with the reason.
+    What this model cannot serve is left out, with the reason.
     """
-    programs = Programs(model) if programs is None else programs
     plan = list(batches(cases, tokens_at_once()))
     programs.compile(model.params, plan, lambda done, total: report("compiling", done, total))
     table, bounds, clock = _Table(cases), _Table(cases), _Clock()
@@ -147,14 +298,14 @@ def _score_edge(
     clock: _Clock,
     threads: int | None,
 ) -> None:
-    """Follow one edge weight down by every aggregator."""
+    """Combine one edge weight over the layers by every aggregator."""
     shape = batch.tokens.shape
     edges, below = clock(edge.name, programs[edge.name, shape], trace)
-    combine = programs[aggregation(edge.residual, below is not None), shape]
-    found, tops, rest = clock(edge.name, combine, edges, below, batch.mask, batch.readout)
-    told = aggregators_of(edge)
+    combined = programs[_aggregation(edge.residual, below is not None), shape]
+    found, tops, rest = clock(edge.name, combined, edges, below, batch.mask, batch.readout)
+    kept = aggregators_of(edge)
     for how, scores in found.items():
-        if how in told:
+        if how in kept:
             table.put(f"{edge.name}/{how}", batch, scores)
     tops = np.asarray(tops)
     # Of the layer as others above it see it.
@@ -186,7 +337,7 @@ def _normalise(table: _Table, cases: Cases) -> None:
 
 
 def _baselines(batch: Batch, seed: int) -> dict[str, NDArray]:
-    """Return what needs no model, ``[B, n]``."""
+    """Return what needs no model, ``[B, n]``; random scores are drawn by sentence."""
     n = batch.tokens.shape[1]
     random = np.zeros(batch.tokens.shape)
     for place, row in enumerate(batch.rows):

@@ -1,4 +1,4 @@
-r"""Who is really ahead: paired permutation tests between all methods, Holm-corrected, and ranks.
+r"""Test which methods differ: paired permutation tests of all pairs, Holm-corrected, and ranks.
 
 For two methods with differences :math:`d_s` on the sentences where both are defined, every sign of
 a difference is equally likely if neither is better. The p-value is the share of random sign
@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.stats import holm
-
-__all__ = ["PERMUTATIONS", "Significance", "compare", "permutation_tests"]
 
 #: So many that a p-value can stay below .05 after a correction for ten thousand pairs.
 PERMUTATIONS = 200_000
@@ -56,7 +54,7 @@ class Significance:
     def groups(self, level: float = _LEVEL) -> list[tuple[int, ...]]:
         """Return the groups that a critical-difference picture joins, best first.
 
-        A group is as many methods in a row, by rank, as possible of whom no two differ.
+        A group is a longest run of methods, by rank, of which no two differ.
         """
         order = np.argsort(self.ranks, kind="stable")[: np.count_nonzero(~np.isnan(self.ranks))]
         found: list[tuple[int, int]] = []
@@ -176,16 +174,9 @@ def compare(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Significance:
-    """Compare R methods on S sentences by one measure.
+    """Compare R methods on S sentences by one measure, ``[R, S]``, NaN where it is not defined.
 
-    Parameters
-    ----------
-    values
-        ``[R, S]``, NaN where a method is not defined.
-    high_is_good
-        Whether rank 1 is the highest.
-    permutations, seed
-        Of the tests.
+    `high_is_good` says whether rank 1 is the highest; the others are as in `permutation_tests`.
     """
     from scipy.stats import rankdata
 

@@ -1,4 +1,4 @@
-"""What the board says: means with intervals, spread between seeds, ranks, sorted."""
+"""Summarise boards: means with intervals, spread between seeds, tests, equal methods, sorted."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from jaxflow.eval.leaderboard.methods import Method, find_method
 from jaxflow.eval.leaderboard.significance import PERMUTATIONS, Significance, compare
 from jaxflow.eval.stats import Cell, summarise
 
-__all__ = ["TESTED", "TITLES", "Line", "Summary", "find_equal", "pooled", "summarise_boards"]
-
 #: Of the largest score: what single precision rounds is no difference.
 TOLERANCE = 1e-4
-_FEW = 50  # sentences that tell most methods apart
+_FEW = 50  # sentences on which most methods differ
 
 #: Measures that methods are tested by, pair by pair.
 TESTED = ("comprehensiveness_area", "sufficiency_area", "spearman_blank_out", "spearman_gradient")
@@ -49,11 +47,11 @@ class Line:
     Attributes
     ----------
     method
-        Who.
+        Which.
     layer
         From 0; None where it has only one.
     final
-        Whether it stands for its method, by the top layer or as the only one.
+        Whether it is its method's top layer, or only one.
     cells
         Measure -> mean over sentences, each sentence's values averaged over seeds.
     spread
@@ -150,7 +148,7 @@ def summarise_boards(
     finals = set(first.final())
     lines = []
     for place, (name, layer) in enumerate(first.rows):
-        seconds = np.mean([board.seconds.get(name, np.nan) for board in boards])
+        seconds = np.mean([board.scores.seconds.get(name, np.nan) for board in boards])
         lines.append(
             Line(
                 method=_method(name),
@@ -184,7 +182,7 @@ def summarise_boards(
         key=key,
         sentences=len(first.cases),
         seeds=len(boards),
-        left_out=first.left_out,
+        left_out=first.scores.left_out,
         equal_methods=find_equal(boards, [lines[place].method.name for place in ahead]),
     )
 
@@ -208,33 +206,18 @@ def _means(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:
 
 
 def find_equal(boards: Sequence[Board], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Find methods that say the same of every token of every sentence, in every run.
+    """Group methods whose top layers have the same scores of every token, in every run.
 
-    Two that a model makes equal, such as norms with and without a LayerNorm that the block has not,
-    would look like independent witnesses in a table.
-
-    Parameters
-    ----------
-    boards
-        One for each training seed.
-    names
-        The methods; of each the top layer is compared.
-
-    Returns
-    -------
-    tuple
-        Groups of two or more, in the order of `names`.
+    Two that a model makes equal, such as norms with and without a LayerNorm that the block lacks,
+    would look like independent evidence in a table. Groups of two or more, in the order of `names`.
     """
-    scores = [
-        {name: board.scores.values[name][:, -1] for name in names if name in board.scores.values}
-        for board in boards
-    ]
+    scores = [board.scores.values for board in boards]
     groups: list[list[str]] = []
     for name in names:
-        if not all(name in told for told in scores):
+        if not all(name in values for values in scores):
             continue
         for group in groups:
-            if all(_same(told[name], told[group[0]]) for told in scores):
+            if all(_close(each[name][:, -1], each[group[0]][:, -1]) for each in scores):
                 group.append(name)
                 break
         else:
@@ -242,10 +225,10 @@ def find_equal(boards: Sequence[Board], names: Sequence[str]) -> tuple[tuple[str
     return tuple(tuple(group) for group in groups if len(group) > 1)
 
 
-def _same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    return _close(one[:_FEW], other[:_FEW]) and _close(one, other)
-
-
 def _close(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    largest = np.abs(one).max(initial=0)
-    return bool((np.abs(one - other) <= TOLERANCE * largest).all())
+    # The first sentences differ already for most methods.
+    for part in (slice(_FEW), slice(None)):
+        largest = np.abs(one[part]).max(initial=0)
+        if not (np.abs(one[part] - other[part]) <= TOLERANCE * largest).all():
+            return False
+    return True

@@ -1,4 +1,4 @@
-"""From a trained model to the tables, the claims and the files that hold them."""
+"""Evaluate a trained model: the tables, the claims and the files that hold them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.claims import Claim, judge_claims
-from jaxflow.eval.paper.protocol import ProtocolConfig, choose
+from jaxflow.eval.paper.protocol import ProtocolConfig, choose, score_sentences
 from jaxflow.eval.paper.report import write_reports
 from jaxflow.eval.paper.scores import Scores
 from jaxflow.eval.paper.tables import Tables, build_tables
-from jaxflow.eval.score.sentence_scores import score_sentences
+from jaxflow.eval.score.target import Scoring, scoring_of
 from jaxflow.models import Model, load
 from jaxflow.train.batches import EncodedSplit, accuracies
 from jaxflow.train.config import TrainConfig
@@ -26,27 +26,18 @@ from jaxflow.train.data import load_splits
 from jaxflow.train.mesh import layout_of
 from jaxflow.train.run import read_config
 
-__all__ = [
-    "Evaluation",
-    "check_out",
-    "evaluate",
-    "evaluate_run",
-    "spread",
-    "versions",
-    "write_evaluation",
-]
-
 PACKAGES = ("jaxflow", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "numba", "networkx")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an evaluation found: accuracy by split, tables, claims and the scores behind them."""
+    """Accuracy by split, tables, claims, the scores they are of, how these were made, and files."""
 
     accuracy: Mapping[str, Mapping[str, float | int]]
     tables: Tables
     claims: tuple[Claim, ...]
     scores: Scores
+    scoring: Scoring
     files: tuple[Path, ...]
 
 
@@ -83,23 +74,18 @@ def evaluate(
     out
         Folder for ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and
         ``config.json``.
-    accuracy
-        By split, if it is known already.
-    seconds
-        Of training, for the record.
+    accuracy, seconds
+        By split, and of training, where they are known already.
     report
         Called with the number of sentences done and their total.
-
-    Returns
-    -------
-    Evaluation
-        What was found.
 
     Raises
     ------
     InputError
-        If there are too few sentences or the folder cannot be written.
+        If there are too few sentences, the model cannot serve the protocol or the folder cannot be
+        written.
     """
+    protocol = protocol.resolved(model)
     test = splits["test"]
     choose(test, protocol)  # refuse impossible requests before the slow part
     if accuracy is None:
@@ -135,8 +121,7 @@ def write_evaluation(
     Parameters
     ----------
     out
-        Folder for ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and
-        ``config.json``.
+        The folder.
     scores, extra
         By sentence, and further arrays for ``scores.npz``.
     model, config, protocol
@@ -153,6 +138,7 @@ def write_evaluation(
     InputError
         If the folder cannot be written.
     """
+    protocol = protocol.resolved(model)
     tables = build_tables(scores, protocol.seed)
     claims = judge_claims(scores, protocol.seed)
     files = write_reports(
@@ -172,7 +158,8 @@ def write_evaluation(
         versions=versions(),
         extra=extra,
     )
-    return Evaluation(accuracy, tables, claims, scores, tuple(files))
+    scoring = scoring_of(model, protocol.target, protocol.replacement)
+    return Evaluation(accuracy, tables, claims, scores, scoring, tuple(files))
 
 
 def spread(model: Model) -> Callable[[np.ndarray], jax.Array]:
@@ -200,20 +187,28 @@ def evaluate_run(
     InputError
         If there is no finished run, or its corpus is gone.
     """
-    config = read_config(run)
-    if config is None:
-        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
-    if data is not None:
-        config = dataclasses.replace(config, data=data)
+    config = config_of(run, data)
     model = load(run)
     splits = load_splits(config, model.whole_words)
     return evaluate(model, splits, config, protocol, out, report=report)
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written before hours are spent on what goes there.
+def config_of(run: Path, data: Path | None = None) -> TrainConfig:
+    """Return how a run was trained, its corpus replaced by the one in `data` where that is given.
 
-    Nothing is made: what is refused for another reason must leave no empty folder behind.
+    Raises
+    ------
+    InputError
+        If there is no run.
+    """
+    config = read_config(run)
+    if config is None:
+        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
+    return config if data is None else dataclasses.replace(config, data=data)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written, before the work; nothing is created.
 
     Raises
     ------

@@ -33,7 +33,7 @@ from jaxflow.files import write_together
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxflow.eval.paper.rounding import Rounding
+    from jaxflow.eval.paper.sst2 import Rounding
 
 #: Accuracy and counts by split.
 Accuracy = Mapping[str, Mapping[str, float | int]]
@@ -47,8 +47,8 @@ AUTHORS = (
     "the paper."
 )
 CORRECTED = (
-    "Corrected: the row of [CLS], the gradient of the predicted class's logit, Spearman's "
-    "correlation of average ranks; NaN counts the sentences left out because one side is constant."
+    "Corrected: the row of [CLS], Spearman's correlation of average ranks; NaN counts the "
+    "sentences left out because one side is constant."
 )
 _ATTRACTORS = (
     "test_1, test_2 and so on hold the test sentences with that many attractors: nouns between "

@@ -1,4 +1,4 @@
-"""The per-sentence results of one evaluation: what every table and every test is made from."""
+"""Hold the per-sentence results of one evaluation, from which tables and tests are computed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,6 @@ from jaxflow.errors import InputError
 from jaxflow.eval.io.npz import read_npz, write_npz
 from jaxflow.files import write_together
 
-__all__ = [
-    "ENTROPY_ROWS",
-    "ROWS",
-    "SCORES",
-    "TARGETS",
-    "Scores",
-    "SentenceScores",
-    "load_extra",
-    "write_scores",
-]
-
 #: What the token scores are compared with: Table 1, Table 2, and the gradient's norm, because the
 #: sum that Table 2 takes vanishes behind LayerNorms.
 TARGETS = ("blank_out", "gradient", "gradient_norm")
@@ -43,39 +32,25 @@ SCORES = (
 
 
 class Scores(Protocol):
-    """What tables and claims are made of: in memory, or each array read where it is asked for.
+    """Scores in memory, or read array by array on demand; the fields of `SentenceScores`."""
 
-    What each is of is said by `SentenceScores`.
-    """
+    # ruff: noqa: D102
+    @property
+    def correlations(self) -> Mapping[str, Mapping[str, NDArray[np.float64]]]: ...
 
     @property
-    def correlations(self) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
-        """Target -> row -> ``[S, L]``."""
-        ...
+    def saturated(self) -> NDArray[np.float64]: ...
 
     @property
-    def saturated(self) -> NDArray[np.float64]:
-        """``[S, L]``."""
-        ...
+    def entropy(self) -> Mapping[str, NDArray[np.float64]]: ...
 
     @property
-    def entropy(self) -> Mapping[str, NDArray[np.float64]]:
-        """Row -> ``[S, L]``."""
-        ...
+    def sentences(self) -> int: ...
 
     @property
-    def sentences(self) -> int:
-        """S."""
-        ...
+    def layers(self) -> int: ...
 
-    @property
-    def layers(self) -> int:
-        """L."""
-        ...
-
-    def arrays(self) -> Mapping[str, NDArray]:
-        """All arrays under the flat names of the file, ``length`` ``[S]`` among them."""
-        ...
+    def arrays(self) -> Mapping[str, NDArray]: ...
 
 
 @dataclass(frozen=True)
@@ -136,14 +111,7 @@ class SentenceScores:
         return {**self._floats(), "saturated": self.saturated, "length": self.length}
 
     def save(self, path: str | PathLike[str], extra: Mapping[str, NDArray] | None = None) -> None:
-        """Write ``scores.npz``, beside its place and then renamed.
-
-        Parameters
-        ----------
-        path
-            The file.
-        extra
-            Further named arrays for the same file (read back by `load_extra`).
+        """Write ``scores.npz``, with further named arrays that `load_extra` reads back.
 
         Raises
         ------

@@ -1,13 +1,17 @@
-"""Table 3: what attention says of the words of a review, beside the gradients of its classifier.
+"""Table 3: attention and gradients of a sentiment classifier, and how much of these is rounding.
 
 Two protocols. The *authors'*: a token's relevance is the maximum over all queries, the gradient is
 that of the last class's logit (their labels are those of GLUE's test split, all -1, and index the
 logits), ranks are dense and go into the tie-free formula, 100 sentences. The *corrected* one: the
-row of ``[CLS]``, the logit of the predicted class, average ranks, every sentence, and intervals.
+row of ``[CLS]``, the target and the replacement of every other command
+(`jaxflow.eval.score.target`), average ranks, every sentence, and intervals.
 
-Both sum the gradient over an embedding's coordinates, as the paper does. Behind a LayerNorm that
-sum is 0 but for rounding, and BERT normalises its embeddings first of all: `measure_rounding` says
-how much of the target is rounding, and the norm of the gradient and blank-out stand beside it.
+Both sum the gradient over an embedding's coordinates, as the paper does: the derivative for adding
+the same number to all of them. A LayerNorm takes that number off again, and BERT normalises its
+embeddings first of all, so that the sum is 0 but for rounding. `measure_rounding` measures this in
+two ways: how far the sum falls below the sum of magnitudes, in single and in double precision, and
+whether the ranks of the tokens stay the same between the two. The norm of the gradient and
+blank-out stand beside it.
 """
 
 from __future__ import annotations
@@ -17,20 +21,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.claims import Claim, judge_claims
 from jaxflow.eval.paper.evaluate import versions
-from jaxflow.eval.paper.protocol import ProtocolConfig, choose
+from jaxflow.eval.paper.protocol import ProtocolConfig, choose, score_sentences
 from jaxflow.eval.paper.reference import SENTIMENT, SENTIMENT_CORRECTED
 from jaxflow.eval.paper.report import write_reports
-from jaxflow.eval.paper.rounding import Rounding, measure_rounding
 from jaxflow.eval.paper.scores import SentenceScores
 from jaxflow.eval.paper.tables import Tables, build_tables
-from jaxflow.eval.score.sentence_scores import score_sentences
+from jaxflow.eval.score.target import Replacement, Scoring, Target, scoring_of
+from jaxflow.eval.stats import Cell, summarise
 from jaxflow.models import Gpt2Config, Model
-from jaxflow.train.batches import EncodedSplit, accuracies
-
-__all__ = ["Sst2Config", "Sst2Evaluation", "check_classifier", "evaluate_sst2"]
+from jaxflow.train.batches import EncodedSplit, accuracies, evaluation_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,9 @@ class Sst2Config:
         Sentences scored at once; blanking out makes a row of each of their tokens.
     threads
         For flow; None takes all cores.
+    target, replacement
+        What gradients of the corrected protocol are of, and what blank-out puts in; None takes the
+        defaults of `jaxflow.eval.score.target`.
     """
 
     samples: int | None = None
@@ -59,6 +69,8 @@ class Sst2Config:
     special_tokens: bool = True
     batch: int = 8
     threads: int | None = None
+    target: Target | None = None
+    replacement: Replacement | None = None
 
     def __post_init__(self) -> None:
         for name in ("samples", "paper_samples"):
@@ -75,7 +87,8 @@ class Sst2Config:
             special_tokens=self.special_tokens,
             batch=self.batch,
             threads=self.threads,
-            score="predicted",
+            target=self.target,
+            replacement=self.replacement,
         )
 
     def authors(self, sentences: int) -> ProtocolConfig:
@@ -83,15 +96,37 @@ class Sst2Config:
         return dataclasses.replace(
             self.corrected(sentences),
             samples=min(self.paper_samples, sentences),
-            score="last",
+            target="last",
             reading="maximum",
             ranks="dense",
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Rounding:
+    """Rounding in ``|Σ_d g_d|``, with g the gradient of the predicted class's logit.
+
+    Attributes
+    ----------
+    single, double
+        Median of ``|Σ_d g_d| / Σ_d |g_d|`` over all tokens with a gradient, in float32 and in
+        float64: 1 where all coordinates have one sign, near the precision where they cancel.
+    agreement
+        Spearman's correlation per sentence between the float32 score and the float64 one: 1 for a
+        quantity of the model, around 0 for rounding.
+    norm_agreement
+        The same for the norm ``‖g‖₂``.
+    """
+
+    single: float
+    double: float
+    agreement: Cell
+    norm_agreement: Cell
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sst2Evaluation:
-    """What was found: accuracy by split, both tables, claims, rounding, scores and files."""
+    """Accuracy by split, both tables, claims, rounding, scores, how they were made, and files."""
 
     accuracy: Mapping[str, Mapping[str, float | int]]
     authors: Tables
@@ -99,6 +134,7 @@ class Sst2Evaluation:
     claims: tuple[Claim, ...]
     rounding: Rounding
     scores: SentenceScores
+    scoring: Scoring
     files: tuple[Path, ...]
 
 
@@ -108,7 +144,7 @@ def check_classifier(model: Model) -> None:
     Raises
     ------
     InputError
-        If it tells no two classes apart or reads them off another token than the first.
+        If it has not two classes or reads them off another token than the first.
     """
     config = model.config
     if config.head != "classification" or config.classes != 2:
@@ -151,11 +187,6 @@ def evaluate_sst2(
     report
         Called with the number of sentences done and their total, of both protocols.
 
-    Returns
-    -------
-    Sst2Evaluation
-        What was found.
-
     Raises
     ------
     InputError
@@ -163,6 +194,8 @@ def evaluate_sst2(
         written.
     """
     check_classifier(model)
+    scoring = scoring_of(model, config.target, config.replacement)
+    config = dataclasses.replace(config, target=scoring.target, replacement=scoring.replacement)
     dev = splits["dev"]
     corrected, authors = config.corrected(len(dev)), config.authors(len(dev))
     few = choose(dev, authors)
@@ -206,4 +239,56 @@ def evaluate_sst2(
         },
         versions=versions(),
     )
-    return Sst2Evaluation(accuracy, their_tables, tables, claims, rounding, scores, tuple(files))
+    return Sst2Evaluation(
+        accuracy, their_tables, tables, claims, rounding, scores, scoring, tuple(files)
+    )
+
+
+def measure_rounding(
+    model: Model, split: EncodedSplit, lengths: tuple[int, ...], *, seed: int = 0
+) -> Rounding:
+    """Compare the gradients of a split's sentences in single and in double precision."""
+    ratios: dict[str, list[np.ndarray]] = {"single": [], "double": []}
+    agreements: dict[str, list[np.ndarray]] = {"sum": [], "norm": []}
+    gradient = _gradient(model)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), model.params)
+    for rows, batch in evaluation_batches(split, lengths, 16):
+        tokens = batch["tokens"]
+        found = {"single": np.asarray(gradient(model.params, tokens))[: len(rows)]}
+        with jax.enable_x64(True):
+            found["double"] = np.asarray(gradient(wide, tokens))[: len(rows)]
+        mask = tokens[: len(rows)] != split.pad_id
+        for name, values in found.items():
+            # Summed as the precision has it: what is left may depend on the order of the sum.
+            size = np.abs(values[mask]).sum(-1)
+            ratios[name].append(np.abs(values[mask].sum(-1))[size > 0] / size[size > 0])
+        for name, score in (
+            ("sum", lambda values: np.abs(values.sum(-1))),
+            ("norm", lambda values: np.sqrt((values**2).sum(-1))),
+        ):
+            one, other = (score(values).astype(np.float64) for values in found.values())
+            agreements[name].append(np.asarray(jaxflow.spearman(one, other, mask)))
+    cells = summarise(np.stack([np.concatenate(part) for part in agreements.values()], 1), seed)
+    return Rounding(
+        single=float(np.median(np.concatenate(ratios["single"]))),
+        double=float(np.median(np.concatenate(ratios["double"]))),
+        agreement=cells[0],
+        norm_agreement=cells[1],
+    )
+
+
+def _gradient(model: Model) -> Callable[[Any, np.ndarray], jax.Array]:
+    """Build ``(params, tokens [B, n]) -> gradients [B, n, D]`` of the predicted class's logit."""
+    apply: Callable[..., Any] = model.module.apply
+    padding = model.config.pad_id  # type: ignore[union-attr]
+
+    @jax.jit
+    def gradient(params: Any, tokens: jax.Array) -> jax.Array:
+        def score(embeddings: jax.Array) -> jax.Array:
+            output = apply(params, embeddings, tokens != padding, method="encode")
+            return jnp.asarray(output.logits.max(-1).sum())
+
+        return jax.grad(score)(apply(params, tokens, method="embed"))
+
+    return gradient

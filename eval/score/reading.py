@@ -1,4 +1,4 @@
-"""How a model reads a text: its tokens, the words they are pieces of, and where it answers."""
+"""Read a text as a model does: its tokens, the words they are pieces of, and the readout."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from jaxflow.models import Model, WordTokenizer
 from jaxflow.models.subword import ROLES
 from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK, Pieces
 
-__all__ = ["Reading", "Token", "blank_id", "reader", "with_mask_token"]
-
-#: Characters that a token stands for at most, as a bound for whole sentences: no real one is close.
+#: A bound on the characters of a token, for whole sentences: no real one is close.
 LONGEST_TOKEN = 256
 
 
@@ -30,8 +28,7 @@ class Token:
         The word of the sentence, the piece of one (``##ing`` goes on with a word), or a special
         token.
     seen
-        What the vocabulary has for it: the same, the same in lower case, or the token for unknown
-        words where it has neither.
+        The vocabulary's form: the same, in lower case, or the token for unknown words.
     known
         Whether the vocabulary has it.
     """
@@ -54,7 +51,7 @@ class Reading:
     members
         The unit of each token.
     place
-        The token that the model's answer is read off.
+        The token that the model's output is read off.
     """
 
     ids: tuple[int, ...]
@@ -64,7 +61,7 @@ class Reading:
 
     @property
     def readout(self) -> int:
-        """The unit that the model's answer is read off."""
+        """The unit that the model's output is read off."""
         return self.members[self.place]
 
     def padded(self, length: int, pad_id: int | None) -> NDArray[np.int32]:
@@ -72,26 +69,6 @@ class Reading:
         ids = np.full(length, pad_id or 0, np.int32)
         ids[: len(self.ids)] = self.ids
         return ids
-
-
-def blank_id(model: Model) -> int:
-    """Return the number that a token is replaced by in blank-out.
-
-    That of unknown words, as in the paper; of a hidden token where the vocabulary has none.
-
-    Raises
-    ------
-    InputError
-        If the tokenizer has neither.
-    """
-    tokenizer = model.text
-    number = tokenizer.mask_id if tokenizer.unk_id is None else tokenizer.unk_id
-    if number is None:
-        raise InputError(
-            "the tokenizer must have a token for unknown words or a mask token to blank words out, "
-            "and has neither: name one in its tokenizer_config.json (unk_token)"
-        )
-    return number
 
 
 def with_mask_token(text: str, model: Model) -> str:
@@ -110,7 +87,7 @@ def reader(model: Model, *, words: bool = False, answer: bool = True) -> Callabl
     words
         Whether pieces of one word are joined to one unit.
     answer
-        Whether the model is to answer: without, the place is that of the first token.
+        Whether the place of the model's output is wanted; else it is that of the first token.
 
     Returns
     -------
@@ -133,7 +110,7 @@ def _check(text: str, size: int, model: Model, unit: str, special: int) -> None:
 
 def _valid(text: str, model: Model) -> None:
     most = LONGEST_TOKEN * model.config.positions
-    if len(text) > most:  # said before millions of tokens are made
+    if len(text) > most:  # before millions of tokens are made
         raise InputError(
             f"a sentence must be at most {most:,} characters for this model, got {len(text):,}: "
             f"{' '.join(text[:200].split()[:5])} ..."
@@ -204,7 +181,7 @@ def _place(read: Pieces, model: Model) -> int:
 
 
 def _token(text: str, read: Pieces, group: list[int], model: Model) -> Token:
-    """Show one unit: what stands in the text for its tokens."""
+    """Return one unit: the text that its tokens stand for."""
     entries = [read.tokens[number] for number in group]
     ids = [read.ids[number] for number in group]
     begin, end = read.spans[group[0]][0], read.spans[group[-1]][1]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.evaluate import Evaluation, write_evaluation
+from jaxflow.eval.paper.evaluate import Evaluation, config_of, write_evaluation
 from jaxflow.eval.paper.protocol import ProtocolConfig, chosen_rows
 from jaxflow.eval.sharded.files import Shard, read_shard, write_shard
 from jaxflow.eval.sharded.plan import checksum, claim_plan, plan_of
@@ -26,7 +26,6 @@ from jaxflow.eval.sharded.work import Report, shard_scorer
 from jaxflow.models import Model, WordTokenizer, load
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import StoredSplit, open_corpus
-from jaxflow.train.run import read_config
 
 __all__ = ["ShardedEvaluation", "open_sharded"]
 
@@ -221,12 +220,9 @@ def open_sharded(
         If there is no finished run, its corpus is gone, there are more shards than sentences, or
         the folder holds shards of another evaluation.
     """
-    config = read_config(run)
-    if config is None:
-        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
-    if data is not None:
-        config = dataclasses.replace(config, data=data)
+    config = config_of(run, data)
     model = load(run)
+    protocol = protocol.resolved(model)
     tokenizer = model.whole_words  # of an agreement encoder, or refused
     everything = open_corpus(config.corpus, config.data, seed=config.seed)
     fits = {

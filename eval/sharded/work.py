@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jaxflow.eval.paper.evaluate import spread
-from jaxflow.eval.paper.protocol import ProtocolConfig
-from jaxflow.eval.score.sentence_scores import correlate
-from jaxflow.eval.score.token_scores import device_scores, token_scores
+from jaxflow.eval.paper.protocol import ProtocolConfig, correlate, device_scores, token_scores
 from jaxflow.eval.sharded.files import Shard
 from jaxflow.eval.sharded.sentences import ShardSentences
 from jaxflow.models import Model
@@ -45,7 +43,7 @@ def shard_scorer(
     Callable
         ``(sentences, report) -> Shard``; `report` is told how many of them are scored.
     """
-    programs = device_scores(model, protocol.residual, of=protocol.score, reading=protocol.reading)
+    programs = device_scores(model, protocol)
     predict = spread(model)
 
     def score(sentences: ShardSentences, report: Report) -> Shard:

@@ -11,7 +11,7 @@ import tyro
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.eval.score.saved_attention import Attribution, SavedAttention
+    from jaxflow.eval.score.attention import Attribution, SavedAttention
 
 __all__ = ["Attribute"]
 
@@ -53,7 +53,7 @@ class Attribute:
 
     def run(self) -> None:
         """Work it out, write it and print a summary."""
-        from jaxflow.eval.score.saved_attention import (
+        from jaxflow.eval.score.attention import (
             AttributionOptions,
             attribute,
             read_attention,
@@ -88,7 +88,7 @@ class Attribute:
         import jaxflow.commands.progress as progress
         from jaxflow.commands.naming import named_model
         from jaxflow.commands.sentences import read_sentences
-        from jaxflow.eval.score.model_attention import attention_of
+        from jaxflow.eval.score.attention import attention_of
 
         sentences = read_sentences(self.attention_file)
         if not sentences:

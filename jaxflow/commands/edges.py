@@ -14,7 +14,7 @@ from jaxflow.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxflow.eval.score.edge_scores import EdgeScores
+    from jaxflow.eval.score.attention import EdgeScores
 
 __all__ = ["Edges"]
 
@@ -88,9 +88,9 @@ class Edges:
     def _score(self) -> list[EdgeScores]:
         from jaxflow.commands.compiled import kept_programs
         from jaxflow.commands.naming import named_model
-        from jaxflow.eval.score.edge_scores import method, score_sentence
+        from jaxflow.eval.score.attention import edge_method, score_sentence
 
-        methods = [method(name) for name in self.by or USUAL]
+        methods = [edge_method(name) for name in self.by or USUAL]
         with kept_programs():
             model = named_model(self.run_folder, self.model)
             layers = model.config.layers

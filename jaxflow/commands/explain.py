@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from jaxflow.commands.images import ImageOptions, explain_picture
+from jaxflow.commands.judging import ScoringOptions
 from jaxflow.commands.naming import named_model
 from jaxflow.commands.sentences import read_sentences
 from jaxflow.errors import InputError
@@ -48,6 +49,7 @@ class Explain:
     Hugging Face hub."""
     words: bool = False
     """Join the pieces of a word, for a published model."""
+    scoring: ScoringOptions = dataclasses.field(default_factory=ScoringOptions)
     image: Path | None = None
     """A picture to explain with a vision Transformer, named with --model; writes the maps over it
     to --png, by default beside the picture."""
@@ -106,7 +108,12 @@ class Explain:
 
         with kept_programs():
             model = named_model(self.run_folder, self.model)
-            explain = explainer(model, words=self.words)
+            explain = explainer(
+                model,
+                words=self.words,
+                target=self.scoring.target,
+                replacement=self.scoring.replacement,
+            )
             if len(sentences) == 1:
                 explanations = [explain(sentences[0])]
             else:
@@ -122,6 +129,7 @@ class Explain:
     def _explain_image(self, image: Path) -> None:
         idle = ("sentences", "file", "run_folder", "words", "cut", "html", "json")
         given = [name.removesuffix("_folder") for name in idle if getattr(self, name)]
+        given += [name for name, value in vars(self.scoring).items() if value]
         if given:
             raise InputError(f"{' and '.join(given)} must not be asked for with --image")
         png = self.png or image.with_name(f"{image.stem}.overlay.png")

@@ -1,19 +1,30 @@
-"""The options of the paper's protocol, shared by the commands that evaluate."""
+"""The options of scoring and of the paper's protocol, shared by the commands."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from jaxflow.eval.paper.evaluate import Evaluation
     from jaxflow.eval.paper.protocol import ProtocolConfig
 
-__all__ = ["ProtocolOptions", "print_evaluation"]
+
+@dataclasses.dataclass(frozen=True)
+class ScoringOptions:
+    """What gradients are taken of, and what replaces a token that is blanked out."""
+
+    target: Literal["difference", "log-odds", "probability", "predicted", "last"] | None = None
+    """What gradients are taken of: difference is p0 - p1, the default of two classes; log-odds and
+    probability are of the explained output, log-odds the default of other models; predicted and
+    last are logits."""
+    replacement: Literal["mask", "unk"] | None = None
+    """What replaces a token that is blanked out: the mask token, the default of a pretrained model
+    that has one, or the token for unknown words, the default of others."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ProtocolOptions:
+class ProtocolOptions(ScoringOptions):
     """Options of an evaluation."""
 
     samples: int | None = None
@@ -35,6 +46,8 @@ class ProtocolOptions:
             special_tokens=not self.no_special_tokens,
             min_tokens=self.min_tokens,
             threads=self.threads,
+            target=self.target,
+            replacement=self.replacement,
         )
 
 
@@ -45,6 +58,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     from jaxflow.eval.paper.report import print_report
 
     print_report(Console(), evaluation.tables, evaluation.claims, accuracy=evaluation.accuracy)
+    print(f"{evaluation.scoring.describe()}.")
     print()
     for file in evaluation.files:
         print(f"wrote {file}")

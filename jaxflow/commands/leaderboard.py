@@ -10,12 +10,13 @@ import tyro
 
 from jaxflow.commands.compiled import kept_programs
 from jaxflow.commands.heap import keep_heap
+from jaxflow.commands.judging import ScoringOptions
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.eval.leaderboard.board import Board
     from jaxflow.eval.leaderboard.cases import Cases
-    from jaxflow.eval.leaderboard.programs import Programs
+    from jaxflow.eval.leaderboard.scoring import Programs
     from jaxflow.models import Model
 
 __all__ = ["Leaderboard"]
@@ -53,6 +54,7 @@ class Leaderboard:
     by default runs/leaderboard."""
     threads: int | None = None
     """Threads for attention flow; by default all cores."""
+    scoring: ScoringOptions = dataclasses.field(default_factory=ScoringOptions)
 
     def run(self) -> None:
         """Judge, print and write."""
@@ -69,17 +71,19 @@ class Leaderboard:
     def _judge(self, out: Path) -> None:
         from rich.console import Console
 
-        from jaxflow.eval.leaderboard.programs import Programs
         from jaxflow.eval.leaderboard.report import print_summary
+        from jaxflow.eval.leaderboard.scoring import Programs
         from jaxflow.eval.leaderboard.summary import summarise_boards
         from jaxflow.eval.leaderboard.write import write_board
+        from jaxflow.eval.score.target import scoring_of
 
         boards, models, names = [], [], []
         programs = None
         with kept_programs():
             for name, model, cases in self._runs_with_cases():
-                if programs is None or not programs.serve(model):
-                    programs = Programs(model)
+                if programs is None or not programs.fit(model):
+                    chosen = scoring_of(model, self.scoring.target, self.scoring.replacement)
+                    programs = Programs(model, chosen)
                 boards.append(self._board(name, model, cases, programs))
                 models.append(model)
                 names.append(name)
@@ -88,11 +92,13 @@ class Leaderboard:
         if not console.is_terminal:  # a file has no width that a table must fit
             console = Console(highlight=False, width=160)
         print_summary(console, summary, MOST)
+        print(f"{chosen.describe()}.")
         config = {
             "runs": names,
             "data": self.data,
             "split": self.split,
             "seed": self.seed,
+            **chosen.record(),
             "model": models[0].config.to_dict(),
         }
         for path in write_board(out, summary, boards, names, models[0], config, shown=SHOWN):
@@ -100,7 +106,7 @@ class Leaderboard:
 
     def _runs_with_cases(self) -> list[tuple[str, Model, Cases]]:
         """Load every run with its sentences."""
-        from jaxflow.eval.leaderboard.corpora import agreement_cases, labelled_cases
+        from jaxflow.eval.leaderboard.cases import agreement_cases, labelled_cases
         from jaxflow.models import load
         from jaxflow.models.shipped import shipped_model
 

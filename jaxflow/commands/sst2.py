@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow.commands.progress as progress
 from jaxflow.commands.heap import keep_heap
+from jaxflow.commands.judging import ScoringOptions
 
 if TYPE_CHECKING:
     from jaxflow.train.config import FineTuneConfig
@@ -57,6 +58,7 @@ class ReproduceSst2:
     """Memory of the moving average of the parameters; 0 takes the last ones."""
     checkpoint_every: int | None = None
     """Steps between checkpoints, besides the ends of epochs."""
+    scoring: ScoringOptions = dataclasses.field(default_factory=ScoringOptions)
 
     def run(self) -> None:
         """Fine-tune if need be, evaluate, print and write."""
@@ -78,6 +80,8 @@ class ReproduceSst2:
             seed=self.seed,
             special_tokens=not self.no_special_tokens,
             threads=self.threads,
+            target=self.scoring.target,
+            replacement=self.scoring.replacement,
             **{name: value for name, value in given.items() if value is not None},
         )
         out = self.out or Path("runs") / f"sst2-{_plain(self.model)}"
@@ -127,6 +131,7 @@ class ReproduceSst2:
                 authors=evaluation.authors,
                 rounding=evaluation.rounding,
             )
+            print(f"Corrected: {evaluation.scoring.describe()}.")
             print()
             if tuned:
                 place = out / "run" / "model"

@@ -28,9 +28,8 @@ from jaxflow.eval.decoders import (
 from jaxflow.eval.decoders_rows import measure_rows, place_rows
 from jaxflow.eval.decoders_study import pick_splits
 from jaxflow.eval.decoders_tables import Change, _verdict, build_decoder_tables
-from jaxflow.eval.paper.protocol import ProtocolConfig
+from jaxflow.eval.paper.protocol import ProtocolConfig, TokenScores, token_scores
 from jaxflow.eval.plots.decoders import draw_correlations, draw_first_token
-from jaxflow.eval.score.token_scores import TokenScores, token_scores
 from jaxflow.eval.stats import Cell
 from jaxflow.models import EncoderConfig, Model, WordTokenizer, init
 from jaxflow.train.batches import EncodedSplit

@@ -20,10 +20,10 @@ from jaxflow.edges import aggregate, normalise, propagate, weigh
 from jaxflow.edges._aggregate import capacities
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, run_board
-from jaxflow.eval.leaderboard.cases import batches, from_texts
+from jaxflow.eval.leaderboard.cases import from_texts
 from jaxflow.eval.leaderboard.methods import all_methods
-from jaxflow.eval.leaderboard.programs import Programs
 from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
+from jaxflow.eval.leaderboard.scoring import Programs
 from jaxflow.eval.leaderboard.summary import summarise_boards
 from jaxflow.models import trace
 
@@ -66,14 +66,14 @@ def test_everyone_is_there_or_said_to_be_left_out(model, board):
     here = {name for name, _ in board.rows}
     missing = {name.partition("/")[0] for name in names - here}
     assert here <= names
-    assert missing == set(board.left_out)
+    assert missing == set(board.scores.left_out)
     # Sentences of six tokens are no longer than a head is wide: 8.
     # The vocabulary has no mask token.
-    assert {"effective", "mask-out"} <= set(board.left_out)
-    for reason in board.left_out.values():
+    assert {"effective", "mask-out"} <= set(board.scores.left_out)
+    for reason in board.scores.left_out.values():
         assert "\n" not in reason
     for name in here - {"random", "position", "uniform", "column-sum"}:
-        assert board.seconds[name] > 0
+        assert board.scores.seconds[name] > 0
 
 
 def test_scores_are_those_of_the_public_functions(model, cases, board):
@@ -94,12 +94,13 @@ def test_scores_are_those_of_the_public_functions(model, cases, board):
         mine = board.scores.values["column-sum"][sentence, 0, :n]
         np.testing.assert_allclose(np.minimum(mine, 1), column, atol=1e-5)
 
-        def probability(embeddings, label=label):
+        def log_odds(embeddings, label=label):
             output = model.module.apply(model.params, embeddings, method="encode")
-            return jax.nn.softmax(output.logits)[:, label]
+            chosen = jax.nn.softmax(output.logits)[:, label]
+            return jnp.log(chosen / (1 - chosen))
 
         embeddings = model.module.apply(model.params, jnp.asarray(tokens), method="embed")
-        norm = np.asarray(jaxflow.gradient_norm(probability, embeddings))[0]
+        norm = np.asarray(jaxflow.gradient_norm(log_odds, embeddings))[0]
         mine = board.scores.values["gradient-norm"][sentence, 0, :n]
         np.testing.assert_allclose(mine, norm, rtol=5e-3, atol=1e-5)
         text = model.text
@@ -115,7 +116,7 @@ def test_scores_are_those_of_the_public_functions(model, cases, board):
             expected = jaxflow.remove_out(predict, tokens, how, token_id=number, label=[label])
             mine = board.scores.values[method][sentence, 0, :n]
             np.testing.assert_allclose(mine, np.asarray(expected)[0], atol=1e-5)
-        times = np.asarray(jaxflow.gradient_x_input(probability, embeddings))[0]
+        times = np.asarray(jaxflow.gradient_x_input(log_odds, embeddings))[0]
         mine = board.scores.values["gradient-x-input"][sentence, 0, :n]
         np.testing.assert_allclose(mine, np.abs(times), rtol=5e-3, atol=1e-5)
         for values in board.scores.values.values():
@@ -226,14 +227,6 @@ def test_a_summary_sorts_and_is_written(board, tmp_path):
     )
 
 
-def test_batches_hold_every_sentence_once(cases):
-    seen = [batch.rows for batch in batches(cases, 18)]
-    assert sorted(np.concatenate(seen).tolist()) == [0, 1, 2, 3]
-    for batch in batches(cases, 18):
-        assert batch.tokens.shape == (3, 6)
-        np.testing.assert_array_equal(batch.tokens != 0, batch.mask)
-
-
 def test_unusable_requests_are_refused(model, board):
     with pytest.raises(InputError, match="texts and labels must be as many"):
         from_texts(model, ["a"], [])
@@ -253,20 +246,14 @@ def test_classes_are_read_where_the_model_reads_them(causal, place):
     assert found.readout.tolist() == [place]
 
 
-def test_a_causal_agreement_encoder_reads_its_last_word(model):
-    config = dataclasses.replace(model.config, causal=True)
-    found = from_texts(dataclasses.replace(model, config=config), ["a b", "a"], [0, 0])
-    assert found.readout.tolist() == [2, 1]
-
-
 def test_a_causal_models_attention_is_divided_by_its_receptive_field():
     model = tiny(causal=True)
     texts = ["the key un like", "the", "key cabinet the keys un"]
     found = from_texts(model, texts, [0, 1, 2])
     programs = Programs(model)
     board = run_board(model, found, programs=programs)
-    assert programs.serve(tiny(causal=True))
-    assert not programs.serve(tiny())
+    assert programs.fit(tiny(causal=True))
+    assert not programs.fit(tiny())
     names = {method.name for method in all_methods(model.config.heads, causal=True)}
     assert {name for name, _ in board.rows} <= names
     for sentence in range(len(found)):

@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.agreement import rank_correlations
-from jaxflow.eval.leaderboard.cases import Cases
-from jaxflow.eval.leaderboard.removal import (
-    curves,
+from jaxflow.eval.leaderboard.board import (
     kept_sets,
-    measures,
-    order,
+    rank_correlations,
+    ranking,
+    removal_measures,
     set_probabilities,
 )
+from jaxflow.eval.leaderboard.cases import Cases
 
 RNG = np.random.default_rng(2)
 BLANK = 2
@@ -54,12 +53,11 @@ def test_curves_are_those_of_a_loop():
     scores = RNG.integers(0, 3, (5, 4, 6)).astype(float)  # with ties
     for sentence in range(4):
         can = given_cases.removable[sentence]
-        ranking = order(scores[:, sentence], can)
-        without, alone = kept_sets(ranking)
+        without, alone = kept_sets(ranking(scores[:, sentence], can))
         known = np.unique(np.concatenate([without.ravel(), alone.ravel()]))
         sets = [np.zeros(0, np.uint64)] * 4
         sets[sentence] = known
-        values = set_probabilities(predict, given_cases, sets, BLANK, tokens_at_once=42)[sentence]
+        values = set_probabilities(predict, given_cases, sets, BLANK, at_once=42)[sentence]
         for row in range(5):
             places = np.flatnonzero(can)
             best_first = sorted(places, key=lambda place: (-scores[row, sentence, place], place))
@@ -70,16 +68,16 @@ def test_curves_are_those_of_a_loop():
                 removed[best_first[:k]] = BLANK
                 kept = given_cases.tokens[sentence].copy()
                 kept[best_first[k:]] = BLANK
-                found = curves(without, known, values)[row, step]
+                found = values[np.searchsorted(known, without)][row, step]
                 assert found == pytest.approx(one(removed, label))
-                found = curves(alone, known, values)[row, step]
+                found = values[np.searchsorted(known, alone)][row, step]
                 assert found == pytest.approx(one(kept, label))
 
 
 def test_measures_are_those_of_their_definitions():
     without = np.array([[0.9, 0.5, 0.5, 0.4, 0.4, 0.3, 0.3, 0.3, 0.3, 0.2, 0.2]])
     alone = np.array([[0.2, 0.6, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 0.9, 0.9, 0.9]])
-    found = {name: values[0] for name, values in measures(without, alone).items()}
+    found = {name: values[0] for name, values in removal_measures(without, alone).items()}
     assert found["comprehensiveness"] == pytest.approx((0.4 + 0.4 + 0.5 + 0.5 + 0.6) / 5)
     assert found["sufficiency"] == pytest.approx((0.3 + 0.3 + 0.2 + 0.2 + 0.1) / 5)
     areas = (0.4 + 0.4 + 0.5 + 0.5 + 0.6 + 0.6 + 0.6 + 0.6 + 0.7 + 0.7) / 10

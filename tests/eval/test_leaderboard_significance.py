@@ -6,14 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import binom, permutation_test, rankdata
+from scipy.stats import binom, rankdata
 
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.significance import Significance, compare, permutation_tests
 from jaxflow.eval.stats import holm
 
 RNG = np.random.default_rng(5)
-#: Four deviations of a share that 400 hits have told.
+#: Four standard deviations of a share estimated from 400 hits.
 ROUGH = 4 / np.sqrt(400)
 
 
@@ -36,20 +36,6 @@ def test_p_values_are_those_of_all_sign_choices():
     assert np.isnan(np.diag(found)).all()
 
 
-def test_p_values_are_those_of_scipy_on_many_sentences():
-    values = RNG.normal(size=(2, 300)) + np.array([[0], [0.12]])
-    expected = permutation_test(
-        (values[0], values[1]),
-        lambda x, y, axis: np.mean(x - y, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=20_000,
-        rng=np.random.default_rng(0),
-    ).pvalue
-    found = permutation_tests(values, permutations=20_000)[0, 1]
-    assert found == pytest.approx(expected, rel=ROUGH)
-
-
 def test_undefined_sentences_are_left_out_pair_by_pair():
     values = RNG.normal(size=(3, 10))
     values[1, [2, 5]] = np.nan
@@ -61,18 +47,6 @@ def test_undefined_sentences_are_left_out_pair_by_pair():
         assert found[a, b] == pytest.approx(expected, abs=0.002, rel=ROUGH)
     values[2] = np.nan
     assert np.isnan(permutation_tests(values, permutations=100)[2]).all()
-
-
-@pytest.mark.parametrize("shift", [0.1, 1.0, 3.0])
-def test_what_a_bound_decides_is_never_more_certain_than_all_sign_choices(shift):
-    values = RNG.normal(size=(2, 16)) * np.array([[0.2], [0.2]]) + np.array([[0], [shift]])
-    found = permutation_tests(values, permutations=10)  # a bound below 1/11 is taken
-    expected = exact(values[0] - values[1])
-    assert found[0, 1] >= expected * 0.5
-    difference = np.abs(values[0] - values[1]).sum()
-    if shift == 3.0:  # all differences one way: only two of all choices reach the sum
-        assert difference == pytest.approx(abs((values[0] - values[1]).sum()))
-        assert 2 / 2**16 <= found[0, 1] < 1 / 11
 
 
 def test_hundreds_of_sentences_are_decided_without_many_choices():

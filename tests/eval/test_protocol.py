@@ -12,11 +12,17 @@ import pytest
 import scipy.stats
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.protocol import ProtocolConfig, choose
+from jaxflow.eval.paper import protocol
+from jaxflow.eval.paper.protocol import (
+    ProtocolConfig,
+    TokenScores,
+    choose,
+    correlate,
+    dense_spearman,
+    score_sentences,
+    token_scores,
+)
 from jaxflow.eval.paper.scores import ROWS, TARGETS
-from jaxflow.eval.score import sentence_scores
-from jaxflow.eval.score.sentence_scores import correlate, score_sentences
-from jaxflow.eval.score.token_scores import TokenScores, token_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.batches import EncodedSplit
 
@@ -190,6 +196,9 @@ def test_references_are_their_definitions(scores, plain, name):
         expected = getattr(sentence, name)
         np.testing.assert_allclose(found[row, :n], expected, rtol=1e-3, atol=2e-5)
         assert np.isnan(found[row, n:]).all()
+        # A word that is unknown already stays as it is.
+        unknown = sentence.tokens == 2
+        assert name != "blank_out" or (found[row, :n][unknown] == 0).all()
 
 
 def test_the_signed_sum_of_the_gradient_vanishes_behind_layer_norms(plain):
@@ -209,13 +218,6 @@ def test_the_signed_sum_of_the_gradient_vanishes_behind_layer_norms(plain):
         np.testing.assert_allclose(after, before, rtol=0, atol=1e-12)
         # What is left is the error of the finite differences.
         assert sentence.gradient.max() < 1e-6
-
-
-def test_a_blanked_unknown_word_changes_nothing(scores, split):
-    places = np.argwhere(split.tokens == 2)
-    assert len(places) > 1
-    for row, place in places:
-        assert scores.targets["blank_out"][row, place] == 0
 
 
 def test_baselines_know_nothing_of_the_model(scores, split):
@@ -251,7 +253,7 @@ def test_batches_and_buckets_change_nothing(model, split, scores):
     assert reports == [(7, 10), (10, 10)]
 
 
-def test_the_random_baseline_follows_seed_and_sentence(model, split, scores):
+def test_seed_and_special_tokens(model, split, scores):
     part = dataclasses.replace(
         split,
         **{
@@ -262,8 +264,13 @@ def test_the_random_baseline_follows_seed_and_sentence(model, split, scores):
     )
     alone = token_scores(model, part, LENGTHS, CONFIG).methods["random"]
     np.testing.assert_array_equal(alone, scores.methods["random"][3:5, :, : alone.shape[-1]])
-    seeded = token_scores(model, part, LENGTHS, dataclasses.replace(CONFIG, seed=6))
+    other = dataclasses.replace(CONFIG, seed=6, special_tokens=False)
+    seeded = token_scores(model, part, LENGTHS, other)
     assert (seeded.methods["random"] != alone)[:, :, 0].all()
+    # Without special tokens only [CLS] is left out: [UNK] stands for a word of the sentence.
+    expected = scores.counted[3:5, : seeded.counted.shape[1]].copy()
+    expected[:, 0] = False
+    np.testing.assert_array_equal(seeded.counted, expected)
 
 
 @pytest.mark.parametrize("special_tokens", [True, False])
@@ -292,17 +299,6 @@ def test_correlations_are_scipys(scores, split, special_tokens):
                     seen += 1
     assert seen > 400
     assert special_tokens or undefined  # two-token sentences have one word
-
-
-def test_leaving_special_tokens_out_leaves_out_cls(model, split, scores):
-    config = dataclasses.replace(CONFIG, special_tokens=False)
-    without = token_scores(model, split, LENGTHS, config)
-    np.testing.assert_array_equal(without.counted[:, 1:], scores.counted[:, 1:])
-    assert scores.counted[:, 0].all()
-    assert not without.counted[:, 0].any()
-    # [UNK] stands for a word of the sentence: it stays.
-    assert without.counted[split.tokens == 2].all()
-    np.testing.assert_array_equal(without.methods["raw"], scores.methods["raw"])
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -337,38 +333,6 @@ def test_equal_flows_are_ties(scores, split):
     assert ties > 0
 
 
-def by_hand(special_tokens=True):
-    """Scores of one sentence of three tokens, and of one whose scores are all the same."""
-    rows = {
-        name: np.full((2, 1, 4), np.nan)
-        for name in ("raw", "rollout", "flow", "column_sum", "random", "position")
-    }
-    for values in rows.values():
-        values[0, 0, :3] = 0.5, 0.25, 0.25
-        values[1, 0] = 0.25
-    counted = np.array([[True, True, True, False], [True] * 4])
-    saturated = np.array([[[True, False, False, True]], [[True] * 4]])
-    targets = {
-        "blank_out": np.array([[0.2, 0.1, 0.0, np.nan], [0.1, 0.2, 0.3, 0.4]]),
-        "gradient": np.array([[0.0, 0.1, 0.1, np.nan], [0.1, 0.2, 0.3, 0.4]]),
-        "gradient_norm": np.array([[0.1, 0.3, 0.2, np.nan], [0.1, 0.2, 0.3, 0.4]]),
-    }
-    return TokenScores(rows, targets, saturated, counted)
-
-
-def test_a_case_by_hand():
-    found = correlate(by_hand(), np.array([3, 4]))
-    # Ranks 3, 1.5, 1.5 against 3, 2, 1, and against 1, 2.5, 2.5.
-    assert found.correlations["blank_out"]["raw"][0, 0] == pytest.approx(3**0.5 / 2)
-    assert found.correlations["gradient"]["raw"][0, 0] == pytest.approx(-1)
-    # And against 1, 3, 2.
-    assert found.correlations["gradient_norm"]["raw"][0, 0] == pytest.approx(-(3**0.5) / 2)
-    # What is the same everywhere has no rank correlation, and is not called 0.
-    assert np.isnan(found.correlations["blank_out"]["raw"][1, 0])
-    np.testing.assert_allclose(found.saturated, [[1 / 3], [1]])
-    np.testing.assert_allclose(found.entropy["raw"], [[1.5 * np.log(2) / np.log(3)], [1]])
-
-
 def test_the_draw_follows_the_seed():
     split = split_of([2 + i % 8 for i in range(200)], first_row=7)
     config = ProtocolConfig(samples=50, seed=3)
@@ -396,12 +360,11 @@ def test_short_sentences_are_left_out():
         choose(split, ProtocolConfig(min_tokens=6, samples=101))
     with pytest.raises(InputError, match="at least 10 tokens"):
         choose(split, ProtocolConfig(min_tokens=10))
-
-
-@pytest.mark.parametrize("samples", [0, -3, 201])
-def test_an_impossible_number_of_samples(samples):
-    with pytest.raises(InputError, match=f"from 1 to the 200 .* got {samples}"):
-        choose(split_of([4] * 200), ProtocolConfig(samples=samples))
+    with pytest.raises(InputError, match=r"from 1 to the 200 .* got 0"):
+        choose(split, ProtocolConfig(samples=0))
+    long = split_of([4] * 2_300)
+    assert len(choose(long, ProtocolConfig())) == 2_000
+    assert len(choose(long, ProtocolConfig(samples=2_200))) == 2_200
 
 
 @pytest.mark.parametrize(
@@ -411,12 +374,6 @@ def test_an_impossible_number_of_samples(samples):
 def test_impossible_options_are_named(name, value):
     with pytest.raises(InputError, match=name):
         ProtocolConfig(**{name: value})
-
-
-def test_without_a_number_it_is_the_papers_or_all():
-    assert len(choose(split_of([4] * 150), ProtocolConfig())) == 150
-    assert len(choose(split_of([4] * 2_300), ProtocolConfig())) == 2_000
-    assert len(choose(split_of([4] * 2_300), ProtocolConfig(samples=2_200))) == 2_200
 
 
 def test_sentences_are_chosen_scored_and_kept(model, split, scores):
@@ -464,10 +421,29 @@ def test_blocks_by_length_leave_no_trace_in_the_correlations(monkeypatch):
     )
     for ranks in ("average", "dense"):
         whole = correlate(scores, lengths, ranks).correlations
-        monkeypatch.setattr(sentence_scores, "BLOCK", 4)
+        monkeypatch.setattr(protocol, "BLOCK", 4)
         found = correlate(scores, lengths, ranks).correlations
         monkeypatch.undo()
         for target, rows in whole.items():
             for name, values in rows.items():
                 assert np.isfinite(values).any()
                 np.testing.assert_array_equal(found[target][name], values)
+
+
+def test_dense_ranks_go_into_the_formula_without_ties():
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(0, 4, (2, 4, 9)).astype(float), rng.normal(size=(2, 1, 9))
+    counted = rng.random((2, 1, 9)) < 0.7
+    found = dense_spearman(a, b, counted)
+    for place in np.ndindex(2, 4):
+        here = counted[place[0], 0]
+        n = here.sum()
+        ranks = [
+            scipy.stats.rankdata(values[here], method="dense")
+            for values in (a[place], b[place[0], 0])
+        ]
+        expected = 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum() / (n * (n**2 - 1))
+        assert found[place] == pytest.approx(expected, abs=1e-12)
+    # Two constants agree perfectly, which no correlation would say; one token is too few.
+    assert dense_spearman([3.0] * 5, [4.0] * 5, [True] * 5) == 1
+    assert np.isnan(dense_spearman([3.0, 1.0], [4.0, 2.0], [True, False]))

@@ -11,7 +11,7 @@ from tiny_models import tiny
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.explanation import explainer
-from jaxflow.eval.score.model_attention import attention_of, join
+from jaxflow.eval.score.attention import attention_of, join
 from jaxflow.eval.score.reading import reader
 from jaxflow.models import ViTConfig, init
 from jaxflow.models.model import Model
@@ -77,7 +77,7 @@ def test_scores_are_those_of_the_public_functions(model, words):
         np.testing.assert_allclose(found.layers[name], expected, atol=5e-5)
         np.testing.assert_array_equal(found.scores[name], found.layers[name][-1])
 
-    blanked = np.where(units.astype(bool), model.text.unk_id, ids)
+    blanked = np.where(units.astype(bool), model.text.mask_id, ids)
     changed = answer(model, blanked.astype(np.int32), np.ones_like(blanked, bool), place)
     expected = np.abs(changed[:, label] - probabilities[label])
     np.testing.assert_allclose(found.scores["blank_out"], expected, atol=2e-5)
@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_public_functions(model, words):
 def test_long_texts_are_blanked_in_parts(monkeypatch):
     model = tiny("masked-lm")
     whole = explainer(model)(TEXT)
-    monkeypatch.setattr("jaxflow.eval.score.instant._MEMORY", 1 << 12)
+    monkeypatch.setattr("jaxflow.eval.explain.explanation._MEMORY", 1 << 12)
     parts = explainer(model)(TEXT)
     for name, values in whole.scores.items():
         np.testing.assert_allclose(parts.scores[name], values, rtol=1e-3, atol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.scores import ROWS, TARGETS, SentenceScores, load_extra
+from jaxflow.eval.paper.scores import SentenceScores, load_extra
 
 
 def test_what_is_saved_is_loaded(make_scores, tmp_path):
@@ -25,19 +25,6 @@ def test_what_is_saved_is_loaded(make_scores, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["scores.npz"]
 
 
-def test_names_in_the_file_are_flat(make_scores, tmp_path):
-    make_scores(sentences=2, layers=1).save(tmp_path / "s.npz")
-    with np.load(tmp_path / "s.npz", allow_pickle=False) as file:
-        expected = {f"{target}/{row}" for target in TARGETS for row in ROWS}
-        expected |= {"entropy/raw", "entropy/rollout", "entropy/flow", "saturated", "length"}
-        assert set(file.files) == expected
-
-
-def test_sizes(make_scores):
-    scores = make_scores(sentences=5, layers=3)
-    assert (scores.sentences, scores.layers) == (5, 3)
-
-
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
 def test_a_damaged_file_is_refused(content, tmp_path):
     path = tmp_path / "scores.npz"
@@ -45,14 +32,6 @@ def test_a_damaged_file_is_refused(content, tmp_path):
     with pytest.raises(
         InputError, match=r"scores\.npz must be an npz file, it is something else or cut off"
     ):
-        SentenceScores.load(path)
-
-
-def test_a_truncated_file_is_refused(make_scores, tmp_path):
-    path = tmp_path / "scores.npz"
-    make_scores(sentences=40).save(path)
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InputError, match="must be an npz file"):
         SentenceScores.load(path)
 
 
@@ -75,12 +54,6 @@ def test_an_extra_array_cannot_hide_a_score_or_need_pickle(make_scores, tmp_path
         scores.save(path, extra={"objects": np.array([None])})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["scores.npz"]
-
-
-def test_a_folder_that_cannot_be_made_is_refused(make_scores, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot write to the folder"):
-        make_scores(sentences=2).save(tmp_path / "file" / "scores.npz")
 
 
 def test_missing_rows_and_other_shapes_are_refused(make_scores):

@@ -81,7 +81,7 @@ def board(
     seconds = {method.name: 1e-4 * (1 + place) for place, method in enumerate(members)}
     scores_of = Scores(values, seconds, {"cross": "the model has no cross-attention"})
     probability = np.full(len(given), 0.75, np.float32)
-    return Board(tuple(rows), measures, seconds, scores_of.left_out, given, scores_of, probability)
+    return Board(tuple(rows), measures, given, scores_of, probability)
 
 
 def summary(boards: Sequence[Board], permutations: int = 2000) -> Summary:

@@ -14,8 +14,7 @@ from tiny_models import sharpened, tiny
 
 import jaxflow
 from jaxflow.eval.paper.evaluate import spread
-from jaxflow.eval.paper.protocol import ProtocolConfig
-from jaxflow.eval.score.token_scores import token_scores
+from jaxflow.eval.paper.protocol import ProtocolConfig, token_scores
 from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer
 from jaxflow.train.batches import EncodedSplit
 from jaxflow.train.mesh import layout_of
@@ -90,8 +89,8 @@ def attributions() -> dict[str, np.ndarray]:
     encoder, bert = agreement(), tiny()
     parts = {
         "encoder": of_protocol(encoder),
-        "encoder maximum": of_protocol(encoder, score="last", reading="maximum"),
-        "bert": of_protocol(bert, score="predicted"),
+        "encoder maximum": of_protocol(encoder, target="last", reading="maximum"),
+        "bert": of_protocol(bert, target="predicted"),
         "arrays": of_arrays(encoder),
     }
     tokens = split_for(encoder).tokens

@@ -164,7 +164,6 @@ def _import_all() -> None:
         "jaxflow.eval.paper.evaluate",
         "jaxflow.eval.plots.leaderboard",
         "jaxflow.eval.plots.leaderboard_layers",
-        "jaxflow.eval.leaderboard.corpora",
         "jaxflow.eval.leaderboard.write",
         "jaxflow.eval.leaderboard.page",
         "jaxflow.eval.sharded.run",
@@ -183,11 +182,11 @@ def _import_all() -> None:
 def _shrink() -> None:
     """Make the leaderboard one of a few methods and few permutations: its files are the same."""
     from jaxflow.edges import edge_weights
-    from jaxflow.eval.leaderboard import programs, scoring, summary
+    from jaxflow.eval.leaderboard import scoring, summary
 
     few = {name: each for name, each in edge_weights(0).items() if name in BOARD}
-    programs.edge_weights = lambda heads: few  # type: ignore[assignment]
-    programs.propagations = scoring.propagations = dict  # type: ignore[assignment]
+    scoring.edge_weights = lambda heads: few  # type: ignore[assignment]
+    scoring.propagations = dict  # type: ignore[assignment]
     summary.summarise_boards.__kwdefaults__["permutations"] = 500
 
 

@@ -1,10 +1,10 @@
-"""Attention that some framework saved, and the token attention worked out from it, as npz files."""
+"""Work out token attention from attention: of npz files of any framework, of a model, by edges."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,26 +13,23 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.attention import check_attention
+from jaxflow.edges import AGGREGATORS, EdgeWeight, aggregate, edge_weight
+from jaxflow.edges._aggregate import Aggregator
 from jaxflow.errors import InputError
 from jaxflow.eval.io.npz import read_npz
+from jaxflow.eval.score.reading import Reading, Token, reader
 from jaxflow.files import write_together
+from jaxflow.models import Model, ViTConfig, trace
 
-__all__ = [
-    "Attribution",
-    "AttributionOptions",
-    "Method",
-    "SavedAttention",
-    "attribute",
-    "read_attention",
-    "write_attribution",
-]
+BATCH = 16  # texts a run of the model
+STEP = 16  # texts are padded to a multiple of this, so that little is compiled
 
 Method = Literal["raw", "rollout", "flow", "head-rollout"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SavedAttention:
-    """What a file holds.
+    """Attention as a file holds it.
 
     Attributes
     ----------
@@ -88,7 +85,7 @@ class AttributionOptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attribution:
-    """Token attention and where it came from.
+    """Token attention and its source.
 
     Attributes
     ----------
@@ -211,3 +208,161 @@ def _indices(name: str, given: tuple[int, ...] | None, size: int) -> list[int]:
         if not -size <= index < size:
             raise InputError(f"{name} must be indices from {-size} to {size - 1}, got {index}")
     return [index % size for index in given]
+
+
+def attention_of(
+    model: Model,
+    texts: Sequence[str],
+    *,
+    words: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> SavedAttention:
+    """Run a model on texts and return its attention in the form of a file.
+
+    Parameters
+    ----------
+    model
+        A model of text; a head is not needed.
+    texts
+        S texts, at least one.
+    words
+        Whether pieces of one word are joined, as `join` does.
+    report
+        Called with how many texts are done, and of how many.
+
+    Returns
+    -------
+    SavedAttention
+        Attention float32 ``[S, L, H, n, n]`` with n the longest text's tokens, the mask of real
+        tokens, and the tokens as text.
+
+    Raises
+    ------
+    InputError
+        If a text is empty, too long for the model or no valid Unicode, or the model is of images.
+    """
+    if isinstance(model.config, ViTConfig):
+        raise InputError("the model must be one of text, got one of images")
+    if not texts:
+        raise InputError("texts must hold at least one, got none")
+    read = reader(model, words=words, answer=False)
+    readings = [read(text) for text in texts]
+    n = max(len(reading.units) for reading in readings)
+    config = model.config
+    attention = np.zeros((len(texts), config.layers, config.heads, n, n), np.float32)
+    order = np.argsort([len(reading.ids) for reading in readings], kind="stable")
+    for begin in range(0, len(order), BATCH):
+        rows = order[begin : begin + BATCH]
+        for row, found in zip(rows, _run(model, [readings[row] for row in rows]), strict=True):
+            m = len(found[0, 0])
+            attention[row, :, :, :m, :m] = found
+        report(begin + len(rows), len(order))
+    mask = np.arange(n) < np.array([[len(reading.units)] for reading in readings])
+    tokens = np.array(
+        [
+            [*(unit.text for unit in reading.units), *[""] * (n - len(reading.units))]
+            for reading in readings
+        ]
+    )
+    return SavedAttention(attention, mask, tokens)
+
+
+def _run(model: Model, readings: Sequence[Reading]) -> list[NDArray[np.float32]]:
+    longest = max(len(reading.ids) for reading in readings)
+    n = min(-(-longest // STEP) * STEP, model.config.positions)
+    # The last batch is filled up with its first text, so that it is compiled with the others.
+    rows = [*readings, *[readings[0]] * (BATCH - len(readings))]
+    ids = np.stack([reading.padded(n, model.text.pad_id) for reading in rows])
+    mask = np.arange(n) < np.array([[len(reading.ids)] for reading in rows])
+    attention = np.asarray(model(ids, mask).attention)
+    return [
+        join(attention[place, :, :, : len(reading.ids), : len(reading.ids)], reading.members)
+        for place, reading in enumerate(readings)
+    ]
+
+
+def join(attention: NDArray[np.float32], members: Sequence[int]) -> NDArray[np.float32]:
+    """Join tokens to units: attention to a unit is the sum, from it the mean over its tokens.
+
+    From ``[..., n, n]`` and the unit of each token, in order, to ``[..., m, m]``; rows that summed
+    to 1 still do (Clark et al., What Does BERT Look At?, BlackboxNLP 2019, section 4.1).
+    """
+    begins = np.flatnonzero(np.diff(members, prepend=-1))
+    if len(begins) == attention.shape[-1]:
+        return attention
+    sizes = np.diff(begins, append=len(members)).astype(np.float32)
+    summed = np.add.reduceat(attention, begins, axis=-1)
+    return (np.add.reduceat(summed, begins, axis=-2) / sizes[:, None]).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EdgeScores:
+    """Scores of one sentence of n tokens by edge weights.
+
+    Attributes
+    ----------
+    text
+        The sentence.
+    tokens
+        Its n tokens.
+    readout
+        The token whose rows the scores are.
+    scores
+        ``EDGE/AGGREGATOR`` -> float64 ``[L, n]``, the row of the readout after every layer.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    readout: int
+    scores: Mapping[str, NDArray[np.float64]]
+
+
+def edge_method(name: str) -> tuple[EdgeWeight, Aggregator]:
+    """Read ``EDGE/AGGREGATOR``; an edge weight alone is followed by rollout.
+
+    Raises
+    ------
+    InputError
+        If there is no such edge weight or aggregator.
+    """
+    edge, slash, how = name.partition("/")
+    for known in AGGREGATORS:
+        if known == (how if slash else "rollout"):
+            return edge_weight(edge), known
+    raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
+
+
+def score_sentence(
+    model: Model,
+    text: str,
+    methods: Sequence[tuple[EdgeWeight, Aggregator]],
+    *,
+    threads: int | None = None,
+) -> EdgeScores:
+    """Score a sentence's tokens by edge weights and aggregators.
+
+    Parameters
+    ----------
+    model
+        A model of text. Gradients and relevance are those of the class that it predicts.
+    text
+        The sentence.
+    methods
+        At least one.
+    threads
+        For flow; None takes all cores.
+
+    Raises
+    ------
+    InputError
+        If the sentence cannot be read, or the model cannot serve a method.
+    """
+    reading = reader(model, answer=model.config.head != "none")(text)
+    found = trace(model, np.asarray([reading.ids], np.int32))
+    scores = {
+        f"{edge.name}/{how}": np.asarray(
+            aggregate(found, edge, how, sources=reading.place, threads=threads), np.float64
+        )[0, :, 0]
+        for edge, how in methods
+    }
+    return EdgeScores(text, reading.units, reading.place, scores)

@@ -1,0 +1,151 @@
+"""Decide what gradients are taken of and which token replaces one that is blanked out.
+
+Every score that depends on one of the two takes it from here, whichever command asks for it.
+Defaults by the kind of model:
+
+================================================== ============== ===========
+model                                              target         replacement
+================================================== ============== ===========
+two classes                                        ``difference``
+more classes, or a language model                  ``log-odds``
+a mask token in the vocabulary (BERT and its kin)                 ``mask``
+trained with word dropout (the agreement encoder),                ``unk``
+or without a mask token (GPT-2)
+================================================== ============== ===========
+
+The explained output is the gold class where there is one, else the predicted class or token. Word
+pieces leave next to nothing unknown, so that a pretrained model has hardly seen ``[UNK]``, while
+``[MASK]`` is what it was trained to see in place of a missing word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow.errors import InputError
+from jaxflow.models import EncoderConfig, Model
+
+Target = Literal["difference", "log-odds", "probability", "predicted", "last"]
+Replacement = Literal["mask", "unk"]
+
+#: Target of the gradient -> how a text calls it.
+TARGETS: dict[Target, str] = {
+    "difference": "p₀ − p₁",
+    "log-odds": "the log-odds of the explained output",
+    "probability": "the probability of the explained output",
+    "predicted": "the logit of the predicted output",
+    "last": "the logit of the last class",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """The target of gradients and the replacement of blanked-out tokens, for one model.
+
+    Attributes
+    ----------
+    target, replacement
+        The two choices.
+    token_id, token
+        The number of the replacement token, and how the vocabulary writes it.
+    """
+
+    target: Target
+    replacement: Replacement
+    token_id: int
+    token: str
+
+    def record(self) -> dict[str, str]:
+        """Return the two choices as results record them."""
+        return {"target": self.target, "replacement": self.replacement}
+
+    def describe(self) -> str:
+        """Return one line for text output."""
+        return (
+            f"Gradients are of {TARGETS[self.target]}; blank-out replaces a token by {self.token}"
+        )
+
+
+def scoring_of(
+    model: Model, target: Target | None = None, replacement: Replacement | None = None
+) -> Scoring:
+    """Return the choices for a model of text; None takes the default of its kind.
+
+    Raises
+    ------
+    InputError
+        If the model has not the classes that the target needs, or its tokenizer lacks the token.
+    """
+    config = model.config
+    classes = getattr(config, "classes", 0) if config.head == "classification" else 0
+    if target is None:
+        target = "difference" if classes == 2 else "log-odds"
+    elif target not in TARGETS:
+        raise InputError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    if target == "difference" and classes != 2:
+        raise InputError(f"target difference needs a model with two classes, got {classes}")
+    if target == "last" and not classes:
+        raise InputError("target last needs a model with classes, got a language model")
+    tokenizer = model.text
+    if replacement is None:
+        mask = tokenizer.mask_id is not None and not isinstance(config, EncoderConfig)
+        replacement = "mask" if mask else "unk"
+        if not mask and tokenizer.unk_id is None:
+            raise InputError(
+                "the tokenizer must have a mask token or a token for unknown words to blank words "
+                "out, and has neither: name one in its tokenizer_config.json (unk_token)"
+            )
+    elif replacement not in get_args(Replacement):
+        raise InputError(f"replacement must be mask or unk, got {replacement!r}")
+    number = tokenizer.mask_id if replacement == "mask" else tokenizer.unk_id
+    if number is None:
+        raise InputError(
+            f"replacement {replacement} needs a token that the model's tokenizer does not have"
+        )
+    return Scoring(target, replacement, number, tokenizer.decode([number])[0])
+
+
+def target_value(target: Target, logits: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    """Return the number that gradients are taken of.
+
+    Parameters
+    ----------
+    target
+        Which.
+    logits
+        ``[B, C]`` of the readout.
+    labels
+        ``[B]`` explained outputs; None takes the predicted ones.
+
+    Returns
+    -------
+    jax.Array
+        ``[B]``.
+    """
+    if target == "predicted":
+        return logits.max(-1)
+    if target == "last":
+        return logits[:, -1]
+    if target == "difference":
+        probabilities = jax.nn.softmax(logits)
+        return probabilities[:, 0] - probabilities[:, 1]
+    labels = logits.argmax(-1) if labels is None else labels
+    if target == "probability":
+        return jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], -1)[:, 0]
+    chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    others = jnp.where(chosen, -jnp.inf, logits)
+    return jnp.where(chosen, logits, 0).sum(-1) - jax.nn.logsumexp(others, axis=-1)
+
+
+def class_logit(labels: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Return the target of gradients at attention weights: the logits ``[B]`` of the labels.
+
+    The edge weights that use them are defined by it (Chefer et al., 2021), whatever the target of
+    gradients at the input.
+    """
+    return lambda logits: jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]

@@ -1,0 +1,182 @@
+"""One engine: every command's scores agree, and the target and the replacement are its choices."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+from small_sst2 import tiny_bert
+from tiny_models import sharpened, tiny
+
+import jaxflow
+from jaxflow.errors import InputError
+from jaxflow.eval.explain.explanation import FORWARD, _jit_with, explainer
+from jaxflow.eval.leaderboard import scoring as board_scoring
+from jaxflow.eval.leaderboard.board import run_board
+from jaxflow.eval.leaderboard.cases import from_texts
+from jaxflow.eval.leaderboard.scoring import Programs
+from jaxflow.eval.paper.evaluate import evaluate
+from jaxflow.eval.paper.protocol import ProtocolConfig
+from jaxflow.eval.paper.scores import load_extra
+from jaxflow.eval.paper.sst2 import Sst2Config, evaluate_sst2
+from jaxflow.eval.score.engine import flow_at, read_places, rows_at, saturated_at
+from jaxflow.eval.score.target import TARGETS, scoring_of, target_value
+from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer, init
+from jaxflow.models.subword import SubwordTokenizer
+from jaxflow.train.batches import encode_sentences
+from jaxflow.train.config import TrainConfig
+
+POSITIONS = 14
+NAMES = {
+    "raw": "raw/none",
+    "rollout": "raw/rollout",
+    "flow": "raw/flow",
+    "blank_out": "blank-out",
+    "gradient_norm": "gradient-norm",
+}
+
+
+def bert() -> Model:
+    labels = ("negative", "positive")
+    return tiny_bert(scale=0.5, layers=2, width=8, head="classification", labels=labels)
+
+
+def agreement(**options: object) -> Model:
+    tokenizer = WordTokenizer(("[PAD]", "[CLS]", "[UNK]", "the", "film", "is", "great", "dull"))
+    sizes = {"vocabulary": len(tokenizer), "positions": POSITIONS, "layers": 2, "heads": 2}
+    config = EncoderConfig(**{**sizes, "width": 16, "dropout": 0.0, **options})
+    params = AgreementEncoder(config).init(jax.random.key(1), np.ones((1, 2), np.int32))
+    return Model(config, sharpened(params), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(bert, {}), (agreement, {}), (bert, {"target": "log-odds", "replacement": "unk"})],
+)
+def test_every_command_gives_a_sentence_the_same_scores(make, options, monkeypatch, tmp_path):
+    model, texts, labels = make(), ("the film is great", "the film"), np.array([0, 1])
+    split = encode_sentences(texts, labels, model.text, POSITIONS)
+    config = TrainConfig(positions=POSITIONS, buckets=())
+    evaluate(model, {"test": split}, config, ProtocolConfig(**options), tmp_path / "evaluate")
+    evaluate_sst2(
+        model, {"dev": split}, (8, POSITIONS), Sst2Config(**options), tmp_path / "sst2",
+        made_with={},
+    )  # fmt: skip
+    monkeypatch.setattr(board_scoring, "propagations", dict)
+    raw = {"raw": board_scoring.edge_weights()["raw"]}
+    monkeypatch.setattr(board_scoring, "edge_weights", lambda heads: raw)
+    programs = Programs(model, scoring_of(model, **options))
+    board = run_board(model, from_texts(model, texts, labels), programs=programs)
+    explain = explainer(model, **options)
+    tables = [load_extra(tmp_path / name / "scores.npz") for name in ("evaluate", "sst2")]
+    for row, text in enumerate(texts):
+        n = int(split.lengths[row])
+        explanation = explain(text)
+        for name, method in NAMES.items():
+            # Of two classes the explained one, gold or predicted, makes no difference.
+            expected = explanation.layers.get(name, explanation.scores[name][None])
+            others = [table[f"tokens/{name}"][row, ..., :n] for table in tables]
+            for found in (*others, board.scores.values[method][row, :, :n]):
+                np.testing.assert_allclose(
+                    found.reshape(expected.shape), expected, rtol=2e-3, atol=2e-5, err_msg=name
+                )
+            assert expected.max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "replacement", "token"),
+    [
+        (bert, "difference", "mask", "[MASK]"),
+        (tiny, "log-odds", "mask", "[MASK]"),
+        (lambda: tiny("masked-lm"), "log-odds", "mask", "[MASK]"),
+        (agreement, "difference", "unk", "[UNK]"),
+        (lambda: agreement(classes=3), "log-odds", "unk", "[UNK]"),
+    ],
+)
+def test_each_kind_of_model_has_its_default(model, target, replacement, token):
+    found = scoring_of(model())
+    assert found.record() == {"target": target, "replacement": replacement}
+    assert found.token == token
+    assert TARGETS[found.target] in found.describe()
+    assert token in found.describe()
+
+
+def test_a_tokenizer_without_a_mask_token_gives_the_unknown_word():
+    model = tiny("lm", causal=True)
+    other = Model(model.config, model.params, SubwordTokenizer(model.text.backend, {"unk": 1}))
+    assert scoring_of(other).record() == {"target": "log-odds", "replacement": "unk"}
+    neither = Model(model.config, model.params, SubwordTokenizer(model.text.backend, {}))
+    with pytest.raises(InputError, match="must have a mask token or a token for unknown words"):
+        scoring_of(neither)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (tiny, {"target": "difference"}, "target difference needs a model with two classes, got 3"),
+        (lambda: tiny("masked-lm"), {"target": "last"}, "target last needs a model with classes"),
+        (agreement, {"target": "loss"}, "target must be one of"),
+        (agreement, {"replacement": "mask"}, "replacement mask needs a token"),
+        (agreement, {"replacement": "pad"}, "replacement must be mask or unk"),
+    ],
+)
+def test_impossible_choices_are_refused(model, options, message):
+    with pytest.raises(InputError, match=message):
+        scoring_of(model(), **options)
+
+
+def test_targets_are_their_definitions():
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    labels, best, rows = np.array([0, 2, 1, 1]), logits.argmax(-1), np.arange(4)
+    p = np.exp(log_softmax(logits, -1))
+    expected = {
+        "difference": p[:, 0] - p[:, 1],
+        "log-odds": np.log(p / (1 - p))[rows, labels],
+        "probability": p[rows, labels],
+        "predicted": logits[rows, best],
+        "last": logits[:, 2],
+    }
+    assert set(expected) == set(TARGETS)
+    for target, values in expected.items():
+        np.testing.assert_allclose(target_value(target, logits, labels), values, atol=1e-5)
+    odds = np.log(p / (1 - p))[rows, best]
+    np.testing.assert_allclose(target_value("log-odds", logits), odds, atol=1e-5)
+
+
+MASK = np.array([[True, True, False, False], [True, True, True, True], [True, False, False, False]])
+
+
+@pytest.mark.parametrize(("causal", "places"), [(False, [0, 0, 0]), (True, [1, 3, 0])])
+def test_rows_and_flows_are_those_of_the_first_or_the_last_real_token(causal, places):
+    config = EncoderConfig(vocabulary=5, positions=4, layers=1, heads=1, width=4, causal=causal)
+    assert read_places(Model(config, init(config), None), MASK).tolist() == places
+    allowed = MASK[:, None, None, None, :] & np.tri(4, dtype=bool)
+    weights = np.where(allowed, np.random.default_rng(0).uniform(0.1, 1, (3, 3, 2, 4, 4)), 0)
+    weights = weights / weights.sum(-1, keepdims=True)
+    every = jaxflow.flow(weights, residual=0.3, mask=MASK)
+    found = flow_at(weights, places, MASK, residual=0.3)
+    reached = saturated_at(weights, places, MASK, residual=0.3)
+    all_reached = jaxflow.saturation(weights, residual=0.3, mask=MASK).reached
+    rows = np.asarray(rows_at(every, places))
+    for sentence, place in enumerate(places):
+        np.testing.assert_array_equal(found[sentence], every[sentence, :, place])
+        np.testing.assert_array_equal(reached[sentence], all_reached[sentence, :, place])
+        np.testing.assert_allclose(rows[sentence], every[sentence, :, place], rtol=1e-6)
+    assert reached.any()
+    assert not reached.all()
+
+
+def test_an_unknown_option_of_the_compiler_does_no_harm():
+    def double(values: jax.Array) -> dict[str, jax.Array]:
+        return {"double": values * 2}
+
+    values = np.ones(3, np.float32)
+    for options in (FORWARD, {"xla_cpu_option_of_another_version": True}):
+        np.testing.assert_array_equal(_jit_with(double, options)(values)["double"], 2 * values)
+
+    def fails(values: jax.Array) -> dict[str, jax.Array]:
+        raise jax.errors.JaxRuntimeError("something else")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        _jit_with(fails, FORWARD)(values)
