@@ -140,9 +140,8 @@ def explainer(
     Returns
     -------
     callable
-        From a sentence to its `Explanation`. It compiles for every new multiple of 16 tokens. It
-        raises `InputError` for a sentence that is empty, longer than the model's positions or not
-        valid Unicode, and, for a masked language model, without one ``[MASK]``.
+        From a sentence to its `Explanation`, compiled for every new multiple of 16 tokens. It
+        raises `InputError` for a sentence that cannot be read (`jaxflow.eval.score.reading`).
 
     Raises
     ------
@@ -206,15 +205,8 @@ def _sentence_scores(model: Model, scoring: Scoring) -> Callable[..., dict[str, 
         places = jnp.broadcast_to(place, len(rows))
         return jax.nn.softmax(readout_logits(output.logits, places)), output.attention
 
-    def forward(
-        params: Any,
-        tokens: jax.Array,
-        members: jax.Array,
-        place: jax.Array,
-        readout: jax.Array,
-        length: jax.Array,
-    ) -> dict[str, jax.Array]:
-        n = tokens.size
+    def forward(params: Any, tokens: jax.Array, members: jax.Array, numbers: jax.Array) -> Any:
+        n, (place, readout, length) = tokens.size, numbers
         mask = jnp.arange(n) < length
         join = _join(members, mask)
         copies = jnp.where(join, scoring.token_id, tokens[None])
@@ -250,14 +242,8 @@ def _sentence_scores(model: Model, scoring: Scoring) -> Callable[..., dict[str, 
             "blank_out": jnp.where((copies != tokens[None]).any(-1), change, 0),
         }
 
-    def gradient(
-        params: Any,
-        tokens: jax.Array,
-        members: jax.Array,
-        place: jax.Array,
-        readout: jax.Array,
-        length: jax.Array,
-    ) -> dict[str, jax.Array]:
+    def gradient(params: Any, tokens: jax.Array, members: jax.Array, numbers: jax.Array) -> Any:
+        place, _, length = numbers
         mask = jnp.arange(tokens.size) < length
         found = gradient_scores(
             ("gradient-norm",), apply, scoring, params, tokens[None], mask[None], None, place[None]
@@ -270,8 +256,8 @@ def _sentence_scores(model: Model, scoring: Scoring) -> Callable[..., dict[str, 
     def score(
         ids: NDArray[np.int32], members: NDArray[np.int32], place: int, readout: int, length: int
     ) -> dict[str, NDArray[np.float32]]:
-        numbers = (np.int32(place), np.int32(readout), np.int32(length))
-        given = ({"params": rolled.params}, ids, members, *numbers)
+        numbers = np.array([place, readout, length], np.int32)
+        given = ({"params": rolled.params}, ids, members, numbers)
         with ThreadPoolExecutor(2) as pool:
             jobs = [pool.submit(part, *given) for part in parts]
             done = [jax.device_get(job.result()) for job in jobs]

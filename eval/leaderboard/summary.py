@@ -148,10 +148,14 @@ def summarise_boards(
     finals = set(first.final())
     lines = []
     for place, (name, layer) in enumerate(first.rows):
+        try:
+            method = find_method(name)
+        except InputError:  # a method that only this board knows
+            method = Method(name, name, "edges")
         seconds = np.mean([board.scores.seconds.get(name, np.nan) for board in boards])
         lines.append(
             Line(
-                method=_method(name),
+                method=method,
                 layer=layer,
                 final=place in finals,
                 cells={measure: cells[measure][place] for measure in MEASURES},
@@ -187,16 +191,8 @@ def summarise_boards(
     )
 
 
-def _method(name: str) -> Method:
-    """Return the method of a name; a board may have some of its maker's own."""
-    try:
-        return find_method(name)
-    except InputError:
-        return Method(name, name, "edges")
-
-
 def _means(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:
-    """Return the standard deviation between the seeds' means of every row."""
+    """Return the standard deviation between the seeds' means of every row ``[R]``."""
     if len(boards) == 1:
         return np.full(len(boards[0].rows), np.nan)
     with warnings.catch_warnings():

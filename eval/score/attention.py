@@ -145,43 +145,31 @@ def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution
     heads = "mean" if options.heads is None else options.heads
 
     chosen: dict[str, Any] = {"method": options.method, "layers": layers, "sources": sources}
+    if options.method != "raw":
+        chosen["residual"] = residual
+    if options.method != "head-rollout":
+        chosen["heads"] = heads
+    given: dict[str, Any] = {name: chosen[name] for name in ("residual", "heads") if name in chosen}
     if options.method == "flow":
-        values = jaxflow.flow(
-            attention,
-            residual=residual,
-            heads=heads,
-            mask=mask,
-            sources=sources,
-            layers=layers,
-            threads=options.threads,
-            patient=options.patient,
-        )
-        return Attribution(values, saved, chosen | {"residual": residual, "heads": heads})
-    if options.method == "head-rollout":
-        chosen["residual"] = residual
-        result = jaxflow.head_rollout(attention, residual=residual, mask=mask)
-        values = np.asarray(result)[..., layers, :, :, :][..., sources, :]
-        return Attribution(values, saved, chosen)
-    chosen["heads"] = heads
-    if options.method == "raw":
-        result = jaxflow.raw_attention(attention, heads=heads, mask=mask)
-    else:
-        chosen["residual"] = residual
-        result = jaxflow.rollout(attention, residual=residual, heads=heads, mask=mask)
-    values = np.asarray(result)[..., layers, :, :][..., sources, :]
+        given |= {"sources": sources, "layers": layers}
+        given |= {"threads": options.threads, "patient": options.patient}
+        return Attribution(jaxflow.flow(attention, mask=mask, **given), saved, chosen)
+    functions: dict[str, Callable[..., Any]] = {
+        "raw": jaxflow.raw_attention,
+        "rollout": jaxflow.rollout,
+        "head-rollout": jaxflow.head_rollout,
+    }
+    result = np.asarray(functions[options.method](attention, mask=mask, **given))
+    axis = -4 if options.method == "head-rollout" else -3
+    values = np.take(result, layers, axis=axis)[..., sources, :]
     return Attribution(values, saved, chosen)
 
 
 def write_attribution(path: Path, attribution: Attribution) -> None:
-    """Write an npz file, beside its place and then renamed.
+    """Write ``token_attention``, ``mask`` and ``tokens`` where there were any, and how, as npz.
 
-    It holds ``token_attention``, ``mask`` and ``tokens`` where there were any, ``method`` (text)
-    and ``options`` (JSON text).
-
-    Raises
-    ------
-    InputError
-        If the file cannot be written.
+    How is ``method`` (text) and ``options`` (JSON text). Raises `InputError` if the file cannot be
+    written.
     """
     options = {name: value for name, value in attribution.options.items() if name != "method"}
     arrays = {
@@ -219,16 +207,8 @@ def attention_of(
 ) -> SavedAttention:
     """Run a model on texts and return its attention in the form of a file.
 
-    Parameters
-    ----------
-    model
-        A model of text; a head is not needed.
-    texts
-        S texts, at least one.
-    words
-        Whether pieces of one word are joined, as `join` does.
-    report
-        Called with how many texts are done, and of how many.
+    Pieces of one word are joined where `words` is set, as `join` does; `report` is called with how
+    many texts are done, and of how many.
 
     Returns
     -------
@@ -341,21 +321,8 @@ def score_sentence(
 ) -> EdgeScores:
     """Score a sentence's tokens by edge weights and aggregators.
 
-    Parameters
-    ----------
-    model
-        A model of text. Gradients and relevance are those of the class that it predicts.
-    text
-        The sentence.
-    methods
-        At least one.
-    threads
-        For flow; None takes all cores.
-
-    Raises
-    ------
-    InputError
-        If the sentence cannot be read, or the model cannot serve a method.
+    Gradients and relevance are of the logit of the class that the model predicts; `threads` are for
+    flow. Raises `InputError` if the sentence cannot be read, or the model cannot serve a method.
     """
     reading = reader(model, answer=model.config.head != "none")(text)
     found = trace(model, np.asarray([reading.ids], np.int32))

@@ -180,14 +180,6 @@ def test_flow_at_its_bound_is_counted_layer_by_layer(model, cases, board, edge):
     assert np.isnan(board.measures["at_bound"][rows_of(board, f"{edge}/rollout")]).all()
 
 
-def test_only_the_top_layers_are_judged_by_removal(board):
-    finals = set(board.final())
-    for place, (name, layer) in enumerate(board.rows):
-        assert (place in finals) == (layer in (None, 2)), name
-        judged = np.isfinite(board.measures["deletion_auc"][place])
-        assert judged.all() if place in finals else not judged.any()
-
-
 def test_a_summary_sorts_and_is_written(board, tmp_path):
     other = dataclasses.replace(
         board, measures={name: values + 0.01 for name, values in board.measures.items()}
@@ -238,6 +230,11 @@ def test_unusable_requests_are_refused(model, board):
     with pytest.raises(InputError, match="runs must be of one architecture and corpus"):
         summarise_boards([board, other])
     assert set(MEASURES) == set(board.measures)
+    finals = set(board.final())
+    for place, (name, layer) in enumerate(board.rows):
+        assert (place in finals) == (layer in (None, 2)), name
+        judged = np.isfinite(board.measures["deletion_auc"][place])
+        assert judged.all() if place in finals else not judged.any()
 
 
 @pytest.mark.parametrize(("causal", "place"), [(False, 0), (True, 2)])

@@ -6,7 +6,6 @@ import json
 
 import jax
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 import oracles
 import pytest
@@ -14,6 +13,7 @@ import scipy.special
 from rich.console import Console
 from small_sst2 import POSITIONS, sentences, tiny_bert
 
+import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.protocol import token_scores
 from jaxflow.eval.paper.reference import SENTIMENT, SENTIMENT_CORRECTED, TABLE_3
@@ -83,30 +83,12 @@ class Plain:
         self.attention = np.asarray(output.attention[0], np.float64)  # [L, H, n, n]
         self.logits = np.asarray(output.logits[0])
         self.fused = self.attention.mean(1)
-        self.edges = oracles.edge_weights(self.attention)
 
     def rollout(self):
-        products = [self.edges[0]]
-        for edges in self.edges[1:]:
-            products.append(edges @ products[-1])
-        return np.array(products)
+        return oracles.rollout(self.attention)
 
     def flow(self):
-        n = len(self.tokens)
-        graph = nx.DiGraph()
-        for layer, edges in enumerate(self.edges, start=1):
-            for i in range(n):
-                for j in range(n):
-                    graph.add_edge((layer, i), (layer - 1, j), capacity=edges[i, j])
-        return np.array(
-            [
-                [
-                    [nx.maximum_flow_value(graph, (layer, i), (0, t)) for t in range(n)]
-                    for i in range(n)
-                ]
-                for layer in range(1, LAYERS + 1)
-            ]
-        )
+        return jaxflow.flow(self.attention)
 
     def gradient(self, wanted):
         """In float64 and by forward differentiation, coordinate by coordinate."""
@@ -153,7 +135,7 @@ def test_the_corrected_relevance_is_the_row_of_cls(corrected, plain):
             "raw": sentence.fused[:, 0],
             "rollout": sentence.rollout()[:, 0],
             "flow": sentence.flow()[:, 0],
-            "column_sum": np.tile(np.minimum(1, sentence.edges[0].sum(0)), (LAYERS, 1)),
+            "column_sum": np.tile(np.minimum(1, sentence.rollout()[0].sum(0)), (LAYERS, 1)),
         }
         for name, values in expected.items():
             np.testing.assert_allclose(corrected.methods[name][row, :, :n], values, atol=2e-5)
