@@ -8,37 +8,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxflow.train.batches import ArrayBatches, Batches
-    from jaxflow.train.config import FineTuneConfig, FitConfig, TrainConfig
+    from jaxflow.train.batches import (
+        ArrayBatches,
+        Batches,
+        EncodedSplit,
+        accuracies,
+        evaluation_batches,
+    )
+    from jaxflow.train.config import PRESETS, FineTuneConfig, FitConfig, TrainConfig
     from jaxflow.train.corpus import load_corpus
+    from jaxflow.train.data import load_splits
     from jaxflow.train.finetuning import finetune
     from jaxflow.train.loop import Progress, TrainResult, fit, train
+    from jaxflow.train.run import read_config
     from jaxflow.train.sst2 import load_sst2
     from jaxflow.train.step import cross_entropy, make_optimizer
 
 __all__ = [
+    "PRESETS",
     "ArrayBatches",
     "Batches",
+    "EncodedSplit",
     "FineTuneConfig",
     "FitConfig",
     "Progress",
     "TrainConfig",
     "TrainResult",
+    "accuracies",
     "cross_entropy",
+    "evaluation_batches",
     "finetune",
     "fit",
     "load_corpus",
+    "load_splits",
     "load_sst2",
     "make_optimizer",
+    "read_config",
     "train",
 ]
 
 _MODULES = {
-    "batches": ("ArrayBatches", "Batches"),
-    "config": ("FineTuneConfig", "FitConfig", "TrainConfig"),
+    "batches": ("ArrayBatches", "Batches", "EncodedSplit", "accuracies", "evaluation_batches"),
+    "config": ("PRESETS", "FineTuneConfig", "FitConfig", "TrainConfig"),
     "corpus": ("load_corpus",),
+    "data": ("load_splits",),
     "finetuning": ("finetune",),
     "loop": ("Progress", "TrainResult", "fit", "train"),
+    "run": ("read_config",),
     "sst2": ("load_sst2",),
     "step": ("cross_entropy", "make_optimizer"),
 }

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 from jaxflow.commands.attribute import Attribute
 from jaxflow.commands.benchmark import Benchmark
-from jaxflow.commands.decoders import ReproduceDecoders
-from jaxflow.commands.digits import ReproduceDigits
 from jaxflow.commands.edges import Edges
 from jaxflow.commands.evaluate import Evaluate
 from jaxflow.commands.explain import Explain
@@ -21,7 +19,6 @@ from jaxflow.commands.leaderboard import Leaderboard
 from jaxflow.commands.pronouns import ReproducePronouns
 from jaxflow.commands.reproduce import Reproduce
 from jaxflow.commands.sst2 import ReproduceSst2
-from jaxflow.commands.subject_mass import CompareSubjects
 from jaxflow.commands.train import Train
 from jaxflow.errors import InputError
 
@@ -38,15 +35,20 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "edges": Edges,
     "leaderboard": Leaderboard,
     "benchmark": Benchmark,
-    "subject-mass": CompareSubjects,
 }
 
 #: Further experiments of ``jaxflow reproduce``, by the word that follows it.
 STUDIES: dict[str, Callable[..., Any]] = {
-    "decoders": ReproduceDecoders,
-    "digits": ReproduceDigits,
     "pronouns": ReproducePronouns,
     "sst2": ReproduceSst2,
+}
+
+
+#: Former commands -> the script of the repository that replaced them.
+SCRIPTS = {
+    ("reproduce", "decoders"): "examples/decoders.py",
+    ("reproduce", "digits"): "examples/digits.py",
+    ("subject-mass",): "examples/subject_mass.py",
 }
 
 
@@ -67,6 +69,10 @@ def parse(arguments: list[str]) -> Command:
     """
     import tyro
 
+    for words, script in SCRIPTS.items():
+        if tuple(arguments[: len(words)]) == words:
+            name = " ".join(words)
+            raise InputError(f"{name} is a script now: run python {script} in the repository")
     manner = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     complaint = io.StringIO()
     command: Command

@@ -19,8 +19,7 @@ class Reproduce:
 
     Without options it trains on the built-in grammar, which takes a few minutes on two cores.
     Further experiments, each with options of its own: jaxflow reproduce sst2 (Table 3), jaxflow
-    reproduce pronouns (Figure 4), jaxflow reproduce digits (images), jaxflow reproduce decoders
-    (normalisation by the receptive field).
+    reproduce pronouns (Figure 4).
     """
 
     out: Path | None = None

@@ -339,3 +339,18 @@ def test_the_real_corpus_from_end_to_end(tmp_path, capfd):
     record = json.loads((out / "tables.json").read_text())
     assert record["samples"] == 40
     assert record["accuracy_by_split"] == accuracy
+
+
+@pytest.mark.parametrize(
+    ("words", "script"),
+    [
+        (["reproduce", "decoders"], "examples/decoders.py"),
+        (["reproduce", "digits", "--epochs", "2"], "examples/digits.py"),
+        (["subject-mass", "run"], "examples/subject_mass.py"),
+    ],
+)
+def test_former_commands_name_their_script(words, script, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert script in error
+    assert error.count("\n") == 1

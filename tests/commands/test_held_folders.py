@@ -6,8 +6,6 @@ import os
 
 import pytest
 
-from jaxflow.commands.decoders import ReproduceDecoders
-from jaxflow.commands.digits import ReproduceDigits
 from jaxflow.commands.evaluate import Evaluate
 from jaxflow.commands.leaderboard import Leaderboard
 from jaxflow.commands.pronouns import ReproducePronouns
@@ -20,16 +18,12 @@ COMMANDS = {
     "shards": lambda out: Evaluate(out.parent, out=out, shards=2),
     "leaderboard": lambda out: Leaderboard((out.parent,), out=out),
     "reproduce": lambda out: Reproduce(out=out),
-    "decoders": lambda out: ReproduceDecoders(out=out),
-    "digits": lambda out: ReproduceDigits(out=out),
     "pronouns": lambda out: ReproducePronouns(out=out),
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_folder_in_use_is_refused(name, tmp_path):
-    if name == "digits":
-        pytest.importorskip("sklearn")
     out = tmp_path / "out"
     said = f"out is in use by process {os.getpid()} on "
     with hold(out), pytest.raises(InputError, match=said):

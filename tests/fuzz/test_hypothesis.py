@@ -22,7 +22,7 @@ READERS = {reader.name: reader for reader in all_readers()}
 #: Readers that take a second a case.
 SLOW = (
     "command line", "run's model", "exported model", "published model", "checkpoints",
-    "digits' record", "prepared corpus", "prepared sst2",
+    "prepared corpus", "prepared sst2",
 )  # fmt: skip
 
 

@@ -75,7 +75,6 @@ LIMITS = """\
 - A power cut was not tried. Files are synchronised before they are renamed, folders are not.
 - JAX writes the compiled programs that `jaxflow leaderboard` keeps in the user's cache straight
   to their place. One that is cut off is not used: its program is compiled again, each time.
-- `jaxflow reproduce digits` trains for a minute without checkpoints: stopped, it begins again.
 """
 
 

@@ -5,7 +5,6 @@ Each says what it was, and what must become of it now.
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import io
 import json
@@ -22,7 +21,7 @@ from fuzzing.cases import Case
 from fuzzing.mutate_binary import Boom, pack, with_header
 from fuzzing.readers_arrays import attention_seeds, scores_seeds
 from fuzzing.readers_corpora import corpus_seeds
-from fuzzing.readers_runs import CARD, DIGITS, checkpoint_seeds, digits_seeds
+from fuzzing.readers_runs import CARD, checkpoint_seeds
 from fuzzing.readers_shards import PLAN, changed_shard, shard_seeds
 from fuzzing.readers_text import FULL, SCHEMAS, SIMPLE, SUBJECTS
 
@@ -299,15 +298,6 @@ FOUND = (
     Found("metrics put off", "a metric beyond float32",
           _put_off(b'[{"loss": 1e39, "accuracy": 1}]')),
     Found("metrics put off", "text for metrics", _put_off(b'""')),
-    Found("digits' record", "an accuracy that is text", lambda: {
-        **digits_seeds()[0], "run.json": (digits_seeds()[0]["run.json"] or b"")
-        .replace(b'"accuracy": 0.25', b'"accuracy": "all"')}),
-    Found("digits' record", "yes for a number", lambda: {
-        **digits_seeds()[0], "run.json": (digits_seeds()[0]["run.json"] or b"")
-        .replace(b'"layers": 1', b'"layers": true')}),
-    Found("digits' record", "a list of accuracies", lambda: {
-        **digits_seeds()[0], "run.json": json.dumps({
-            "config": dataclasses.asdict(DIGITS), "accuracy": [], "seconds": 1}).encode()}),
     Found("checkpoints", "half a character for an older run's checksum", lambda: {
         **checkpoint_seeds()[1], "checkpoints.json": b'{"10": "\\ud800"}'}),
     Found("checkpoints", "a folder called by a digit that is no number", lambda: {

@@ -1,12 +1,10 @@
-"""Readers of what runs leave: checkpoints, metrics put off, the digits' record, locks, cards."""
+"""Readers of what runs leave: checkpoints, metrics put off, locks, cards."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +23,12 @@ from fuzzing.readers_records import json_case
 from jaxflow.errors import InputError
 from jaxflow.eval.io.card import END, START, with_measured
 from jaxflow.eval.io.export import read_card
-from jaxflow.models import ViTConfig, init, save_pretrained
-from jaxflow.models.model import Model
 from jaxflow.train.checkpoint import open_checkpoints
-from jaxflow.train.digits import DigitsConfig, finished_digits
 from jaxflow.train.lock import hold
 from jaxflow.train.run import Journal
 from jaxflow.train.step import TrainState
 
-__all__ = ["CARD", "DIGITS", "READERS", "checkpoint_seeds", "digits_seeds"]
+__all__ = ["CARD", "READERS", "checkpoint_seeds"]
 
 EARLIER, LATER = 5, 10
 
@@ -62,44 +57,6 @@ def put_off_oracle(folder: Path, case: Case, value: Any) -> None:
     expected = stated["metrics"] if stated["step"] == 2 else []
     assert value == [{name: float(number) for name, number in row.items()} for row in expected]
     assert all(type(number) is float for row in value for number in row.values())
-
-
-DIGITS = DigitsConfig(layers=1, heads=1, width=2)
-
-
-@functools.cache
-def digits_seeds() -> list[Case]:
-    config = DIGITS.model()
-    assert isinstance(config, ViTConfig)
-    accuracy = {"val": {"accuracy": 0.5, "n": 180}, "test": {"accuracy": 0.25, "n": 360}}
-    record = {"config": dataclasses.asdict(DIGITS), "accuracy": accuracy, "seconds": 1.5}
-    with tempfile.TemporaryDirectory() as name:
-        params = jax.tree.map(np.asarray, init(config))
-        save_pretrained(Path(name) / "model", Model(config, params, None))
-        made = model_files.files(Path(name))
-    return [{"run.json": json.dumps(record).encode(), **made}]
-
-
-def digits_case(rng: Random, case: Case, others: Sequence[Case]) -> Case:
-    """Change the record; the model beside it has readers of its own."""
-    record = json_case(rng, {"run.json": case["run.json"]}, others)
-    return {**case, **record}
-
-
-def digits_oracle(folder: Path, case: Case, value: Any) -> None:
-    if value is None:
-        assert case["run.json"] is None
-        return
-    stated = json.loads(case["run.json"] or b"")
-    for name, field in dataclasses.asdict(DIGITS).items():
-        assert stated["config"][name] == field
-        assert not isinstance(stated["config"][name], bool)
-    assert value.accuracy == stated["accuracy"]
-    assert value.seconds == stated["seconds"]
-    assert math.isfinite(value.seconds)
-    for found in value.accuracy.values():
-        assert 0 <= found["accuracy"] <= 1
-        assert type(found["n"]) is int
 
 
 @functools.cache
@@ -255,14 +212,6 @@ READERS = (
         json_case,
         put_off_oracle,
         share=2,
-    ),
-    Reader(
-        "digits' record",
-        digits_seeds,
-        lambda folder: finished_digits(DIGITS, folder),
-        digits_case,
-        digits_oracle,
-        share=0.3,
     ),
     Reader(
         "checkpoints",
