@@ -232,9 +232,10 @@ def _check_lengths(trace: Trace) -> None:
 
 
 def _layered(
-    name: str, title: str, layer: LayerFunction, source: str, **options: Any
+    name: str, title: str, layer: LayerFunction, source: str, *, residual: bool = True
 ) -> EdgeWeight:
-    return EdgeWeight(name, title, partial(by_layer, function=layer), source, _NEEDS, **options)
+    weigh = partial(by_layer, function=layer)
+    return EdgeWeight(name, title, weigh, source, _NEEDS, residual=residual)
 
 
 _KOBAYASHI_2021 = (

@@ -66,6 +66,9 @@ def test_everyone_is_there_or_said_to_be_left_out(model, board):
     here = {name for name, _ in board.rows}
     missing = {name.partition("/")[0] for name in names - here}
     assert here <= names
+    # Paths that pass no layer by need edges without the residual connection.
+    assert "norm/product" in here
+    assert here.isdisjoint(f"{edge}/product" for edge in ("norm-residual", "globenc", "alti"))
     assert missing == set(board.scores.left_out)
     # Sentences of six tokens are no longer than a head is wide: 8.
     # The vocabulary has no mask token.
