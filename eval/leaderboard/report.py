@@ -1,9 +1,10 @@
-"""The leaderboard on a terminal, as Markdown and JSON, and every sentence's values as Parquet."""
+"""The leaderboard on a console, and its files: Markdown, JSON, HTML, Parquet and figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,16 @@ import numpy as np
 
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
-from jaxflow.eval.report.text import interval, probability, short, to_json
+from jaxflow.eval.paper.evaluate import versions
+from jaxflow.eval.report.table import Column, Section, Table, print_sections, to_markdown
+from jaxflow.eval.report.text import interval, json_text, layer_names, probability, short, to_json
+from jaxflow.files import Content, write_together
+from jaxflow.models import Model
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["SHORT", "as_markdown", "print_summary", "record", "write_parquet"]
-
-#: The measures that fit on a terminal.
+#: The measures that a console shows.
 SHORT = (
     "comprehensiveness_area",
     "sufficiency_area",
@@ -27,18 +30,7 @@ SHORT = (
     "subject_hit",
     "entropy",
 )
-
-
-def _cost(line: Line) -> str:
-    if math.isnan(line.milliseconds) or line.milliseconds <= 0:
-        return "–"
-    return f"{line.milliseconds:,.0f}"
-
-
-def _head(summary: Summary) -> str:
-    seeds = f", {summary.seeds} training seeds" if summary.seeds > 1 else ""
-    arrow = "highest" if MEASURES[summary.key] else "lowest"
-    return f"{summary.sentences:,} sentences{seeds}; sorted by {TITLES[summary.key]}, {arrow} first"
+_METHOD = Column("method", text=True, code=True)
 
 
 def print_summary(console: Console, summary: Summary, most: int | None = None) -> None:
@@ -53,142 +45,51 @@ def print_summary(console: Console, summary: Summary, most: int | None = None) -
     most
         How many methods; None is all.
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    finals = summary.finals
-    shown = finals[:most]
-    columns = {TITLES[name]: [short(line.cells[name].mean) for line in shown] for name in SHORT}
-    columns["ms/1,000"] = [_cost(line) for line in shown]
-    room = console.width - 4 - max((len(line.method.name) for line in shown), default=0)
-    fitting = _fitting(columns, room)
-    console.print(Text(_head(summary), style="italic"))
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("method", no_wrap=True)
-    for title in fitting:
-        table.add_column(title, justify="right", no_wrap=True)
-    for place, line in enumerate(shown):
-        cells = [columns[title][place] for title in fitting]
-        table.add_row(str(place + 1), line.method.name, *cells)
-    console.print(table)
-    hidden = [title for title in columns if title not in fitting]
-    if hidden:
-        console.print(f"… {', '.join(hidden)} on a wider terminal", style="dim")
-    if most is not None and len(finals) > most:
-        console.print(f"… and {len(finals) - most} more", style="dim")
-    for group in summary.equal_methods:
-        console.print(Text(f"the same on this model: {', '.join(group)}", style="dim"))
-    for name, reason in summary.left_out.items():
-        console.print(Text(f"left out: {name}, because {reason}", style="dim"), soft_wrap=True)
-
-
-def _fitting(columns: Mapping[str, Sequence[str]], room: int) -> list[str]:
-    """Return the first columns that fit, two characters apart; one in any case."""
-    found: list[str] = []
-    for title, cells in columns.items():
-        room -= 2 + max(len(title), *(len(cell) for cell in cells), 0)
-        if room < 0 and found:
-            break
-        found.append(title)
-    return found
+    shown = summary.finals[:most]
+    notes = [f"… and {len(summary.finals) - len(shown)} more"] if shown != summary.finals else []
+    notes += [f"the same on this model: {', '.join(group)}" for group in summary.equal_methods]
+    notes += [f"left out: {name}, because {reason}" for name, reason in summary.left_out.items()]
+    table = _methods(shown, SHORT, lambda line, name: line.cells[name].mean)
+    print_sections(console, [Section("", _head(summary), table, "\n".join(notes))])
 
 
 def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
     """Write the board as a Markdown document: all methods, tests of the best, layers."""
-    finals = summary.finals
-    rows = [
-        [
-            str(place),
-            f"`{line.method.name}`",
-            *(_mean(line, name) for name in MEASURES),
-            _cost(line),
-        ]
-        for place, line in enumerate(finals, start=1)
-    ]
-    parts = [
-        "# Leaderboard",
-        f"{_head(summary)}. Means over sentences"
-        + (" and seeds ± the deviation between seeds' means." if summary.seeds > 1 else ".")
-        + " ↑ high is good, ↓ low is good. A method `EDGE/AGGREGATOR` is of the top layer.",
-        _grid(["", "method", *(TITLES[name] for name in MEASURES), "ms / 1,000"], rows),
-        f"## 95 % intervals of {TITLES[summary.key]}, and who differs from whom",
-        "Paired permutation tests between all methods, Holm-corrected; the p-value is that of the "
-        "difference from the best.",
-        _tests(summary),
-        "## By layer: Spearman's correlation with blank-out, and with the gradient's norm",
-        _layers(summary),
+    spread = " and seeds ± the deviation between seeds' means" if summary.seeds > 1 else ""
+    sections = [
+        Section(
+            "",
+            f"{_head(summary)}. Means over sentences{spread}. ↑ high is good, ↓ low is good. "
+            "A method `EDGE/AGGREGATOR` is of the top layer.",
+            _methods(summary.finals, tuple(MEASURES), _mean),
+        ),
+        Section(
+            f"95 % intervals of {TITLES[summary.key]}, and who differs from whom",
+            "Paired permutation tests between all methods, Holm-corrected; the p-value is that of "
+            "the difference from the best.",
+            _tests(summary),
+        ),
+        Section(
+            "By layer: Spearman's correlation with blank-out, and with the gradient's norm",
+            "",
+            _layers(summary),
+        ),
     ]
     if summary.left_out:
-        parts += [
-            "## Left out",
-            "\n".join(f"- `{name}`: {reason}" for name, reason in summary.left_out.items()),
-        ]
+        lines = [f"- `{name}`: {reason}" for name, reason in summary.left_out.items()]
+        sections.append(Section("Left out", "\n".join(lines)))
     if summary.equal_methods:
-        parts += [
-            "## One method under several names",
-            "These say the same of every token of every sentence on this model.",
-            "\n".join(
-                f"- {', '.join(f'`{name}`' for name in group)}" for group in summary.equal_methods
-            ),
-        ]
-    sources = {line.method.source: None for line in finals if line.method.source}
-    parts += ["## Sources", "\n".join(f"- {source}" for source in sources)]
-    made = "\n".join(f"- {name}: {value}" for name, value in config.items())
-    parts += ["## Made with", made]
-    return "\n\n".join(parts) + "\n"
-
-
-def _mean(line: Line, measure: str) -> str:
-    text = short(line.cells[measure].mean)
-    spread = line.spread[measure]
-    return text if math.isnan(spread) or text == "n/a" else f"{text}±{short(spread)}"
-
-
-def _tests(summary: Summary) -> str:
-    finals, found = summary.finals, summary.significance.get(summary.key)
-    rows = []
-    for place, line in enumerate(finals):
-        cell = line.cells[summary.key]
-        p = math.nan if found is None else float(found.p_holm[0, place])
-        rank = "" if found is None else f"{found.ranks[place]:.1f}"
-        rows.append(
-            [
-                f"`{line.method.name}`",
-                short(cell.mean),
-                interval(cell.ci95),
-                rank,
-                "–" if place == 0 else probability(p),
-                str(cell.n),
-                str(cell.nan),
-            ]
-        )
-    return _grid(["method", "mean", "95 % interval", "mean rank", "p", "n", "NaN"], rows)
-
-
-def _layers(summary: Summary) -> str:
-    layered = [line for line in summary.lines if line.layer is not None]
-    count = 1 + max((line.layer or 0 for line in layered), default=0)
-    names = list(dict.fromkeys(line.method.name for line in layered))
-    by = {(line.method.name, line.layer): line for line in layered}
-    rows = []
-    for name in names:
-        row = [f"`{name}`"]
-        for measure in ("spearman_blank_out", "spearman_gradient"):
-            row += [short(by[name, layer].cells[measure].mean) for layer in range(count)]
-        rows.append(row)
-    layers = [f"L{layer + 1}" for layer in range(count)]
-    head = ["method", *(f"ρb {name}" for name in layers), *(f"ρg {name}" for name in layers)]
-    return _grid(head, rows)
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        groups = [", ".join(f"`{name}`" for name in group) for group in summary.equal_methods]
+        about = "These give the same scores to every token of every sentence on this model."
+        lines = [about, "", *(f"- {group}" for group in groups)]
+        sections.append(Section("One method under several names", "\n".join(lines)))
+    sources = {line.method.source: None for line in summary.finals if line.method.source}
+    sections.append(Section("Sources", "\n".join(f"- {source}" for source in sources)))
+    return to_markdown("Leaderboard", sections, config)
 
 
 def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the board into what JSON has.
+    """Return the content of ``leaderboard.json``.
 
     Returns
     -------
@@ -198,30 +99,27 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
         "title", "family", "source", "layer" (from 1, null without), "final", "milliseconds",
         "measures": {measure: {"mean", "std", "ci95", "n", "nan", "spread"}}}``.
     """
-    methods = []
-    for line in summary.lines:
-        measures = {
-            name: {**to_json(cell), "spread": to_json(line.spread[name])}
-            for name, cell in line.cells.items()
+    methods = [
+        {
+            "name": line.method.name,
+            "title": line.method.title,
+            "family": line.method.family,
+            "source": line.method.source,
+            "layer": None if line.layer is None else line.layer + 1,
+            "final": line.final,
+            "milliseconds": to_json(line.milliseconds),
+            "measures": {
+                name: {**to_json(cell), "spread": to_json(line.spread[name])}
+                for name, cell in line.cells.items()
+            },
         }
-        methods.append(
-            {
-                "name": line.method.name,
-                "title": line.method.title,
-                "family": line.method.family,
-                "source": line.method.source,
-                "layer": None if line.layer is None else line.layer + 1,
-                "final": line.final,
-                "milliseconds": to_json(line.milliseconds),
-                "measures": measures,
-            }
-        )
-    finals = [line.method.name for line in summary.finals]
+        for line in summary.lines
+    ]
     tests = {
         name: {
-            "methods": finals,
+            "methods": [line.method.name for line in summary.finals],
             "ranks": to_json(found.ranks),
-            # Four digits say all that so many permutations can.
+            # So many permutations give no more than four digits.
             "p_holm": to_json(np.round(found.p_holm, 4)),
             "sentences": found.sentences,
         }
@@ -269,3 +167,138 @@ def write_parquet(path: Path, boards: Sequence[Board], seeds: Sequence[str]) -> 
         tables.append(pa.table(columns))
     whole = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     pq.write_table(whole, path, compression="zstd")
+
+
+def write_board(
+    out: Path,
+    summary: Summary,
+    boards: Sequence[Board],
+    names: Sequence[str],
+    model: Model,
+    config: Mapping[str, Any],
+    *,
+    shown: int = 30,
+) -> list[Path]:
+    """Write a board to a folder, all files or none.
+
+    Parameters
+    ----------
+    out
+        The folder.
+    summary, boards, names
+        The results, the boards that they summarise, and the names of their runs.
+    model
+        The first run's, whose sentences the page shows.
+    config
+        What made it.
+    shown
+        How many sentences the page shows.
+
+    Returns
+    -------
+    list of Path
+        ``leaderboard.md``, ``.json``, ``.parquet``, ``.html``, ``critical-difference.svg``, and
+        ``layers.svg`` of a model with more than one layer.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    from jaxflow.eval.leaderboard.page import as_leaderboard_page
+    from jaxflow.eval.plots.leaderboard import draw_critical_difference
+    from jaxflow.eval.plots.leaderboard_layers import draw_layers
+    from jaxflow.eval.plots.style import save
+
+    first = boards[0]
+    sentences = list(range(min(shown, len(first.cases))))
+    tokens = [
+        model.text.decode(first.cases.tokens[row, : first.cases.lengths[row]].tolist())
+        for row in sentences
+    ]
+    made = {**config, "versions": versions()}
+    page = as_leaderboard_page(
+        summary,
+        first,
+        tokens,
+        list(model.config.labels),
+        sentences,
+        probabilities=first.probability[sentences].tolist(),
+    )
+    tested = (
+        summary.key if summary.key in summary.significance else next(iter(summary.significance))
+    )
+    figure = draw_critical_difference(
+        summary.significance[tested],
+        [line.method.name for line in summary.finals],
+        title=f"Mean rank by {TITLES[tested]}",
+    )
+    files: dict[str, Content] = {
+        "leaderboard.md": as_markdown(summary, made),
+        "leaderboard.json": json_text(record(summary, made), indent=None),
+        "leaderboard.html": page,
+        "leaderboard.parquet": partial(write_parquet, boards=boards, seeds=names),
+        "critical-difference.svg": partial(save, figure, form="svg"),
+    }
+    if max(layer or 0 for _, layer in first.rows):
+        files["layers.svg"] = partial(save, draw_layers(summary), form="svg")
+    return write_together(out, files)
+
+
+def _head(summary: Summary) -> str:
+    seeds = f", {summary.seeds} training seeds" if summary.seeds > 1 else ""
+    arrow = "highest" if MEASURES[summary.key] else "lowest"
+    return f"{summary.sentences:,} sentences{seeds}; sorted by {TITLES[summary.key]}, {arrow} first"
+
+
+def _methods(lines: Sequence[Line], measures: Sequence[str], value: Any) -> Table:
+    """Return the table of methods, best first; `value(line, measure)` is a cell."""
+    head = [Column(""), _METHOD, *(TITLES[name] for name in measures), Column("ms/1,000", _cost)]
+    rows = [
+        [place, line.method.name, *(value(line, name) for name in measures), line.milliseconds]
+        for place, line in enumerate(lines, start=1)
+    ]
+    return Table.of(head, rows, labels=2)
+
+
+def _cost(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f}" if milliseconds > 0 else "–"
+
+
+def _mean(line: Line, measure: str) -> str:
+    text = short(line.cells[measure].mean)
+    spread = line.spread[measure]
+    return text if math.isnan(spread) or text == "n/a" else f"{text}±{short(spread)}"
+
+
+def _tests(summary: Summary) -> Table:
+    found = summary.significance.get(summary.key)
+    rows = []
+    for place, line in enumerate(summary.finals):
+        cell = line.cells[summary.key]
+        p = math.nan if found is None else float(found.p_holm[0, place])
+        rank = "" if found is None else f"{found.ranks[place]:.1f}"
+        p_value = "–" if place == 0 else probability(p)
+        rows.append(
+            [line.method.name, cell.mean, interval(cell.ci95), rank, p_value, cell.n, cell.nan]
+        )
+    return Table.of([_METHOD, "mean", "95 % interval", "mean rank", "p", "n", "NaN"], rows)
+
+
+def _layers(summary: Summary) -> Table:
+    by = {(line.method.name, line.layer): line for line in summary.lines if line.layer is not None}
+    count = 1 + max((layer for _, layer in by), default=0)
+    measures = {"ρb": "spearman_blank_out", "ρg": "spearman_gradient"}
+    head = [f"{short_name} {layer}" for short_name in measures for layer in layer_names(count)]
+    rows = [
+        [
+            name,
+            *(
+                by[name, layer].cells[measure].mean
+                for measure in measures.values()
+                for layer in range(count)
+            ),
+        ]
+        for name in dict.fromkeys(name for name, _ in by)
+    ]
+    return Table.of([_METHOD, *head], rows)

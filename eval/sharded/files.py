@@ -1,10 +1,10 @@
-"""One shard's results as a Parquet file, a row a sentence, for anything that reads tables."""
+"""Shards on disk: a Parquet file each, a row a sentence; and scores that are read from them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,12 @@ from jaxflow.errors import InputError
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, SCORES, TARGETS, SentenceScores
 from jaxflow.files import write_together
 
-__all__ = ["Shard", "read_shard", "read_shard_scores", "write_shard"]
-
-_KEY = b"jaxflow"  # of what the file says of itself
+_KEY = b"jaxflow"  # of the file's own metadata
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What was found of some of the sentences.
+    """Results of some of the sentences.
 
     Attributes
     ----------
@@ -35,7 +33,7 @@ class Shard:
     right
         Split -> how many of the shard's part of it the model classifies rightly.
     plan
-        Checksum of the plan that the shard is of.
+        Checksum of the plan that the shard belongs to.
     """
 
     scores: SentenceScores
@@ -101,7 +99,7 @@ def read_shard(path: Path) -> Shard:
         )
         right, plan = dict(about["right"]), about["plan"]
         if type(plan) is not str or any(type(count) is not int for count in right.values()):
-            raise ValueError("what it says of itself is of other kinds")
+            raise ValueError("its metadata is of other kinds")
         shard = Shard(scores, numbers["row"], numbers["label"], right, plan)
         if about["checksum"] != _checksum(shard):
             raise ValueError("its checksum is another")
@@ -111,7 +109,7 @@ def read_shard(path: Path) -> Shard:
 def read_shard_scores(path: Path, name: str) -> NDArray[np.float64]:
     """Read the score of one name (`jaxflow.eval.paper.scores.SCORES`) alone, float64 ``[S, L]``.
 
-    The file's checksum is not looked at, because it is of all scores: `read_shard` does that.
+    The file's checksum, which covers all scores, is checked by `read_shard` only.
 
     Raises
     ------
@@ -127,7 +125,7 @@ def read_shard_scores(path: Path, name: str) -> NDArray[np.float64]:
 
 @contextmanager
 def _refused(path: Path) -> Iterator[None]:
-    """Say of whatever is raised in a block that the shard cannot be read."""
+    """Turn what is raised in a block into an InputError that names the shard."""
     import pyarrow as pa
 
     try:
@@ -147,14 +145,9 @@ def _refused(path: Path) -> Iterator[None]:
 
 
 def _check_columns(file: Any, size: int) -> None:
-    """Refuse a file whose columns are not those of a shard, before any of them is read.
+    """Refuse a ParquetFile of `size` bytes whose columns are not those of a shard, before reading.
 
-    Parameters
-    ----------
-    file
-        Of ``pyarrow.parquet.ParquetFile``.
-    size
-        Its bytes: `row` has different numbers, so that each takes one at least.
+    The numbers of `row` differ, so that each takes one byte at least.
     """
     import pyarrow as pa
 
@@ -171,7 +164,7 @@ def _check_columns(file: Any, size: int) -> None:
 
 
 def _checksum(shard: Shard) -> str:
-    """Of all that is read back: Parquet's own leaves some of a file out."""
+    """Return the SHA-256 of all that is read back: Parquet's own leaves some of a file out."""
     about = json.dumps({"right": shard.right, "plan": shard.plan}, sort_keys=True)
     digest = hashlib.sha256(about.encode())
     for values in (shard.rows, shard.labels, *shard.scores.arrays().values()):
@@ -180,8 +173,97 @@ def _checksum(shard: Shard) -> str:
 
 
 def _stacked(column: Any) -> np.ndarray:
-    """Turn a column of lists of one length into float64 ``[S, L]``."""
+    """Return a column of lists of one length as float64 ``[S, L]``."""
     if column.null_count or column.values.null_count:
         raise ValueError("a score is missing")
     values = column.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(values, np.float64).reshape(len(column), -1)
+
+
+class ShardScores:
+    """The scores of S sentences over L layers, as `jaxflow.eval.paper.scores.Scores`.
+
+    Each array is read from all shards when it is asked for and not kept, so that memory holds only
+    those in use.
+
+    Parameters
+    ----------
+    paths
+        The shards' files, in the order of their sentences.
+    sizes
+        Sentences of each.
+    layers
+        L.
+    length
+        Number of tokens with [CLS], int ``[S]``.
+
+    Raises
+    ------
+    InputError
+        When an array is read, if a file is gone or damaged.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], sizes: Sequence[int], layers: int, length: NDArray[np.integer]
+    ) -> None:
+        self._paths, self._ends = tuple(paths), np.cumsum(sizes)
+        self.layers, self.length = layers, length
+
+    @property
+    def sentences(self) -> int:
+        """As of `SentenceScores`."""
+        return len(self.length)
+
+    @property
+    def correlations(self) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
+        """As of `SentenceScores`."""
+        return {
+            target: _Arrays({row: f"{target}/{row}" for row in ROWS}, self._read)
+            for target in TARGETS
+        }
+
+    @property
+    def saturated(self) -> NDArray[np.float64]:
+        """As of `SentenceScores`."""
+        return self._read("saturated")
+
+    @property
+    def entropy(self) -> Mapping[str, NDArray[np.float64]]:
+        """As of `SentenceScores`."""
+        return _Arrays({row: f"entropy/{row}" for row in ENTROPY_ROWS}, self._read)
+
+    def arrays(self) -> Mapping[str, NDArray]:
+        """As of `SentenceScores`."""
+        return _Arrays({name: name for name in (*SCORES, "length")}, self._read)
+
+    def _read(self, name: str) -> NDArray:
+        if name == "length":
+            return self.length
+        whole = np.empty((self.sentences, self.layers))
+        begin = 0
+        for path, end in zip(self._paths, self._ends, strict=True):
+            part = read_shard_scores(path, name)
+            if part.shape != (end - begin, self.layers):
+                raise InputError(f"the shard {path} has been changed while it was read: start anew")
+            whole[begin:end] = part
+            begin = end
+        return whole
+
+
+class _Arrays(Mapping[str, NDArray]):
+    """Arrays by name, each read anew where it is asked for."""
+
+    def __init__(self, names: Mapping[str, str], read: Callable[[str], NDArray]) -> None:
+        self._names, self._read = names, read
+
+    def __getitem__(self, name: str) -> NDArray:
+        return self._read(self._names[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

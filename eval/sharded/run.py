@@ -1,33 +1,49 @@
-"""An evaluation in shards: each process scores its own, and what is there is never done again.
+"""An evaluation in shards: each process scores its own, and finished shards are never done again.
 
 A shard is a run of the chosen sentences, and with them its part of every held-out split, whose
-right answers it counts. What a shard holds depends on the plan alone, not on who makes it: its file
-appears under its name when it is whole, and made twice it has the same bytes. So processes need not
-know of each other. A killed one is started again and finds what it had finished; the last step puts
-the shards together into what an evaluation in one piece writes.
+right answers it counts. What a shard holds depends on the plan alone, not on the process that makes
+it: its file appears under its name when it is whole, and made twice it has the same bytes. So
+processes need not communicate. A killed one is started again and finds what it had finished; the
+last step puts the shards together into what an evaluation in one piece writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.evaluate import Evaluation, config_of, write_evaluation
-from jaxflow.eval.paper.protocol import ProtocolConfig, chosen_rows
-from jaxflow.eval.sharded.files import Shard, read_shard, write_shard
-from jaxflow.eval.sharded.plan import checksum, claim_plan, plan_of
-from jaxflow.eval.sharded.scores import ShardScores
-from jaxflow.eval.sharded.sentences import Places, ShardSource, read_ahead
-from jaxflow.eval.sharded.work import Report, shard_scorer
+from jaxflow.eval.paper.evaluate import (
+    Evaluation,
+    config_of,
+    spread,
+    versions,
+    write_evaluation,
+)
+from jaxflow.eval.paper.protocol import (
+    ProtocolConfig,
+    chosen_rows,
+    correlate,
+    device_scores,
+    token_scores,
+)
+from jaxflow.eval.sharded.files import Shard, ShardScores, read_shard, write_shard
 from jaxflow.models import Model, WordTokenizer, load
+from jaxflow.train.batches import EncodedSplit, encode_split, predict_split
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import StoredSplit, open_corpus
+from jaxflow.train.run import write_json
 
-__all__ = ["ShardedEvaluation", "open_sharded"]
+Report = Callable[[int, int], None]
+# The sentences of a shard that are scored, and by split those whose right answers are counted.
+_Sentences = tuple[EncodedSplit, dict[str, EncodedSplit]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +55,7 @@ class ShardedEvaluation:
     model, tokenizer, config, protocol
         The model, its vocabulary, how it was trained, and how sentences are scored.
     splits
-        The held-out splits on disk, the sentences that fit the model's positions alone.
+        The held-out splits on disk, only the sentences that fit the model's positions.
     too_long
         By split, how many others there are.
     chosen
@@ -47,7 +63,7 @@ class ShardedEvaluation:
     shards
         How many the work is cut into.
     folder
-        Where their files lie.
+        Where their files are.
     plan
         Checksum of everything above.
     """
@@ -75,6 +91,26 @@ class ShardedEvaluation:
         """Return the shards whose files are not there."""
         return [shard for shard in range(self.shards) if not self.path(shard).exists()]
 
+    def sentences(self, shard: int) -> _Sentences:
+        """Read and encode a shard's sentences.
+
+        Raises
+        ------
+        InputError
+            If the prepared corpus is damaged.
+        """
+
+        def encoded(split: str, places: np.ndarray) -> EncodedSplit:
+            stored = self.splits[split]
+            found = encode_split(stored.read(places), self.tokenizer, self.config.positions)
+            return dataclasses.replace(found, rows=stored.rows[places])
+
+        counted = {}
+        for name, split in self.splits.items():
+            part = self.part(shard, len(split))
+            counted[name] = encoded(name, np.arange(part.start, part.stop))
+        return encoded("test", self.chosen[self.part(shard, len(self.chosen))]), counted
+
     def work(
         self,
         process: int = 0,
@@ -98,23 +134,15 @@ class ShardedEvaluation:
         mine = [shard for shard in self.missing() if shard % processes == process]
         sizes = [self._size(shard) for shard in mine]
         before, total = 0, sum(sizes)
-        score = shard_scorer(
-            self.model,
-            self.config.lengths,
-            self.protocol,
-            longest=int(self.splits["test"].words[self.chosen].max()) + 1,
-            plan=self.plan,
-        )
-        sentences = read_ahead(
-            ShardSource(self.splits, self.tokenizer, self.config.positions, mine, self._places)
-        )
+        score = self._scorer()
+        sentences = _read_ahead(self, mine)
 
         def count(done: int, _: int = 0) -> None:
             report(before + done, total)
 
         count(0)
         for shard, size in zip(mine, sizes, strict=True):
-            write_shard(self.path(shard), score(next(sentences), count))
+            write_shard(self.path(shard), score(*next(sentences), count))
             before += size
 
     def merge(self, out: Path) -> Evaluation:
@@ -135,54 +163,48 @@ class ShardedEvaluation:
                 f"all {self.shards} shards must be in {self.folder}, {len(missing)} are missing, "
                 f"shard {missing[0]} the first: start the processes that make them again"
             )
-        count, shards = len(self.chosen), range(self.shards)
+        count = len(self.chosen)
         length, labels = np.empty(count, np.int32), np.empty(count, np.int32)
         right = dict.fromkeys(self.splits, 0)
-        for shard, found in self._finished():
-            part = self.part(shard, count)
+        for shard in range(self.shards):
+            found, part = self._read(shard), self.part(shard, count)
             length[part], labels[part] = found.scores.length, found.labels
             for split, number in found.right.items():
                 right[split] += number
-        accuracy = {split: self._accuracy(split, number) for split, number in right.items()}
         scores = ShardScores(
-            [self.path(shard) for shard in shards],
-            [self._size(shard) for shard in shards],
+            [self.path(shard) for shard in range(self.shards)],
+            [self._size(shard) for shard in range(self.shards)],
             self.model.config.layers,
             length,
         )
-        # All shards are there, so that nobody is at what killed processes have left beside them.
+        # All shards are there: what is left beside them is of killed processes.
         for unfinished in (*self.folder.glob(".*.part"), *self.folder.glob(".plan.json.*")):
             unfinished.unlink(missing_ok=True)
         return write_evaluation(
             out,
             scores,
-            {"labels": labels, "rows": self._rows(slice(None))},
+            {"labels": labels, "rows": self.splits["test"].rows[self.chosen]},
             model=self.model,
             config=self.config,
             protocol=self.protocol,
-            accuracy=accuracy,
+            accuracy={split: self._accuracy(split, number) for split, number in right.items()},
             too_long=self.too_long["test"],
         )
 
-    def _finished(self) -> Iterator[tuple[int, Shard]]:
-        for shard in range(self.shards):
-            found = read_shard(self.path(shard))
-            rows = self._rows(self.part(shard, len(self.chosen)))
-            layers = self.model.config.layers
-            if (
-                found.plan != self.plan
-                or found.right.keys() != self.splits.keys()
-                or found.scores.layers != layers
-                or not np.array_equal(found.rows, rows)
-            ):
-                raise InputError(
-                    f"the shard {self.path(shard)} is of another evaluation: delete it to have it "
-                    "made again"
-                )
-            yield shard, found
-
-    def _rows(self, part: slice) -> np.ndarray:
-        return self.splits["test"].rows[self.chosen[part]]
+    def _read(self, shard: int) -> Shard:
+        found = read_shard(self.path(shard))
+        rows = self.splits["test"].rows[self.chosen[self.part(shard, len(self.chosen))]]
+        if (
+            found.plan != self.plan
+            or found.right.keys() != self.splits.keys()
+            or found.scores.layers != self.model.config.layers
+            or not np.array_equal(found.rows, rows)
+        ):
+            raise InputError(
+                f"the shard {self.path(shard)} is of another evaluation: delete it to have it "
+                "made again"
+            )
+        return found
 
     def _size(self, shard: int) -> int:
         part = self.part(shard, len(self.chosen))
@@ -193,11 +215,25 @@ class ShardedEvaluation:
         share = right / total if total else float("nan")
         return {"accuracy": share, "n": total, "too_long": self.too_long[split]}
 
-    def _places(self, shard: int) -> Places:
-        """Return a shard's sentences, and its part of every split."""
-        parts = {name: self.part(shard, len(split)) for name, split in self.splits.items()}
-        counted = {name: np.arange(part.start, part.stop) for name, part in parts.items()}
-        return Places(self.chosen[self.part(shard, len(self.chosen))], counted)
+    def _scorer(self) -> Callable[[EncodedSplit, dict[str, EncodedSplit], Report], Shard]:
+        """Return the function that scores a shard; its programs are compiled once for all."""
+        lengths, protocol = self.config.lengths, self.protocol
+        longest = int(self.splits["test"].words[self.chosen].max()) + 1
+        programs = device_scores(self.model, protocol)
+        predict = spread(self.model)
+
+        def score(test: EncodedSplit, counted: dict[str, EncodedSplit], report: Report) -> Shard:
+            tokens = token_scores(
+                self.model, test, lengths, protocol, report, programs=programs, longest=longest
+            )
+            right = {}
+            for name, split in counted.items():
+                answers = predict_split(predict, split, lengths).argmax(-1)
+                right[name] = int((answers == split.labels).sum())
+            scores = correlate(tokens, test.lengths, protocol.ranks)
+            return Shard(scores, test.rows, test.labels, right, self.plan)
+
+        return score
 
 
 def open_sharded(
@@ -210,7 +246,7 @@ def open_sharded(
     run, protocol, data
         As in `jaxflow.eval.paper.evaluate.evaluate_run`; `samples` of None takes every sentence.
     out
-        The evaluation's folder; shards lie in ``shards/``, beside the plan that they are of.
+        The evaluation's folder; shards are in ``shards/``, beside their plan.
     shards
         How many.
 
@@ -225,9 +261,9 @@ def open_sharded(
     protocol = protocol.resolved(model)
     tokenizer = model.whole_words  # of an agreement encoder, or refused
     everything = open_corpus(config.corpus, config.data, seed=config.seed)
+    # [CLS] comes before the words.
     fits = {
-        name: np.flatnonzero(split.words < config.positions)  # [CLS] comes before the words
-        for name, split in everything.items()
+        name: np.flatnonzero(split.words < config.positions) for name, split in everything.items()
     }
     splits = {name: split.take(fits[name]) for name, split in everything.items()}
     if protocol.samples is None:
@@ -236,9 +272,9 @@ def open_sharded(
     chosen = chosen_rows(splits["test"].words + 1, protocol)
     if not 1 <= shards <= len(chosen):
         raise InputError(f"shards must be from 1 to the {len(chosen)} sentences, got {shards}")
-    record = plan_of(model, config, protocol, splits, chosen, shards)
+    plan = _plan(model, config, protocol, splits, chosen, shards)
     folder = out / "shards"
-    claim_plan(folder, record)
+    claim_plan(folder, plan)
     return ShardedEvaluation(
         model=model,
         tokenizer=tokenizer,
@@ -249,5 +285,87 @@ def open_sharded(
         chosen=chosen,
         shards=shards,
         folder=folder,
-        plan=checksum(record),
+        plan=hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def claim_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Write the plan into the folder, or check that it is the one that is there.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written, or holds another plan.
+    """
+    path = folder / "plan.json"
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the folder {folder} cannot be written: {error.strerror or error}"
+            ) from error
+        # Processes that begin together write the same, each beside its place and renamed.
+        write_json(path, plan)
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, value in plan.items() if there.get(name) != value]
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"the plan {path} cannot be read: {error}") from error
+    if changed:
+        raise InputError(
+            f"{folder} holds shards of another evaluation ({', '.join(changed)} differ): choose "
+            "another folder with --out, or delete it"
+        )
+
+
+def _plan(
+    model: Model,
+    config: TrainConfig,
+    protocol: ProtocolConfig,
+    splits: Mapping[str, StoredSplit],
+    chosen: np.ndarray,
+    shards: int,
+) -> dict[str, Any]:
+    """Return, as JSON, everything that shards depend on; folders and threads are not among it."""
+    params, corpus = hashlib.sha256(), hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+        params.update(jax.tree_util.keystr(path).encode())
+        params.update(np.ascontiguousarray(leaf).tobytes())
+    for name, split in splits.items():
+        corpus.update(name.encode())
+        for numbers in (split.rows, split.words, split.n_attractors):
+            corpus.update(np.ascontiguousarray(numbers).tobytes())
+    fields = dataclasses.asdict(protocol)
+    del fields["threads"]
+    return {
+        "shards": shards,
+        "sentences": len(chosen),
+        "protocol": fields,
+        "model": params.hexdigest(),
+        "corpus": corpus.hexdigest(),
+        "lengths": list(config.lengths),
+        "versions": versions(),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Source:
+    """The sentences of some shards by number: a random-access source for the loader."""
+
+    evaluation: ShardedEvaluation
+    shards: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, number: int) -> _Sentences:
+        return self.evaluation.sentences(self.shards[int(number)])
+
+
+def _read_ahead(evaluation: ShardedEvaluation, shards: Sequence[int]) -> Iterator[_Sentences]:
+    """Iterate over shards in order; the loader's thread reads one while another is scored."""
+    import grain
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    return iter(grain.MapDataset.source(_Source(evaluation, shards)).to_iter_dataset(options))

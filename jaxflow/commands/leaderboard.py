@@ -71,10 +71,9 @@ class Leaderboard:
     def _judge(self, out: Path) -> None:
         from rich.console import Console
 
-        from jaxflow.eval.leaderboard.report import print_summary
+        from jaxflow.eval.leaderboard.report import print_summary, write_board
         from jaxflow.eval.leaderboard.scoring import Programs
         from jaxflow.eval.leaderboard.summary import summarise_boards
-        from jaxflow.eval.leaderboard.write import write_board
         from jaxflow.eval.score.target import scoring_of
 
         boards, models, names = [], [], []

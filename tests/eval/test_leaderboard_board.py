@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 
 import jax
 import jax.numpy as jnp
+import leaderboard_data
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from scipy.stats import entropy, spearmanr
 from tiny_models import tiny
 from traces import model as small_model
@@ -22,9 +25,15 @@ from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, run_board
 from jaxflow.eval.leaderboard.cases import from_texts
 from jaxflow.eval.leaderboard.methods import all_methods
-from jaxflow.eval.leaderboard.report import as_markdown, record, write_parquet
+from jaxflow.eval.leaderboard.report import (
+    SHORT,
+    as_markdown,
+    print_summary,
+    record,
+    write_parquet,
+)
 from jaxflow.eval.leaderboard.scoring import Programs
-from jaxflow.eval.leaderboard.summary import summarise_boards
+from jaxflow.eval.leaderboard.summary import TITLES, summarise_boards
 from jaxflow.models import trace
 
 FOLLOWED = (
@@ -220,6 +229,20 @@ def test_a_summary_sorts_and_is_written(board, tmp_path):
     np.testing.assert_allclose(
         some.sort_values("sentence").entropy, board.measures["entropy"][place] + 0.01, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("width", [64, 120])
+def test_a_console_of_any_width_shows_whole_columns(width):
+    summary = leaderboard_data.summary([leaderboard_data.board()])
+    file = io.StringIO()
+    print_summary(Console(file=file, width=width, highlight=False), summary, most=2)
+    text = file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    words = text.split()
+    for title in (*(TITLES[name] for name in SHORT), "ms/1,000"):
+        assert set(title.split()) <= set(words)
+    assert f"… and {len(summary.finals) - 2} more" in text
+    assert words.count(summary.finals[1].method.name) == words.count("method")
 
 
 def test_unusable_requests_are_refused(model, board):

@@ -1,10 +1,10 @@
-"""An evaluation in shards against one in one piece, and what workers can suffer."""
+"""An evaluation in shards against one in one piece, with killed workers and damaged files."""
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import signal
+import tracemalloc
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,10 +12,19 @@ import pytest
 from many_devices import start_on_devices
 
 from jaxflow.errors import InputError
+from jaxflow.eval import stats
+from jaxflow.eval.paper.claims import judge_claims
 from jaxflow.eval.paper.evaluate import evaluate_run
 from jaxflow.eval.paper.protocol import ProtocolConfig
-from jaxflow.eval.paper.scores import SentenceScores, load_extra
-from jaxflow.eval.sharded.files import read_shard, write_shard
+from jaxflow.eval.paper.scores import SCORES, load_extra, write_scores
+from jaxflow.eval.paper.tables import build_tables, record
+from jaxflow.eval.sharded.files import (
+    Shard,
+    ShardScores,
+    read_shard,
+    read_shard_scores,
+    write_shard,
+)
 from jaxflow.eval.sharded.run import open_sharded
 
 SAMPLES, SHARDS, WORKERS = 24, 9, 4
@@ -73,7 +82,10 @@ def name_of(shard):
 
 
 def test_the_tables_are_those_of_one_piece(alone, whole, tmp_path):
-    evaluation, _, _ = alone
+    evaluation, _, counts = alone
+    assert counts[0] == (0, SAMPLES)
+    assert counts[-1] == (SAMPLES, SAMPLES)
+    assert counts == sorted(counts)
     merged = evaluation.merge(tmp_path)
     expected, out = whole
     for name in TABLES:
@@ -85,13 +97,6 @@ def test_the_tables_are_those_of_one_piece(alone, whole, tmp_path):
     assert extra.keys() == {"labels", "rows"}
     for name, values in extra.items():
         np.testing.assert_array_equal(values, theirs[name])
-
-
-def test_progress_counts_sentences(alone):
-    *_, counts = alone
-    assert counts[0] == (0, SAMPLES)
-    assert counts[-1] == (SAMPLES, SAMPLES)
-    assert counts == sorted(counts)
 
 
 def test_a_killed_worker_leaves_what_it_had_finished_and_nothing_half_done(workers, alone):
@@ -190,26 +195,102 @@ def test_damaged_and_foreign_shards_are_refused(alone, run, tmp_path):
     assert path.read_bytes() == good
 
 
-def test_a_shard_reads_back_as_it_was_written(alone, tmp_path):
+def test_damage_of_the_corpus_is_reported_as_it_is(alone, tmp_path):
+    """From the loader's thread, which reads ahead."""
     evaluation, _, _ = alone
-    shard = read_shard(evaluation.path(0))
-    saturated = shard.scores.saturated.copy()
-    saturated[0, 1] = np.nan  # a correlation that is undefined is no missing number
-    shard = dataclasses.replace(
-        shard, scores=dataclasses.replace(shard.scores, saturated=saturated)
+    test = evaluation.splits["test"]
+    blocks = [{**block, "labels": np.zeros(3, np.int32)} for block in test.blocks]
+    splits = {**evaluation.splits, "test": dataclasses.replace(test, blocks=blocks)}
+    damaged = dataclasses.replace(evaluation, splits=splits, folder=tmp_path)
+    with pytest.raises(InputError, match=r"prepared corpus .* is damaged"):
+        damaged.work()
+
+
+SIZES = (7, 1, 12, 10)
+
+
+def in_shards(scores, sizes, folder):
+    """Lay scores into shards and open them."""
+    paths, begin = [], 0
+    for number, size in enumerate(sizes):
+        part = slice(begin, begin + size)
+        cut = type(scores)(
+            {t: {r: v[part] for r, v in rows.items()} for t, rows in scores.correlations.items()},
+            scores.saturated[part],
+            {row: values[part] for row, values in scores.entropy.items()},
+            scores.length[part],
+        )
+        paths.append(folder / f"{number}.parquet")
+        rows = np.arange(part.start, part.stop)
+        write_shard(paths[-1], Shard(cut, rows, rows % 2, {"test": 1}, "plan"))
+        begin += size
+    return ShardScores(paths, sizes, scores.layers, scores.length), paths
+
+
+@pytest.fixture
+def scores(make_scores):
+    scores = make_scores(sentences=sum(SIZES), layers=3, noise=0.3)
+    scores.correlations["gradient"]["raw"][[3, 11], 1] = np.nan
+    return scores
+
+
+def test_arrays_are_those_that_were_written(scores, tmp_path):
+    stored, paths = in_shards(scores, SIZES, tmp_path)
+    assert (stored.sentences, stored.layers) == (scores.sentences, scores.layers)
+    assert list(stored.arrays()) == list(scores.arrays())
+    for name, values in scores.arrays().items():
+        np.testing.assert_array_equal(stored.arrays()[name], values, err_msg=name)
+        assert stored.arrays()[name].dtype == values.dtype
+    for target, rows in scores.correlations.items():
+        for row, values in rows.items():
+            np.testing.assert_array_equal(stored.correlations[target][row], values)
+    np.testing.assert_array_equal(stored.saturated, scores.saturated)
+    np.testing.assert_array_equal(stored.entropy["flow"], scores.entropy["flow"])
+    np.testing.assert_array_equal(
+        read_shard_scores(paths[1], SCORES[4]), scores.arrays()[SCORES[4]][7:8]
     )
-    arrays = shard.scores.arrays()
-    write_shard(tmp_path / "shard.parquet", shard)
-    again = read_shard(tmp_path / "shard.parquet")
-    assert isinstance(again.scores, SentenceScores)
-    for name, values in again.scores.arrays().items():
-        np.testing.assert_array_equal(values, arrays[name])
-        assert values.dtype == arrays[name].dtype
-    assert (again.right, again.plan) == (shard.right, shard.plan)
 
 
-def test_the_plan_names_what_the_shards_depend_on(alone):
-    _, out, _ = alone
-    plan = json.loads((out / "shards" / "plan.json").read_text())
-    assert plan["sentences"] == SAMPLES
-    assert "threads" not in plan["protocol"]
+def test_tables_claims_and_file_are_those_of_memory(scores, tmp_path):
+    stored, _ = in_shards(scores, SIZES, tmp_path)
+    texts = [
+        record(build_tables(each, 3), claims=judge_claims(each, 3)) for each in (scores, stored)
+    ]
+    assert texts[0] == texts[1]
+    extra = {"labels": np.arange(sum(SIZES))}
+    scores.save(tmp_path / "whole.npz", extra)
+    write_scores(tmp_path / "stored.npz", stored, extra)
+    assert (tmp_path / "stored.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_memory_holds_a_few_arrays(make_scores, tmp_path, monkeypatch):
+    """NumPy's share of it, of 41 MB of scores."""
+    monkeypatch.setattr(stats, "_HELD", 1 << 20)
+    for name in ("_BLOCK", "_COUNTS"):
+        monkeypatch.setattr(stats, name, 1 << 17)
+    count, layers = 20_000, 12
+    stored, _ = in_shards(make_scores(sentences=count, layers=layers), [2_000] * 10, tmp_path)
+    array, whole = 8 * count * layers, len(SCORES) * 8 * count * layers
+    tracemalloc.start()
+    try:
+        tables = build_tables(stored, 0, resamples=3)
+        judge_claims(stored)
+        write_scores(tmp_path / "scores.npz", stored)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert tables.sentences == count
+    assert peak < 7 * array < whole / 3
+
+
+def test_a_shard_that_changes_or_goes_while_it_is_read_is_refused(scores, tmp_path):
+    stored, paths = in_shards(scores, SIZES, tmp_path)
+    paths[2].write_bytes(paths[0].read_bytes())
+    with pytest.raises(InputError, match=r"2\.parquet has been changed while it was read"):
+        _ = stored.saturated
+    paths[0].write_bytes(paths[0].read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"0\.parquet cannot be read, delete it"):
+        _ = stored.saturated
+    paths[0].unlink()
+    with pytest.raises(InputError, match=r"0\.parquet cannot be read, delete it"):
+        _ = stored.saturated

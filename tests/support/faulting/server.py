@@ -164,7 +164,7 @@ def _import_all() -> None:
         "jaxflow.eval.paper.evaluate",
         "jaxflow.eval.plots.leaderboard",
         "jaxflow.eval.plots.leaderboard_layers",
-        "jaxflow.eval.leaderboard.write",
+        "jaxflow.eval.leaderboard.report",
         "jaxflow.eval.leaderboard.page",
         "jaxflow.eval.sharded.run",
         "jaxflow.eval.paper.sst2",

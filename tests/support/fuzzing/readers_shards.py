@@ -20,7 +20,7 @@ from fuzzing.mutate_text import mutate_bytes, mutate_case
 from fuzzing.readers_records import json_case
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
 from jaxflow.eval.sharded.files import Shard, read_shard, write_shard
-from jaxflow.eval.sharded.plan import claim_plan
+from jaxflow.eval.sharded.run import claim_plan
 
 __all__ = ["PLAN", "READERS", "changed_shard", "shard_seeds"]
 
