@@ -1,17 +1,13 @@
 """Models written from scratch whose attention is a pure output."""
 
-from jaxflow.models.architectures import init, make_module
 from jaxflow.models.bert import Bert, BertConfig
 from jaxflow.models.config import EncoderConfig
+from jaxflow.models.disk import load, save, save_pretrained
 from jaxflow.models.encoder import AgreementEncoder
 from jaxflow.models.gpt2 import Gpt2, Gpt2Config
-from jaxflow.models.heads import with_head
-from jaxflow.models.model import Model
+from jaxflow.models.model import Model, in_bfloat16, init, make_module, with_head
 from jaxflow.models.output import EncoderOutput, Values
-from jaxflow.models.precision import in_bfloat16
-from jaxflow.models.publishing import save_pretrained
 from jaxflow.models.relevance import attention_relevance
-from jaxflow.models.store import load, save
 from jaxflow.models.subword import SubwordTokenizer, read_tokenizer
 from jaxflow.models.tokenizer import Pieces, Tokenizer, WordTokenizer
 from jaxflow.models.tracing import trace

@@ -1,7 +1,7 @@
-"""BERT, DistilBERT and RoBERTa: one encoder, with classes, masked tokens or nothing read off it.
+"""BERT, DistilBERT and RoBERTa: one encoder with a classification, masked-LM or no head.
 
-The three differ in their embeddings alone (segments or none, positions counted from 0 or from
-behind the padding's number) and in the activation of what the classes are read off.
+The three differ in their embeddings alone (segments or none, positions counted from 0 or from the
+padding's number) and in the activation of the vector that classes are computed from.
 
 Devlin et al., BERT, NAACL 2019; Sanh et al., DistilBERT, 2019; Liu et al., RoBERTa, 2019.
 """
@@ -16,34 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.errors import InputError
-from jaxflow.models.attention import allowed_pairs, dropout
-from jaxflow.models.blocks import (
-    BlockConfig,
-    LayerNorm,
-    Trunk,
-    make_blocks,
-    normal,
-    run_blocks,
-)
-from jaxflow.models.config import (
-    ConfigRecord,
-    Head,
-    check_heads,
-    check_labels,
-    check_pad_id,
-    check_rates,
-    check_sizes,
-)
-from jaxflow.models.inputs import check_tokens, full_mask
-from jaxflow.models.layers import PLAIN, TRAINING, Layers
-from jaxflow.models.output import EncoderOutput, at_least_float32
-
-__all__ = ["Bert", "BertConfig"]
+from jaxflow.models.blocks import LayerNorm, Transformer, make_blocks, normal
+from jaxflow.models.config import ConfigRecord, Head, check_config
+from jaxflow.models.layers import Layers, layers_of
+from jaxflow.models.output import at_least_float32
 
 Kind = Literal["bert", "distilbert", "roberta"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class BertConfig(ConfigRecord):
     """Sizes of a `Bert`; the defaults are BERT-base's.
 
@@ -62,11 +43,11 @@ class BertConfig(ConfigRecord):
     activation, epsilon
         Of the feed-forward layers, by the name in published configurations; of the norms.
     dropout, attention_dropout, readout_dropout
-        Rates while training: embeddings and branches, attention weights, what classes are read off.
+        Rates while training: embeddings and branches, attention weights, classifier input.
     pooler
-        Whether ``pooled`` is worked out where there is no classification head.
+        Whether ``pooled`` is computed where there is no classification head.
     tied
-        Whether the masked tokens are read off with the word embeddings.
+        Whether masked tokens are predicted with the word embeddings.
     pad_id
         The padding token's number.
     """
@@ -93,48 +74,25 @@ class BertConfig(ConfigRecord):
     def __post_init__(self) -> None:
         if self.kind not in ("bert", "distilbert", "roberta"):
             raise InputError(f"kind must be bert, distilbert or roberta, got {self.kind!r}")
-        if self.head not in ("none", "classification", "masked-lm"):
-            raise InputError(f"head must be none, classification or masked-lm, got {self.head!r}")
-        sizes = ("vocabulary", "positions", "layers", "heads", "width", "hidden_width")
-        check_sizes(self, *sizes)
-        check_heads(self)
-        check_rates(self, "dropout", "attention_dropout", "readout_dropout")
+        check_config(self, ("none", "classification", "masked-lm"))
         if (self.token_types == 0) != (self.kind == "distilbert") or self.token_types < 0:
             raise InputError(f"token_types must be 0 in distilbert alone, got {self.token_types}")
-        check_labels(self)
-        check_pad_id(self)
-
         if self.pooler and self.head != "none":
             raise InputError("pooler must be False for a model with a head, got True")
 
     @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.labels)
+    def norm_first(self) -> bool:
+        """Whether blocks are pre-LayerNorm: they are post-LayerNorm."""
+        return False
 
     @property
     def first_position(self) -> int:
-        """Where the table of positions begins to be used: RoBERTa counts from behind padding."""
+        """First row of the position table in use: after the padding's number in RoBERTa."""
         return self.pad_id + 1 if self.kind == "roberta" else 0
-
-    @property
-    def block(self) -> BlockConfig:
-        """The blocks' configuration."""
-        return BlockConfig(
-            layers=self.layers,
-            heads=self.heads,
-            width=self.width,
-            hidden_width=self.hidden_width,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            activation=self.activation,
-            epsilon=self.epsilon,
-            norm_first=False,
-        )
 
 
 class MaskedReadout(nn.Module):
-    """Reads a vocabulary's logits off every token."""
+    """The head that predicts masked tokens: a vocabulary's logits for every token."""
 
     config: BertConfig
 
@@ -152,11 +110,14 @@ class MaskedReadout(nn.Module):
         return read @ table.T + bias[None, None]
 
 
-class Bert(nn.Module):
-    """A post-LayerNorm encoder; `encode` and `embed` are its halves, as in `AgreementEncoder`."""
+class Bert(Transformer):
+    """A post-LayerNorm encoder; `embed` and `encode` are its halves, as in `AgreementEncoder`.
+
+    Logits are ``[B, C]`` of the classes or ``[B, n, V]`` of the masked tokens; ``pooled`` is there
+    where there is a pooler. Embeddings are normalised after positions and segments are added.
+    """
 
     config: BertConfig
-    rolled: bool = False
 
     def setup(self) -> None:
         """Name the parameters."""
@@ -175,82 +136,30 @@ class Bert(nn.Module):
         if config.head == "masked-lm":
             self.masked = MaskedReadout(config)
 
-    def __call__(
-        self,
-        tokens: jax.Array,
-        mask: jax.Array | None = None,
-        train: bool = False,
-        *,
-        token_types: jax.Array | None = None,
-        values: bool = False,
-    ) -> EncoderOutput:
-        """Encode, and read off what the head reads.
+    @property
+    def _reads_first(self) -> bool:
+        return self.config.head == "classification"
 
-        Parameters
-        ----------
-        tokens
-            ``[B, n]`` whole numbers, special tokens included.
-        mask
-            ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
-        train
-            Whether to drop out; needs a ``dropout`` key in ``rngs``.
-        token_types
-            ``[B, n]`` whole numbers, the segments; None is 0 everywhere.
-        values
-            Whether to return value vectors and output projections too.
-
-        Returns
-        -------
-        EncoderOutput
-            Logits of the head, attention and hidden states; ``pooled`` where there is a pooler.
-
-        Raises
-        ------
-        InputError
-            If a shape or dtype is wrong or there are more tokens than positions.
-        """
-        tokens, mask = check_tokens(tokens, mask, self.config.pad_id)
-        positions = self._positions(tokens != self.config.pad_id)
-        return self._read(self.embed(tokens), mask, train, token_types, positions, values)
-
-    def embed(self, tokens: jax.Array) -> jax.Array:
-        """Look the words up: ``[B, n]`` to ``[B, n, D]``, nothing added or normalised yet."""
-        return self.word(tokens)
-
-    def encode(
+    def _begin(
         self,
         embeddings: jax.Array,
-        mask: jax.Array | None = None,
-        train: bool = False,
+        mask: jax.Array,
+        train: bool,
         *,
-        token_types: jax.Array | None = None,
-        values: bool = False,
-        offsets: jax.Array | None = None,
-    ) -> EncoderOutput:
-        """Encode word embeddings ``[B, n, D]``; without a mask all are real.
-
-        `offsets`, ``[B, L, H, n, n]``, are added to the attention that mixes values.
-        """
-        mask = full_mask(embeddings, mask, self.config.positions)
-        positions = self._positions(mask)
-        return self._read(embeddings, mask, train, token_types, positions, values, offsets)
-
-    def classify(
-        self,
-        tokens: jax.Array,
-        mask: jax.Array | None = None,
-        train: bool = False,
-        *,
-        token_types: jax.Array | None = None,
+        tokens: Any = None,
+        token_types: Any = None,
     ) -> jax.Array:
-        """Return the logits alone; classes at less cost, being read off the first token."""
-        tokens, mask = check_tokens(tokens, mask, self.config.pad_id)
-        positions = self._positions(tokens != self.config.pad_id)
-        readers = 1 if self.config.head == "classification" else None
-        embeddings = self.embed(tokens)
-        trunk = self._run(embeddings, mask, train, token_types, positions, readers)
-        logits: Any = self._head(trunk.stream, train)[0]
-        return logits
+        config = self.config
+        real = mask if tokens is None else tokens != config.pad_id
+        stream = embeddings + self.position[self._positions(real)]
+        if config.token_types:
+            types = jnp.zeros((1, 1), jnp.int32) if token_types is None else token_types
+            if token_types is not None and types.shape != mask.shape:
+                raise InputError(f"token_types must be of shape {mask.shape}, got {types.shape}")
+            stream = stream + self.token_type[types]
+        elif token_types is not None:
+            raise InputError("token_types must be None: DistilBERT has no segments")
+        return self._drop(self.norm(stream, layers_of(train)), train, config.dropout)
 
     def _positions(self, real: jax.Array) -> jax.Array:
         """Return the positions' numbers, to broadcast to ``[B, n]``."""
@@ -258,53 +167,12 @@ class Bert(nn.Module):
             return jnp.arange(real.shape[-1])[None]
         return jnp.cumsum(real, -1) * real + self.config.pad_id
 
-    def _read(
-        self,
-        embeddings: jax.Array,
-        mask: Any,
-        train: bool,
-        token_types: Any,
-        positions: jax.Array,
-        values: bool,
-        offsets: jax.Array | None = None,
-    ) -> EncoderOutput:
-        trunk = self._run(embeddings, mask, train, token_types, positions, None, values, offsets)
-        logits, pooled = self._head(trunk.stream, train)
-        return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
-
-    def _run(
-        self,
-        embeddings: jax.Array,
-        mask: Any,
-        train: bool,
-        token_types: Any,
-        positions: jax.Array,
-        readers: int | None,
-        with_values: bool = False,
-        offsets: jax.Array | None = None,
-    ) -> Trunk:
-        config, layers = self.config, TRAINING if train else PLAIN
-        mask = full_mask(embeddings, mask, config.positions)
-        stream = embeddings + self.position[positions]
-        if config.token_types:
-            types = jnp.zeros((1, 1), jnp.int32) if token_types is None else token_types
-            if token_types is not None and types.shape != mask.shape:
-                raise InputError(f"token_types must be of shape {mask.shape}, got {types.shape}")
-            stream = stream + self.token_type[types]
-        elif token_types is not None:
-            raise InputError("token_types must be None: DistilBERT knows no segments")
-        stream = self.norm(stream, layers)
-        if train and config.dropout:
-            stream = dropout(self.make_rng("dropout"), stream, config.dropout)
-        allowed = allowed_pairs(mask, causal=False)
-        return run_blocks(self.blocks, stream, allowed, train, readers, with_values, offsets)
-
-    def _head(self, stream: jax.Array, train: bool) -> tuple[jax.Array | None, jax.Array | None]:
-        """Return logits and what they are read off."""
+    def _classify(
+        self, stream: jax.Array, mask: jax.Array, train: bool
+    ) -> tuple[jax.Array | None, jax.Array | None]:
         config = self.config
         if config.head == "masked-lm":
-            table = self.word.embedding
-            logits = self.masked(stream, table, TRAINING if train else PLAIN)
+            logits = self.masked(stream, self.word.embedding, layers_of(train))
             return at_least_float32(logits), None
         if config.head == "none" and not config.pooler:
             return None, None
@@ -312,7 +180,5 @@ class Bert(nn.Module):
         pooled = squash(self.pooler(stream[:, 0]))  # [B, D], of the first token
         if config.head == "none":
             return None, pooled
-        read = pooled
-        if train and config.readout_dropout:
-            read = dropout(self.make_rng("dropout"), read, config.readout_dropout)
+        read = self._drop(pooled, train, config.readout_dropout)
         return at_least_float32(self.readout(read)), pooled

@@ -1,12 +1,14 @@
-"""The Transformer block that all models here are made of, and how blocks are stacked.
+"""The Transformer block of all models here, its attention, and how blocks are stacked.
 
-GPT-2 and ViT normalise what a branch reads, BERT and its kin what a branch has been added to;
-otherwise their blocks are the same, parameter for parameter.
+GPT-2 and ViT normalise the input of a branch, BERT and its kin the sum after it; otherwise their
+blocks are the same, parameter for parameter. Attention returns its weights as the softmax gave
+them: Flax's own stores them in a collection, after dropout.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,16 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.errors import InputError
-from jaxflow.models.attention import attend, dropout
-from jaxflow.models.layers import EPSILON, PLAIN, TRAINING, Layers
-from jaxflow.models.output import Values
-
-__all__ = ["Block", "BlockConfig", "LayerNorm", "Trunk", "make_blocks", "normal", "run_blocks"]
+from jaxflow.models.layers import EPSILON, Layers, layers_of
+from jaxflow.models.output import EncoderOutput, Values, check_tokens, full_mask
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """Sizes and manners of a stack of equal blocks.
+    """Sizes and options of a stack of equal blocks.
 
     Attributes
     ----------
@@ -36,7 +35,7 @@ class BlockConfig:
     epsilon
         What layer normalisation adds to the variance.
     norm_first
-        True normalises what a branch reads (pre-LayerNorm), False the sum after it (post-).
+        True normalises the input of a branch (pre-LayerNorm), False the sum after it (post-).
     """
 
     layers: int
@@ -50,8 +49,85 @@ class BlockConfig:
     norm_first: bool = True
 
 
+def allowed_pairs(mask: jax.Array, *, causal: bool) -> jax.Array:
+    """Return which key (column) a query (row) may attend to; broadcasts to ``[B, 1, n, n]``."""
+    allowed = mask[:, None, None, :]
+    if causal:
+        n = mask.shape[-1]
+        allowed = allowed & jnp.tril(jnp.ones((n, n), bool))[None, None]
+    return allowed
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    allowed: jax.Array,
+    *,
+    rate: float = 0.0,
+    rng: jax.Array | None = None,
+    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
+    offset: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    r"""Attend over the allowed keys.
+
+    Parameters
+    ----------
+    query, key, value
+        ``[B, H, n, d]``; queries may be fewer than keys.
+    allowed
+        Boolean, broadcast to ``[B, H, n, n]``.
+    rate, rng
+        Dropout of the weights, and its key; None for none.
+    product
+        The matrix product, of `jaxflow.models.layers.TRAINING` where only gradients are wanted.
+    offset
+        ``[B, H, n, n]``, added to the weights that mix the values, not to those returned: the
+        gradient with respect to it, at 0, is that with respect to attention.
+
+    Returns
+    -------
+    tuple
+        The mixed values ``[B, H, n, d]``, and the weights ``[B, H, n, n]`` before dropout, float32
+        or wider, exactly 0 wherever a key is not allowed.
+
+    Notes
+    -----
+    .. math:: \mathrm{softmax}(Q K^\top / \sqrt{d}) V
+    """
+    scores = product(query, key.mT) * query.shape[-1] ** -0.5
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    # A finite floor keeps a row without any allowed key (a sentence of padding only) free of NaN.
+    scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
+    weights = jnp.where(allowed, jax.nn.softmax(scores, axis=-1), 0)
+    dropped = weights if rng is None else dropout(rng, weights, rate)
+    if offset is not None:
+        dropped = dropped + offset
+    return product(dropped.astype(value.dtype), value), weights
+
+
+def dropout(rng: jax.Array, values: jax.Array, rate: float) -> jax.Array:
+    """Set a fraction `rate` of the values to 0 and scale the others by 1 / (1 - rate).
+
+    The key is expanded once, to two words, with which each position hashes its own index: a
+    cryptographic generator run for every value took a third of a training step on a CPU.
+    """
+    words = jax.random.bits(rng, (2,), jnp.uint32)
+    position = jax.lax.iota(jnp.uint32, values.size)
+    bits = _mix(_mix(position ^ words[0]) + words[1]).reshape(values.shape)
+    keep = bits >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, values / (1 - rate), 0)
+
+
+def _mix(bits: jax.Array) -> jax.Array:
+    """Hash 32 bits: two rounds of multiply and xor-shift, every input bit reaching every other."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+    return bits ^ (bits >> 16)
+
+
 class BlockOutput(NamedTuple):
-    """What one block tells: stream ``[B, n, D]``, attention ``[B, H, n, n]``, and values or ()."""
+    """A block's stream ``[B, n, D]``, attention ``[B, H, n, n]``, and values or ()."""
 
     hidden: jax.Array
     attention: jax.Array
@@ -64,7 +140,7 @@ def normal(scale: float) -> nn.initializers.Initializer:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation's parameters."""
+    """Layer normalisation of the last axis."""
 
     epsilon: float = EPSILON
 
@@ -85,8 +161,7 @@ class Block(nn.Module):
     def setup(self) -> None:
         """Name the parameters."""
         config = self.config
-        # Where the stream itself is never normalised, GPT-2 scales the layers that write to it by
-        # the number of such writes.
+        # With pre-LayerNorm, GPT-2 scales the layers that add to the stream by their number.
         scale = 0.02 / (2 * config.layers) ** 0.5 if config.norm_first else 0.02
         self.norm_attention = LayerNorm(config.epsilon)
         self.qkv = nn.Dense(3 * config.width, kernel_init=normal(0.02))
@@ -108,11 +183,11 @@ class Block(nn.Module):
         with_values: bool = False,
         offset: jax.Array | None = None,
     ) -> tuple[jax.Array, BlockOutput]:
-        """Return the stream ``[B, n, D]``, twice: to go on with, and beside the attention.
+        """Return the stream ``[B, n, D]``, and it with the attention (the form that a scan needs).
 
-        With `readers` only what the first so many tokens read: ``[B, m, D]`` and ``[B, H, m, n]``.
+        With `readers` only the first so many queries: ``[B, m, D]`` and ``[B, H, m, n]``.
         """
-        config, layers = self.config, TRAINING if train else PLAIN
+        config, layers = self.config, layers_of(train)
         first, last = config.norm_first, not config.norm_first
         read = self.norm_attention(stream, layers) if first else stream
         mixed, attention, value = self._attend(read, allowed, train, readers, offset)
@@ -146,16 +221,9 @@ class Block(nn.Module):
         )  # each [B, H, n, d]
         rng = self.make_rng("dropout") if train and rate else None
         allowed = allowed[:, :, :readers]  # its queries may be one for all
-        product = (TRAINING if train else PLAIN).product
+        query, product = query[:, :, :readers], layers_of(train).product
         mixed, attention = attend(
-            query[:, :, :readers],
-            key,
-            value,
-            allowed,
-            rate=rate,
-            rng=rng,
-            product=product,
-            offset=offset,
+            query, key, value, allowed, rate=rate, rng=rng, product=product, offset=offset
         )
         return mixed.transpose(0, 2, 1, 3).reshape(batch, -1, width), attention, value
 
@@ -167,7 +235,7 @@ class Block(nn.Module):
 
 
 class Trunk(NamedTuple):
-    """What a stack of blocks tells; fields as in `EncoderOutput`, `stream` what the last returns.
+    """The output of a stack of blocks: fields as in `EncoderOutput`, `stream` the last block's.
 
     With ``readers`` the stream is of that many tokens, and attention and hidden are None.
     """
@@ -181,8 +249,8 @@ class Trunk(NamedTuple):
 def make_blocks(config: BlockConfig, rolled: bool) -> Any:
     """Make the blocks of a model, for its ``setup`` to keep as ``self.blocks``.
 
-    One after another their parameters are ``blocks_0``, ``blocks_1`` ...; `rolled` into one loop
-    they are ``blocks``, stacked along a first axis, and a sixth of the program to compile.
+    One by one their parameters are ``blocks_0``, ``blocks_1`` ...; `rolled` into one loop they are
+    ``blocks``, stacked along a first axis, and a sixth of the program to compile.
     """
     if not rolled:
         return [Block(config) for _ in range(config.layers)]
@@ -207,18 +275,17 @@ def run_blocks(
 ) -> Trunk:
     """Run a stream ``[B, n, D]`` through all blocks.
 
-    `readers` is how many first tokens of the last block are wanted, where it is not all; a loop
-    works all out. Loops are for reading a model, not for training it. `offsets`, ``[B, L, H, n,
-    n]``, are added to the attention that mixes values: see `jaxflow.models.attention.attend`.
+    `readers` is how many first tokens of the last block are wanted; None wants all. Blocks in one
+    loop are for inference, not for training. `offsets` ``[B, L, H, n, n]`` are those of `attend`.
     """
     if isinstance(blocks, nn.Module):
         if offsets is not None:
             raise InputError("offsets must be None for a model whose blocks are one loop")
-        last, told = blocks(stream, allowed, False, None, with_values)
+        last, found = blocks(stream, allowed, False, None, with_values)
         if readers is not None:
             return Trunk(last[:, :readers], None, None, None)
-        hidden = jnp.concatenate([stream[None], told.hidden])
-        attention, values = told.attention.swapaxes(0, 1), told.values
+        hidden = jnp.concatenate([stream[None], found.hidden])
+        attention, values = found.attention.swapaxes(0, 1), found.values
         if values:
             values = (values[0].swapaxes(0, 1), *values[1:])
         return Trunk(last, attention, hidden.swapaxes(0, 1), Values(*values) if values else None)
@@ -228,17 +295,148 @@ def run_blocks(
     for place, block in enumerate(blocks, start=1):
         wanted = readers if place == len(blocks) else None
         offset = None if offsets is None else offsets[:, place - 1]
-        last, told = block(last, allowed, train, wanted, with_values, offset)
-        outputs.append(told)
+        last, found = block(last, allowed, train, wanted, with_values, offset)
+        outputs.append(found)
     if readers is not None:
         return Trunk(last, None, None, None)
     values = None
     if with_values:
-        vectors, kernels, biases = zip(*(told.values for told in outputs), strict=True)
+        vectors, kernels, biases = zip(*(found.values for found in outputs), strict=True)
         values = Values(jnp.stack(vectors, 1), jnp.stack(kernels), jnp.stack(biases))
     return Trunk(
         last,
-        jnp.stack([told.attention for told in outputs], 1),
-        jnp.stack([stream, *(told.hidden for told in outputs)], 1),
+        jnp.stack([found.attention for found in outputs], 1),
+        jnp.stack([stream, *(found.hidden for found in outputs)], 1),
         values,
     )
+
+
+class Transformer(nn.Module):
+    """Base of the models: embeddings, a stack of blocks, and logits computed from its output.
+
+    A subclass names its parameters in ``setup``, ``word`` and ``blocks`` among them, and defines
+    `_begin` and `_classify`; everything an explanation needs is returned, nothing is stored.
+    """
+
+    config: Any
+    rolled: bool = False
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        train: bool = False,
+        *,
+        values: bool = False,
+        **inputs: Any,
+    ) -> EncoderOutput:
+        """Return the logits of the head, attention and hidden states.
+
+        Parameters
+        ----------
+        tokens
+            ``[B, n]`` whole numbers, special tokens included; images for a `ViT`.
+        mask
+            ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
+        train
+            Whether to apply dropout; needs a ``dropout`` key in ``rngs``.
+        values
+            Whether to return value vectors and output projections too.
+        **inputs
+            ``token_types`` of a `Bert`: ``[B, n]`` whole numbers, 0 everywhere by default.
+
+        Returns
+        -------
+        EncoderOutput
+            As its fields say.
+
+        Raises
+        ------
+        InputError
+            If a shape or dtype is wrong or there are more tokens than positions.
+        """
+        tokens, mask = self._checked(tokens, mask)
+        embeddings = self.embed(tokens)
+        return self.encode(embeddings, mask, train, values=values, tokens=tokens, **inputs)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Return the word embeddings ``[B, n, D]`` of ``[B, n]``, positions not yet added."""
+        embedded: jax.Array = self.word(tokens)
+        return embedded
+
+    def encode(
+        self,
+        embeddings: jax.Array,
+        mask: jax.Array | None = None,
+        train: bool = False,
+        *,
+        values: bool = False,
+        offsets: jax.Array | None = None,
+        **inputs: Any,
+    ) -> EncoderOutput:
+        """Return what calling the module does, of embeddings ``[B, n, D]``.
+
+        Without a mask all tokens are real. `offsets`, ``[B, L, H, n, n]``, are added to the
+        attention that mixes values, not to the one returned.
+        """
+        mask = full_mask(embeddings, mask, self.config.positions)
+        trunk = self._run(embeddings, mask, train, None, values, offsets, **inputs)
+        logits, pooled = self._classify(trunk.stream, mask, train)
+        return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
+
+    def classify(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        train: bool = False,
+        **inputs: Any,
+    ) -> jax.Array:
+        """Return the logits alone.
+
+        Where classes are computed from the first token, so is the last block's feed-forward layer.
+        """
+        tokens, mask = self._checked(tokens, mask)
+        embeddings = self.embed(tokens)
+        mask = full_mask(embeddings, mask, self.config.positions)
+        readers = 1 if self._reads_first else None
+        trunk = self._run(embeddings, mask, train, readers, tokens=tokens, **inputs)
+        logits: Any = self._classify(trunk.stream, mask, train)[0]
+        return logits
+
+    @property
+    def _reads_first(self) -> bool:
+        """Whether `_classify` reads the first token only."""
+        return False
+
+    def _checked(self, tokens: Any, mask: Any) -> tuple[jax.Array, Any]:
+        return check_tokens(tokens, mask, self.config.pad_id)
+
+    def _begin(
+        self, embeddings: jax.Array, mask: jax.Array, train: bool, *, tokens: Any = None
+    ) -> jax.Array:
+        """Return the stream that enters the first block: embeddings with positions added."""
+        stream = embeddings + self.position[None, : embeddings.shape[1]]
+        return self._drop(stream, train, getattr(self.config, self._embedding_rate))
+
+    _embedding_rate = "dropout"
+
+    def _classify(self, stream: jax.Array, mask: jax.Array, train: bool) -> tuple[Any, Any]:
+        """Return the logits, and the vector ``[B, D]`` that classes are computed from."""
+        raise NotImplementedError
+
+    def _drop(self, values: jax.Array, train: bool, rate: float) -> jax.Array:
+        return dropout(self.make_rng("dropout"), values, rate) if train and rate else values
+
+    def _run(
+        self,
+        embeddings: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        readers: int | None = None,
+        values: bool = False,
+        offsets: jax.Array | None = None,
+        **inputs: Any,
+    ) -> Trunk:
+        stream = self._begin(embeddings, mask, train, **inputs)
+        allowed = allowed_pairs(mask, causal=self.config.causal)
+        return run_blocks(self.blocks, stream, allowed, train, readers, values, offsets)

@@ -1,43 +1,75 @@
-"""Configurations: frozen records of sizes that say at once what cannot be."""
+"""Configurations: frozen records of a model's sizes that refuse impossible ones at once."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Self
+import functools
+import reprlib
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import BlockConfig
-from jaxflow.models.fields import check_fields
-from jaxflow.models.layers import ACTIVATIONS
-
-__all__ = [
-    "LARGEST",
-    "MOST_LAYERS",
-    "ConfigRecord",
-    "EncoderConfig",
-    "Head",
-    "check_heads",
-    "check_labels",
-    "check_pad_id",
-    "check_rates",
-    "check_sizes",
-]
+from jaxflow.models.layers import ACTIVATIONS, EPSILON
 
 Head = Literal["none", "classification", "masked-lm", "lm"]
-"""What is read off a model: nothing, classes, the masked tokens, or the next ones."""
+"""The head of a model: none, classes, the masked tokens, or the next ones."""
 
-
-#: Sizes beyond these are refused before anything is made for them.
+#: Sizes beyond these are refused before anything is allocated for them.
 LARGEST, MOST_LAYERS = 1 << 24, 1 << 10
+
+_SIZES = (
+    "vocabulary", "positions", "patch", "channels", "layers", "heads", "width", "hidden_width",
+    "classes",
+)  # fmt: skip
+_RATES = ("dropout", "attention_dropout", "readout_dropout", "embedding_dropout")
 
 
 class ConfigRecord:
-    """Base of the configurations: to a dictionary and back."""
+    """Base of the configurations: what they have in common, and to a dictionary and back."""
 
     @property
     def reads_last(self) -> bool:
-        """Whether classes are read off the last real token, and not off the first one."""
+        """Whether classes are computed from the last real token, and not from the first one."""
         return False
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token attends only to itself and those before it."""
+        return False
+
+    @property
+    def norm_first(self) -> bool:
+        """Whether blocks are pre-LayerNorm."""
+        return True
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.labels)  # type: ignore[attr-defined]
+
+    @property
+    def block(self) -> BlockConfig:
+        """The blocks' configuration."""
+        config: Any = self
+        return BlockConfig(
+            layers=config.layers,
+            heads=config.heads,
+            width=config.width,
+            hidden_width=config.hidden_width or 4 * config.width,
+            dropout=config.dropout,
+            attention_dropout=getattr(config, "attention_dropout", config.dropout),
+            activation=getattr(config, "activation", ACTIVATIONS[0]),
+            epsilon=getattr(config, "epsilon", EPSILON),
+            norm_first=config.norm_first,
+        )
+
+    def __repr__(self) -> str:
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        stated = ", ".join(f"{name}={reprlib.repr(getattr(self, name))}" for name in names)
+        return f"{type(self).__name__}({stated})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary."""
@@ -60,33 +92,28 @@ class ConfigRecord:
             check_fields(cls, fields)
         except InputError as error:
             raise InputError(f"the model's configuration does not fit: {error}") from error
-        given = dict(fields)
-        for name, value in given.items():
-            given[name] = tuple(value) if isinstance(value, list) else value
-        return cls(**given)
-
-
-def check_sizes(config: Any, *names: str) -> None:
-    """Check that fields are whole numbers of at least 1, and not beyond what any model has."""
-    for name in names:
-        size, largest = getattr(config, name), MOST_LAYERS if name == "layers" else LARGEST
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
-        if size > largest:
-            raise InputError(f"{name} must be at most {largest:,}, got {size:,}")
-
-
-def check_pad_id(config: Any) -> None:
-    """Check that the padding's number is one of the vocabulary, or None."""
-    number = config.pad_id
-    if number is not None and not (type(number) is int and 0 <= number < config.vocabulary):
-        raise InputError(
-            f"pad_id must be a number of the vocabulary, below {config.vocabulary}, got {number!r}"
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in fields.items()
+            }
         )
 
 
-def check_heads(config: Any) -> None:
-    """Check that the heads divide the width, and that the activation is known."""
+def check_config(config: Any, heads: tuple[Head, ...]) -> None:
+    """Check the fields that configurations share: sizes, rates, head, labels, activation, padding.
+
+    `heads` are the heads that the architecture has.
+    """
+    if config.head not in heads:
+        choice = f"{', '.join(heads[:-1])} or {heads[-1]}" if heads[1:] else heads[0]
+        raise InputError(f"head must be {choice}, got {config.head!r}")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in _SIZES and not (value is None and field.default is None):
+            _check_size(field.name, value)
+        elif field.name in _RATES and not 0 <= value < 1:
+            raise InputError(f"{field.name} must be at least 0 and below 1, got {value}")
     if config.width % config.heads:
         raise InputError(
             f"width must be a multiple of heads, got width {config.width} for {config.heads} heads"
@@ -94,26 +121,27 @@ def check_heads(config: Any) -> None:
     activation = getattr(config, "activation", ACTIVATIONS[0])
     if activation not in ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-
-
-def check_labels(config: Any) -> None:
-    """Check that classes are named where, and only where, they are read off."""
-    if (config.head == "classification") != bool(config.labels):
+    if (config.head == "classification") != bool(config.classes):
         raise InputError(
             f"labels must be named for the head classification alone, got {config.labels} for "
             f"{config.head}"
         )
+    pad_id = getattr(config, "pad_id", None)
+    if pad_id is not None and not (type(pad_id) is int and 0 <= pad_id < config.vocabulary):
+        raise InputError(
+            f"pad_id must be a number of the vocabulary, below {config.vocabulary}, got {pad_id!r}"
+        )
 
 
-def check_rates(config: Any, *names: str) -> None:
-    """Check that dropout rates are at least 0 and below 1."""
-    for name in names:
-        rate = getattr(config, name)
-        if not 0 <= rate < 1:
-            raise InputError(f"{name} must be at least 0 and below 1, got {rate}")
+def _check_size(name: str, size: Any) -> None:
+    largest = MOST_LAYERS if name == "layers" else LARGEST
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
+    if size > largest:
+        raise InputError(f"{name} must be at most {largest:,}, got {size:,}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class EncoderConfig(ConfigRecord):
     """Sizes of an `AgreementEncoder`; the defaults are the paper's model.
 
@@ -132,8 +160,8 @@ class EncoderConfig(ConfigRecord):
     dropout
         Rate on the embeddings, the attention weights and each residual branch while training.
     causal
-        Whether a token attends only to itself and those before it: the encoder's decoder twin,
-        whose class is read off the last word, since ``[CLS]`` sees nothing but itself.
+        Whether a token attends only to itself and those before it: the decoder variant, whose
+        class is computed from the last word, since ``[CLS]`` attends to nothing but itself.
     pad_id
         The padding token's number.
     """
@@ -150,37 +178,90 @@ class EncoderConfig(ConfigRecord):
     pad_id: int = 0
 
     def __post_init__(self) -> None:
-        sizes = ["vocabulary", "positions", "layers", "heads", "width", "classes"]
-        check_sizes(self, *sizes, *(["hidden_width"] if self.hidden_width is not None else []))
-        check_heads(self)
-        check_rates(self, "dropout")
-        check_pad_id(self)
+        check_config(self, ("classification",))
 
     @property
     def reads_last(self) -> bool:
-        """Whether the class is read off the last word, and not off ``[CLS]``."""
+        """Whether the class is computed from the last word, and not from ``[CLS]``."""
         return self.causal
 
     @property
     def head(self) -> Head:
-        """What is read off the model."""
+        """The model's head."""
         return "classification"
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes' names: which verb would go on with the sentence."""
+        """The classes' names: the number of the verb that continues the sentence."""
         if self.classes == 2:
             return ("singular", "plural")
         return tuple(f"class {number}" for number in range(self.classes))
 
-    @property
-    def block(self) -> BlockConfig:
-        """The blocks' configuration."""
-        return BlockConfig(
-            layers=self.layers,
-            heads=self.heads,
-            width=self.width,
-            hidden_width=self.hidden_width or 4 * self.width,
-            dropout=self.dropout,
-            attention_dropout=self.dropout,
-        )
+
+_NAMES = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text",
+}  # fmt: skip
+
+
+def check_fields(record: type, fields: Mapping[str, Any]) -> None:
+    """Check values read from JSON against the types of a dataclass's fields.
+
+    Parameters
+    ----------
+    record
+        Whose fields are bool, int, float, str, `Path`, tuples of one of these, literals, or None.
+    fields
+        Name -> value.
+
+    Raises
+    ------
+    InputError
+        If it is no mapping, or a field is unknown, of another kind or a whole number of more than
+        63 bits. A whole number passes for a float, a list for a tuple, and text for a path; nothing
+        else passes for something else.
+    """
+    if not isinstance(fields, Mapping):
+        raise InputError(f"fields must be one JSON object, got {fields!r}")
+    known = _kinds(record)
+    for name, value in fields.items():
+        if name not in known:
+            raise InputError(f"there must be no other fields than {', '.join(known)}, got {name!r}")
+        if not _fits(value, known[name]):
+            raise InputError(f"{name} must be {_described(known[name])}, got {value!r}")
+
+
+@functools.cache
+def _kinds(record: Any) -> dict[str, Any]:
+    kinds = get_type_hints(record)
+    return {field.name: kinds[field.name] for field in dataclasses.fields(record)}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    if origin is tuple:
+        parts = get_args(kind)
+        if not isinstance(value, list | tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_fits(part, parts[0]) for part in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, int):  # of any number of digits, which no array holds
+        return kind in (int, float) and abs(value) < 1 << 63
+    return isinstance(value, kind) or (kind is Path and isinstance(value, str))
+
+
+def _described(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return " or ".join(get_args(kind))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(part) for part in get_args(kind))
+    if origin is tuple:
+        return f"a list, each {_described(get_args(kind)[0])}"
+    return "null" if kind is type(None) else _NAMES[kind]

@@ -1,4 +1,4 @@
-"""Models by their names on the Hugging Face hub, through its library and cache."""
+"""Models by name: bundled with the package, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,26 +6,50 @@ import re
 from pathlib import Path
 
 from jaxflow.errors import InputError
-from jaxflow.models.shipped import shipped_names
-from jaxflow.models.weights import OPTIONAL_FILES
+from jaxflow.models.tensors import OPTIONAL_FILES
 
-__all__ = ["from_hub", "is_hub_name"]
+BUNDLED = Path(__file__).parent / "bundled"
+
+#: The model that is used where none is named.
+DEFAULT = "agreement"
 
 _FILES = ["config.json", "model.safetensors", "model-*.safetensors", *OPTIONAL_FILES]
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether a text has the form of a name on the hub: ``name`` or ``owner/name``."""
-    return re.fullmatch(r"(?:\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", name) is not None
+def bundled_names() -> tuple[str, ...]:
+    """Return the names of the bundled models, in alphabetical order."""
+    return tuple(sorted(card.parent.name for card in BUNDLED.glob("*/config.json")))
 
 
-def from_hub(name: str) -> Path:
-    """Fetch a model, or find it in the library's cache, and return its folder.
+def bundled_model(name: str = DEFAULT) -> Path:
+    """Return the folder of a bundled model.
 
     Raises
     ------
     InputError
-        If the hub has no such model, or cannot be reached and the cache has it not.
+        If there is none of that name.
+    """
+    if name not in bundled_names():
+        raise InputError(
+            f"no model {name!r} comes with this installation, which has "
+            f"{', '.join(bundled_names()) or 'none'}: train one with 'jaxflow train --out RUN' (a "
+            "few minutes) and name it with '--run RUN'"
+        )
+    return BUNDLED / name
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a text has the form of a name on the hub: ``name`` or ``owner/name``."""
+    return re.fullmatch(r"(?:\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", name) is not None
+
+
+def from_hub(name: str) -> Path:
+    """Fetch a model from the hub, or find it in the hub library's cache, and return its folder.
+
+    Raises
+    ------
+    InputError
+        If the hub has no such model, or cannot be reached and the cache does not have it.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -36,7 +60,7 @@ def from_hub(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
-    except Exception as error:  # the library and what it stands on raise many kinds here
+    except Exception as error:  # the library and those it is built on raise many kinds here
         if isinstance(error, GatedRepoError):
             reason = "the hub gives it only to those who have agreed to its terms and are logged in"
         elif isinstance(error, RepositoryNotFoundError):
@@ -47,6 +71,6 @@ def from_hub(name: str) -> Path:
             reason = "the hub cannot be reached and its cache on this machine has none"
         raise InputError(
             f"no trained model at {name}: there is no such folder, none of that name comes with "
-            f"jaxflow ({', '.join(shipped_names())}), and {reason}; on a machine that is "
+            f"jaxflow ({', '.join(bundled_names())}), and {reason}; on a machine that is "
             f"connected, fetch one with 'hf download {name}' and give its folder"
         ) from error

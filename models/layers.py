@@ -1,9 +1,9 @@
-"""Layer normalisation, GELU and the product of attention, and how they are differentiated.
+"""Layer normalisation, GELU and the product of attention, and their derivatives.
 
 `PLAIN` has them as formulas, differentiable in every way that JAX knows. `TRAINING` has the same
-values with a reverse derivative written out, and no forward one: it says in a few passes over
-memory what automatic differentiation says in many, and keeps small matrix products in the order
-that compilers are good at. On a CPU that is a quarter of a training step.
+values with a reverse derivative written out, and no forward one: it needs fewer passes over memory
+than automatic differentiation, and keeps small matrix products in the order that compilers are
+good at. On a CPU that is a quarter of a training step.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["ACTIVATIONS", "PLAIN", "TRAINING", "Layers"]
-
 EPSILON = 1e-5
-"""What layer normalisation adds to the variance where nothing is said, as GPT-2 does."""
+"""Added to the variance by layer normalisation where nothing else is given, as in GPT-2."""
 
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
 """The activations of feed-forward layers, by the names that published configurations use."""
@@ -156,3 +154,8 @@ _train_exact_gelu.defvjp(_exact_gelu_kept, _exact_gelu_pulled)
 _train_product.defvjp(_product_kept, _product_pulled)
 
 TRAINING = Layers(_train_layer_norm, _train_gelu, _train_exact_gelu, _train_product)
+
+
+def layers_of(train: bool) -> Layers:
+    """Return `TRAINING` while training, else `PLAIN`."""
+    return TRAINING if train else PLAIN

@@ -1,22 +1,54 @@
-"""A trained model with all that belongs to it, ready to call."""
+"""A model with its parameters and tokenizer, and what can be made of one.
+
+The one list of architectures; fresh parameters; another head; bfloat16; blocks as one loop.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.models.architectures import ModelConfig, make_module
+from jaxflow.models.bert import Bert, BertConfig
+from jaxflow.models.config import EncoderConfig, Head
+from jaxflow.models.encoder import AgreementEncoder
+from jaxflow.models.gpt2 import Gpt2, Gpt2Config
 from jaxflow.models.output import EncoderOutput
 from jaxflow.models.tokenizer import Tokenizer, WordTokenizer
+from jaxflow.models.vit import ViT, ViTConfig
 
-__all__ = ["Model"]
+PublishedConfig = BertConfig | Gpt2Config | ViTConfig
+ModelConfig = EncoderConfig | PublishedConfig
+
+_MODULES: dict[type, Any] = {
+    EncoderConfig: AgreementEncoder,
+    BertConfig: Bert,
+    Gpt2Config: Gpt2,
+    ViTConfig: ViT,
+}
+
+
+def make_module(config: ModelConfig, *, rolled: bool = False) -> nn.Module:
+    """Return the Flax module of a configuration, its blocks one by one or as one loop."""
+    module: nn.Module = _MODULES[type(config)](config, rolled=rolled)
+    return module
+
+
+def init(config: ModelConfig, seed: int = 0) -> Any:
+    """Draw fresh parameters, the variables that ``make_module(config).apply`` takes."""
+    if isinstance(config, ViTConfig):
+        example = jnp.zeros((1, *config.image, config.channels))
+    else:
+        example = jnp.zeros((1, min(2, config.positions)), jnp.int32)
+    return jax.jit(make_module(config).init)(jax.random.key(seed), example)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +58,20 @@ class Model:
     Attributes
     ----------
     config
-        The model's configuration, which says its architecture.
+        The configuration, whose class decides the architecture.
     params
-        Its variables, as ``module.apply`` takes them.
+        The variables, as ``module.apply`` takes them.
     tokenizer
-        The vocabulary it was trained with; None of a model of images, or where a folder has none.
+        The tokenizer; None of a model of images, or where a folder has none.
     """
 
     config: ModelConfig
     params: Any
     tokenizer: Tokenizer | None
+
+    def __repr__(self) -> str:
+        count = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        return f"Model({self.config!r}, {count:,} parameters, {self.tokenizer!r})"
 
     @cached_property
     def module(self) -> nn.Module:
@@ -95,7 +131,7 @@ class Model:
         mask
             ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
         **options
-            What the module's call takes besides: ``token_types`` of BERT, ``values=True`` for value
+            Other arguments of the module's call: ``token_types`` of BERT, ``values=True`` for value
             vectors and output projections.
 
         Returns
@@ -127,7 +163,7 @@ class Model:
         self._check_range("tokens", tokens, "vocabulary")
 
     def _check_range(self, name: str, numbers: Any, size: str = "token_types") -> None:
-        # Looking a number up outside the table would silently give the last word.
+        # An index outside the table would silently give the last word.
         rows = getattr(self.config, size, None)
         if not rows or numbers is None or isinstance(numbers, jax.core.Tracer):
             return
@@ -136,3 +172,120 @@ class Model:
             raise InputError(
                 f"{name} must be numbers from 0 to {rows - 1}, got {values.min()} to {values.max()}"
             )
+
+
+def with_head(
+    model: Model, head: Head, labels: Sequence[str] = (), seed: int = 0, **changes: Any
+) -> Model:
+    """Replace a model's head by a fresh one, for fine-tuning.
+
+    Parameters
+    ----------
+    model
+        Its encoder is kept, and those parameters of its head that fit the new one.
+    head
+        The new head.
+    labels
+        The classes' names, for ``classification``.
+    seed
+        Of the fresh parameters.
+    **changes
+        Other fields of the configuration, such as dropout rates.
+
+    Returns
+    -------
+    Model
+        A new model; the one given is not changed.
+
+    Raises
+    ------
+    InputError
+        If the model is an `AgreementEncoder`, the architecture has no such head, or a field is
+        unknown or impossible.
+    """
+    if not isinstance(model.config, BertConfig | Gpt2Config | ViTConfig):
+        raise InputError("an agreement encoder has its one head: train another model")
+    if isinstance(model.config, BertConfig) and head != "none":
+        changes["pooler"] = False  # a head has its own, or none
+    try:
+        config = dataclasses.replace(model.config, head=head, labels=tuple(labels), **changes)
+    except TypeError as error:
+        raise InputError(f"the model's configuration does not fit: {error}") from error
+    fresh = flax.traverse_util.flatten_dict(init(config, seed)["params"], sep=".")
+    kept = flax.traverse_util.flatten_dict(model.params["params"], sep=".")
+    flat = {
+        name: kept[name] if name in kept and kept[name].shape == leaf.shape else leaf
+        for name, leaf in fresh.items()
+    }
+    tree = {"params": flax.traverse_util.unflatten_dict(flat, sep=".")}
+    return Model(config, tree, model.tokenizer)
+
+
+def in_bfloat16(model: Model) -> Model:
+    r"""Return the same model with parameters and activations in bfloat16.
+
+    Softmax, the statistics of layer normalisation and the logits are computed in float32: attention
+    is float32 with rows that sum to 1. Hidden states and value vectors are bfloat16.
+
+    Parameters
+    ----------
+    model
+        Any model of `jaxflow.models`.
+
+    Notes
+    -----
+    With :math:`\epsilon_l` the largest :math:`\ell_1` distance between a row of layer l's fused
+    attention and the same row of the float32 model, rows of **rollout** differ by at most
+    :math:`(1 - r) \sum_l \epsilon_l` in :math:`\ell_1`: the product of matrices with rows that sum
+    to 1 changes by no more than its factors do together. A value of **flow** is that of a cut, and
+    changes by no more than all capacities together: :math:`(1 - r) \sum_l \sum_i \epsilon_{li}`,
+    i the rows; mostly by far less. How large the distances are depends on the model.
+    """
+    return dataclasses.replace(model, params=lowered(model.params))
+
+
+def lowered(params: Any) -> Any:
+    """Return a tree of parameters with its floating-point numbers in bfloat16."""
+
+    def lower(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(jnp.bfloat16) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(lower, params)
+
+
+class RolledEncoder(NamedTuple):
+    """A model whose blocks are one loop: the same numbers, a sixth of the program to compile.
+
+    Compiling block after block takes several seconds on a CPU, too long to explain one sentence.
+
+    Attributes
+    ----------
+    module
+        The module whose blocks are one loop.
+    params
+        ``blocks``, a tree of ``[L, ...]``, and the other parameters by their own names.
+    """
+
+    module: nn.Module
+    params: dict[str, Any]
+
+    def embed(self, params: dict[str, Any], tokens: jax.Array) -> jax.Array:
+        """Return the embeddings ``[B, n, D]`` of tokens ``[B, n]``; `params` as in `params`."""
+        embedded: Any = self.module.apply({"params": params}, tokens, method="embed")
+        return embedded
+
+    def encode(
+        self, params: dict[str, Any], embeddings: jax.Array, mask: jax.Array
+    ) -> EncoderOutput:
+        """Return what the module's ``encode`` does, of ``[B, n, D]`` and a mask ``[B, n]``."""
+        output: Any = self.module.apply({"params": params}, embeddings, mask, method="encode")
+        return output
+
+
+def roll_up(config: ModelConfig, params: Any) -> RolledEncoder:
+    """Stack the parameters of a model's blocks, on the host: nothing is compiled."""
+    parts = jax.tree.map(np.asarray, params["params"])
+    blocks = [parts.pop(f"blocks_{layer}") for layer in range(config.layers)]
+    parts["blocks"] = jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
+    return RolledEncoder(make_module(config, rolled=True), jax.device_put(parts))

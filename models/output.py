@@ -1,4 +1,4 @@
-"""What every model returns."""
+"""What every model returns, and the checks of what it is given."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-__all__ = ["EncoderOutput", "Values", "at_least_float32"]
-
-
-def at_least_float32(logits: jax.Array) -> jax.Array:
-    """Return logits that a softmax can be taken of, whatever precision they were worked out in."""
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+from jaxflow.errors import InputError
 
 
 @flax.struct.dataclass
 class Values:
-    """What attention mixes and where it writes to, for methods that weigh more than attention.
+    """Value vectors and output projections, for edge weights that need more than attention.
 
     The attention of layer l adds to token i's stream
     ``sum_h sum_j attention[l, h, i, j] vectors[l, h, j] @ projection[l, h] + bias[l]``.
@@ -26,7 +21,7 @@ class Values:
     Attributes
     ----------
     vectors
-        ``[B, L, H, n, d]``, d the width of a head: what each head holds of each token.
+        ``[B, L, H, n, d]``, the value vector of each token in each head; d the width of a head.
     projection
         ``[L, H, d, D]``: each head's rows of the output projection.
     bias
@@ -40,7 +35,7 @@ class Values:
 
 @flax.struct.dataclass
 class EncoderOutput:
-    """What an encoder returns.
+    """The output of a model: logits and the intermediate results that attributions need.
 
     Attributes
     ----------
@@ -51,15 +46,56 @@ class EncoderOutput:
         ``[B, L, H, n, n]``, queries x keys, the softmax before dropout, float32: rows sum to 1 and
         padded keys hold exactly 0.
     hidden
-        ``[B, L + 1, n, D]``: what enters the first block, then what each block returns.
+        ``[B, L + 1, n, D]``: the input of the first block, then the output of each block.
     pooled
-        ``[B, D]``, what the classes are read off; None where nothing is.
+        ``[B, D]``, the vector that classes are computed from; None where there is none.
     values
         Value vectors and output projections, where they were asked for; else None.
     """
 
-    logits: Any  # an array, but where there is no head
+    logits: Any  # an array, except without a head
     attention: jax.Array
     hidden: jax.Array
     pooled: jax.Array | None = None
     values: Values | None = None
+
+
+def at_least_float32(logits: jax.Array) -> jax.Array:
+    """Return logits in float32 or wider, so that their softmax is not taken in half precision."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def check_tokens(tokens: Any, mask: Any, pad_id: int | None) -> tuple[jax.Array, Any]:
+    """Check ``[B, n]`` tokens; return them and the mask, by default False at padding."""
+    tokens = jnp.asarray(tokens)
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise InputError(
+            "tokens must be whole numbers of shape [sentences, tokens], got "
+            f"{tokens.dtype} {tokens.shape}"
+        )
+    if mask is None and pad_id is not None:
+        mask = tokens != pad_id
+    return tokens, mask
+
+
+def full_mask(embeddings: jax.Array, mask: Any, positions: int) -> jax.Array:
+    """Check the mask ``[B, n]`` of embeddings ``[B, n, D]``; all True where there is none."""
+    batch, n, _ = embeddings.shape
+    if n > positions:
+        raise InputError(f"tokens must be at most {positions} a sentence for this model, got {n}")
+    mask = jnp.ones((batch, n), bool) if mask is None else jnp.asarray(mask)
+    if mask.shape != (batch, n) or mask.dtype != jnp.bool_:
+        raise InputError(
+            f"mask must be boolean of shape {(batch, n)}, got {mask.dtype} {mask.shape}"
+        )
+    return mask
+
+
+def last_real(mask: jax.Array) -> jax.Array:
+    """Return the index of each sentence's last real token, ``[B]``; 0 where there is none."""
+    return jnp.where(mask, jnp.arange(mask.shape[-1])[None], 0).max(-1)
+
+
+def at_last_real(stream: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return the stream ``[B, n, D]`` at each sentence's last real token, ``[B, D]``."""
+    return jnp.take_along_axis(stream, last_real(mask)[:, None, None], axis=1)[:, 0]

@@ -1,4 +1,4 @@
-"""``config.json`` of published checkpoints, read."""
+"""``config.json`` of published checkpoints, read and written by one table of names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
 from jaxflow.models.config import LARGEST, MOST_LAYERS, Head
 from jaxflow.models.gpt2 import Gpt2Config
-from jaxflow.models.names import PublishedConfig
+from jaxflow.models.model import PublishedConfig
 from jaxflow.models.vit import ViTConfig
-
-__all__ = ["KINDS", "kind_of", "read_published"]
 
 #: The architectures, by ``model_type``, and the names of their heads' classes.
 KINDS: dict[str, dict[Head, str]] = {
@@ -38,10 +36,10 @@ KINDS: dict[str, dict[Head, str]] = {
     },
     "vit": {"none": "ViTModel", "classification": "ViTForImageClassification"},
 }
-# Two heads in one: the masked tokens are what can be read here.
+# Two heads in one: only the masked-LM head is built here.
 _ALIASES: dict[str, Head] = {"BertForPreTraining": "masked-lm"}
 
-# What changes the numbers and is not built here, with the only value that is.
+# Fields that change the numbers, with the only value that is built here.
 _ONLY: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -52,9 +50,70 @@ _ONLY: dict[str, Any] = {
     "embedding_size": None,
 }
 
-# Beyond these, too, nothing is made; names of classes take memory, though no file may hold them.
-_MOST_CLASSES, _MOST_CHANNELS = 1 << 16, 1 << 10
-_LARGEST_PIXEL = 1_000  # pixels are from 0 to 1, their means and deviations too
+# Our field -> its published name, and the default there, whose type says how it is read.
+_Names = dict[str, tuple[str, Any]]
+_TRUNK: _Names = {
+    "layers": ("num_hidden_layers", 12),
+    "heads": ("num_attention_heads", 12),
+    "width": ("hidden_size", 768),
+    "hidden_width": ("intermediate_size", 3072),
+    "activation": ("hidden_act", "gelu"),
+    "epsilon": ("layer_norm_eps", 1e-12),
+    "dropout": ("hidden_dropout_prob", 0.1),
+    "attention_dropout": ("attention_probs_dropout_prob", 0.1),
+}
+_TEXT: _Names = {
+    "vocabulary": ("vocab_size", 30_522),
+    "positions": ("max_position_embeddings", 512),
+    "tied": ("tie_word_embeddings", True),
+    "pad_id": ("pad_token_id", 0),
+}
+_BERT: _Names = {
+    **_TRUNK,
+    **_TEXT,
+    "token_types": ("type_vocab_size", 2),
+    "readout_dropout": ("classifier_dropout", 0.1),
+}
+_FIELDS: dict[str, _Names] = {
+    "bert": _BERT,
+    "roberta": {**_BERT, "vocabulary": ("vocab_size", 50_265), "pad_id": ("pad_token_id", 1)},
+    "distilbert": {
+        **_TEXT,
+        "layers": ("n_layers", 6),
+        "heads": ("n_heads", 12),
+        "width": ("dim", 768),
+        "hidden_width": ("hidden_dim", 3072),
+        "activation": ("activation", "gelu"),
+        "dropout": ("dropout", 0.1),
+        "attention_dropout": ("attention_dropout", 0.1),
+        "readout_dropout": ("seq_classif_dropout", 0.2),
+    },
+    "gpt2": {
+        **_TEXT,
+        "vocabulary": ("vocab_size", 50_257),
+        "positions": ("n_positions", 1024),
+        "pad_id": ("pad_token_id", None),
+        "layers": ("n_layer", 12),
+        "heads": ("n_head", 12),
+        "width": ("n_embd", 768),
+        "hidden_width": ("n_inner", None),
+        "activation": ("activation_function", "gelu_new"),
+        "epsilon": ("layer_norm_epsilon", 1e-5),
+        "dropout": ("resid_pdrop", 0.1),
+        "attention_dropout": ("attn_pdrop", 0.1),
+        "embedding_dropout": ("embd_pdrop", 0.1),
+    },
+    "vit": {
+        **_TRUNK,
+        "channels": ("num_channels", 3),
+        "dropout": ("hidden_dropout_prob", 0.0),
+        "attention_dropout": ("attention_probs_dropout_prob", 0.0),
+    },
+}
+
+# Labels take memory although no file may hold them, and pixels are from 0 to 1.
+_MOST_CLASSES, _LARGEST_PIXEL = 1 << 16, 1_000
+_LARGEST = {"layers": MOST_LAYERS, "channels": 1 << 10}
 
 
 def kind_of(config: PublishedConfig) -> str:
@@ -72,7 +131,7 @@ def read_published(
     pooler: bool = False,
     images: Mapping[str, Any] | None = None,
 ) -> PublishedConfig:
-    """Turn the content of a ``config.json`` into a configuration.
+    """Return the configuration that the content of a ``config.json`` describes.
 
     Parameters
     ----------
@@ -81,9 +140,9 @@ def read_published(
     head
         The head that is wanted; None takes the one that the file names.
     classes
-        How many classes the checkpoint's head has, where the file does not name them.
+        The number of classes of the checkpoint's head, where the file does not name them.
     pooler
-        Whether the checkpoint has what classes are read off, for a model without a head.
+        Whether the checkpoint has a pooler, for a model without a head.
     images
         The content of ``preprocessor_config.json``, for a model of images.
 
@@ -112,12 +171,65 @@ def read_published(
     head = head or _head(kind, fields)
     if head not in KINDS[kind]:
         raise InputError(f"head must be one of {', '.join(KINDS[kind])} for {kind}, got {head!r}")
-    labels = _labels(fields, classes) if head == "classification" else ()
+    given: dict[str, Any] = {
+        "head": head,
+        "labels": _labels(fields, classes) if head == "classification" else (),
+    }
+    for ours, (name, default) in _FIELDS[kind].items():
+        if name == "classifier_dropout":
+            default = given["dropout"]
+        given[ours] = _value(fields, name, default, _LARGEST.get(ours, LARGEST))
     if kind == "gpt2":
-        return _gpt2(fields, head, labels)
+        given["hidden_width"] = given["hidden_width"] or 4 * given["width"]
+        return Gpt2Config(**given)
     if kind == "vit":
-        return _vit(fields, head, labels, images or {})
-    return _bert(kind, fields, head, labels, pooler)
+        return ViTConfig(**given, **_image_fields(fields, given["channels"], images or {}))
+    if kind == "roberta":
+        given["positions"] -= given["pad_id"] + 1
+    own: dict[str, Any] = {"pooler": pooler and head == "none"}
+    if kind == "distilbert":
+        own = {"token_types": 0}
+    return BertConfig(kind=kind, **given, **own)  # type: ignore[arg-type]
+
+
+def write_published(config: PublishedConfig) -> dict[str, Any]:
+    """Return the content of a ``config.json`` that describes a configuration."""
+    kind = kind_of(config)
+    content: dict[str, Any] = {
+        "model_type": kind,
+        "architectures": [KINDS[kind][config.head]],
+        "dtype": "float32",
+    }
+    if config.labels:
+        content["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
+        content["label2id"] = {label: number for number, label in enumerate(config.labels)}
+    for ours, (name, _) in _FIELDS[kind].items():
+        content[name] = getattr(config, ours)
+    if kind == "roberta":
+        content["max_position_embeddings"] += config.first_position  # type: ignore[union-attr]
+    if isinstance(config, ViTConfig):
+        content["intermediate_size"] = config.block.hidden_width
+        one = config.image[0] == config.image[1]
+        content["image_size"] = config.image[0] if one else list(config.image)
+        content["patch_size"] = config.patch
+        if config.readout != "cls":
+            content["jaxflow_readout"] = config.readout
+    return content
+
+
+def image_settings(config: ViTConfig) -> dict[str, Any]:
+    """Return the content of a ``preprocessor_config.json``."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "size": {"height": config.image[0], "width": config.image[1]},
+        "resample": 2,
+        "rescale_factor": 1 / 255,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+    }
 
 
 def _head(kind: str, fields: Mapping[str, Any]) -> Head:
@@ -138,9 +250,8 @@ def _head(kind: str, fields: Mapping[str, Any]) -> Head:
 def _labels(fields: Mapping[str, Any], classes: int | None) -> tuple[str, ...]:
     named = fields.get("id2label")
     if named is None:
-        count = _size(
-            fields, "num_labels", classes if classes is not None else 2, largest=_MOST_CLASSES
-        )
+        default = classes if classes is not None else 2
+        count = _value(fields, "num_labels", default, _MOST_CLASSES)
         return tuple(f"LABEL_{number}" for number in range(count))
     try:
         labels = {int(number): str(label) for number, label in named.items()}
@@ -151,29 +262,45 @@ def _labels(fields: Mapping[str, Any], classes: int | None) -> tuple[str, ...]:
     return tuple(labels[number] for number in range(len(labels)))
 
 
-def _size(
-    fields: Mapping[str, Any], name: str, default: int | None = None, *, largest: int = LARGEST
-) -> int:
+def _value(fields: Mapping[str, Any], name: str, default: Any, largest: int = LARGEST) -> Any:
+    """Return a field of the kind of its default: flag, rate, name, or size (also for None)."""
     value = fields.get(name, default)
+    if isinstance(default, str):
+        return value  # the configuration knows which names there are
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be true or false, got {value!r}")
+        return value
+    if isinstance(default, float):
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")
+        return float(value)
+    if value is None and default is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
         raise InputError(f"{name} must be a whole number from 0 to {largest:,}, got {value!r}")
     return value
 
 
-def _rate(fields: Mapping[str, Any], name: str, default: float) -> float:
-    value = fields.get(name, default)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")
-    return float(value)
-
-
-def _flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = fields.get(name, default)
-    if not isinstance(value, bool):
-        raise InputError(f"{name} must be true or false, got {value!r}")
-    return value
+def _image_fields(
+    fields: Mapping[str, Any], channels: int, images: Mapping[str, Any]
+) -> dict[str, Any]:
+    side = fields.get("image_size", 224)
+    image = tuple(side) if isinstance(side, list) else (side, side)
+    if len(image) != 2 or not all(isinstance(part, int) and 1 <= part <= 1 << 16 for part in image):
+        raise InputError(f"image_size must be one or two whole numbers of pixels, got {side!r}")
+    patch = fields.get("patch_size", 16)
+    if isinstance(patch, list) and len(patch) == 2 and patch[0] == patch[1]:
+        patch = patch[0]
+    return {
+        "image": image,
+        "patch": _value({"patch_size": patch}, "patch_size", 16),
+        "mean": _channel_values(images, "image_mean", channels),
+        "std": _channel_values(images, "image_std", channels),
+        "readout": fields.get("jaxflow_readout", "cls"),
+    }
 
 
 def _channel_values(images: Mapping[str, Any], name: str, channels: int) -> tuple[float, ...]:
@@ -183,111 +310,3 @@ def _channel_values(images: Mapping[str, Any], name: str, channels: int) -> tupl
     ):
         raise InputError(f"{name} must be a list of numbers of at most 1,000, got {values!r}")
     return tuple(map(float, values))
-
-
-def _bert(
-    kind: str, fields: Mapping[str, Any], head: Head, labels: tuple[str, ...], pooler: bool
-) -> BertConfig:
-    pad_id = _size(fields, "pad_token_id", {"roberta": 1}.get(kind, 0))
-    positions = _size(fields, "max_position_embeddings", 512)
-    sizes: dict[str, Any]
-    rates: dict[str, Any]
-    manner: dict[str, Any]
-    if kind == "distilbert":
-        sizes = {
-            "layers": _size(fields, "n_layers", 6, largest=MOST_LAYERS),
-            "heads": _size(fields, "n_heads", 12),
-            "width": _size(fields, "dim", 768),
-            "hidden_width": _size(fields, "hidden_dim", 3072),
-        }
-        rates = {
-            "dropout": _rate(fields, "dropout", 0.1),
-            "attention_dropout": _rate(fields, "attention_dropout", 0.1),
-            "readout_dropout": _rate(fields, "seq_classif_dropout", 0.2),
-        }
-        manner = {"activation": fields.get("activation", "gelu"), "epsilon": 1e-12}
-    else:
-        sizes = {
-            "layers": _size(fields, "num_hidden_layers", 12, largest=MOST_LAYERS),
-            "heads": _size(fields, "num_attention_heads", 12),
-            "width": _size(fields, "hidden_size", 768),
-            "hidden_width": _size(fields, "intermediate_size", 3072),
-        }
-        dropout = _rate(fields, "hidden_dropout_prob", 0.1)
-        rates = {
-            "dropout": dropout,
-            "attention_dropout": _rate(fields, "attention_probs_dropout_prob", 0.1),
-            "readout_dropout": _rate(fields, "classifier_dropout", dropout),
-        }
-        manner = {
-            "activation": fields.get("hidden_act", "gelu"),
-            "epsilon": _rate(fields, "layer_norm_eps", 1e-12),
-        }
-    return BertConfig(
-        kind=kind,  # type: ignore[arg-type]
-        head=head,
-        vocabulary=_size(fields, "vocab_size", 50_265 if kind == "roberta" else 30_522),
-        positions=positions - (pad_id + 1 if kind == "roberta" else 0),
-        token_types=0 if kind == "distilbert" else _size(fields, "type_vocab_size", 2),
-        labels=labels,
-        pooler=pooler and head == "none" and kind != "distilbert",
-        tied=_flag(fields, "tie_word_embeddings", True),
-        pad_id=pad_id,
-        **sizes,
-        **rates,
-        **manner,
-    )
-
-
-def _gpt2(fields: Mapping[str, Any], head: Head, labels: tuple[str, ...]) -> Gpt2Config:
-    width = _size(fields, "n_embd", 768)
-    inner = fields.get("n_inner")
-    pad_id = fields.get("pad_token_id")
-    return Gpt2Config(
-        head=head,
-        vocabulary=_size(fields, "vocab_size", 50_257),
-        positions=_size(fields, "n_positions", 1024),
-        layers=_size(fields, "n_layer", 12, largest=MOST_LAYERS),
-        heads=_size(fields, "n_head", 12),
-        width=width,
-        hidden_width=4 * width if inner is None else _size(fields, "n_inner"),
-        labels=labels,
-        activation=fields.get("activation_function", "gelu_new"),
-        epsilon=_rate(fields, "layer_norm_epsilon", 1e-5),
-        dropout=_rate(fields, "resid_pdrop", 0.1),
-        attention_dropout=_rate(fields, "attn_pdrop", 0.1),
-        embedding_dropout=_rate(fields, "embd_pdrop", 0.1),
-        tied=_flag(fields, "tie_word_embeddings", True),
-        pad_id=None if pad_id is None else _size(fields, "pad_token_id"),
-    )
-
-
-def _vit(
-    fields: Mapping[str, Any], head: Head, labels: tuple[str, ...], images: Mapping[str, Any]
-) -> ViTConfig:
-    channels = _size(fields, "num_channels", 3, largest=_MOST_CHANNELS)
-    side = fields.get("image_size", 224)
-    image = tuple(side) if isinstance(side, list) else (side, side)
-    if len(image) != 2 or not all(isinstance(part, int) and 1 <= part <= 1 << 16 for part in image):
-        raise InputError(f"image_size must be one or two whole numbers of pixels, got {side!r}")
-    patch = fields.get("patch_size", 16)
-    if isinstance(patch, list) and len(patch) == 2 and patch[0] == patch[1]:
-        patch = patch[0]
-    return ViTConfig(
-        head=head,
-        image=image,
-        patch=_size({"patch_size": patch}, "patch_size"),
-        channels=channels,
-        layers=_size(fields, "num_hidden_layers", 12, largest=MOST_LAYERS),
-        heads=_size(fields, "num_attention_heads", 12),
-        width=_size(fields, "hidden_size", 768),
-        hidden_width=_size(fields, "intermediate_size", 3072),
-        labels=labels,
-        activation=fields.get("hidden_act", "gelu"),
-        epsilon=_rate(fields, "layer_norm_eps", 1e-12),
-        dropout=_rate(fields, "hidden_dropout_prob", 0.0),
-        attention_dropout=_rate(fields, "attention_probs_dropout_prob", 0.0),
-        mean=_channel_values(images, "image_mean", channels),
-        std=_channel_values(images, "image_std", channels),
-        readout=fields.get("jaxflow_readout", "cls"),
-    )

@@ -22,14 +22,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.errors import InputError
-from jaxflow.models.architectures import ModelConfig
 from jaxflow.models.bert import BertConfig
 from jaxflow.models.blocks import BlockConfig
-from jaxflow.models.inputs import last_real
 from jaxflow.models.layers import PLAIN
-from jaxflow.models.output import EncoderOutput
-
-__all__ = ["attention_relevance", "has_relevance"]
+from jaxflow.models.model import ModelConfig
+from jaxflow.models.output import EncoderOutput, last_real
 
 
 def has_relevance(config: ModelConfig) -> bool:

@@ -14,8 +14,6 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.models.tokenizer import Pieces, stack
 
-__all__ = ["ROLES", "SubwordTokenizer", "read_tokenizer"]
-
 #: Special tokens by what they are for, and the names that they usually have.
 ROLES = {
     "pad": ("[PAD]", "<pad>"),
@@ -40,6 +38,9 @@ class SubwordTokenizer:
 
     backend: Any
     special: Mapping[str, int]
+
+    def __repr__(self) -> str:
+        return f"SubwordTokenizer({len(self):,} entries, special={dict(self.special)})"
 
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))

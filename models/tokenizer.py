@@ -13,8 +13,6 @@ import numpy as np
 
 from jaxflow.errors import InputError
 
-__all__ = ["CLS", "PAD", "SPECIAL_TOKENS", "UNK", "Pieces", "Tokenizer", "WordTokenizer", "stack"]
-
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[UNK]")
 PAD, CLS, UNK = range(3)
 
@@ -129,6 +127,10 @@ class WordTokenizer:
     unk_id: ClassVar[int] = UNK
     sep_id: ClassVar[None] = None
     mask_id: ClassVar[None] = None
+
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, self.words[:5]))
+        return f"WordTokenizer({len(self.words):,} words: {first}{', ...' * (len(self.words) > 5)})"
 
     @cached_property
     def _ids(self) -> dict[str, int]:

@@ -11,12 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.edges import BlockWeights, Norm, Trace
-from jaxflow.models.architectures import ModelConfig, make_module
-from jaxflow.models.model import Model
+from jaxflow.models.model import Model, ModelConfig, make_module
 from jaxflow.models.relevance import attention_relevance, has_relevance
 from jaxflow.models.subword import ROLES
-
-__all__ = ["Target", "block_weights", "trace", "tracer"]
 
 Target = Callable[[jax.Array], jax.Array]
 """From logits (``[B, C]`` or ``[B, n, V]``) to ``[B]``, the output that is explained."""

@@ -13,24 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.errors import InputError
-from jaxflow.models.attention import allowed_pairs, dropout
-from jaxflow.models.blocks import BlockConfig, LayerNorm, make_blocks, normal, run_blocks
-from jaxflow.models.config import (
-    ConfigRecord,
-    Head,
-    check_heads,
-    check_labels,
-    check_rates,
-    check_sizes,
-)
-from jaxflow.models.inputs import full_mask
-from jaxflow.models.layers import PLAIN, TRAINING
-from jaxflow.models.output import EncoderOutput, at_least_float32
-
-__all__ = ["ViT", "ViTConfig"]
+from jaxflow.models.blocks import LayerNorm, Transformer, make_blocks, normal
+from jaxflow.models.config import ConfigRecord, Head, check_config
+from jaxflow.models.layers import layers_of
+from jaxflow.models.output import at_least_float32
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ViTConfig(ConfigRecord):
     """Sizes of a `ViT`; the defaults are those of ViT-base.
 
@@ -49,9 +38,9 @@ class ViTConfig(ConfigRecord):
     dropout, attention_dropout
         Rates while training: embeddings and branches, attention weights.
     readout
-        ``cls`` reads the classes off the first token, ``mean`` off the patches' mean.
+        ``cls`` computes the classes from the first token, ``mean`` from the patches' mean.
     mean, std
-        What is taken from a pixel's values, from 0 to 1, and what they are divided by, by channel.
+        By channel, subtracted from a pixel's values (0 to 1), and divided by.
     """
 
     head: Head = "classification"
@@ -72,12 +61,7 @@ class ViTConfig(ConfigRecord):
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        if self.head not in ("none", "classification"):
-            raise InputError(f"head must be none or classification, got {self.head!r}")
-        sizes = ["patch", "channels", "layers", "heads", "width"]
-        check_sizes(self, *sizes, *(["hidden_width"] if self.hidden_width is not None else []))
-        check_heads(self)
-        check_rates(self, "dropout", "attention_dropout")
+        check_config(self, ("none", "classification"))
         if len(self.image) != 2 or any(side < 1 or side % self.patch for side in self.image):
             raise InputError(
                 f"image must be height and width, multiples of the patch {self.patch}, got "
@@ -90,12 +74,6 @@ class ViTConfig(ConfigRecord):
                 f"mean and std must be given for each of {self.channels} channels, std above 0, "
                 f"got {self.mean} and {self.std}"
             )
-        check_labels(self)
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.labels)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -107,26 +85,16 @@ class ViTConfig(ConfigRecord):
         """Tokens of an image: ``[CLS]`` and the patches, row by row."""
         return 1 + self.grid[0] * self.grid[1]
 
-    @property
-    def block(self) -> BlockConfig:
-        """The blocks' configuration."""
-        return BlockConfig(
-            layers=self.layers,
-            heads=self.heads,
-            width=self.width,
-            hidden_width=self.hidden_width or 4 * self.width,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            activation=self.activation,
-            epsilon=self.epsilon,
-        )
 
+class ViT(Transformer):
+    """A Vision Transformer; its n tokens are ``[CLS]`` and the patches, row by row.
 
-class ViT(nn.Module):
-    """A Vision Transformer; its tokens are ``[CLS]`` and the patches, row by row."""
+    It is called on pixels ``[B, height, width, channels]``, normalised by the configuration's mean
+    and deviation; a mask ``[B, n]`` is False at tokens to be left out of attention. The last hidden
+    state is that before the closing norm; ``pooled`` is the vector that classes are computed from.
+    """
 
     config: ViTConfig
-    rolled: bool = False
 
     def setup(self) -> None:
         """Name the parameters."""
@@ -139,45 +107,12 @@ class ViT(nn.Module):
         if config.head == "classification":
             self.readout = nn.Dense(config.classes, kernel_init=draw)
 
-    def __call__(
-        self,
-        pixels: jax.Array,
-        mask: jax.Array | None = None,
-        train: bool = False,
-        *,
-        values: bool = False,
-    ) -> EncoderOutput:
-        """Encode and classify images.
+    def _checked(self, tokens: Any, mask: Any) -> tuple[jax.Array, Any]:
+        return jnp.asarray(tokens), mask  # `embed` checks pixels
 
-        Parameters
-        ----------
-        pixels
-            ``[B, height, width, channels]``, normalised by the configuration's mean and deviation.
-        mask
-            ``[B, n]`` boolean over ``[CLS]`` and the patches, False at those to be left out of
-            attention; None keeps all.
-        train
-            Whether to drop out; needs a ``dropout`` key in ``rngs``.
-        values
-            Whether to return value vectors and output projections too.
-
-        Returns
-        -------
-        EncoderOutput
-            Logits, attention and hidden states of n = 1 + patches tokens, the last hidden state
-            before the closing norm; ``pooled`` is what the classes are read off.
-
-        Raises
-        ------
-        InputError
-            If the pixels are not of the configuration's shape.
-        """
-        return self.encode(self.embed(pixels), mask, train, values=values)
-
-    def embed(self, pixels: jax.Array) -> jax.Array:
-        """Embed ``[CLS]`` and the patches: ``[B, n, D]``, positions not yet added."""
-        config = self.config
-        pixels = jnp.asarray(pixels)
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Return the embeddings ``[B, n, D]`` of ``[CLS]`` and the patches of pixels."""
+        config, pixels = self.config, jnp.asarray(tokens)
         if pixels.shape[1:] != (*config.image, config.channels) or pixels.ndim != 4:
             raise InputError(
                 f"pixels must be of shape [images, {config.image[0]}, {config.image[1]}, "
@@ -192,47 +127,25 @@ class ViT(nn.Module):
         first = jnp.broadcast_to(self.cls, (batch, 1, config.width))
         return jnp.concatenate([first, embedded], 1)
 
-    def encode(
-        self,
-        embeddings: jax.Array,
-        mask: jax.Array | None = None,
-        train: bool = False,
-        *,
-        values: bool = False,
-        offsets: jax.Array | None = None,
-    ) -> EncoderOutput:
-        """Encode and classify embeddings ``[B, n, D]`` of ``[CLS]`` and the patches.
-
-        `offsets`, ``[B, L, H, n, n]``, are added to the attention that mixes values.
-        """
-        config = self.config
-        if embeddings.shape[1] != config.positions:
+    def _begin(
+        self, embeddings: jax.Array, mask: jax.Array, train: bool, *, tokens: Any = None
+    ) -> jax.Array:
+        if embeddings.shape[1] != self.config.positions:
             raise InputError(
-                f"embeddings must be of {config.positions} tokens, got {embeddings.shape[1]}"
+                f"embeddings must be of {self.config.positions} tokens, got {embeddings.shape[1]}"
             )
-        mask = full_mask(embeddings, mask, config.positions)
-        stream = embeddings + self.position[None]
-        if train and config.dropout:
-            stream = dropout(self.make_rng("dropout"), stream, config.dropout)
-        allowed = allowed_pairs(mask, causal=False)
-        trunk = run_blocks(self.blocks, stream, allowed, train, with_values=values, offsets=offsets)
+        return super()._begin(embeddings, mask, train)
 
-        layers = TRAINING if train else PLAIN
-        if config.readout == "cls":
-            pooled = self.norm(trunk.stream[:, 0], layers)
+    def _classify(
+        self, stream: jax.Array, mask: jax.Array, train: bool
+    ) -> tuple[jax.Array | None, jax.Array]:
+        layers = layers_of(train)
+        if self.config.readout == "cls":
+            pooled = self.norm(stream[:, 0], layers)  # [B, D]
         else:
             weights = mask[:, 1:, None] / jnp.maximum(mask[:, 1:].sum(-1), 1)[:, None, None]
-            normed = self.norm(trunk.stream[:, 1:], layers)
+            normed = self.norm(stream[:, 1:], layers)
             pooled = (normed * weights.astype(normed.dtype)).sum(1)
-        logits = None
-        if config.head == "classification":
-            logits = at_least_float32(self.readout(pooled))
-        return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
-
-    def classify(
-        self, pixels: jax.Array, mask: jax.Array | None = None, train: bool = False
-    ) -> jax.Array:
-        """Return the logits ``[B, C]`` alone."""
-        # What else is worked out is dropped by the compiler.
-        logits: Any = self(pixels, mask, train).logits
-        return logits
+        if self.config.head == "none":
+            return None, pooled
+        return at_least_float32(self.readout(pooled)), pooled

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from jaxflow.errors import InputError
-from jaxflow.models.fields import check_fields
+from jaxflow.models.config import check_fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import optax
 
 from jaxflow.errors import InputError
 from jaxflow.models import AgreementEncoder, EncoderConfig, EncoderOutput, Model
-from jaxflow.models.precision import lowered
+from jaxflow.models.model import lowered
 from jaxflow.models.tokenizer import CLS, PAD, UNK
 from jaxflow.train.config import FineTuneConfig, FitConfig, TrainConfig
 from jaxflow.train.regulariser import subject_share

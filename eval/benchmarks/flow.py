@@ -19,7 +19,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.benchmarks.record import Comparison
 from jaxflow.eval.benchmarks.timing import Budget, Contender, over_parts, take_turns
 from jaxflow.models import load
-from jaxflow.models.shipped import shipped_model
+from jaxflow.models.hub import bundled_model
 from jaxflow.train.config import AGREEMENT
 from jaxflow.train.data import load_splits
 from jaxflow.train.run import read_config
@@ -152,7 +152,7 @@ def trained_attention(
     if config is None:
         raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
     config = config if run else dataclasses.replace(config, data=data)
-    model = load(run or shipped_model())
+    model = load(run or bundled_model())
     test = load_splits(config, model.whole_words)["test"]
 
     def attend(n: int, sentences: int) -> NDArray[np.float64]:

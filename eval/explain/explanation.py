@@ -1,7 +1,7 @@
 """Explain one sentence: what the model predicts, and every method's score of each token.
 
 A table needs the same program thousands of times, an explanation needs it once. So the layers are a
-loop (`jaxflow.models.rolled`), and two programs are compiled side by side and with less care: quick
+loop (`jaxflow.models.model`), and two programs are compiled side by side and with less care: quick
 to compile rather than quick to run. The scores are those of `jaxflow.eval.score.engine`.
 """
 
@@ -26,7 +26,7 @@ from jaxflow.eval.score.engine import gradient_scores, readout_logits
 from jaxflow.eval.score.reading import Token, reader
 from jaxflow.eval.score.target import Replacement, Scoring, Target, scoring_of
 from jaxflow.models import EncoderConfig, Model, ViTConfig
-from jaxflow.models.rolled import roll_up
+from jaxflow.models.model import roll_up
 
 #: An agreement encoder's classes: the number of the verb that continues the sentence.
 CLASSES = ("singular", "plural")

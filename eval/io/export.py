@@ -10,8 +10,7 @@ from jaxflow.eval.io.card import measured, with_measured
 from jaxflow.eval.io.precision import compare_models
 from jaxflow.files import write_together
 from jaxflow.models import load
-from jaxflow.models.encoder_files import Precision
-from jaxflow.models.exported import FILES, rounded, write_export
+from jaxflow.models.disk import Precision, rounded, save
 from jaxflow.train.data import load_splits
 from jaxflow.train.run import read_config
 
@@ -31,7 +30,7 @@ def export_run(
     run
         The run's folder.
     out
-        The folder to write; see `jaxflow.models.exported`. The model's card there, ``README.md``,
+        The folder to write; see `jaxflow.models.disk`. The model's card there, ``README.md``,
         keeps its own words, only its measured part is replaced.
     data
         Where the corpus lies now, if it has moved since training.
@@ -61,8 +60,9 @@ def export_run(
     recipe = config.to_dict()
     del recipe["data"], recipe["checkpoint_every"]  # of one machine, and of no result
 
-    write_export(out, model, recipe=recipe, accuracy=accuracy, precision=precision)
-    files = [out / name for name in ("config.json", *FILES)]
+    save(out, model, precision=precision, recipe=recipe, accuracy=accuracy)
+    names = ("config.json", "model.safetensors", "vocab.txt", "accuracy.json")
+    files = [out / name for name in names]
     size = sum(file.stat().st_size for file in files)
     part = measured(stored, precision=precision, size=size, recipe=recipe, accuracy=accuracy)
     text = with_measured(card, part)

@@ -19,7 +19,7 @@ from jaxflow._flow.table import flow_of_tops
 from jaxflow.errors import InputError
 from jaxflow.eval.score.target import Scoring, target_value
 from jaxflow.models import Model
-from jaxflow.models.inputs import last_real
+from jaxflow.models.output import last_real
 from jaxflow.removal import Removal
 
 Apply = Callable[..., Any]

@@ -90,8 +90,10 @@ class Figures:
 
     def _run_beside(self) -> Path | None:
         """Return the finished run that the results came from, where it still lies beside them."""
+        from jaxflow.models.disk import holds_model
+
         for place in (self.results / "run", self.results.absolute().parent):
-            if (place / "model" / "model.json").is_file():
+            if holds_model(place / "model"):
                 return place
         return None
 

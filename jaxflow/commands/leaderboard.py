@@ -107,7 +107,7 @@ class Leaderboard:
         """Load every run with its sentences."""
         from jaxflow.eval.leaderboard.cases import agreement_cases, labelled_cases
         from jaxflow.models import load
-        from jaxflow.models.shipped import shipped_model
+        from jaxflow.models.hub import bundled_model
 
         if self.model is not None:
             if self.runs or self.data is None:
@@ -121,7 +121,7 @@ class Leaderboard:
                 "that comes with jaxflow"
             )
         found = []
-        for run in self.runs or (shipped_model(),):
+        for run in self.runs or (bundled_model(),):
             model = load(run)
             cases = agreement_cases(
                 run if self.runs else None, model, self.data, self.split, self.samples, self.seed

@@ -22,13 +22,13 @@ def named_model(run: str | Path | None, model: str | None) -> Model:
         If both are given, or there is no such model.
     """
     from jaxflow.models import load
-    from jaxflow.models.shipped import shipped_model, shipped_names
+    from jaxflow.models.hub import bundled_model, bundled_names
 
     if run is not None and model is not None:
         raise InputError(f"expected --run or --model, got both: --run {run} --model {model}")
     if model is not None:
         return load(model)
     if run is None:
-        return load(shipped_model())
+        return load(bundled_model())
     # A run is a folder: what is misspelt is not looked for on the hub.
-    return load(run if run in shipped_names() else Path(run))
+    return load(run if run in bundled_names() else Path(run))

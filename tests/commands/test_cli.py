@@ -184,7 +184,7 @@ def test_a_run_without_a_whole_checkpoint(refused, tmp_path, run):
 
 def test_a_damaged_model(refused, tmp_path, run):
     shutil.copytree(run, tmp_path / "run")
-    file = tmp_path / "run" / "model" / "params.safetensors"
+    file = tmp_path / "run" / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     refused("evaluate", tmp_path / "run", "--samples", "2", parts=["damaged"])
 

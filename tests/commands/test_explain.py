@@ -23,7 +23,6 @@ from jaxflow.eval.explain.page import as_page
 from jaxflow.eval.explain.picture import draw, save_png
 from jaxflow.eval.explain.shade import ink, relative, shade, visible
 from jaxflow.eval.explain.terminal import print_explanation
-from jaxflow.models.exported import write_export
 
 README = Path(__file__).parents[2] / "README.md"
 WORDS = ("the", "keys", "to", "cabinet", "Paris")
@@ -365,7 +364,7 @@ def test_shades_run_from_white_to_dark_and_text_stays_readable():
 )
 def test_bad_input_is_one_line(arguments, part, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxflow.models.shipped.FOLDER", tmp_path / "none")
+    monkeypatch.setattr("jaxflow.models.hub.BUNDLED", tmp_path / "none")
     assert main(["explain", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -450,14 +449,14 @@ def test_the_readme_shows_what_is_printed(capsys):
 
 @pytest.mark.usefixtures("prepared")
 def test_an_exported_run_is_a_run(model, tmp_path, capsys):
-    write_export(tmp_path / "exported", model, recipe={}, accuracy={})
+    models.save(tmp_path / "exported", model, recipe={}, accuracy={})
     assert main(["explain", "the keys", "--run", str(tmp_path / "exported")]) == 0
     assert "prediction: " in capsys.readouterr().out
-    (tmp_path / "exported" / "vocabulary.txt").write_text("the\n")
+    (tmp_path / "exported" / "vocab.txt").write_text("the\n")
     assert main(["explain", "the keys", "--run", str(tmp_path / "exported")]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert "vocabulary.txt is damaged: its checksum does not match" in captured.err
+    assert "vocab.txt is damaged: its checksum does not match" in captured.err
 
 
 @pytest.mark.usefixtures("prepared")

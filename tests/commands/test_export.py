@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 def out(run, tmp_path, capsys):
     folder = tmp_path / "exported"
     assert main(["export", str(run), str(folder)]) == 0
-    names = ["config.json", "model.safetensors", "vocabulary.txt", "accuracy.json", "README.md"]
+    names = ["config.json", "model.safetensors", "vocab.txt", "accuracy.json", "README.md"]
     assert capsys.readouterr().out == "".join(f"wrote {folder / name}\n" for name in names)
     return folder
 

@@ -45,13 +45,13 @@ def explained(monkeypatch):
 
 
 @pytest.fixture
-def no_shipped_model(monkeypatch, tmp_path):
-    monkeypatch.setattr("jaxflow.models.shipped.FOLDER", tmp_path / "none")
+def no_bundled_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("jaxflow.models.hub.BUNDLED", tmp_path / "none")
 
 
 def make_run(folder):
     (folder / "model").mkdir(parents=True)
-    (folder / "model" / "model.json").write_text("{}", encoding="utf-8")
+    (folder / "model" / "model.safetensors").write_bytes(b"")
     lines = [{"step": 50, "loss": 0.7, "accuracy": 0.5}, {"step": 90, "loss": 0.5, "accuracy": 0.6}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
@@ -100,7 +100,7 @@ def test_a_trained_model_in_the_formats_asked_for(results, tmp_path, capsys):
     assert "left out, figures of training" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("no_shipped_model")
+@pytest.mark.usefixtures("no_bundled_model")
 def test_what_cannot_be_drawn_is_said(results, tmp_path, capsys):
     (results / "scores.npz").unlink()
     assert main(["figures", str(results), "--out", str(tmp_path / "out")]) == 0
@@ -112,7 +112,7 @@ def test_what_cannot_be_drawn_is_said(results, tmp_path, capsys):
         assert part in line
 
 
-@pytest.mark.usefixtures("no_shipped_model")
+@pytest.mark.usefixtures("no_bundled_model")
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.models.attention import allowed_pairs, attend, dropout
+from jaxflow.models.blocks import allowed_pairs, attend, dropout
 
 BATCH, HEADS, N, SIZE = 2, 3, 5, 4
 MASK = np.array([[True] * 5, [True, True, False, True, False]])

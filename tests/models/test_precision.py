@@ -11,7 +11,7 @@ from vision_models import random_model
 
 import jaxflow
 from jaxflow.models import AgreementEncoder, EncoderConfig, in_bfloat16, init, load, trace
-from jaxflow.models.precision import lowered
+from jaxflow.models.model import lowered
 
 TEXTS = ["the keys to the cabinet", "the key", "a cat that the dogs chase"]
 

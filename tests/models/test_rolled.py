@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxflow.models import AgreementEncoder, EncoderConfig
-from jaxflow.models.rolled import roll_up
+from jaxflow.models.model import roll_up
 
 TOKENS = np.array([[1, 5, 7, 3, 4, 9], [1, 2, 6, 8, 0, 0]])
 

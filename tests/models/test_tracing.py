@@ -11,7 +11,7 @@ from traces import model, tokens, traced
 from jaxflow.edges._norms import contributions
 from jaxflow.errors import InputError
 from jaxflow.models import make_module, trace
-from jaxflow.models.rolled import roll_up
+from jaxflow.models.model import roll_up
 
 KINDS = ("pre", "post", "causal")
 

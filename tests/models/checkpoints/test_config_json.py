@@ -165,8 +165,7 @@ def test_what_is_no_configuration_is_refused(content: bytes, folders: dict[str, 
 
 def test_a_configuration_of_nothing_but_its_kind_has_the_usual_sizes(tmp_path: Path) -> None:
     """Published files leave out what is usual; transformers says what that is."""
-    from jaxflow.models.published import read_published
-    from jaxflow.models.publishing import write_published
+    from jaxflow.models.published import read_published, write_published
 
     transformers = torch_models.library()
     for kind, config in {

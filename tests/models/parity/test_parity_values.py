@@ -10,7 +10,7 @@ from model_examples import EXAMPLES, Example, make_example
 from model_pairs import assert_close
 
 from jaxflow.models import EncoderOutput
-from jaxflow.models.rolled import roll_up
+from jaxflow.models.model import roll_up
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)

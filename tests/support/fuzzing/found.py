@@ -364,14 +364,14 @@ FOUND = (
     Found("encoder's configuration", "a number for yes", _encoder(causal=1)),
     Found("exported model", "a deep nest for a card", lambda: {
         **model_files.exported(), "config.json": b'{"format":' * 100_000}),
-    Found("exported model", "a last word cut short", _export("vocabulary.txt", lambda c: c[:-2])),
+    Found("exported model", "a last word cut short", _export("vocab.txt", lambda c: c[:-2])),
     Found("exported model", "10^9 layers", lambda: model_files.sealed(
         {**model_files.exported(), "config.json": (model_files.exported()["config.json"] or b"")
          .replace(b'"layers": 1', b'"layers": 1000000000')})),
     Found("vocabulary of words", "a last word cut short",
-          lambda: {"vocabulary.txt": b"[PAD]\n[CLS]\n[UNK]\nthe\nkey"}),
+          lambda: {"vocab.txt": b"[PAD]\n[CLS]\n[UNK]\nthe\nkey"}),
     Found("vocabulary of words", "a word that holds a carriage return",
-          lambda: {"vocabulary.txt": b"[PAD]\n[CLS]\n[UNK]\nthe\rkey\n"}, "accepted"),
+          lambda: {"vocab.txt": b"[PAD]\n[CLS]\n[UNK]\nthe\rkey\n"}, "accepted"),
     Found("tokenizer.json", "a template without its token: the library panics when it splits",
           _tokenizer("pieces", "post_processor", "special_tokens", value={}), "accepted"),
     Found("tokenizer.json", "a prefix longer than a merge: the library panics when it reads",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from earlier_models import canonical, checksum, earlier
 
 from fuzzing.cases import Case
 from jaxflow.models import (
@@ -27,7 +27,6 @@ from jaxflow.models import (
     save,
     save_pretrained,
 )
-from jaxflow.models.exported import write_export
 
 __all__ = [
     "BYTE_PAIRS", "PIECES", "exported", "files", "published", "read_files", "run_files", "sealed",
@@ -59,40 +58,37 @@ def words() -> Model:
 
 @functools.cache
 def exported() -> Case:
+    """What ``jaxflow export`` writes."""
     with tempfile.TemporaryDirectory() as name:
-        write_export(Path(name), words(), recipe={"seed": 0}, accuracy={"test": {"all": 0.5}})
+        recipe, accuracy = {"seed": 0}, {"test": {"all": 0.5}}
+        save(Path(name), words(), precision="float16", recipe=recipe, accuracy=accuracy)
         return files(Path(name))
 
 
 @functools.cache
 def run_files() -> Case:
-    """What ``jaxflow train`` leaves."""
-    with tempfile.TemporaryDirectory() as name:
-        save(Path(name) / "model", words())
-        return files(Path(name) / "model")
+    """What ``jaxflow train`` left in earlier versions."""
+    return dict(earlier({name: data or b"" for name, data in exported().items()}, "run"))
 
 
-def sealed(case: Case, card: str = "config.json") -> Case:
-    """Write the checksums that an export's files have now, as one who means harm can."""
-    try:
-        fields = json.loads(case[card] or b"")
-        for name in ("model.safetensors", "vocabulary.txt", "accuracy.json"):
-            fields["sha256"][name] = hashlib.sha256(case[name] or b"").hexdigest()
-        return {**case, card: json.dumps(fields).encode()}
-    except (LookupError, TypeError, ValueError, RecursionError):
-        return case
+def sealed(case: Case) -> Case:
+    """Write the checksums that a model's files have now, as one who means harm can."""
+    return _sealed(case, "config.json", "encoder")
 
 
 def sealed_run(case: Case) -> Case:
-    """Write the checksums that the files of a run's model have now."""
+    """Write the checksums that the files of an earlier run's model have now."""
+    return _sealed(case, "model.json", "config")
+
+
+def _sealed(case: Case, card: str, sizes: str) -> Case:
     try:
-        card = json.loads(case["model.json"] or b"")
-        for name in ("params.safetensors", "vocabulary.txt"):
-            card["sha256"][name] = hashlib.sha256(case[name] or b"").hexdigest()
-        sizes = json.dumps(card["config"], sort_keys=True).encode()
-        card["sha256"]["config"] = hashlib.sha256(sizes).hexdigest()
-        return {**case, "model.json": json.dumps(card).encode()}
-    except (LookupError, TypeError, ValueError, RecursionError):
+        fields = json.loads(case[card] or b"")
+        for name in fields["sha256"].keys() - {sizes}:
+            fields["sha256"][name] = checksum(case[name] or b"")
+        fields["sha256"][sizes] = checksum(canonical(fields[sizes]))
+        return {**case, card: json.dumps(fields).encode()}
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
         return case
 
 

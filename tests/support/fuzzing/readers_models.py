@@ -22,14 +22,10 @@ from fuzzing.mutate_text import mutate_bytes, mutate_case, mutate_text
 from fuzzing.readers_records import json_case, same_fields
 from jaxflow.errors import InputError
 from jaxflow.models import EncoderConfig, load
-from jaxflow.models.exported import read_export
-from jaxflow.models.names import rules
-from jaxflow.models.pretrained import read_pretrained
-from jaxflow.models.published import read_published
-from jaxflow.models.publishing import write_published
-from jaxflow.models.store import load as load_model
+from jaxflow.models.disk import _json, read_folder
+from jaxflow.models.published import read_published, write_published
+from jaxflow.models.tensors import open_weights, rules
 from jaxflow.models.tokenizer import WordTokenizer
-from jaxflow.models.weights import open_weights
 
 __all__ = ["READERS", "change_file", "folder_case", "tensors"]
 
@@ -112,14 +108,12 @@ def _shard_seeds() -> list[Case]:
 
 def read_config(folder: Path) -> Any:
     """Read ``config.json`` as far as it goes without tensors, with the names they would have."""
-    from jaxflow.models.pretrained import _json
-
     images = folder / "preprocessor_config.json"
     try:
         config = read_published(
             _json(folder / "config.json"), images=_json(images) if images.is_file() else None
         )
-    except InputError as error:  # as `read_pretrained` does
+    except InputError as error:  # as `read_folder` does
         raise InputError(f"the model in {folder} cannot be read: {error}") from error
     return config, len(rules(config))
 
@@ -167,7 +161,7 @@ def export_case(rng: Random, case: Case, others: Sequence[Case]) -> Case:
 
 def export_oracle(folder: Path, case: Case, value: Any) -> None:
     same_parameters(case["model.safetensors"] or b"", value)
-    lines = (case["vocabulary.txt"] or b"").decode().split("\n")
+    lines = (case["vocab.txt"] or b"").decode().split("\n")
     assert list(value.tokenizer.words) == lines[:-1]
     encoder = json.dumps(json.loads(case["config.json"] or b"")["encoder"]).encode()
     encoder_oracle(folder, {"config.json": encoder}, value.config)
@@ -180,7 +174,7 @@ def encoder_oracle(folder: Path, case: Case, value: Any) -> None:
 
 
 def read_encoder(folder: Path) -> EncoderConfig:
-    """Read the encoder's sizes as `read_export` does."""
+    """Read the encoder's sizes as `read_folder` does."""
     path = folder / "config.json"
     try:
         fields = json.loads(path.read_bytes())
@@ -225,7 +219,7 @@ def load_name(folder: Path) -> Any:
 
 
 def vocabulary_oracle(folder: Path, case: Case, value: Any) -> None:
-    text = (case["vocabulary.txt"] or b"").decode()
+    text = (case["vocab.txt"] or b"").decode()
     assert "".join(f"{word}\n" for word in value.words) == text
     assert len(set(value.words)) == len(value.words)
     assert value.decode(range(len(value))) == list(value.words)
@@ -268,7 +262,7 @@ READERS = (
     Reader(
         "published model",
         model_files.published,
-        read_pretrained,
+        read_folder,
         folder_case,
         pretrained_oracle,
         share=0.3,
@@ -276,7 +270,7 @@ READERS = (
     Reader(
         "exported model",
         lambda: [model_files.exported()],
-        read_export,
+        read_folder,
         export_case,
         export_oracle,
         share=0.1,
@@ -284,7 +278,7 @@ READERS = (
     Reader(
         "run's model",
         lambda: [model_files.run_files()],
-        load_model,
+        read_folder,
         run_case,
         run_oracle,
         share=0.1,
@@ -299,8 +293,8 @@ READERS = (
     ),
     Reader(
         "vocabulary of words",
-        lambda: [{"vocabulary.txt": model_files.exported()["vocabulary.txt"]}],
-        lambda folder: WordTokenizer.load(folder / "vocabulary.txt"),
+        lambda: [{"vocab.txt": model_files.exported()["vocab.txt"]}],
+        lambda folder: WordTokenizer.load(folder / "vocab.txt"),
         folder_case,
         vocabulary_oracle,
         share=2,

@@ -12,7 +12,7 @@ import pytest
 
 from jaxflow.errors import InputError
 from jaxflow.models import Model, load
-from jaxflow.models.shipped import shipped_model, shipped_names
+from jaxflow.models.hub import bundled_model, bundled_names
 
 # What English has, and the probability of a plural verb that the trained model gave before its
 # parameters were rounded to half precision.
@@ -42,19 +42,19 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def card() -> dict:
-    return json.loads((shipped_model() / "config.json").read_text())
+    return json.loads((bundled_model() / "config.json").read_text())
 
 
 def test_it_is_small() -> None:
-    files = [path for path in shipped_model().iterdir() if path.is_file()]
+    files = [path for path in bundled_model().iterdir() if path.is_file()]
     assert {path.name for path in files} == {
-        "README.md", "accuracy.json", "config.json", "model.safetensors", "vocabulary.txt",
+        "README.md", "accuracy.json", "config.json", "model.safetensors", "vocab.txt",
     }  # fmt: skip
     assert sum(path.stat().st_size for path in files) <= 6_000_000
 
 
 def test_it_is_the_papers_encoder(model: Model) -> None:
-    assert shipped_names() == ("agreement",)
+    assert bundled_names() == ("agreement",)
     config = model.config
     assert (config.layers, config.heads, config.width, config.classes) == (6, 8, 128, 2)
     assert len(model.tokenizer) == config.vocabulary == 10_003
@@ -92,12 +92,12 @@ def test_unknown_names_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"no trained model at .* jaxflow train finished .* agree"):
         load(Path("disagreement"))
     with pytest.raises(InputError, match=r"no model 'disagreement' comes .* which has agreement"):
-        shipped_model("disagreement")
+        bundled_model("disagreement")
 
 
 def test_the_card_says_what_was_measured(model: Model, card: dict) -> None:
-    text = (shipped_model() / "README.md").read_text(encoding="utf-8")
-    accuracy = json.loads((shipped_model() / "accuracy.json").read_text())
+    text = (bundled_model() / "README.md").read_text(encoding="utf-8")
+    accuracy = json.loads((bundled_model() / "accuracy.json").read_text())
     assert {"val", "test", *(f"test_{number}" for number in range(1, 6))} <= set(accuracy)
     for name, entry in accuracy.items():
         # The card's row, and that rounding has changed no prediction.
@@ -108,13 +108,13 @@ def test_the_card_says_what_was_measured(model: Model, card: dict) -> None:
         assert entry["max_probability_change"] < 2e-3
     count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     assert f"{count:,}, stored as float16" in text
-    assert card["precision"] == "float16"
+    assert card["dtype"] == "float16"
     for part in ("## Data", "**Licence.**", "## Limits", "jaxflow export RUN"):
         assert part in text
 
 
 def test_nothing_names_a_path_of_a_machine(card: dict) -> None:
     assert "data" not in card["recipe"]
-    for path in shipped_model().iterdir():
+    for path in bundled_model().iterdir():
         data = path.read_bytes()
         assert not re.search(rb"(?<![\w./:])/(home|root|tmp|work|Users|mnt)/", data), path.name
