@@ -16,9 +16,7 @@ from golden_models import bert, golden
 from torch_models import quietly, read
 
 import jaxflow
-from jaxflow.gradients import smooth_grad
 from jaxflow.models import save_pretrained
-from jaxflow.removal import remove_out
 
 TOKENS = golden("bert")["tokens"][:1]
 UNK, CLASS = 1, 1
@@ -88,7 +86,7 @@ def test_smooth_grad_has_the_same_mean() -> None:
 
     share, samples = 0.02, 400
     deviation = share * (embeddings().max() - embeddings().min())
-    found = smooth_grad(score, embeddings(), jax.random.key(0), samples, share)
+    found = jaxflow.smooth_grad(score, embeddings(), jax.random.key(0), samples, share)
     torch.manual_seed(0)
     method = captum().NoiseTunnel(captum().Saliency(their_score))
     expected = theirs(
@@ -124,7 +122,7 @@ def test_occlusion_by_another_token() -> None:
     label = np.array([CLASS])
     blanked = jaxflow.blank_out(lambda rows: ours(rows, rows != 0), TOKENS, UNK, label=label)
     np.testing.assert_allclose(blanked, expected.abs().numpy(), atol=1e-6)
-    removed = remove_out(ours, TOKENS, "token", token_id=UNK, label=label)
+    removed = jaxflow.remove_out(ours, TOKENS, "token", token_id=UNK, label=label)
     np.testing.assert_allclose(removed, expected.abs().numpy(), atol=1e-6)
 
 
@@ -140,6 +138,6 @@ def test_occlusion_by_the_attention_mask() -> None:
 
     with quietly():
         expected = captum().FeatureAblation(probability).attribute(torch.ones_like(ids))
-    found = remove_out(ours, TOKENS, "attention", label=np.array([CLASS]))
+    found = jaxflow.remove_out(ours, TOKENS, "attention", label=np.array([CLASS]))
     np.testing.assert_allclose(found, expected.abs().numpy(), atol=1e-6)
     assert float(jnp.min(found)) > 1e-4

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,26 +12,24 @@ import pytest
 from attentions import DTYPES, Foreign
 
 import jaxflow
+from jaxflow.errors import InputError
 
-METHODS: dict[str, Callable[..., Any]] = {
+KEY = jax.random.key(3)
+METHODS = {
     "input_gradient": jaxflow.input_gradient,
     "gradient_x_input": jaxflow.gradient_x_input,
     "integrated_gradients": jaxflow.integrated_gradients,
+    "gradient_norm": jaxflow.gradient_norm,
+    "smooth_grad": partial(jaxflow.smooth_grad, key=KEY, samples=2),
 }
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(4, 3))
 MATRIX = RNG.normal(size=(12, 12))
-EMBEDDINGS = RNG.normal(size=(5, 4, 3))
+EMBEDDINGS, BASELINE = RNG.normal(size=(5, 4, 3)), RNG.normal(size=(4, 3))
 
 
 def linear(embeddings: jax.Array) -> jax.Array:
     return jnp.einsum("...nd,nd->...", embeddings, jnp.asarray(WEIGHTS, embeddings.dtype))
-
-
-def quadratic(embeddings: jax.Array) -> jax.Array:
-    flat = embeddings.reshape(*embeddings.shape[:-2], -1)
-    matrix = jnp.asarray(MATRIX, embeddings.dtype)
-    return jnp.einsum("...i,ij,...j->...", flat, matrix, flat)
 
 
 def smooth(embeddings: jax.Array) -> jax.Array:
@@ -48,162 +45,133 @@ def plain_smooth(embeddings: np.ndarray) -> float:
     return float((weights[0] - weights[1]) / weights.sum())
 
 
-def tolerance(dtype: type) -> float:
-    return 2e-5 if dtype == np.float32 else 1e-12
-
-
-def draw(seed: int, dtype: type) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(5, 4, 3)).astype(dtype)
+def cubic(embeddings: jax.Array) -> jax.Array:
+    return (embeddings**3).sum((-2, -1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_linear_score_has_closed_forms(dtype: type) -> None:
-    embeddings, baseline = draw(1, dtype), draw(2, dtype)
-    atol = tolerance(dtype)
-    slope = np.broadcast_to(WEIGHTS.sum(-1), (5, 4))
-    np.testing.assert_allclose(jaxflow.input_gradient(linear, embeddings), slope, atol=atol)
+def test_linear_score_has_closed_forms(dtype):
+    embeddings, baseline = EMBEDDINGS.astype(dtype), BASELINE.astype(dtype)
+    atol = 2e-5 if dtype == np.float32 else 1e-12
     share = (WEIGHTS * embeddings).sum(-1)
-    np.testing.assert_allclose(jaxflow.gradient_x_input(linear, embeddings), share, atol=atol)
-    np.testing.assert_allclose(
-        jaxflow.integrated_gradients(linear, embeddings, steps=1), share, atol=atol
-    )
-    np.testing.assert_allclose(
-        jaxflow.integrated_gradients(linear, embeddings, baseline, steps=2),
-        (WEIGHTS * (embeddings - baseline)).sum(-1),
-        atol=atol,
-    )
+    between = (WEIGHTS * (embeddings - baseline)).sum(-1)
+    for found, expected in (
+        (jaxflow.input_gradient(linear, embeddings), WEIGHTS.sum(-1)),
+        (jaxflow.gradient_norm(linear, embeddings), np.linalg.norm(WEIGHTS, axis=-1)),
+        (jaxflow.gradient_x_input(linear, embeddings), share),
+        (jaxflow.integrated_gradients(linear, embeddings, steps=1), share),
+        (jaxflow.integrated_gradients(linear, embeddings, baseline, steps=2), between),
+    ):
+        np.testing.assert_allclose(found, np.broadcast_to(expected, (5, 4)), atol=atol)
 
 
-def test_quadratic_score_has_closed_forms() -> None:
-    embeddings, baseline = draw(3, np.float64), draw(4, np.float64)[0]
-    both = MATRIX + MATRIX.T
-    slope = (embeddings.reshape(5, 12) @ both).reshape(5, 4, 3)
-    result = jaxflow.input_gradient(quadratic, embeddings)
-    np.testing.assert_allclose(result, slope.sum(-1), atol=1e-12)
-    # The gradient is linear along the path, so that its mean is its value half-way.
-    half = ((embeddings + baseline).reshape(5, 12) / 2 @ both).reshape(5, 4, 3)
-    result = jaxflow.integrated_gradients(quadratic, embeddings, baseline, steps=1)
-    np.testing.assert_allclose(result, ((embeddings - baseline) * half).sum(-1), atol=1e-12)
+def test_against_finite_differences():
+    gradients = np.stack([oracles.finite_differences(plain_smooth, each) for each in EMBEDDINGS])
+    found = jaxflow.input_gradient(smooth, EMBEDDINGS)
+    np.testing.assert_allclose(found, gradients.sum(-1), atol=1e-9)
+    found = jaxflow.gradient_norm(smooth, EMBEDDINGS)
+    np.testing.assert_allclose(found, np.linalg.norm(gradients, axis=-1), atol=1e-9)
+    found = jaxflow.gradient_x_input(smooth, EMBEDDINGS)
+    np.testing.assert_allclose(found, (gradients * EMBEDDINGS).sum(-1), atol=1e-9)
 
 
-def test_against_finite_differences() -> None:
-    gradients = np.stack(
-        [oracles.finite_differences(plain_smooth, sentence) for sentence in EMBEDDINGS]
-    )
-    result = jaxflow.input_gradient(smooth, EMBEDDINGS)
-    np.testing.assert_allclose(result, gradients.sum(-1), atol=1e-9)
-    result = jaxflow.gradient_x_input(smooth, EMBEDDINGS)
-    np.testing.assert_allclose(result, (gradients * EMBEDDINGS).sum(-1), atol=1e-9)
-
-
-def test_integrated_gradients_against_a_riemann_sum() -> None:
-    sentence, baseline, steps = EMBEDDINGS[0], EMBEDDINGS[1], 400
+def test_integrated_gradients_against_a_riemann_sum():
+    sentence, steps = EMBEDDINGS[0], 400
     total = np.zeros((4, 3))
     for step in range(steps):
-        point = baseline + (step + 0.5) / steps * (sentence - baseline)
+        point = BASELINE + (step + 0.5) / steps * (sentence - BASELINE)
         total += oracles.finite_differences(plain_smooth, point) / steps
-    expected = ((sentence - baseline) * total).sum(-1)
-    result = jaxflow.integrated_gradients(smooth, sentence, baseline)
-    np.testing.assert_allclose(result, expected, atol=1e-5)
+    found = jaxflow.integrated_gradients(smooth, sentence, BASELINE)
+    np.testing.assert_allclose(found, ((sentence - BASELINE) * total).sum(-1), atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", [5, 6])
-def test_integrated_gradients_are_complete(seed: int) -> None:
-    embeddings, baseline = draw(seed, np.float64), draw(7, np.float64)[0]
-    scores = jaxflow.integrated_gradients(smooth, embeddings, baseline, steps=64)
-    change = [plain_smooth(sentence) - plain_smooth(baseline) for sentence in embeddings]
-    np.testing.assert_allclose(scores.sum(-1), change, atol=1e-6)
-    gap = jaxflow.completeness_gap(smooth, embeddings, scores, baseline)
-    np.testing.assert_allclose(gap, np.abs(scores.sum(-1) - change), atol=1e-12)
+def test_integrated_gradients_are_complete():
+    change = [plain_smooth(each) - plain_smooth(BASELINE) for each in EMBEDDINGS]
+    gaps = []
+    for steps in (1, 64):
+        scores = jaxflow.integrated_gradients(smooth, EMBEDDINGS, BASELINE, steps)
+        gap = jaxflow.completeness_gap(smooth, EMBEDDINGS, scores, BASELINE)
+        np.testing.assert_allclose(gap, np.abs(scores.sum(-1) - change), atol=1e-12)
+        gaps.append(gap.max())
+    assert gaps[0] > 1e-3
+    assert gaps[1] < 1e-6
 
 
-def test_more_steps_close_the_completeness_gap() -> None:
-    gaps = [
-        jaxflow.completeness_gap(
-            smooth, EMBEDDINGS, jaxflow.integrated_gradients(smooth, EMBEDDINGS, steps=steps)
-        ).max()
-        for steps in (1, 4, 32)
-    ]
-    assert gaps[0] > 1e-3 > gaps[1] > 1e-8 > gaps[2]
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_smooth_grad_is_the_mean_over_the_copies(dtype):
+    given = EMBEDDINGS.astype(dtype)
+    found = jaxflow.smooth_grad(cubic, given, KEY, 5, 0.2)
+    total = np.zeros(given.shape)
+    with jax.enable_x64(dtype == np.float64):
+        for key in jax.random.split(KEY, 5):
+            noise = np.asarray(jax.random.normal(key, given.shape, dtype), np.float64)
+            for row in range(5):
+                span = given[row].max() - given[row].min()
+                total[row] += 3 * (given[row] + 0.2 * span * noise[row]) ** 2
+    expected = np.linalg.norm(total / 5, axis=-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == np.float32 else 1e-12)
 
 
-def test_completeness_gap_sees_a_wrong_attribution() -> None:
-    gap = jaxflow.completeness_gap(linear, EMBEDDINGS, np.zeros((5, 4)))
-    np.testing.assert_allclose(gap, np.abs((WEIGHTS * EMBEDDINGS).sum((-1, -2))), atol=1e-12)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_batch_is_its_sentences_one_by_one(method: str) -> None:
-    result = METHODS[method](smooth, EMBEDDINGS[:2])
-    for sentence, expected in zip(EMBEDDINGS[:2], result, strict=True):
-        np.testing.assert_allclose(METHODS[method](smooth, sentence), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_vmap_and_jit_change_nothing(method: str) -> None:
-    device = jnp.asarray(EMBEDDINGS, jnp.float32)
-    expected = METHODS[method](smooth, device)
-
-    def attribute(embeddings: jax.Array) -> jax.Array:
-        return METHODS[method](smooth, embeddings)
-
-    np.testing.assert_allclose(jax.jit(attribute)(device), expected, atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(attribute)(device), expected, atol=1e-6)
+def test_smooth_grad_leaves_padding_out():
+    mask = np.array([[True, True, True, False]] * 5)
+    wild = EMBEDDINGS.copy()
+    wild[:, 3] = 100
+    found = jaxflow.smooth_grad(cubic, wild, KEY, 4, mask=mask)
+    assert not found[:, 3].any()
+    tame = jaxflow.smooth_grad(cubic, EMBEDDINGS, KEY, 4, mask=mask)
+    np.testing.assert_allclose(found, tame, rtol=1e-12)
+    assert not jaxflow.smooth_grad(cubic, EMBEDDINGS, KEY, 4, mask=np.zeros((5, 4), bool)).any()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_traced_score_of_fixed_embeddings(method: str) -> None:
-    """Host embeddings inside ``jit``, where what the score closes over has no values yet."""
-    embeddings = EMBEDDINGS.astype(np.float32)
-
-    def attribute(scale: jax.Array) -> jax.Array:
-        return METHODS[method](lambda values: scale * linear(values), embeddings)
-
-    result = jax.jit(attribute)(jnp.float32(2))
-    np.testing.assert_allclose(result, 2 * METHODS[method](linear, embeddings), atol=1e-5)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_precision_and_home_of_the_result(method: str) -> None:
-    for dtype in DTYPES:
-        values = EMBEDDINGS.astype(dtype)
-        for embeddings in (values, Foreign(values)):
-            result = METHODS[method](linear, embeddings)
-            assert isinstance(result, np.ndarray)
-            assert result.dtype == dtype
-    on_device = METHODS[method](linear, jnp.asarray(EMBEDDINGS, jnp.float32))
-    assert isinstance(on_device, jax.Array)
-    assert on_device.dtype == jnp.float32
+def test_batches_transformations_precision_and_home_of_the_result(method):
+    attribute = METHODS[method]
+    single = EMBEDDINGS.astype(np.float32)
+    for values in (EMBEDDINGS, single, Foreign(single)):
+        found = attribute(linear, values)
+        assert (type(found), found.dtype) == (np.ndarray, np.asarray(values).dtype)
+    device = jnp.asarray(single)
+    expected = attribute(smooth, device)
+    assert isinstance(expected, jax.Array)
+    assert expected.dtype == jnp.float32
+    found = jax.jit(lambda given: attribute(smooth, given))(device)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    if method != "smooth_grad":  # one key draws other noise for one sentence than for five
+        np.testing.assert_allclose(attribute(smooth, single[1]), expected[1], atol=1e-6)
+        found = jax.vmap(lambda given: attribute(smooth, given))(device)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    # Host embeddings inside ``jit``, where what the score closes over has no values yet.
+    scaled = jax.jit(lambda scale: attribute(lambda given: scale * linear(given), single))
+    np.testing.assert_allclose(scaled(2.0), 2 * attribute(linear, single), atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("embeddings", "complaint"),
-    [
+def test_unusable_embeddings_and_scores_are_named(method):
+    for embeddings, complaint in (
         (np.ones(3), r"embeddings must have the shape .* \(3,\)"),
         (np.ones((4, 3), int), "embeddings must be floating point, got int64"),
         ("the words", "embeddings must"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            METHODS[method](linear, embeddings)
+    with pytest.raises(InputError, match=r"score must return one number an example, shape \(5,\)"):
+        METHODS[method](lambda given: given.sum(-1), EMBEDDINGS)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "complaint"),
+    [
+        (jaxflow.integrated_gradients, (None, 0), "steps must be a positive whole number"),
+        (jaxflow.integrated_gradients, (None, True), "steps must be a positive whole number"),
+        (jaxflow.integrated_gradients, (np.ones((2, 3)),), "baseline must broadcast"),
+        (jaxflow.completeness_gap, (np.ones((5, 3)),), r"attribution must have the shape \(5, 4\)"),
+        (jaxflow.smooth_grad, (KEY, 0), "samples must be a positive whole number, got 0"),
+        (jaxflow.smooth_grad, (KEY, 2, -1), "noise must be a number of at least 0, got -1"),
+        (jaxflow.smooth_grad, (KEY, 2, "much"), "noise must be a number of at least 0"),
     ],
 )
-def test_unusable_embeddings_are_named(method: str, embeddings: Any, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        METHODS[method](linear, embeddings)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_score_of_another_shape_is_named(method: str) -> None:
-    with pytest.raises(ValueError, match=r"score must return one number an example, shape \(5,\)"):
-        METHODS[method](lambda embeddings: embeddings.sum(-1), EMBEDDINGS)
-
-
-@pytest.mark.parametrize("steps", [0, -1, 2.5, True, None])
-def test_impossible_steps_are_named(steps: Any) -> None:
-    with pytest.raises(ValueError, match="steps must be a positive whole number"):
-        jaxflow.integrated_gradients(linear, EMBEDDINGS, steps=steps)
-
-
-def test_a_baseline_or_attribution_of_another_shape_is_named() -> None:
-    with pytest.raises(ValueError, match="baseline must broadcast"):
-        jaxflow.integrated_gradients(linear, EMBEDDINGS, np.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"attribution must have the shape \(5, 4\)"):
-        jaxflow.completeness_gap(linear, EMBEDDINGS, np.ones((5, 3)))
+def test_unusable_options_are_named(function, arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        function(linear, EMBEDDINGS, *arguments)
+    with pytest.raises(InputError, match=r"mask must be boolean of shape \(5, 4\)"):
+        jaxflow.smooth_grad(linear, EMBEDDINGS, KEY, mask=np.ones(4, bool))

@@ -1,4 +1,4 @@
-"""Removal of tokens, against one call a token of a model that minds order and length."""
+"""Removal of tokens, against one call a token of a model that depends on order and length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.removal import REMOVALS, remove, remove_out
+from jaxflow.removal import remove, remove_out
 
 PAD, UNK, MASK = 0, 2, 3
 TABLE = np.random.default_rng(0).normal(size=(12, 3))
@@ -19,7 +19,7 @@ REAL = TOKENS != PAD
 
 
 def plain(sentence, seen):
-    """Probabilities of one sentence given as a list, and which of its tokens are looked at."""
+    """Probabilities of one sentence given as a list, and which of its tokens are attended to."""
     votes = sum(
         (TABLE[token] * PLACE[place] for place, token in enumerate(sentence) if seen[place]),
         start=np.zeros(3),
@@ -59,6 +59,7 @@ def by_loops(how, token_id, label=None):
 )
 def test_against_one_call_a_token(how, token_id, label):
     found = remove_out(predict, TOKENS, how, token_id=token_id, label=label, mask=REAL)
+    assert isinstance(found, jax.Array)
     np.testing.assert_allclose(found, by_loops(how, token_id, label), atol=1e-6)
     assert not np.asarray(found)[~REAL].any()
     if how == "token":
@@ -67,13 +68,27 @@ def test_against_one_call_a_token(how, token_id, label):
     np.testing.assert_allclose(again(TOKENS), by_loops(how, token_id), atol=1e-6)
 
 
-def test_with_the_unknown_word_it_is_blank_out():
+def test_blank_out_replaces_by_the_unknown_word():
     def whole(rows):
         return predict(rows, jnp.asarray(rows != PAD))
 
-    expected = jaxflow.blank_out(whole, TOKENS, UNK, mask=REAL)
-    found = remove_out(predict, TOKENS, "token", token_id=UNK, mask=REAL)
-    np.testing.assert_allclose(found, expected, atol=1e-7)
+    label = np.array([1, 2])
+    found = jaxflow.blank_out(whole, TOKENS, UNK, label=label, mask=REAL)
+    np.testing.assert_allclose(found, by_loops("token", UNK, label), atol=1e-6)
+    mapped = jax.vmap(lambda ids, gold: jaxflow.blank_out(whole, ids, UNK, label=gold))(
+        jnp.asarray(TOKENS[:1]), jnp.asarray(label[:1])
+    )
+    np.testing.assert_allclose(mapped, found[:1], atol=1e-6)
+
+
+def test_a_token_that_stays_scores_exactly_zero_however_the_model_rounds():
+    def uneven(tokens):  # rounds by the size of the batch, as compiled models may
+        share = jnp.full(len(tokens), 0.5 + 1e-6 * len(tokens))
+        return jnp.stack([share, 1 - share], -1)
+
+    scores = jaxflow.blank_out(uneven, np.array([[1, 2, 5]]), 2)
+    assert float(scores[0, 1]) == 0
+    assert float(scores[0, 0]) > 0
 
 
 def test_any_tokens_can_be_removed_at_once():
@@ -88,11 +103,10 @@ def test_any_tokens_can_be_removed_at_once():
     np.testing.assert_array_equal(ids, TOKENS)
     np.testing.assert_array_equal(mask, REAL & ~gone)
     nothing, mask = remove([7], [True], "deletion", token_id=PAD)
-    assert nothing.tolist() == [PAD]
-    assert mask.tolist() == [False]
+    assert (nothing.tolist(), mask.tolist()) == ([PAD], [False])
 
 
-def test_two_calls_and_any_batch_axes():
+def test_two_calls_any_batch_axes_and_the_precision_of_the_probabilities():
     shapes = []
 
     def counting(rows, mask):
@@ -102,9 +116,7 @@ def test_two_calls_and_any_batch_axes():
     tokens = np.random.default_rng(1).integers(4, 12, (2, 3, 4))
     found = remove_out(counting, tokens, "deletion", token_id=PAD)
     assert shapes == [((6, 4), (6, 4)), ((24, 4), (24, 4))]
-    assert isinstance(found, np.ndarray)
-    assert found.dtype == np.float64
-    assert found.shape == tokens.shape
+    assert (type(found), found.dtype, found.shape) == (np.ndarray, np.float64, tokens.shape)
     one = remove_out(predict, tokens[1, 2], "deletion", token_id=PAD)
     np.testing.assert_allclose(one, found[1, 2], atol=1e-6)
 
@@ -115,15 +127,27 @@ def test_two_calls_and_any_batch_axes():
         ({"how": "blur"}, "how must be one of token, deletion, attention, got 'blur'"),
         ({"how": "token"}, "token_id must be the mask token's or unknown word's number for token"),
         ({"how": "deletion"}, "token_id must be the padding's number for deletion, got None"),
-        ({"how": "attention", "mask": np.ones(3, bool)}, "mask must be boolean with the shape"),
-        ({"how": "attention", "label": np.array([0, 3])}, "label must be a class from 0 to 2"),
-        ({"how": "attention", "tokens": np.ones((2, 2))}, "tokens must be whole numbers"),
-        ({"how": "attention", "tokens": np.int64(2)}, "tokens must have the shape"),
+        ({"mask": np.ones(3, bool)}, "mask must be boolean with the shape"),
+        ({"mask": np.ones((2, 5))}, "mask must be boolean"),
+        ({"label": np.array([0, 3])}, "label must be a class from 0 to 2"),
+        ({"label": np.array([-1, 0])}, "label must be a class from 0 to 2"),
+        ({"label": np.array([0])}, "label must be whole numbers of shape"),
+        ({"label": np.array([0.0, 1.0])}, "label must be whole numbers"),
+        ({"tokens": np.ones((2, 2))}, "tokens must be whole numbers, got float64"),
+        ({"tokens": np.int64(2)}, "tokens must have the shape"),
+        ({"tokens": np.zeros((0, 4), int)}, "tokens must have the shape"),
     ],
 )
 def test_unusable_input_is_named(options, complaint):
-    given = {"tokens": TOKENS} | options
     with pytest.raises(InputError, match=complaint):
-        remove_out(predict, **given)
+        remove_out(predict, **{"tokens": TOKENS, "how": "attention"} | options)
+
+
+def test_unusable_words_predictions_and_places_are_named():
+    for unk_id in (1.5, None, "[UNK]", True):
+        with pytest.raises(InputError, match="unk_id must be a whole number"):
+            jaxflow.blank_out(predict, TOKENS, unk_id)
+    with pytest.raises(InputError, match=r"predict must return probabilities \[2, classes\]"):
+        remove_out(lambda *given: predict(*given)[..., 0], TOKENS, "attention")
     with pytest.raises(InputError, match="gone must be boolean of shape"):
-        remove(TOKENS, REAL[0], REMOVALS[2])
+        remove(TOKENS, REAL[0], "attention")

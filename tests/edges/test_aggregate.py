@@ -1,55 +1,41 @@
-"""Aggregators against NumPy and against the public functions of attention."""
+"""Aggregators and receptive fields against NumPy, networkx and the public functions."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import networkx as nx
 import numpy as np
 import pytest
 from traces import traced
 
 import jaxflow
-from jaxflow.edges import (
-    AGGREGATORS,
-    EdgeWeight,
-    Trace,
-    aggregate,
-    edge_weight,
-    edge_weights,
-    weigh,
-)
+from jaxflow.edges import AGGREGATORS, EdgeWeight, Trace, aggregate, normalise, receptive_field
 from jaxflow.edges._aggregate import capacities, row_normalised
 from jaxflow.errors import InputError
 
 RNG = np.random.default_rng(3)
-KINDS = ("pre", "post", "causal")
 
 
 def given(edges, *, residual=False, mask=None):
-    """A trace and an edge weight that says what is given."""
+    """A trace and an edge weight that is the array given."""
     attention = np.full((*edges.shape[:-2], 1, *edges.shape[-2:]), 1 / edges.shape[-1], np.float32)
     weight = EdgeWeight("given", "given", lambda _: jnp.asarray(edges), "a test", residual=residual)
     return Trace(attention, mask), weight
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_attention_is_followed_as_by_the_public_functions(kind):
-    trace = traced(kind)
+@pytest.mark.parametrize("residual", [0.3, 1.0])
+def test_attention_is_combined_as_by_the_public_functions(residual):
+    trace = traced("post")
     attention, mask = np.asarray(trace.attention), np.asarray(trace.mask)
-    for residual in (0.0, 0.3, 1.0):
-        options = {"residual": residual, "mask": mask}
-        np.testing.assert_allclose(
-            aggregate(trace, "raw", "rollout", residual=residual),
-            jaxflow.rollout(attention, **options),
-            atol=1e-6,
-        )
-        np.testing.assert_allclose(
-            aggregate(trace, "raw", "flow", residual=residual, sources=[0, 2]),
-            jaxflow.flow(attention, sources=[0, 2], **options),
-            atol=1e-5,
-        )
-    np.testing.assert_allclose(
-        aggregate(trace, "raw", "none"), jaxflow.raw_attention(attention, mask=mask), atol=1e-6
-    )
+    options = {"residual": residual, "mask": mask}
+    found = aggregate(trace, "raw", "rollout", residual=residual)
+    np.testing.assert_allclose(found, jaxflow.rollout(attention, **options), atol=1e-6)
+    found = aggregate(trace, "raw", "flow", residual=residual, sources=[0, 2])
+    expected = jaxflow.flow(attention, sources=[0, 2], **options)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = aggregate(trace, "raw", "none")
+    np.testing.assert_allclose(found, jaxflow.raw_attention(attention, mask=mask), atol=1e-6)
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -74,73 +60,90 @@ def test_products_are_those_of_numpy(held):
                 expected[:, layer] = steps[:, layer].astype(np.float64) @ expected[:, layer - 1]
         found = aggregate(trace, weight, how, residual=0.25)
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
-        np.testing.assert_array_equal(
-            aggregate(trace, weight, how, residual=0.25, sources=3), np.asarray(found)[..., [3], :]
-        )
+        one = aggregate(trace, weight, how, residual=0.25, sources=-2)
+        np.testing.assert_array_equal(one, np.asarray(found)[..., [3], :])
 
 
 def test_rollout_never_exceeds_flow():
-    edges = RNG.exponential(size=(3, 5, 6, 6)).astype(np.float32)
-    trace, weight = given(edges)
+    trace, weight = given(RNG.exponential(size=(3, 5, 6, 6)).astype(np.float32))
     rolled = np.asarray(aggregate(trace, weight, "rollout"))
     flowing = aggregate(trace, weight, "flow")
     assert (rolled <= flowing + 1e-5).all()
     np.testing.assert_allclose(rolled[:, 0], flowing[:, 0], atol=1e-6)
 
 
-def test_capacities_are_rows_that_sum_to_one():
+def test_capacities_are_rows_that_sum_to_one_but_for_masked_keys():
     edges = jnp.asarray(RNG.normal(size=(3, 4, 4)), jnp.float32)
-    mask = jnp.array([True, True, True, False])
-    rows = np.asarray(capacities(edges, held=False, mask=mask))
+    rows = np.asarray(capacities(edges, held=False, mask=jnp.array([True, True, True, False])))
     assert (rows >= 0).all()
-    np.testing.assert_allclose(rows[:, :3].sum(-1), row_sums_without(edges), atol=1e-6)
+    positive = np.maximum(np.asarray(edges), 0)
+    lost = 0.5 * (positive / positive.sum(-1, keepdims=True))[:, :3, 3]
+    np.testing.assert_allclose(rows[:, :3].sum(-1), 1 - lost, atol=1e-6)
     assert not rows[:, 3].any()
     assert not rows[:, :, 3].any()
-    assert (np.asarray(row_normalised(jnp.zeros((2, 2)))) == 0).all()
+    assert not np.asarray(row_normalised(jnp.zeros((2, 2)))).any()
 
 
-def row_sums_without(edges):
-    """Row sums left after the last key is masked away: what it took is gone."""
-    rows = np.maximum(np.asarray(edges), 0)
-    rows = rows / rows.sum(-1, keepdims=True)
-    return 1 - 0.5 * rows[:, :3, 3]
+def uniform(n, layers):
+    rows = np.tri(n) / np.arange(1, n + 1)[:, None]
+    return np.broadcast_to(rows, (layers, 2, n, n)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", edge_weights())
-def test_every_edge_weight_goes_through_every_aggregator(kind, name):
-    trace, edge = traced(kind), edge_weight(name)
-    n = trace.attention.shape[-1]
-    layers = trace.attention.shape[-4]
-    mask = np.asarray(trace.mask)
-    if name == "effective":  # heads as wide as these sentences are long; see test_effective.py
-        with pytest.raises(InputError, match="effective attention needs a sentence of more tokens"):
-            weigh(trace, name)
-        return
-    edges = np.asarray(weigh(trace, name))
-    assert edges.shape == (2, layers, n, n)
-    assert np.isfinite(edges).all()
-    assert edge.signed or (edges >= 0).all()
-    assert not edges[1, :, ~mask[1]].any()
-    assert not edges[1, :, :, ~mask[1]].any()
-    for how in AGGREGATORS:
-        found = np.asarray(aggregate(trace, name, how, sources=0))
-        assert found.shape == (2, layers, 1, n)
-        assert np.isfinite(found).all()
-        assert not found[1, ..., ~mask[1]].any()
-        if how == "rollout":
-            np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
-    assert edge.source
-    assert edge.title
+@pytest.mark.parametrize("how", AGGREGATORS)
+def test_fields_are_uniform_causal_attention_combined(how):
+    n, layers, residual = 5, 3, 0.3
+    found = receptive_field(n, layers, how, residual)
+    combined = aggregate(Trace(uniform(n, layers)), "raw", how, residual=residual)
+    np.testing.assert_allclose(found, combined, rtol=1e-5, atol=1e-6)
+    ones = np.asarray(normalise(combined, how, residual=residual))
+    np.testing.assert_allclose(ones, np.broadcast_to(np.tri(n), ones.shape), atol=1e-5)
+    shorter = receptive_field(3, layers, how, residual)
+    np.testing.assert_allclose(found[:, :3, :3], shorter, atol=1e-6)
+    if how == "flow":
+        step = 0.7 * uniform(n, 1)[0, 0] + 0.3 * np.eye(n)
+        graph = nx.DiGraph()
+        for layer in range(layers):
+            for i, j in np.argwhere(step):
+                graph.add_edge((layer + 1, i), (layer, j), capacity=float(step[i, j]))
+        flow = nx.maximum_flow_value(graph, (layers, 3), (0, 1))
+        assert found[-1, 3, 1] == pytest.approx(flow, abs=1e-6)
 
 
-def test_unknown_names_and_missing_parts_are_named():
-    trace = Trace(np.full((1, 1, 2, 2), 0.5, np.float32))
-    with pytest.raises(InputError, match=r"edge weight must be one of .*raw.*, got 'rav'"):
-        aggregate(trace, "rav")
-    with pytest.raises(InputError, match=r"aggregator must be one of none, rollout, .* got 'sum'"):
-        aggregate(trace, "raw", "sum")
-    with pytest.raises(
-        InputError, match="edge weight norm needs value vectors and hidden states and the blocks'"
-    ):
-        aggregate(trace, "norm")
+def test_scores_are_divided_row_by_row():
+    trace = traced("causal")
+    whole, field = aggregate(trace, "raw"), receptive_field(6, 2)
+    expected = np.divide(whole, field, out=np.zeros(whole.shape), where=field > 0)
+    found = normalise(whole[..., [5, 2], :], sources=[-1, 2])
+    assert isinstance(found, jax.Array)
+    np.testing.assert_allclose(found, expected[..., [5, 2], :], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(normalise)(whole), expected, rtol=1e-5)
+    assert isinstance(normalise(np.asarray(whole)), np.ndarray)
+
+
+TRACE = Trace(np.full((1, 1, 2, 2), 0.5, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "complaint"),
+    [
+        (aggregate, (TRACE, "rav"), "edge weight must be one of .*raw.*, got 'rav'"),
+        (aggregate, (TRACE, "raw", "sum"), "aggregator must be one of none, rollout, .* got 'sum'"),
+        (receptive_field, (0, 1), "n must be a positive whole number"),
+        (receptive_field, (2, 1.5), "layers must be a positive whole number"),
+        (receptive_field, (2, 1, "sum"), "aggregator must be one of none, rollout"),
+        (receptive_field, (2, 1, "rollout", 2), "residual must be a number from 0 to 1"),
+        (normalise, (np.full((1, 2, 2), 0.5),), "must be a causal model's"),
+        (normalise, (np.ones((2, 2)),), "token_attention must have the shape"),
+    ],
+)
+def test_unusable_input_is_named(function, arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        function(*arguments)
+
+
+def test_sources_that_do_not_fit_are_named():
+    with pytest.raises(InputError, match="sources must be an index from -2 to 1, got 2"):
+        aggregate(TRACE, sources=2)
+    for sources in ([0, 1], [2]):
+        with pytest.raises(InputError, match="sources must be the 1 tokens whose rows are given"):
+            normalise(np.ones((1, 1, 2)), sources=sources)

@@ -114,18 +114,6 @@ class View:
             [model],
         )
 
-    def picture(self, plot: str, corners: tuple[float, float, float, float]) -> np.ndarray:
-        """Return the pixels of a plot between two corners, in its own coordinates."""
-        x0, y0, x1, y1 = corners
-        (left, top), (right, bottom) = self.where(plot, x0, y0), self.where(plot, x1, y1)
-        box = {
-            "x": min(left, right),
-            "y": min(top, bottom),
-            "width": abs(right - left),
-            "height": abs(bottom - top),
-        }
-        return pixels(self.page.screenshot(clip=box))
-
     def whole(self) -> np.ndarray:
         return pixels(self.page.screenshot())
 
@@ -155,19 +143,6 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-def small(picture: np.ndarray) -> np.ndarray:
-    """Average a picture over 96 x 48 cells, in which a line that lies a pixel further is lost."""
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(picture).resize((96, 48), Image.Resampling.BOX))
-
-
-def save(picture: np.ndarray, path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(picture).save(path, optimize=True)
-
-
 def eventually(found: Callable[[], Any]) -> Any:
     """Return what a function gives as soon as it is true."""
     end = time.monotonic() + PATIENCE
@@ -175,9 +150,3 @@ def eventually(found: Callable[[], Any]) -> Any:
         assert time.monotonic() < end, "it never came"
         time.sleep(0.05)
     return value
-
-
-def share_changed(first: np.ndarray, second: np.ndarray, noticeable: int = 40) -> float:
-    """Return the share of pixels that differ by more than rounding and smoothing explain."""
-    assert first.shape == second.shape
-    return float((np.abs(first.astype(int) - second).max(-1) > noticeable).mean())

@@ -78,19 +78,6 @@ def head_rollout(attention: np.ndarray, residual: float = 0.5) -> np.ndarray:
     return result
 
 
-def blank_out(
-    predict: Callable[[np.ndarray], np.ndarray], tokens: np.ndarray, unk_id: int, label: int
-) -> np.ndarray:
-    """Return the scores of one sentence ``[n]``, one call of `predict` a token."""
-    scores = []
-    for place in range(len(tokens)):
-        blanked = tokens.copy()
-        blanked[place] = unk_id
-        before, after = predict(tokens[None])[0, label], predict(blanked[None])[0, label]
-        scores.append(abs(float(before) - float(after)))
-    return np.array(scores)
-
-
 def finite_differences(
     function: Callable[[np.ndarray], float], values: np.ndarray, step: float = 1e-5
 ) -> np.ndarray:
