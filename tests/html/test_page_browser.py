@@ -113,7 +113,7 @@ def check_graph(view, attention):
     row = N + 3
     eventually(lambda: view.ask("cut", "m.view.filter.indices") == [row])
     assert f"flow {cut.value:.4g}" in view.ask("cut", f"m.data_source.data.words[{row}]")
-    view.settle()
+    view.page.wait_for_timeout(500)  # two clicks at once would be a double click
     view.page.mouse.click(*view.where("graph-plot", 0.5, 3.35))
     view.away()
     eventually(lambda: view.ask("cut", "m.view.filter.indices.length") == 0)
