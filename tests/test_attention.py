@@ -1,4 +1,4 @@
-"""What counts as an attention, how heads are fused, what the graph's edges weigh."""
+"""What is accepted as an attention, how heads are fused, what edges weigh, half precision."""
 
 from __future__ import annotations
 
@@ -20,13 +20,24 @@ from attentions import (
     pad,
     paddings,
     residuals,
+    softmax,
     unpad,
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from numeric_limits import DTYPES as HALF_DTYPES
+from numeric_limits import flow_share, rollout_share
 
 import jaxflow
-from jaxflow.attention import ROW_SUM_TOLERANCE, check_attention, edge_weights, fuse_heads
+from jaxflow.attention import (
+    HALF_ROW_SUM_TOLERANCES,
+    HALVES,
+    ROW_SUM_TOLERANCE,
+    check_attention,
+    edge_weights,
+    fuse_heads,
+)
+from jaxflow.errors import InputError
 
 METHODS: dict[str, Callable[..., Any]] = {
     "raw_attention": jaxflow.raw_attention,
@@ -38,9 +49,8 @@ METHODS: dict[str, Callable[..., Any]] = {
     "flow_cut": lambda attention, **options: jaxflow.flow_cut(
         attention, layer=0, source=0, sink=0, **options
     ),
+    "discard": lambda attention, **options: jaxflow.discard(attention, 0.5, **options),
 }
-METHODS_WITH_HEADS = [name for name in METHODS if name != "head_rollout"]
-METHODS_WITH_RESIDUAL = [name for name in METHODS if name != "raw_attention"]
 
 
 def good() -> np.ndarray:
@@ -60,66 +70,39 @@ def tilted(change: float) -> np.ndarray:
     return attention
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("attention", "complaint"),
-    [
-        (good()[0, 0], r"attention must have the shape .* got rank 2"),
-        (good()[0], r"attention must have the shape .* got rank 3"),
-        (good()[..., :3], r"attention must be square .* \(2, 3, 4, 3\)"),
-        (good()[:0], r"attention must not have an empty axis"),
-        (tilted(0.01), r"attention rows \(queries\) must sum to 1 within 0.0001, .* 0.01"),
-        (tilted(-0.01), r"attention rows \(queries\) must sum to 1"),
-        (good() * 0, r"attention rows \(queries\) must sum to 1"),
-        (good().swapaxes(-1, -2), r"attention rows \(queries\) must sum to 1"),
-        (with_entry(-0.25), r"attention must not be negative, got -0.25"),
-        (with_entry(np.nan), r"attention must be finite"),
-        (with_entry(np.inf), r"attention must be finite"),
-        (with_entry(-np.inf), r"attention must be finite"),
-        (good().astype(np.float16), r"attention must be float32 or float64, got float16"),
-        (np.ones((1, 1, 1, 1), int), r"attention must be float32 or float64, got int64"),
-        (good() + 0j, r"attention must be float32 or float64, got complex128"),
-        ([[[[1.0, 2.0], [3.0]]]], r"attention cannot be read as an array"),
-        ({"attention": 1}, r"attention must be an array of numbers, got dict"),
-        (None, r"attention must be an array of numbers, got NoneType"),
-    ],
-)
-def test_unusable_attention_is_named(method: str, attention: Any, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint) as caught:
-        METHODS[method](attention)
-    assert isinstance(caught.value, jaxflow.InputError)
-    assert "\n" not in str(caught.value)
+UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
+    (good()[0], {}, r"attention must have the shape .* got rank 3"),
+    (good()[..., :3], {}, r"attention must be square .* \(2, 3, 4, 3\)"),
+    (good()[:0], {}, r"attention must not have an empty axis"),
+    (tilted(0.01), {}, r"attention rows \(queries\) must sum to 1 within 0.0001, .* 0.01"),
+    (tilted(-0.01), {}, r"attention rows \(queries\) must sum to 1"),
+    (good().swapaxes(-1, -2), {}, r"attention rows \(queries\) must sum to 1"),
+    (with_entry(-0.25), {}, r"attention must not be negative, got -0.25"),
+    (with_entry(np.nan), {}, r"attention must be finite"),
+    (with_entry(-np.inf), {}, r"attention must be finite"),
+    (good().astype(np.float16), {}, r"got float16: jaxflow\.widen makes it float32"),
+    (np.ones((1, 1, 1, 1), int), {}, r"attention must be float32 or float64, got int64"),
+    ([[[[1.0, 2.0], [3.0]]]], {}, r"attention cannot be read as an array"),
+    (None, {}, r"attention must be an array of numbers, got NoneType"),
+    (good(), {"mask": np.ones(3, bool)}, r"mask must have the shape \(4,\) .* got \(3,\)"),
+    (good(), {"mask": np.ones(4, int)}, r"mask must be boolean, .* got int64"),
+    (good(), {"mask": np.arange(4) < 3}, r"attention must hold exactly 0 at the keys that mask"),
+    *((good(), {"heads": heads}, "heads must be") for heads in ("median", 3, -4, 1.0, True, [0])),
+    *((good(), {"residual": share}, "residual must be") for share in (-0.1, 1.1, np.nan, "half")),
+]
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("mask", "complaint"),
-    [
-        (np.ones(3, bool), r"mask must have the shape \(4,\) .* got \(3,\)"),
-        (np.ones((1, 4), bool), r"mask must have the shape \(4,\) .* got \(1, 4\)"),
-        (np.ones((), bool), r"mask must have the shape \(4,\) .* got \(\)"),
-        (np.ones(4, int), r"mask must be boolean, .* got int64"),
-        (np.ones(4, np.float32), r"mask must be boolean, .* got float32"),
-        (np.arange(4) < 3, r"attention must hold exactly 0 at the keys that mask marks"),
-    ],
-)
-def test_unusable_mask_is_named(method: str, mask: np.ndarray, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        METHODS[method](good(), mask=mask)
-
-
-@pytest.mark.parametrize("method", METHODS_WITH_HEADS)
-@pytest.mark.parametrize("heads", ["median", 3, -4, 1.0, True, None, [0], ("mean",)])
-def test_unknown_head_is_named(method: str, heads: Any) -> None:
-    with pytest.raises(ValueError, match="heads must be"):
-        METHODS[method](good(), heads=heads)
-
-
-@pytest.mark.parametrize("method", METHODS_WITH_RESIDUAL)
-@pytest.mark.parametrize("residual", [-0.1, 1.1, float("nan"), "half", None])
-def test_impossible_residual_is_named(method: str, residual: Any) -> None:
-    with pytest.raises(ValueError, match="residual must be a number from 0 to 1"):
-        METHODS[method](good(), residual=residual)
+def test_unusable_input_is_named(method: str) -> None:
+    for attention, options, complaint in UNUSABLE:
+        if ("heads" in options and method == "head_rollout") or (
+            "residual" in options and method == "raw_attention"
+        ):
+            continue
+        with pytest.raises(ValueError, match=complaint) as caught:
+            METHODS[method](attention, **options)
+        assert isinstance(caught.value, InputError)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("namespace", [np, jnp])
@@ -127,13 +110,6 @@ def test_rows_may_miss_1_by_the_tolerance_and_no_more(namespace: Any) -> None:
     check_attention(namespace.asarray(tilted(0.9 * ROW_SUM_TOLERANCE), np.float32))
     with pytest.raises(ValueError, match="attention rows"):
         check_attention(namespace.asarray(tilted(1.1 * ROW_SUM_TOLERANCE), np.float32))
-
-
-def test_infinities_of_both_signs_are_an_error_and_no_warning() -> None:
-    attention = with_entry(np.inf)
-    attention[1, 2, 3, 1] = -np.inf
-    with pytest.raises(ValueError, match="attention must be finite"):
-        check_attention(attention)
 
 
 @pytest.mark.parametrize("junk", [0.0, np.nan, -3.0, np.inf])
@@ -144,16 +120,16 @@ def test_padded_queries_may_hold_anything(junk: float) -> None:
 
 
 def test_checked_input_is_not_copied_or_changed() -> None:
-    attention = good()
-    before = attention.copy()
+    attention, before = good(), good()
     assert check_attention(attention)[0] is attention
     jaxflow.rollout(attention)
+    jaxflow.flow(attention)
     np.testing.assert_array_equal(attention, before)
     device = jnp.asarray(good(), jnp.float32)
     assert check_attention(device)[0] is device
 
 
-def test_values_are_not_asked_for_under_jit() -> None:
+def test_values_are_not_read_under_jit() -> None:
     wrong = jnp.asarray(good() * 2, jnp.float32)
     with pytest.raises(ValueError, match="attention rows"):
         jaxflow.rollout(wrong)
@@ -162,26 +138,21 @@ def test_values_are_not_asked_for_under_jit() -> None:
         jax.jit(jaxflow.rollout)(wrong[..., :3])
 
 
-@given(attention=attentions(), heads=heads_options)
-def test_raw_attention_against_loops(attention: np.ndarray, heads: str | int) -> None:
-    expected = oracles.raw_attention(attention, heads)
-    tolerance = 1e-6 if attention.dtype == np.float32 else 1e-15
-    result = jaxflow.raw_attention(attention, heads=heads)
-    np.testing.assert_allclose(result, expected, atol=tolerance)
-    np.testing.assert_allclose(fuse_heads(attention, heads), expected, atol=tolerance)
-
-
 @given(attention=attentions(), heads=heads_options, residual=residuals)
-def test_edge_weights_against_loops(
+def test_fusing_and_edge_weights_against_loops(
     attention: np.ndarray, heads: str | int, residual: float
 ) -> None:
-    expected = oracles.edge_weights(attention, residual, heads)
     tolerance = 1e-6 if attention.dtype == np.float32 else 1e-14
+    fused = oracles.raw_attention(attention, heads)
+    np.testing.assert_allclose(jaxflow.raw_attention(attention, heads=heads), fused, atol=tolerance)
+    np.testing.assert_allclose(fuse_heads(attention, heads), fused, atol=tolerance)
+    expected = oracles.edge_weights(attention, residual, heads)
     result = edge_weights(attention, residual=residual, heads=heads)
     assert result.dtype == attention.dtype
     np.testing.assert_allclose(result, expected, atol=tolerance)
-    if heads != "min" or residual > 0:
-        np.testing.assert_allclose(result.sum(-1), 1, atol=1e-5)
+    wide = edge_weights(attention, residual=residual, heads=heads, dtype=np.float64)
+    assert wide.dtype == np.float64
+    np.testing.assert_allclose(wide, expected, atol=tolerance)
 
 
 def test_edge_weights_by_hand() -> None:
@@ -192,6 +163,9 @@ def test_edge_weights_by_hand() -> None:
     largest = edge_weights(attention, heads="max")
     np.testing.assert_allclose(largest, [[[0.8, 0.2], [1 / 6, 5 / 6]]], rtol=1e-15)
     np.testing.assert_allclose(edge_weights(attention, residual=1), [np.eye(2)], rtol=1e-15)
+    alone = edge_weights(attention, heads=None, residual=0.25)
+    expected = 0.75 * attention + 0.25 * np.eye(2)
+    np.testing.assert_allclose(alone, expected, rtol=1e-15)
 
 
 @given(
@@ -210,33 +184,79 @@ def test_padding_changes_no_raw_attention(
     np.testing.assert_allclose(result, jaxflow.raw_attention(attention, heads=heads), atol=1e-6)
 
 
-@given(attention=attentions(), seed=st.integers(0, 99), heads=st.sampled_from(["mean", "max"]))
-def test_raw_attention_does_not_know_the_heads_order(
-    attention: np.ndarray, seed: int, heads: str
-) -> None:
-    shuffled = np.random.default_rng(seed).permutation(attention, axis=-3)
-    result = jaxflow.raw_attention(shuffled, heads=heads)
-    np.testing.assert_allclose(result, jaxflow.raw_attention(attention, heads=heads), atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("method", ["raw_attention", "rollout", "head_rollout"])
-def test_numpy_in_numpy_out_in_the_same_precision(method: str, dtype: type) -> None:
-    attention = good().astype(dtype)
-    for given_as in (attention, Foreign(attention), attention.tolist()):
-        result = METHODS[method](given_as, mask=Foreign(np.ones(4, bool)))
-        assert isinstance(result, np.ndarray)
-        expected = np.float64 if isinstance(given_as, list) else dtype
-        assert result.dtype == expected
-        np.testing.assert_allclose(result, METHODS[method](good()), atol=1e-6)
-
-
-@pytest.mark.parametrize("method", ["raw_attention", "rollout", "head_rollout"])
-def test_jax_in_jax_out(method: str) -> None:
-    attention = jnp.asarray(good(), jnp.float32)
+@pytest.mark.parametrize("method", ["raw_attention", "rollout", "head_rollout", "discard"])
+def test_precision_and_kind_of_array_are_kept(method: str) -> None:
+    expected = METHODS[method](good())
+    for dtype in DTYPES:
+        attention = good().astype(dtype)
+        for given_as in (attention, Foreign(attention), attention.tolist()):
+            result = METHODS[method](given_as, mask=Foreign(np.ones(4, bool)))
+            assert isinstance(result, np.ndarray)
+            assert result.dtype == (np.float64 if isinstance(given_as, list) else dtype)
+            np.testing.assert_allclose(result, expected, atol=1e-6)
+    device = jnp.asarray(good(), jnp.float32)
     for mask in (None, np.ones(4, bool), jnp.ones(4, bool)):
-        result = METHODS[method](attention, mask=mask)
+        result = METHODS[method](device, mask=mask)
         assert isinstance(result, jax.Array)
         assert result.dtype == jnp.float32
     with jax.enable_x64(True):
         assert METHODS[method](jnp.asarray(good())).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize(("layers", "n"), [(1, 1), (12, 17), (96, 9)])
+def test_half_precision_rounds_no_more_than_the_bounds(name: str, layers: int, n: int) -> None:
+    scores = np.random.default_rng(layers).normal(size=(layers, 1, n, n))
+    exact = softmax(scores / 2)  # no entry below 6e-5
+    wide = jaxflow.widen(exact.astype(HALF_DTYPES[name]))
+    assert wide.dtype == np.float32
+    share = flow_share(name)
+    np.testing.assert_allclose(wide.sum(-1), 1, atol=1e-6)
+    assert (np.abs(wide - exact) <= share * exact).all()
+    flows, rounded = jaxflow.flow(exact), jaxflow.flow(wide)
+    assert (np.abs(rounded - flows) <= share * flows).all()
+    rolled = jaxflow.rollout(exact)
+    error = np.abs(jaxflow.rollout(wide).astype(np.float64) - rolled)
+    bound = rollout_share(name, layers)
+    assert (error <= bound[:, None, None] * rolled + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_precision_of_a_softmax_and_with_padding(name: str) -> None:
+    scores = jax.random.normal(jax.random.key(0), (4, 8, 64, 64)) * 3
+    device = jaxflow.widen(jax.nn.softmax(scores.astype(name), axis=-1))
+    assert isinstance(device, jax.Array)
+    jaxflow.rollout(device)
+    mask = np.array([[True, True, True, False], [True, False, False, False]])
+    exact = attention_of("dense", 0, (2, 3, 2, 4, 4)) * mask[:, None, None, None]
+    exact /= exact.sum(-1, keepdims=True)
+    half = exact.astype(HALF_DTYPES[name])
+    wide = jaxflow.widen(half, mask)
+    assert not wide[0, :, :, 3].any()
+    assert not wide[1, ..., 1:].any()
+    jaxflow.rollout(wide, mask=mask)
+    traced = jax.jit(jaxflow.widen)(jnp.asarray(half), jnp.asarray(mask))
+    np.testing.assert_allclose(traced, wide, atol=1e-7)
+
+
+HALF = good().astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    ("attention", "mask", "complaint"),
+    [
+        (HALF * np.float16(1.01), None, r"must sum to 1 within 0\.00098 in float16, got a row"),
+        (np.zeros((1, 1, 2, 2), np.float16), None, "off by 1$"),
+        (np.full((1, 1, 2, 2), np.nan, np.float16), None, "off by nan"),
+        (np.eye(2, dtype=np.float32), None, "must be bfloat16 or float16 to be widened, got"),
+        (np.ones((2, 3), np.float16), None, r"shape \[..., tokens, tokens\], got \(2, 3\)"),
+        (HALF, np.ones((1, 4), bool), "mask must have the shape"),
+        (np.eye(2, dtype=np.float16), np.ones(2, bool), "mask goes with attention"),
+    ],
+)
+def test_half_precision_that_is_not_rounding_is_refused(
+    attention: np.ndarray, mask: Any, complaint: str
+) -> None:
+    assert set(HALF_ROW_SUM_TOLERANCES) == set(HALVES)
+    with pytest.raises(InputError, match=complaint):
+        jaxflow.widen(attention, mask)

@@ -56,15 +56,6 @@ def test_only_counted_tokens_count(a: np.ndarray, b: np.ndarray, mask: np.ndarra
     )
 
 
-def test_many_tokens_without_ties() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(3, 200)), rng.normal(size=(3, 200))
-    expected = [oracle(*pair) for pair in zip(a, b, strict=True)]
-    np.testing.assert_allclose(jaxflow.spearman(a, b), expected, atol=1e-13)
-    single = jaxflow.spearman(a.astype(np.float32), b.astype(np.float32))
-    np.testing.assert_allclose(single, expected, atol=1e-6)
-
-
 def test_known_value_where_the_tie_free_formula_is_wrong() -> None:
     """Ranks 1.5 1.5 3 4 and 1 2 3.5 3.5: r = 4 / 4.5, where 1 - 6 d2 / n (n2 - 1) gives 0.9."""
     result = jaxflow.spearman(np.array([1.0, 1, 2, 3]), np.array([1.0, 2, 3, 3]))
@@ -93,16 +84,6 @@ def test_only_the_order_matters(a: np.ndarray, b: np.ndarray, shift: float) -> N
     np.testing.assert_allclose(jaxflow.spearman(b, a), expected, atol=1e-14)
     np.testing.assert_allclose(jaxflow.spearman(2 * a, np.cbrt(b)), expected, atol=1e-14)
     np.testing.assert_allclose(jaxflow.spearman(-a, b), -expected, atol=1e-14)
-
-
-def test_padding_changes_nothing() -> None:
-    rng = np.random.default_rng(1)
-    a, b = rng.normal(size=(4, 7)), rng.integers(0, 3, (4, 7)).astype(float)
-    mask = np.pad(np.ones((4, 7), bool), ((0, 0), (2, 3)))
-    wide_a = np.pad(a, ((0, 0), (2, 3)), constant_values=9)
-    wide_b = np.pad(b, ((0, 0), (2, 3)), constant_values=-9)
-    result = jaxflow.spearman(wide_a, wide_b, mask)
-    np.testing.assert_allclose(result, jaxflow.spearman(a, b), atol=1e-14)
 
 
 def test_batch_axes_broadcast() -> None:

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 import jaxflow
 
 
-@given(attention=attentions(), heads=heads_options, residual=residuals)
-def test_edges_are_the_weights_that_are_not_0(
-    attention: np.ndarray, heads: str | int, residual: float
+@given(attention=attentions(), heads=heads_options, residual=residuals, data=st.data())
+def test_edges_are_the_weights_that_are_not_0_and_padded_tokens_are_no_nodes(
+    attention: np.ndarray, heads: str | int, residual: float, data: st.DataObject
 ) -> None:
-    graph = jaxflow.attention_graph(attention, heads=heads, residual=residual)
     weights = oracles.edge_weights(attention, residual, heads)
     layers, n = len(attention), attention.shape[-1]
-    assert set(graph) == {(layer, token) for layer in range(layers + 1) for token in range(n)}
+    places = data.draw(paddings(n))
+    padded, mask = pad(attention, places, n + 2, 0.5)
+    graph = jaxflow.attention_graph(padded, heads=heads, residual=residual, mask=mask)
+    assert set(graph) == {(layer, int(token)) for layer in range(layers + 1) for token in places}
     expected = {
-        ((layer + 1, i), (layer, j)): weights[layer, i, j]
-        for layer in range(layers)
-        for i in range(n)
-        for j in range(n)
+        ((layer + 1, int(places[i])), (layer, int(places[j]))): weights[layer, i, j]
+        for layer, i, j in np.ndindex(weights.shape)
         if weights[layer, i, j] > 0
     }
     capacities = networkx.get_edge_attributes(graph, "capacity")
@@ -37,52 +37,23 @@ def test_edges_are_the_weights_that_are_not_0(
         assert capacity == pytest.approx(expected[edge], rel=1e-12)
 
 
-@given(attention=attentions(dtypes=(np.float64,)), data=st.data())
-def test_padded_tokens_are_no_nodes(attention: np.ndarray, data: st.DataObject) -> None:
-    n = attention.shape[-1]
-    places = data.draw(paddings(n))
-    padded, mask = pad(attention, places, n + 2, 0.5)
-    graph = jaxflow.attention_graph(padded, mask=mask)
-    names = {
-        (layer, token): (layer, int(places[token]))
-        for layer in range(len(attention) + 1)
-        for token in range(n)
-    }
-    expected = networkx.relabel_nodes(jaxflow.attention_graph(attention), names)
-    assert set(graph) == set(expected)
-    assert networkx.get_edge_attributes(graph, "capacity") == networkx.get_edge_attributes(
-        expected, "capacity"
-    )
-
-
-def test_the_sum_over_paths_is_rollout() -> None:
+def test_the_sum_over_paths_is_rollout_and_the_maximum_flow_is_flow() -> None:
     attention = attention_of("dense", 0, (3, 2, 4, 4))
-    graph = jaxflow.attention_graph(attention)
+    graph, flows = jaxflow.attention_graph(attention), jaxflow.flow(attention)[-1]
     paths = np.zeros((4, 4))
     for i, j in np.ndindex(4, 4):
         for path in networkx.all_simple_edge_paths(graph, (3, i), (0, j)):
             paths[i, j] += np.prod([graph.edges[edge]["capacity"] for edge in path])
+        value = networkx.maximum_flow_value(graph, (3, i), (0, j))
+        assert flows[i, j] == pytest.approx(value, abs=1e-9)
     np.testing.assert_allclose(jaxflow.rollout(attention)[-1], paths, atol=1e-14)
 
 
-def test_the_maximum_flow_is_flow() -> None:
-    attention = attention_of("dense", 0, (3, 2, 4, 4))
-    graph = jaxflow.attention_graph(attention)
-    flows = jaxflow.flow(attention)[-1]
-    for i, j in np.ndindex(4, 4):
-        value = networkx.maximum_flow_value(graph, (3, i), (0, j))
-        assert flows[i, j] == pytest.approx(value, abs=1e-9)
-
-
-def test_jax_and_float32_are_taken() -> None:
+def test_jax_arrays_are_taken_but_no_batches_and_no_traced_ones() -> None:
     attention = attention_of("dense", 1, (2, 2, 3, 3)).astype(np.float32)
     graph = jaxflow.attention_graph(jnp.asarray(attention), mask=jnp.ones(3, bool))
     assert networkx.utils.graphs_equal(graph, jaxflow.attention_graph(attention))
-
-
-def test_a_batch_or_a_traced_array_is_named() -> None:
-    attention = attention_of("dense", 2, (2, 2, 1, 3, 3))
     with pytest.raises(ValueError, match="attention must be that of one sentence"):
-        jaxflow.attention_graph(attention)
+        jaxflow.attention_graph(attention[None])
     with pytest.raises(ValueError, match="attention_graph needs values"):
-        jax.jit(jaxflow.attention_graph)(jnp.asarray(attention[0], jnp.float32))
+        jax.jit(jaxflow.attention_graph)(jnp.asarray(attention))

@@ -1,4 +1,4 @@
-"""Flow for a long time: a hundred thousand sentences, memory flat, every result the same again."""
+"""Flow for a long time: a hundred thousand sentences, memory flat, every result the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flow_graphs import KINDS, attention_of
+from attentions import FLOW_KINDS, attention_of
 
 import jaxflow
 
@@ -39,8 +39,8 @@ def resident() -> int:
 
 def sentences(n: int, layers: int = 4) -> np.ndarray:
     """`BATCH` attentions of all kinds, as a model would give them."""
-    rng, kinds = np.random.default_rng(n), itertools.cycle(sorted(KINDS))
-    batch = [attention_of(next(kinds), rng, layers, 1, n) for _ in range(BATCH)]
+    rng, kinds = np.random.default_rng(n), itertools.cycle(FLOW_KINDS)
+    batch = [attention_of(next(kinds), rng, (layers, 1, n, n)) for _ in range(BATCH)]
     return np.stack(batch).astype(np.float32)
 
 

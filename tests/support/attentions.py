@@ -11,6 +11,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 KINDS = ("dense", "peaky", "causal", "sparse", "uniform")
+#: Every kind that has ever broken a flow algorithm.
+FLOW_KINDS = (
+    *KINDS,
+    *("ties", "identity", "permutation", "pointers", "shuffles", "tiny", "hub"),
+)
 DTYPES = (np.float32, np.float64)
 # Layers, heads, tokens.
 SHAPES = ((1, 2, 1), (1, 3, 4), (3, 2, 5))
@@ -31,16 +36,37 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def attention_of(kind: str, seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a float64 attention ``[..., L, H, n, n]`` of one of the `KINDS`."""
-    rng = np.random.default_rng(seed)
+def _permutation(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    order = rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape[:-1]), axis=-1)
+    return np.eye(shape[-1])[order]
+
+
+def attention_of(kind: str, seed: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a float64 attention ``[..., L, H, n, n]`` of one of the `FLOW_KINDS`."""
+    rng, n = np.random.default_rng(seed), shape[-1]
     if kind == "uniform":
-        return np.full(shape, 1 / shape[-1])
-    if kind == "sparse":
+        return np.full(shape, 1 / n)
+    if kind == "identity":
+        return np.broadcast_to(np.eye(n), shape).copy()
+    if kind == "permutation":
+        return _permutation(rng, shape)
+    if kind == "pointers":  # every query has one key, some keys have many queries
+        return np.eye(n)[rng.integers(n, size=shape[:-1])]
+    if kind == "shuffles":  # few paths, all equally wide, many of which must be rerouted
+        return np.mean([_permutation(rng, shape) for _ in range(3)], axis=0)
+    if kind == "tiny":
+        weights = np.where(rng.random(shape) < 0.5, 1e-12, 0.0) + 1e-13 * rng.random(shape)
+        weights[..., 0] += 1 - weights.sum(-1)
+        return weights
+    if kind in ("sparse", "ties"):
         weights = rng.random(shape) * (rng.random(shape) < 0.4)
+        if kind == "ties":
+            weights = rng.integers(0, 3, shape).astype(float)
         weights[..., 0] += weights.sum(-1) == 0
         return weights / weights.sum(-1, keepdims=True)
-    scores = rng.normal(size=shape) * {"dense": 1, "causal": 2, "peaky": 10}[kind]
+    scores = rng.normal(size=shape) * {"dense": 1, "causal": 2, "peaky": 10, "hub": 2}[kind]
+    if kind == "hub":
+        scores[..., rng.integers(n)] += 4
     if kind == "causal":
         scores = np.where(np.tril(np.ones(shape[-2:], bool)), scores, -np.inf)
     return softmax(scores)
@@ -56,6 +82,12 @@ def pad(
     wide[..., ~np.isin(np.arange(width), places), :] = junk
     wide[..., places[:, None], places] = attention
     return wide, mask
+
+
+def pad_end(attention: np.ndarray, extra: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put `extra` padded tokens after the real ones."""
+    n = attention.shape[-1]
+    return pad(attention, np.arange(n), n + extra, 1 / (n + extra))
 
 
 def unpad(result: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -75,6 +107,14 @@ def attentions(
     shape, dtype = draw(st.sampled_from(SHAPES)), draw(st.sampled_from(dtypes))
     layers, heads, n = shape
     return attention_of(kind, seed, (*batch, layers, heads, n, n)).astype(dtype)
+
+
+@st.composite
+def flow_attentions(draw: st.DrawFn) -> np.ndarray:
+    """Attentions of any shape: flow compiles for none."""
+    kind, seed = draw(st.sampled_from(FLOW_KINDS)), draw(st.integers(0, 2**32 - 1))
+    layers, heads, n = (draw(st.integers(1, most)) for most in (6, 3, 8))
+    return attention_of(kind, seed, (layers, heads, n, n))
 
 
 @st.composite
