@@ -65,6 +65,20 @@ def read_config(run: Path, kind: type[FitConfig] = TrainConfig) -> FitConfig | N
         raise InputError(f"{path} cannot be used: {error}") from error
 
 
+def config_of(run: Path, data: Path | None = None) -> TrainConfig:
+    """Return how a run was trained, its corpus replaced by the one in `data` where that is given.
+
+    Raises
+    ------
+    InputError
+        If there is no run.
+    """
+    config = read_config(run)
+    if config is None:
+        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
+    return config if data is None else dataclasses.replace(config, data=data)
+
+
 class Journal:
     """Lines of metrics in ``metrics.jsonl``, and in ``pending.json`` those of no line yet.
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxflow.eval.benchmarks.timing import METHOD, Timing, ratio
-from jaxflow.eval.paper.evaluate import versions
 from jaxflow.eval.report.table import Column, Table
-from jaxflow.eval.report.text import to_json
+from jaxflow.eval.report.text import to_json, versions
 
 if TYPE_CHECKING:
     from rich.console import Console

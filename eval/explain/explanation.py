@@ -185,11 +185,11 @@ def explainer(
 
 
 def _sentence_scores(model: Model, scoring: Scoring) -> Callable[..., dict[str, Any]]:
-    """Prepare a model for scoring single sentences; compiled for every new padded length n.
+    """Return the function that scores single sentences, compiled for every new padded length n.
 
-    The function returned maps the numbers of a sentence ``[n]``, the unit ``[n]`` that each token
-    is a member of, the token and the unit that are read out, and the number of real tokens, to
-    float32 ``probabilities`` ``[C]`` of the readout, ``attention`` ``[L, H, n, n]``, ``raw`` and
+    It maps the numbers of a sentence ``[n]``, the unit ``[n]`` that each token is a member of, the
+    token and the unit that are read out, and the number of real tokens, to float32
+    ``probabilities`` ``[C]`` of the readout, ``attention`` ``[L, H, n, n]``, ``raw`` and
     ``rollout`` ``[L, n]`` (rows of the unit read out), ``gradient_norm`` and ``blank_out`` ``[n]``.
     """
     rolled = roll_up(model.config, model.params)

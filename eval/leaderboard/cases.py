@@ -60,18 +60,9 @@ class Cases:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """Some sentences of one padded length; `rows` says which, the rest of it fills the batch up.
+    """Sentences of one padded length, ``[B, n]`` and ``[B]`` as in `Cases`, filled up to B rows.
 
-    Attributes
-    ----------
-    rows
-        int ``[k]``, places among the cases.
-    tokens, mask
-        ``[B, n]``, k or more rows.
-    labels, readout
-        ``[B]``.
-    special
-        ``[B, n]``.
+    `rows`, int ``[k]``, are the places of the first k among the cases.
     """
 
     rows: NDArray[np.int64]
@@ -169,29 +160,14 @@ def agreement_cases(
     samples: int | None,
     seed: int,
 ) -> Cases:
-    """Draw sentences of an agreement corpus.
+    """Draw sentences of an agreement corpus: a run's own, or the folder `data`.
 
-    Parameters
-    ----------
-    run
-        The folder of the run, whose own corpus is taken where there is no `data`.
-    model
-        An agreement encoder.
-    data
-        A folder of ``numpred.*`` files.
-    split
-        None takes ``subjects``, whose subjects are known, where there are any, else ``test``.
-    samples, seed
-        How many, and of the draw; None takes 2,000, or all where there are fewer.
-
-    Raises
-    ------
-    InputError
-        If there is no run, corpus or split, or too few sentences.
+    A `split` of None takes ``subjects``, whose subjects are known, where there are any, else
+    ``test``. Raises `InputError` if there is no run, corpus or split, or too few sentences.
     """
-    from jaxflow.eval.paper.evaluate import config_of
     from jaxflow.train.config import PRESETS
     from jaxflow.train.data import load_splits
+    from jaxflow.train.run import config_of
 
     if run is None:
         config = dataclasses.replace(PRESETS["simple"], data=data)

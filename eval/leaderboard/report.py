@@ -12,9 +12,16 @@ import numpy as np
 
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
-from jaxflow.eval.paper.evaluate import versions
 from jaxflow.eval.report.table import Column, Section, Table, print_sections, to_markdown
-from jaxflow.eval.report.text import interval, json_text, layer_names, probability, short, to_json
+from jaxflow.eval.report.text import (
+    interval,
+    json_text,
+    layer_names,
+    probability,
+    short,
+    to_json,
+    versions,
+)
 from jaxflow.files import Content, write_together
 from jaxflow.models import Model
 

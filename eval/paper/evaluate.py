@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -18,15 +16,14 @@ from jaxflow.eval.paper.protocol import ProtocolConfig, choose, score_sentences
 from jaxflow.eval.paper.report import write_reports
 from jaxflow.eval.paper.scores import Scores
 from jaxflow.eval.paper.tables import Tables, build_tables
+from jaxflow.eval.report.text import versions
 from jaxflow.eval.score.target import Scoring, scoring_of
 from jaxflow.models import Model, load
 from jaxflow.train.batches import EncodedSplit, accuracies
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits
 from jaxflow.train.mesh import layout_of
-from jaxflow.train.run import read_config
-
-PACKAGES = ("jaxflow", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "numba", "networkx")
+from jaxflow.train.run import config_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,17 +36,6 @@ class Evaluation:
     scores: Scores
     scoring: Scoring
     files: tuple[Path, ...]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            found[package] = "unknown"
-    return found
 
 
 def evaluate(
@@ -191,20 +177,6 @@ def evaluate_run(
     model = load(run)
     splits = load_splits(config, model.whole_words)
     return evaluate(model, splits, config, protocol, out, report=report)
-
-
-def config_of(run: Path, data: Path | None = None) -> TrainConfig:
-    """Return how a run was trained, its corpus replaced by the one in `data` where that is given.
-
-    Raises
-    ------
-    InputError
-        If there is no run.
-    """
-    config = read_config(run)
-    if config is None:
-        raise InputError(f"no run at {run}: expected a folder that jaxflow train wrote")
-    return config if data is None else dataclasses.replace(config, data=data)
 
 
 def check_out(out: Path) -> None:

@@ -28,12 +28,12 @@ import numpy as np
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.claims import Claim, judge_claims
-from jaxflow.eval.paper.evaluate import versions
 from jaxflow.eval.paper.protocol import ProtocolConfig, choose, score_sentences
 from jaxflow.eval.paper.reference import SENTIMENT, SENTIMENT_CORRECTED
 from jaxflow.eval.paper.report import write_reports
 from jaxflow.eval.paper.scores import SentenceScores
 from jaxflow.eval.paper.tables import Tables, build_tables
+from jaxflow.eval.report.text import versions
 from jaxflow.eval.score.target import Replacement, Scoring, Target, scoring_of
 from jaxflow.eval.stats import Cell, summarise
 from jaxflow.models import Gpt2Config, Model
@@ -180,10 +180,8 @@ def evaluate_sst2(
     out
         Folder for ``tables.md``, ``tables.json``, ``tables.csv`` (the corrected protocol),
         ``scores.npz`` and ``config.json``.
-    made_with
-        For the record: how the model was made.
-    accuracy
-        By split, if it is known already.
+    made_with, accuracy
+        For the record how the model was made; by split, if it is known already.
     report
         Called with the number of sentences done and their total, of both protocols.
 

@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxflow.eval.paper.evaluate import versions
 from jaxflow.eval.plots.pronouns import draw_pronoun_agreement, draw_referents
 from jaxflow.eval.plots.style import save
 from jaxflow.eval.pronouns.agreement import Agreement, agreement
 from jaxflow.eval.pronouns.choice import Case, measure
 from jaxflow.eval.pronouns.report import case_record, to_markdown
 from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
-from jaxflow.eval.report.text import json_text
+from jaxflow.eval.report.text import json_text, versions
 from jaxflow.files import write_together
 
 if TYPE_CHECKING:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from importlib import metadata
 from os import PathLike, fspath
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.eval.stats import Cell
 
+_PACKAGES = ("jaxflow", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "numba", "networkx")
 #: What stands where a number is undefined.
 UNDEFINED = "n/a"
 
@@ -104,3 +107,14 @@ def to_json(value: Any) -> Any:
 def json_text(value: Any, *, indent: int | None = 2) -> str:
     """Return a value as JSON text without NaN literals; `indent` None makes it one line."""
     return json.dumps(to_json(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[package] = "unknown"
+    return found

@@ -20,13 +20,7 @@ import jax
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.evaluate import (
-    Evaluation,
-    config_of,
-    spread,
-    versions,
-    write_evaluation,
-)
+from jaxflow.eval.paper.evaluate import Evaluation, spread, write_evaluation
 from jaxflow.eval.paper.protocol import (
     ProtocolConfig,
     chosen_rows,
@@ -34,12 +28,13 @@ from jaxflow.eval.paper.protocol import (
     device_scores,
     token_scores,
 )
+from jaxflow.eval.report.text import versions
 from jaxflow.eval.sharded.files import Shard, ShardScores, read_shard, write_shard
 from jaxflow.models import Model, WordTokenizer, load
 from jaxflow.train.batches import EncodedSplit, encode_split, predict_split
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.corpus import StoredSplit, open_corpus
-from jaxflow.train.run import write_json
+from jaxflow.train.run import config_of, write_json
 
 Report = Callable[[int, int], None]
 # The sentences of a shard that are scored, and by split those whose right answers are counted.
