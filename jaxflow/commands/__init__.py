@@ -1,7 +1,7 @@
-"""The command ``jaxflow``: the one place that knows every room.
+"""The command ``jaxflow``: the only place that knows all packages.
 
-Each subcommand is a file of its own, whose options are the fields of a frozen dataclass. What they
-need is imported when they run, so that ``jaxflow --help`` is quick.
+Each subcommand is a file, whose options are the fields of a frozen dataclass. What a command needs
+is imported when it runs, so that ``jaxflow --help`` is quick.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jaxflow.commands.ending import told
+from jaxflow.commands._runtime import ended_by_signals, exit_status
 from jaxflow.errors import InputError
 
 __all__ = ["main"]
@@ -21,7 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     It is 0, 2 for unusable input, and 128 and the signal's number after SIGINT and SIGTERM.
     """
     from jaxflow.commands.parser import parse
-    from jaxflow.commands.signals import ended_by_signals
 
     try:
         with ended_by_signals():
@@ -29,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.run()
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         sys.stderr.close()
-    except (InputError, KeyboardInterrupt) as error:
-        if (status := told(error)) is not None:
+    except (InputError, KeyboardInterrupt, ModuleNotFoundError) as error:
+        if (status := exit_status(error)) is not None:
             return status
         raise
     return 0

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from jaxflow.commands._options import options
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.eval.score.attention import Attribution, SavedAttention
 
-__all__ = ["Attribute"]
-
 TOP = 5  # tokens that the summary names
 
 
-@dataclasses.dataclass(frozen=True)
+@options
 class Attribute:
     """Work out token attention for an attention that any framework saved, or that a model pays.
 
@@ -27,9 +25,9 @@ class Attribute:
     --model it is a text, a sentence a line, and the attention is the model's.
     """
 
-    attention_file: tyro.conf.Positional[Path]
+    attention_file: tyro.conf.Positional[Annotated[Path, "FILE"]]
     """The npz file, or the text."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    model: Annotated[str | None, "PATH|NAME"] = None
     """A model to read the text: a folder of a run or a published model, or a name on the Hugging
     Face hub."""
     words: bool = False
@@ -40,11 +38,11 @@ class Attribute:
     """The npz file to write, with the array 'token_attention'; by default FILE.METHOD.npz."""
     residual: float | None = None
     """Share of the residual connection, from 0 to 1; by default 0.5. Raw attention has none."""
-    heads: str | None = None
-    """mean, max, min or the index of one head; by default mean. Head rollout keeps all."""
-    layers: str | None = None
+    heads: Annotated[str | None, "mean|max|min|INDEX"] = None
+    """How heads are fused, or the index of one head; by default mean. Head rollout keeps all."""
+    layers: Annotated[str | None, "INDEX,..."] = None
     """Layers to keep, by their index from 0 at the bottom: 0,5; by default all."""
-    sources: str | None = None
+    sources: Annotated[str | None, "INDEX,..."] = None
     """Tokens whose embeddings are explained, by their index: 0; by default all."""
     threads: int | None = None
     """Threads for flow; by default all cores."""
@@ -60,7 +58,7 @@ class Attribute:
             write_attribution,
         )
 
-        options = AttributionOptions(
+        chosen = AttributionOptions(
             method=self.method,
             residual=self.residual,
             heads=_head(self.heads),
@@ -77,7 +75,7 @@ class Attribute:
         if out.absolute() == source.absolute() or (out.exists() and out.samefile(source)):
             raise InputError(f"out must be another file than {source}, which it would replace")
         saved = read_attention(source) if self.model is None else self._attention()
-        result = attribute(saved, options)
+        result = attribute(saved, chosen)
         write_attribution(out, result)
         for line in summary(result):
             print(line)
@@ -85,16 +83,16 @@ class Attribute:
 
     def _attention(self) -> SavedAttention:
         """Return the model's attention in the file's sentences."""
-        import jaxflow.commands.progress as progress
-        from jaxflow.commands.naming import named_model
-        from jaxflow.commands.sentences import read_sentences
+        import jaxflow.commands._console as console
+        from jaxflow.commands._console import read_sentences
+        from jaxflow.commands._runtime import named_model
         from jaxflow.eval.score.attention import attention_of
 
         sentences = read_sentences(self.attention_file)
         if not sentences:
             raise InputError(f"{self.attention_file} must hold a sentence a line, got none")
         model = named_model(None, self.model)
-        with progress.counting("reading") as report:
+        with console.counting("reading") as report:
             return attention_of(model, sentences, words=self.words, report=report)
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jaxflow.commands.heap import keep_heap
+import jaxflow.commands._console as terminal
+from jaxflow.commands._options import options
+from jaxflow.commands._runtime import keep_freed_memory
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.eval.benchmarks.record import Comparison
 
 
-@dataclasses.dataclass(frozen=True)
+@options
 class Benchmark:
     """Time the project against its peers on the same work.
 
@@ -29,19 +29,19 @@ class Benchmark:
     """The work."""
     full: bool = False
     """All sizes and kinds of attention, with more rounds; the better part of an hour."""
-    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    run_folder: Path | None = None
     """A trained run whose attention on the test sentences of its corpus is used for flow too."""
     data: Path | None = None
     """Use that of the bundled model instead, on the agreement corpus in this folder."""
     model: Path | None = None
     """A folder with a published BERT, DistilBERT or RoBERTa for the forward pass and loading; by
     default one of the 6-layer MiniLM's sizes with random parameters."""
-    tokens: str | None = None
+    tokens: Annotated[str | None, "NUMBER,..."] = None
     """Lengths of the sentences for flow and rollout, such as 9,20; by default several."""
     layers: int | None = None
     """Layers for flow and rollout; by default several."""
     json: Path | None = None
-    """Write the record to this file; ``-`` for stdout, with the tables on stderr."""
+    """Write the record to this .json file, or print it (-, or no file), the tables on stderr."""
 
     def run(self) -> None:
         """Time and print, a comparison at a time."""
@@ -50,7 +50,6 @@ class Benchmark:
         from jaxflow.eval.benchmarks.record import describe_machine, print_comparison, to_record
         from jaxflow.eval.benchmarks.timing import METHOD
         from jaxflow.eval.report.text import json_text
-        from jaxflow.files import write_together
 
         if self.run_folder is not None and self.data is not None:
             raise InputError("--run and --data name the sentences both: expected one of them")
@@ -60,7 +59,7 @@ class Benchmark:
             raise InputError(f"--model is for the benchmark models, got {self.what}")
         lengths = self._lengths()
         if self.what in ("all", "train", "models"):
-            keep_heap()  # as the commands that train do; PyTorch, in the same process, has it too
+            keep_freed_memory()  # for PyTorch in the same process, too
         machine = describe_machine()  # before the load is that of the benchmark
         stdout = self.json == Path("-")
         console = Console(highlight=False, stderr=stdout)
@@ -70,11 +69,8 @@ class Benchmark:
             print_comparison(console, comparison)
             found.append(comparison)
         text = json_text(to_record(found, machine))
-        if stdout:
-            sys.stdout.write(text)
-        elif self.json is not None:
-            write_together(self.json.parent, {self.json.name: text})
-            print(f"wrote {self.json}")
+        if self.json is not None:
+            terminal.save(self.json, text)
 
     def _comparisons(self, lengths: tuple[int, ...] | None) -> Iterator[Comparison]:
         from jaxflow.eval.benchmarks import encoders, flow, rollout

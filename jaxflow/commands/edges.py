@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+import jaxflow.commands._console as terminal
+from jaxflow.commands._options import options
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,13 +18,11 @@ if TYPE_CHECKING:
 
     from jaxflow.eval.score.attention import EdgeScores
 
-__all__ = ["Edges"]
-
 #: What a sentence is scored by where nothing else is asked for.
 USUAL = ("raw/rollout", "raw/flow", "norm/rollout", "alti/rollout", "gradient/product")
 
 
-@dataclasses.dataclass(frozen=True)
+@options
 class Edges:
     """List the edge weights and aggregators there are, or score sentences by some of them.
 
@@ -30,36 +30,32 @@ class Edges:
     alone is followed by rollout. Which of them to trust, jaxflow leaderboard says.
     """
 
-    sentences: tyro.conf.Positional[tuple[str, ...]] = ()
+    sentences: tyro.conf.Positional[Annotated[tuple[str, ...], "SENTENCE"]] = ()
     """Sentences to score, each one argument."""
-    by: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    by: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "EDGE/AGGREGATOR"]] = ()
     """A method; may be given several times. By default some of the usual ones."""
     layer: int = -1
     """The layer whose token is explained, from 0; by default the top one."""
-    run_folder: Annotated[str | None, tyro.conf.arg(name="run", metavar="PATH")] = None
+    run_folder: Annotated[str | None, "PATH"] = None
     """A folder that jaxflow train or jaxflow export wrote; by default the model that comes with
     jaxflow."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    model: Annotated[str | None, "PATH|NAME"] = None
     """A published model: its folder, or its name on the Hugging Face hub."""
     threads: int | None = None
     """Threads for attention flow; by default all cores."""
-    json: bool = False
-    """Print JSON: of each sentence its tokens, and the scores of all layers."""
+    json: Path | None = None
+    """Write JSON to this .json file, or print it (-): the scores of all layers."""
 
     def run(self) -> None:
         """List, or score and print."""
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        if not console.is_terminal:  # a file has no width that a table must fit
-            console = Console(highlight=False, width=200)
+        console = terminal.console()
         if not self.sentences:
             self._list(console)
             return
         found = self._score()
-        if self.json:
-            json.dump({"sentences": [_record(one) for one in found]}, sys.stdout, indent=2)
-            print()
+        if self.json is not None:
+            record = {"sentences": [_record(one) for one in found]}
+            terminal.save(self.json, json.dumps(record, indent=2) + "\n")
             return
         for one in found:
             _print(console, one, self.layer)
@@ -86,12 +82,11 @@ class Edges:
         print(f"aggregators: {', '.join(AGGREGATORS)}")
 
     def _score(self) -> list[EdgeScores]:
-        from jaxflow.commands.compiled import kept_programs
-        from jaxflow.commands.naming import named_model
+        from jaxflow.commands._runtime import compilation_cache, named_model
         from jaxflow.eval.score.attention import edge_method, score_sentence
 
         methods = [edge_method(name) for name in self.by or USUAL]
-        with kept_programs():
+        with compilation_cache():
             model = named_model(self.run_folder, self.model)
             layers = model.config.layers
             if not -layers <= self.layer < layers:

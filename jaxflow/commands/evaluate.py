@@ -5,26 +5,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-import jaxflow.commands.progress as progress
-from jaxflow.commands.hosts import HostOptions
-from jaxflow.commands.judging import ProtocolOptions, print_evaluation
+import jaxflow.commands._console as console
+from jaxflow.commands._options import (
+    HostOptions,
+    ProtocolOptions,
+    options,
+    print_evaluation,
+)
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.eval.paper.protocol import ProtocolConfig
 
-__all__ = ["Evaluate"]
 
-
-@dataclasses.dataclass(frozen=True)
+@options
 class Evaluate:
     """Judge a trained run: Tables 1 and 2 beside the paper's, and its claims."""
 
-    run_folder: tyro.conf.Positional[Path]
+    run_folder: tyro.conf.Positional[Annotated[Path, "RUN"]]
     """The run's folder, as jaxflow train left it."""
     out: Path | None = None
     """Folder for the results; by default evaluation/ in the run's folder."""
@@ -34,7 +36,7 @@ class Evaluate:
     """Of the sample, the random baseline and the bootstrap."""
     batch: int = 32
     """Sentences that the model scores at once; a small model needs many to fill an accelerator."""
-    options: ProtocolOptions = dataclasses.field(default_factory=ProtocolOptions)
+    judging: ProtocolOptions = dataclasses.field(default_factory=ProtocolOptions)
     shards: int | None = None
     """Work through all test sentences in that many shards, which several processes can share and
     which are not done again; without --processes: what is missing, then the tables."""
@@ -55,21 +57,21 @@ class Evaluate:
             with contextlib.nullcontext() if self.hosts.given else hold(out):
                 self._in_shards(out, self.shards)
             return
-        with hold(out), progress.counting("scoring") as report:
+        with hold(out), console.counting("scoring") as report:
             evaluation = evaluate_run(
                 self.run_folder, self._protocol(), out, data=self.data, report=report
             )
         print_evaluation(evaluation)
 
     def _protocol(self) -> ProtocolConfig:
-        return dataclasses.replace(self.options.config(self.seed), batch=self.batch)
+        return dataclasses.replace(self.judging.config(self.seed), batch=self.batch)
 
     def _in_shards(self, out: Path, shards: int) -> None:
         processes = self.hosts.join()
         from jaxflow.eval.sharded.run import open_sharded
 
         evaluation = open_sharded(self.run_folder, self._protocol(), out, shards, data=self.data)
-        with progress.timing("scoring") as report:
+        with console.counting("scoring") as report:
             evaluation.work(processes.index, processes.count, report)
         if not self.hosts.given:
             print_evaluation(evaluation.merge(out))

@@ -3,113 +3,117 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jaxflow.commands.images import ImageOptions, explain_picture
-from jaxflow.commands.judging import ScoringOptions
-from jaxflow.commands.naming import named_model
-from jaxflow.commands.sentences import read_sentences
+import jaxflow.commands._console as terminal
+from jaxflow.commands._options import ScoringOptions, options
+from jaxflow.commands._runtime import compilation_cache, named_model
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.eval.explain.explanation import Explanation
 
-__all__ = ["Explain"]
-
-PICTURED = 20  # sentences that one picture has room for
+PICTURED = 20  # sentences that fit one picture
 
 
-@dataclasses.dataclass(frozen=True)
+@options
+class ImageOptions:
+    """For a picture and a vision Transformer."""
+
+    heads: Annotated[str | None, "mean|max|min|INDEX"] = None
+    """How heads are fused in a picture's maps, or the index of one head; by default mean."""
+    discard: float | None = None
+    """Share of each layer's lowest attention that a picture's maps leave out, from 0 to below 1."""
+    readout: Literal["cls", "mean"] | None = None
+    """Whose row a picture's maps show: that of [CLS] or the mean of all patches; by default what
+    the model reads its classes off."""
+    occlusion: bool = False
+    """Hide each patch of a picture in turn, too: a forward pass a patch."""
+
+    def given(self) -> list[str]:
+        """Return the names of the options that were given."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return [field.name for field in fields if getattr(self, field.name)]
+
+
+@options
 class Explain:
-    """Say which tokens a prediction came from, by every method.
+    """Score the tokens that a prediction came from, by every method.
 
-    The model that comes with jaxflow predicts whether the verb that comes next is singular or
-    plural; for it, and for runs of jaxflow train, words, and punctuation too, are separated by
-    spaces. --model takes a published model instead: BERT, DistilBERT, RoBERTa or GPT-2, with
-    classes or as a language model (write [MASK] for a masked one). Without --html, --png and --json
-    it prints tables; --json's schema is in jaxflow.eval.explain.record. Blank-out runs the model
+    The bundled model predicts whether the next verb is singular or plural; for it, and for runs of
+    jaxflow train, words and punctuation are separated by spaces. --model takes a published model
+    instead: BERT, DistilBERT, RoBERTa or GPT-2, with classes or as a language model (write [MASK]
+    for a masked one). Without --html, --png and --json it prints tables. Blank-out runs the model
     once for every token: long texts take as much longer.
     """
 
-    sentences: tyro.conf.Positional[tuple[str, ...]] = ()
+    sentences: tyro.conf.Positional[Annotated[tuple[str, ...], "SENTENCE"]] = ()
     """Sentences up to their verb, each one argument: "the keys to the cabinet"."""
     file: Path | None = None
     """A file with further sentences, one a line, or - for standard input; empty lines do not
     count."""
-    run_folder: Annotated[str | None, tyro.conf.arg(name="run", metavar="PATH")] = None
-    """A folder that jaxflow train or jaxflow export wrote; by default the model that comes with
-    jaxflow."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    run_folder: Annotated[str | None, "PATH"] = None
+    """A folder of jaxflow train or jaxflow export; by default the bundled model."""
+    model: Annotated[str | None, "PATH|NAME"] = None
     """A published model: its folder, with config.json and model.safetensors, or its name on the
     Hugging Face hub."""
     words: bool = False
     """Join the pieces of a word, for a published model."""
     scoring: ScoringOptions = dataclasses.field(default_factory=ScoringOptions)
     image: Path | None = None
-    """A picture to explain with a vision Transformer, named with --model; writes the maps over it
-    to --png, by default beside the picture."""
+    """A picture to explain with a vision Transformer, named with --model; the maps over it go to
+    --png, by default beside the picture."""
     picture: ImageOptions = dataclasses.field(default_factory=ImageOptions)
-    cut: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Say what holds the flow to this token down: a word of the sentence or its index from 0.
-    May be given several times, and takes half a minute the first time on a new installation."""
+    cut: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "WORD|INDEX"]] = ()
+    """Print the minimum cut that limits the flow to this token: a word of the sentence or its index
+    from 0. May be given several times; the first time on a new installation takes half a minute."""
     html: Path | None = None
-    """Write a page that needs nothing else to this file."""
+    """Write an interactive page, complete in one file, or print it (-)."""
     png: Path | None = None
-    """Write a picture to this file, of at most 20 sentences."""
-    json: bool = False
-    """Print JSON."""
+    """Write a picture of at most 20 sentences, or print it (-)."""
+    json: Path | None = None
+    """Write JSON to this .json file, or print it (-, or no file)."""
 
     def run(self) -> None:
         """Explain, then print or write."""
         if self.image is not None:
             self._explain_image(self.image)
             return
-        if self.picture.given():
-            raise InputError(
-                f"{' and '.join(self.picture.given())} must be asked for with --image only"
-            )
+        if given := self.picture.given():
+            raise InputError(f"{' and '.join(given)} must be asked for with --image only")
         explanations = self._explain(self._all_sentences())
         if self.html is not None:
             from jaxflow.eval.explain.page import as_page
 
-            page = as_page(explanations).encode()
-            self._write(self.html, lambda path: _fill(path, page))
+            terminal.save(self.html, as_page(explanations))
         if self.png is not None:
             from jaxflow.eval.explain.picture import save_png
 
-            self._write(self.png, lambda path: save_png(explanations, path))
-        if self.json:
+            terminal.save(self.png, lambda path: save_png(explanations, path))
+        if self.json is not None:
             from jaxflow.eval.explain.record import as_json
 
-            sys.stdout.write(as_json(explanations))
-        elif self.html is None and self.png is None:
-            from rich.console import Console
-
+            terminal.save(self.json, as_json(explanations))
+        if self.html is self.png is self.json is None:
             from jaxflow.eval.explain.shade import NOTE
             from jaxflow.eval.explain.terminal import print_explanation
 
-            console = Console(highlight=False)
-            if not console.is_terminal:  # a file has no width that a table must fit
-                console = Console(highlight=False, width=200)
+            console = terminal.console()
             for explanation in explanations:
                 print_explanation(console, explanation)
                 print()
-            print(NOTE)
+            if console.color_system is not None:
+                print(NOTE)
 
     def _explain(self, sentences: list[str]) -> list[Explanation]:
-        import jaxflow.commands.progress as progress
-        from jaxflow.commands.compiled import kept_programs
         from jaxflow.eval.explain.explanation import explainer, with_cuts
 
-        with kept_programs():
-            model = named_model(self.run_folder, self.model)
+        with compilation_cache():
             explain = explainer(
-                model,
+                named_model(self.run_folder, self.model),
                 words=self.words,
                 target=self.scoring.target,
                 replacement=self.scoring.replacement,
@@ -118,7 +122,7 @@ class Explain:
                 explanations = [explain(sentences[0])]
             else:
                 explanations = []
-                with progress.counting("explaining") as report:
+                with terminal.counting("explaining") as report:
                     for sentence in sentences:
                         explanations.append(explain(sentence))
                         report(len(explanations), len(sentences))
@@ -127,22 +131,41 @@ class Explain:
         return explanations
 
     def _explain_image(self, image: Path) -> None:
+        """Classify a picture, write its maps over it and print a summary."""
         idle = ("sentences", "file", "run_folder", "words", "cut", "html", "json")
         given = [name.removesuffix("_folder") for name in idle if getattr(self, name)]
         given += [name for name, value in vars(self.scoring).items() if value]
         if given:
             raise InputError(f"{' and '.join(given)} must not be asked for with --image")
+        if self.model is None:
+            raise InputError(
+                "image needs --model with a vision Transformer: its folder or its name"
+            )
+        from jaxflow.eval.explain.image_summary import print_image_explanation
+        from jaxflow.eval.explain.overlay import save_overlay
+        from jaxflow.eval.explain.vision import VisionOptions, explain_image
+
+        heads = self.picture.heads or "mean"
+        chosen = VisionOptions(
+            readout=self.picture.readout,
+            heads=int(heads) if heads.lstrip("-").isdigit() else heads,
+            ratio=self.picture.discard or 0.0,
+        )
+        occlusion: Literal["mean"] | None = "mean" if self.picture.occlusion else None
+        found = explain_image(named_model(None, self.model), image, chosen, occlusion=occlusion)
         png = self.png or image.with_name(f"{image.stem}.overlay.png")
-        explain_picture(image, self.model, self.picture, png)
+        written = save_overlay(found, png)
+        print_image_explanation(terminal.console(), found)
+        terminal.print_written([written])
 
     def _all_sentences(self) -> list[str]:
         sentences = list(self.sentences)
         if self.file is not None:
-            sentences += read_sentences(self.file)
+            sentences += terminal.read_sentences(self.file)
         if self.png is not None and len(sentences) > PICTURED:
             raise InputError(
                 f"png must be asked for at most {PICTURED} sentences, got {len(sentences)}: a "
-                "picture has no room for more"
+                "picture has no space for more"
             )
         if not sentences:
             raise InputError(
@@ -150,13 +173,3 @@ class Explain:
                 'cabinet", or --file with some'
             )
         return sentences
-
-    def _write(self, path: Path, write: Callable[[Path], None]) -> None:
-        from jaxflow.files import write_together
-
-        (written,) = write_together(path.parent, {path.name: write})
-        print(f"wrote {written}", file=sys.stderr if self.json else sys.stdout)
-
-
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-__all__ = ["Export"]
+from jaxflow.commands._console import print_written
+from jaxflow.commands._options import options
 
 
-@dataclasses.dataclass(frozen=True)
+@options
 class Export:
     """Write a trained run as a small folder to hand on: safetensors, vocabulary, model card.
 
@@ -20,9 +20,9 @@ class Export:
     is read by jaxflow explain --run DIR and by jaxflow.models.load.
     """
 
-    run_folder: tyro.conf.Positional[Path]
+    run_folder: tyro.conf.Positional[Annotated[Path, "RUN"]]
     """The run's folder, as jaxflow train left it."""
-    out: tyro.conf.Positional[Path]
+    out: tyro.conf.Positional[Annotated[Path, "FOLDER"]]
     """The folder to write."""
     data: Path | None = None
     """Where the corpus lies now, if it has moved since training."""
@@ -33,5 +33,6 @@ class Export:
         """Measure and write."""
         from jaxflow.eval.io.export import export_run
 
-        for file in export_run(self.run_folder, self.out, data=self.data, precision=self.precision):
-            print(f"wrote {file}")
+        print_written(
+            export_run(self.run_folder, self.out, data=self.data, precision=self.precision)
+        )

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from jaxflow.commands.naming import named_model
+from jaxflow.commands._console import print_written
+from jaxflow.commands._options import options
+from jaxflow.commands._runtime import named_model
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Figures"]
-
 SENTENCE = "the key to the cabinets"  # the paper's kind of sentence
 
 
-@dataclasses.dataclass(frozen=True)
+@options
 class Figures:
     """Draw the paper's figures and tables from results and a model.
 
@@ -29,22 +28,22 @@ class Figures:
     the graph and the bars of a sentence from the run's model.
     """
 
-    results: tyro.conf.Positional[Path]
+    results: tyro.conf.Positional[Annotated[Path, "RESULTS"]]
     """A folder with tables.json, as jaxflow reproduce or jaxflow evaluate wrote it."""
-    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    run_folder: Path | None = None
     """The run's folder; by default run/ in RESULTS or the folder above, as those commands leave
     it, else the model that comes with jaxflow."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    model: Annotated[str | None, "PATH|NAME"] = None
     """A published model for the figures of a sentence: its folder or its name on the hub."""
     words: bool = False
     """Join the pieces of a word, for a published model."""
-    sentence: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    sentence: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "SENTENCE"]] = ()
     """A sentence up to its verb; may be given several times. By default "the key to the
     cabinets"."""
     out: Path | None = None
     """Folder for the figures; by default figures/ in RESULTS."""
-    format: str = "svg"
-    """svg, pdf and png, separated by commas."""
+    format: Annotated[str, "svg,pdf,png"] = "svg"
+    """File formats, separated by commas."""
 
     def run(self) -> None:
         """Draw all that there is something to draw from."""
@@ -83,8 +82,7 @@ class Figures:
             left_out.append(f"a sentence: {error}")
         with hold(out):
             files = write_figures(out, figures, formats)
-        for path in files:
-            print(f"wrote {path}")
+        print_written(files)
         for line in left_out:
             print(f"jaxflow: left out, figures of {line}", file=sys.stderr)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jaxflow.commands.compiled import kept_programs
-from jaxflow.commands.heap import keep_heap
-from jaxflow.commands.judging import ScoringOptions
+import jaxflow.commands._console as terminal
+from jaxflow.commands._options import ScoringOptions, options
+from jaxflow.commands._runtime import compilation_cache, keep_freed_memory
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     from jaxflow.eval.leaderboard.scoring import Programs
     from jaxflow.models import Model
 
-__all__ = ["Leaderboard"]
-
 MOST = 30  # methods on a terminal
 SHOWN = 30  # sentences on the page
 
 
-@dataclasses.dataclass(frozen=True)
+@options
 class Leaderboard:
     """Judge every method on the same sentences: edge weights, aggregators, gradients, baselines.
 
@@ -33,21 +31,21 @@ class Leaderboard:
     cost, with intervals and paired tests. Several runs of one corpus are seeds of one board.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], "RUN"]] = ()
     """Folders that jaxflow train wrote; by default the model that comes with jaxflow, which needs
     --data."""
     data: Path | None = None
     """A folder of numpred.* files (agreement), or of train.tsv and dev.tsv with --model."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="PATH|NAME")] = None
+    model: Annotated[str | None, "PATH|NAME"] = None
     """A published model with classes, judged on the sentences of dev.tsv in --data."""
-    split: str | None = None
+    split: Annotated[str | None, "SPLIT"] = None
     """Which sentences of an agreement corpus: by default subjects, whose subjects are known, where
     there are any, else test."""
     samples: int | None = None
     """Sentences, drawn at random; by default 2000, or all where there are fewer."""
     seed: int = 0
     """Of that draw, the random baseline, the bootstrap and the tests."""
-    sort: str = "comprehensiveness_area"
+    sort: Annotated[str, "MEASURE"] = "comprehensiveness_area"
     """The measure to sort by."""
     out: Path | None = None
     """Folder for leaderboard.md, .json, .parquet and .html, critical-difference.svg and layers.svg;
@@ -61,7 +59,7 @@ class Leaderboard:
         from jaxflow.eval.leaderboard.board import MEASURES
         from jaxflow.train.lock import hold
 
-        keep_heap()
+        keep_freed_memory()
         if self.sort not in MEASURES:
             raise InputError(f"sort must be one of {', '.join(MEASURES)}, got {self.sort!r}")
         out = self.out or Path("runs") / "leaderboard"
@@ -69,8 +67,6 @@ class Leaderboard:
             self._judge(out)
 
     def _judge(self, out: Path) -> None:
-        from rich.console import Console
-
         from jaxflow.eval.leaderboard.report import print_summary, write_board
         from jaxflow.eval.leaderboard.scoring import Programs
         from jaxflow.eval.leaderboard.summary import summarise_boards
@@ -78,7 +74,7 @@ class Leaderboard:
 
         boards, models, names = [], [], []
         programs = None
-        with kept_programs():
+        with compilation_cache():
             for name, model, cases in self._runs_with_cases():
                 if programs is None or not programs.fit(model):
                     chosen = scoring_of(model, self.scoring.target, self.scoring.replacement)
@@ -87,10 +83,7 @@ class Leaderboard:
                 models.append(model)
                 names.append(name)
         summary = summarise_boards(boards, key=self.sort, seed=self.seed)
-        console = Console(highlight=False)
-        if not console.is_terminal:  # a file has no width that a table must fit
-            console = Console(highlight=False, width=160)
-        print_summary(console, summary, MOST)
+        print_summary(terminal.console(160), summary, MOST)
         print(f"{chosen.describe()}.")
         config = {
             "runs": names,
@@ -100,8 +93,9 @@ class Leaderboard:
             **chosen.record(),
             "model": models[0].config.to_dict(),
         }
-        for path in write_board(out, summary, boards, names, models[0], config, shown=SHOWN):
-            print(f"wrote {path}")
+        terminal.print_written(
+            write_board(out, summary, boards, names, models[0], config, shown=SHOWN)
+        )
 
     def _runs_with_cases(self) -> list[tuple[str, Model, Cases]]:
         """Load every run with its sentences."""
@@ -132,7 +126,6 @@ class Leaderboard:
     def _board(self, name: str, model: Model, cases: Cases, programs: Programs) -> Board:
         import contextlib
 
-        import jaxflow.commands.progress as progress
         from jaxflow.eval.leaderboard.board import run_board
 
         with contextlib.ExitStack() as stack:
@@ -141,7 +134,7 @@ class Leaderboard:
             def report(what: str, done: int, total: int) -> None:
                 if what not in shown:
                     stack.close()
-                    shown[what] = stack.enter_context(progress.counting(f"{name}: {what}"))
+                    shown[what] = stack.enter_context(terminal.counting(f"{name}: {what}"))
                 shown[what](done, total)
 
             options: dict[str, Any] = {"programs": programs, "report": report}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-import jaxflow.commands.progress as progress
+import jaxflow.commands._console as terminal
+from jaxflow.commands._options import options
 
-__all__ = ["ReproducePronouns"]
 
-
-@dataclasses.dataclass(frozen=True)
+@options
 class ReproducePronouns:
     """Mask a pronoun and say which referent the model means, and which one attention comes from.
 
@@ -21,11 +20,11 @@ class ReproducePronouns:
     the referent that the model prefers, over the pairs of sentences that come with jaxflow.
     """
 
-    model: str = "bert-base-uncased"
+    model: Annotated[str, "PATH|NAME"] = "bert-base-uncased"
     """A masked language model (BERT, DistilBERT or RoBERTa): its folder, or its name on the hub."""
     schemas: Path | None = None
     """A file of sentences to count; by default the 50 pairs that come with jaxflow."""
-    sentence: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    sentence: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "SENTENCE"]] = ()
     """A sentence of your own to show: "Ann met Paul near [MASK] car. | Ann=her | Paul=his". May be
     given several times."""
     out: Path | None = None
@@ -35,9 +34,7 @@ class ReproducePronouns:
 
     def run(self) -> None:
         """Measure, print and write."""
-        from rich.console import Console
-
-        from jaxflow.commands.compiled import kept_programs
+        from jaxflow.commands._runtime import compilation_cache
         from jaxflow.eval.pronouns.report import print_pronouns
         from jaxflow.eval.pronouns.schemas import SHIPPED, parse_schema, read_schemas
         from jaxflow.eval.pronouns.study import study, write_study
@@ -48,9 +45,9 @@ class ReproducePronouns:
         schemas = read_schemas(self.schemas or SHIPPED)  # refused before a model is fetched
         out = self.out or Path("runs") / f"pronouns-{_plain_name(self.model)}"
         with hold(out):
-            with kept_programs():
+            with compilation_cache():
                 model = load(self.model, head="masked-lm")
-                with progress.counting("pronouns") as count:
+                with terminal.counting("pronouns") as count:
                     done = study(
                         model,
                         schemas,
@@ -63,13 +60,9 @@ class ReproducePronouns:
                         report=count,
                     )
             files = write_study(out, done)
-            console = Console(highlight=False)
-            if not console.is_terminal:  # a file has no width that a table must fit
-                console = Console(highlight=False, width=200)
-            print_pronouns(console, done.paper, done.own, done.found, len(done.cases))
+            print_pronouns(terminal.console(), done.paper, done.own, done.found, len(done.cases))
             print()
-            for file in files:
-                print(f"wrote {file}")
+            terminal.print_written(files)
 
 
 def _name(model: str) -> str:

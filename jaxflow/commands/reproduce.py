@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import jaxflow.commands.progress as progress
-from jaxflow.commands.heap import keep_heap
-from jaxflow.commands.judging import ProtocolOptions, print_evaluation
-from jaxflow.commands.training import TrainOptions
+import jaxflow.commands._console as console
+from jaxflow.commands._options import (
+    ProtocolOptions,
+    TrainOptions,
+    options,
+    print_evaluation,
+)
+from jaxflow.commands._runtime import keep_freed_memory
 
-__all__ = ["Reproduce"]
 
-
-@dataclasses.dataclass(frozen=True)
+@options
 class Reproduce:
     """Train an encoder and print the paper's Tables 1 and 2 beside its own.
 
     Without options it trains on the built-in grammar, which takes a few minutes on two cores.
-    Further experiments, each with options of its own: jaxflow reproduce sst2 (Table 3), jaxflow
+    Further experiments, each with options of its own: jaxflow reproduce sst2 (Table 3) and jaxflow
     reproduce pronouns (Figure 4).
     """
 
@@ -33,14 +35,14 @@ class Reproduce:
         from jaxflow.train.lock import hold
         from jaxflow.train.loop import train
 
-        keep_heap()
+        keep_freed_memory()
         config = self.training.config()
         protocol = self.judging.config(config.seed)
         out = self.out or Path("runs") / f"{config.corpus}-seed{config.seed}"
         with hold(out):
-            with progress.training() as report:
+            with console.training() as report:
                 result = train(config, out / "run", report)
-            with progress.counting("scoring") as count:
+            with console.counting("scoring") as count:
                 evaluation = evaluate(
                     result.model,
                     result.held_out,

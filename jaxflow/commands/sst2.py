@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import jaxflow.commands.progress as progress
-from jaxflow.commands.heap import keep_heap
-from jaxflow.commands.judging import ScoringOptions
+import jaxflow.commands._console as terminal
+from jaxflow.commands._options import ScoringOptions, options
+from jaxflow.commands._runtime import keep_freed_memory
 
 if TYPE_CHECKING:
     from jaxflow.train.config import FineTuneConfig
 
-__all__ = ["ReproduceSst2"]
 
-
-@dataclasses.dataclass(frozen=True)
+@options
 class ReproduceSst2:
     """Print the paper's Table 3, by its authors' protocol and by a corrected one, beside its own.
 
@@ -28,7 +26,7 @@ class ReproduceSst2:
     data: Path | None = None
     """A folder with train.tsv and dev.tsv of sentence<TAB>label lines; by default glue/sst2, which
     is fetched."""
-    model: str = "distilbert-base-uncased-finetuned-sst-2-english"
+    model: Annotated[str, "PATH|NAME"] = "distilbert-base-uncased-finetuned-sst-2-english"
     """BERT or one of its kin: a folder, or a name on the hub."""
     out: Path | None = None
     """Folder for the results, with the fine-tuning run inside; by default runs/sst2-MODEL."""
@@ -73,7 +71,7 @@ class ReproduceSst2:
         from jaxflow.train.lock import hold
         from jaxflow.train.sst2 import load_sst2
 
-        keep_heap()
+        keep_freed_memory()
         config = self._finetuning()
         given: dict[str, Any] = {"samples": self.samples, "paper_samples": self.paper_samples}
         protocol = Sst2Config(
@@ -96,7 +94,7 @@ class ReproduceSst2:
             model, accuracy, seconds = load(self.model), None, None
             tuned = model.config.head != "classification"
             if tuned:
-                with progress.training() as report:
+                with terminal.training() as report:
                     result = finetune(model, corpus, config, out / "run", report)
                 model, held_out = result.model, result.held_out
                 accuracy, seconds = result.accuracy, result.seconds
@@ -107,7 +105,7 @@ class ReproduceSst2:
             )
             if not tuned:
                 held_out = encode_held_out(corpus, model, config.positions)
-            with progress.counting("scoring") as count:
+            with terminal.counting("scoring") as count:
                 evaluation = evaluate_sst2(
                     model,
                     held_out,
@@ -136,8 +134,7 @@ class ReproduceSst2:
             if tuned:
                 place = out / "run" / "model"
                 print(f"fine-tuned {(seconds or 0) / 60:.1f} minutes; model in {place}")
-            for file in evaluation.files:
-                print(f"wrote {file}")
+            terminal.print_written(evaluation.files)
 
     def _finetuning(self) -> FineTuneConfig:
         from jaxflow.train.config import SST2

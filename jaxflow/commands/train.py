@@ -6,10 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jaxflow.commands.progress as progress
-from jaxflow.commands.heap import keep_heap
-from jaxflow.commands.hosts import HostOptions
-from jaxflow.commands.training import TrainOptions
+import jaxflow.commands._console as console
+from jaxflow.commands._options import HostOptions, TrainOptions, options
+from jaxflow.commands._runtime import keep_freed_memory
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,16 +17,14 @@ if TYPE_CHECKING:
     from jaxflow.train.loop import TrainResult
     from jaxflow.train.mesh import Layout
 
-__all__ = ["Train"]
 
-
-@dataclasses.dataclass(frozen=True)
+@options
 class Train:
     """Train an agreement encoder; a run that was cut off goes on from its last checkpoint."""
 
     out: Path
     """The run's folder."""
-    options: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+    training: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     devices: int | None = None
     """Train on that many devices, each with its part of every batch; by default all."""
     shard_params: bool = False
@@ -36,7 +33,7 @@ class Train:
 
     def run(self) -> None:
         """Train, and print the accuracy on every split that was not trained on."""
-        keep_heap()
+        keep_freed_memory()
         with self.hosts.together() as processes:
             config, result = self._train(processes)
         if processes.index:
@@ -62,12 +59,12 @@ class Train:
 
         begun = by_first(stored)
         config = by_each(
-            lambda: self.options.config(None if begun is None else TrainConfig.from_dict(begun))
+            lambda: self.training.config(None if begun is None else TrainConfig.from_dict(begun))
         )
         layout = by_each(lambda: self._layout(processes))
         if processes.index:
             return config, train(config, self.out, layout=layout)
-        with progress.training() as report:
+        with console.training() as report:
             return config, train(config, self.out, report, layout=layout)
 
     def _layout(self, processes: Processes) -> Layout:

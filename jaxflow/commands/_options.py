@@ -1,0 +1,256 @@
+"""How options are declared, and those that several commands share."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, dataclass_transform
+
+import tyro
+
+from jaxflow.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxflow.eval.paper.evaluate import Evaluation
+    from jaxflow.eval.paper.protocol import ProtocolConfig
+    from jaxflow.train.config import TrainConfig
+    from jaxflow.train.distributed import Processes
+
+T = TypeVar("T")
+_METAVARS = {Path: "PATH", int: "NUMBER", float: "NUMBER", str: "TEXT"}
+
+
+@dataclass_transform(frozen_default=True)
+def options(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass whose help shows values and defaults as people write them.
+
+    The text of an option is the string after its field. ``Path | None`` shows as PATH, a `Literal`
+    as its choices, a string in ``Annotated[..., "NAME|PATH"]`` as itself; a default that says
+    nothing (None, False, an empty tuple) is not shown: the text says what happens by default.
+    """
+    texts = _field_texts(cls)
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        if name not in texts:  # a group of options
+            continue
+        inner, marks = _unwrap(hint)
+        metavar = next((mark for mark in marks if isinstance(mark, str)), None)
+        if metavar is None and inner is not bool:
+            metavar = _metavar(inner)
+        shown = tyro.conf.arg(
+            # A field cannot be called like the method `run`.
+            name="run" if name == "run_folder" else None,
+            help=texts[name],
+            metavar=metavar,
+            help_behavior_hint=lambda default: (
+                "" if default in ("None", "False", "") else f"(default: {default})"
+            ),
+        )
+        cls.__annotations__[name] = Annotated[hint, shown]
+    return dataclasses.dataclass(frozen=True)(cls)
+
+
+def _field_texts(cls: type) -> dict[str, str]:
+    """Return the string after each field of a class, on one line."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    found = {}
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return found
+
+
+def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return a field's type without None, tuples and marks, and its marks."""
+    marks: tuple[Any, ...] = ()
+    while True:
+        if typing.get_origin(hint) is Annotated:
+            hint, *found = typing.get_args(hint)
+            marks += tuple(found)
+        elif typing.get_origin(hint) in (types.UnionType, typing.Union):
+            (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
+        elif typing.get_origin(hint) is tuple:
+            hint = typing.get_args(hint)[0]
+        else:
+            return hint, marks
+
+
+def _metavar(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "|".join(map(str, typing.get_args(hint)))
+    return _METAVARS[hint]
+
+
+@options
+class TrainOptions:
+    """Without them the corpus decides; a run that was begun keeps its own."""
+
+    data: Path | None = None
+    """A folder of numpred.* files, or the table agr_50_mostcommon_10K.tsv(.gz)."""
+    corpus: Literal["synthetic", "simple", "full"] | None = None
+    """The corpus; by default the one in the data folder, or the built-in grammar."""
+    seed: int | None = None
+    """Seed of the parameters, the data's order, dropout and the synthetic corpus."""
+    epochs: int | None = None
+    """Passes over the training sentences."""
+    batch: int | None = None
+    """Sentences a step."""
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW."""
+    weight_decay: float | None = None
+    """Weight decay of the matrices."""
+    dropout: float | None = None
+    """Dropout rate inside the model."""
+    word_dropout: float | None = None
+    """Share of words replaced by [UNK] in training."""
+    attractor_share: float | None = None
+    """Share of the sentences drawn from the further ones with attractors, where there are any."""
+    compute: Literal["float32", "bfloat16"] | None = None
+    """Floating-point type of a training step."""
+    flow_weight: float | None = None
+    """Weight of the regulariser that raises the subject noun's share of the flow to [CLS]; 0 leaves
+    it out."""
+    layers: int | None = None
+    """Blocks of the encoder."""
+    num_heads: int | None = None
+    """Attention heads of each block."""
+    width: int | None = None
+    """Width of the embeddings."""
+    causal: bool = False
+    """Train a decoder: no word attends to later ones, and the class is read off the last word."""
+    positions: int | None = None
+    """Longest sentence in tokens, with [CLS]."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints."""
+
+    def config(self, stored: TrainConfig | None = None) -> TrainConfig:
+        """Return the run's configuration: the options over what is stored, or over a preset.
+
+        Raises
+        ------
+        InputError
+            If corpus and data do not go together, or a value is impossible.
+        """
+        from jaxflow.train.config import PRESETS
+
+        given = {
+            field.name.removeprefix("num_"): value
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if (value := getattr(self, field.name)) is not None and value is not False
+        }
+        if stored is not None:
+            return dataclasses.replace(stored, **given)
+        given["corpus"] = self.corpus or _corpus_in(self.data)
+        if given["corpus"] == "simple" and self.data is None:
+            raise InputError(
+                "corpus simple is read from a folder of numpred.* files: name it with --data"
+            )
+        return dataclasses.replace(PRESETS[given["corpus"]], **given)
+
+
+def _corpus_in(data: Path | None) -> Literal["synthetic", "simple", "full"]:
+    if data is None:
+        return "synthetic"
+    if data.is_file() or any(data.glob("agr_50_mostcommon_10K.tsv*")):
+        return "full"
+    return "simple"
+
+
+@options
+class ScoringOptions:
+    """What gradients are taken of, and what replaces a token that is blanked out."""
+
+    target: Literal["difference", "log-odds", "probability", "predicted", "last"] | None = None
+    """What gradients are taken of: difference is p0 - p1, the default of two classes; log-odds and
+    probability are of the explained output, log-odds the default of other models; predicted and
+    last are logits."""
+    replacement: Literal["mask", "unk"] | None = None
+    """What replaces a token that is blanked out: the mask token, the default of a pretrained model
+    that has one, or the token for unknown words, the default of others."""
+
+
+@options
+class ProtocolOptions(ScoringOptions):
+    """Which sentences are scored, on which tokens, and how."""
+
+    samples: int | None = None
+    """Test sentences to score, drawn at random; by default all, but at most 2000."""
+    no_special_tokens: bool = False
+    """Leave [CLS] out of the tokens that are correlated."""
+    min_tokens: int = 1
+    """Leave out sentences with fewer tokens, counted with [CLS]."""
+    threads: int | None = None
+    """Threads for attention flow; by default all cores."""
+
+    def config(self, seed: int) -> ProtocolConfig:
+        """Return the protocol's configuration."""
+        from jaxflow.eval.paper.protocol import ProtocolConfig
+
+        return ProtocolConfig(
+            samples=self.samples,
+            seed=seed,
+            special_tokens=not self.no_special_tokens,
+            min_tokens=self.min_tokens,
+            threads=self.threads,
+            target=self.target,
+            replacement=self.replacement,
+        )
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the tables and claims of an evaluation."""
+    from rich.console import Console
+
+    from jaxflow.commands._console import print_written
+    from jaxflow.eval.paper.report import print_report
+
+    print_report(Console(), evaluation.tables, evaluation.claims, accuracy=evaluation.accuracy)
+    print(f"{evaluation.scoring.describe()}.")
+    print()
+    print_written(evaluation.files)
+
+
+@options
+class HostOptions:
+    """How one process of several finds the others."""
+
+    cluster: bool = False
+    """Let JAX find the other processes: under Slurm, Open MPI, Kubernetes or on Cloud TPU."""
+    coordinator: Annotated[str | None, "HOST:PORT"] = None
+    """Address of process 0; with --processes and --process."""
+    processes: int | None = None
+    """Number of processes."""
+    process: int | None = None
+    """Index of this process, from 0."""
+
+    @property
+    def given(self) -> bool:
+        """Whether this is one process of several."""
+        return self != HostOptions()
+
+    def join(self) -> Processes:
+        """Join the other processes; to be called before JAX is used."""
+        from jaxflow.train.distributed import join
+
+        return join(**dataclasses.asdict(self))  # type: ignore[call-overload]
+
+    @contextmanager
+    def together(self) -> Iterator[Processes]:
+        """Join the others for work that all do together, as `jaxflow.commands._runtime.joined`."""
+        from jaxflow.commands._runtime import joined
+
+        if self.processes is not None and self.coordinator is None and not self.cluster:
+            raise InputError(
+                "processes that train one model must find each other: add --coordinator HOST:PORT, "
+                "or use --cluster instead"
+            )
+        with joined(**dataclasses.asdict(self)) as processes:  # type: ignore[call-overload]
+            yield processes
