@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
-from jaxflow.commands.compiled import kept_programs
+from jaxflow.commands._runtime import compilation_cache
 
 
 @pytest.fixture
@@ -14,10 +14,10 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
+    jax_cache.reset_cache()
     yield tmp_path / "jaxflow" / "compiled"
     jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
+    jax_cache.reset_cache()
 
 
 def compile_something(number):
@@ -35,7 +35,7 @@ def compile_something(number):
 def test_programs_are_kept_in_the_block_only(cache, monkeypatch):
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     compile_something(1)
-    with kept_programs():
+    with compilation_cache():
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         compile_something(2)
     kept = sorted(cache.iterdir())
@@ -48,7 +48,7 @@ def test_programs_are_kept_in_the_block_only(cache, monkeypatch):
 
 def test_a_cache_that_cannot_be_written_is_none(cache, tmp_path):
     (tmp_path / "jaxflow").write_text("in the way")
-    with kept_programs():
+    with compilation_cache():
         assert jax.config.jax_compilation_cache_dir is None
         compile_something(4)
 
@@ -56,7 +56,7 @@ def test_a_cache_that_cannot_be_written_is_none(cache, tmp_path):
 def test_the_users_own_folder_is_left_in_place(cache, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
     try:
-        with kept_programs():
+        with compilation_cache():
             assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
     finally:
@@ -64,6 +64,6 @@ def test_the_users_own_folder_is_left_in_place(cache, tmp_path):
 
 
 def test_an_error_leaves_nothing_changed(cache):
-    with pytest.raises(KeyError), kept_programs():
+    with pytest.raises(KeyError), compilation_cache():
         raise KeyError
     assert jax.config.jax_compilation_cache_dir is None

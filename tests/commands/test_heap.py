@@ -8,8 +8,8 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from jaxflow.commands.heap import keep_heap
-if sys.argv[1] == "keep" and not keep_heap():
+from jaxflow.commands._runtime import keep_freed_memory
+if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit("nobody to tell")
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

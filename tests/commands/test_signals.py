@@ -9,7 +9,7 @@ import time
 import pytest
 
 from jaxflow.commands import main
-from jaxflow.commands.signals import ended_by_signals
+from jaxflow.commands._runtime import ended_by_signals
 from jaxflow.errors import InputError
 from jaxflow.files import write_together
 from jaxflow.stopping import Stopped

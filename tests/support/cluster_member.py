@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxflow.commands.hosts import HostOptions
+from jaxflow.commands._options import HostOptions
 from jaxflow.errors import InputError
 from jaxflow.train.mesh import AXIS, layout_of
 

@@ -159,7 +159,7 @@ def _import_all() -> None:
         "typeguard",
         "tyro.extras",
         "jaxflow.commands.parser",
-        "jaxflow.commands.signals",
+        "jaxflow.commands._runtime",
         "jaxflow.edges._attention",
         "jaxflow.eval.paper.evaluate",
         "jaxflow.eval.plots.leaderboard",

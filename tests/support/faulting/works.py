@@ -98,7 +98,7 @@ def write_reviews(inputs: str) -> None:
 
 def prepare() -> int:
     """Prepare a corpus as the first training run of a machine does, and return the exit status."""
-    from jaxflow.commands.signals import ended_by_signals
+    from jaxflow.commands._runtime import ended_by_signals
     from jaxflow.errors import InputError
     from jaxflow.stopping import Stopped
     from jaxflow.train.corpus import load_corpus

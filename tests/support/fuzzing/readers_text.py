@@ -15,8 +15,8 @@ from typing import Any
 
 from fuzzing.cases import Case, Reader
 from fuzzing.mutate_text import mutate_bytes, mutate_case, mutate_text
+from jaxflow.commands._console import read_sentences
 from jaxflow.commands.parser import parse
-from jaxflow.commands.sentences import read_sentences
 from jaxflow.eval.pronouns.schemas import parse_schema, read_schemas
 from jaxflow.train.formats import read_full, read_labelled, read_simple, read_subjects
 
