@@ -3,7 +3,7 @@
 import pytest
 from small_corpus import write_small_corpus
 
-from jaxflow.commands import main, progress
+from jaxflow.commands import _console, main
 from jaxflow.train.loop import Progress
 
 
@@ -28,7 +28,7 @@ def test_a_weight_that_is_refused(tmp_path, monkeypatch, capfd, options, part):
 
 
 def test_the_share_is_shown_beside_the_loss(capfd):
-    with progress.training() as report:
+    with _console.training() as report:
         report(Progress(1, 10, loss=0.5, accuracy=0.75))
         report(Progress(10, 10, loss=0.25, accuracy=0.875, subject_share=0.4375))
     plain, regularised = capfd.readouterr().err.splitlines()
