@@ -23,8 +23,7 @@ from jaxflow.eval.plots.style import (
     look,
     new_figure,
 )
-from jaxflow.eval.pronouns.agreement import BASELINES, Agreement
-from jaxflow.eval.pronouns.choice import METHODS, Case
+from jaxflow.eval.pronouns.cases import BASELINES, METHODS, Agreement, Case
 from jaxflow.eval.report.text import layer_names
 from jaxflow.eval.stats import Share
 

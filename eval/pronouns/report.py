@@ -1,21 +1,31 @@
-"""The numbers of masked pronouns as text: on a terminal, as Markdown and for JSON."""
+"""The study of masked pronouns: measure, print, and write its tables and figures."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxflow.eval.pronouns.agreement import Agreement, Correlation, Rows
-from jaxflow.eval.pronouns.choice import METHODS, Case
-from jaxflow.eval.report.text import interval, json_text, layer_names, short
+from jaxflow.eval.pronouns.cases import (
+    METHODS,
+    Agreement,
+    Case,
+    Correlation,
+    Rows,
+    agreement,
+    measure,
+)
+from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
+from jaxflow.eval.report.table import Section, Table, escaped, print_sections, to_markdown
+from jaxflow.eval.report.text import interval, json_text, layer_names, short, versions
 from jaxflow.eval.stats import Share
+from jaxflow.files import Content, write_together
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-__all__ = ["Section", "case_record", "print_pronouns", "sections", "to_markdown"]
 
 NOTES = (
     "A method prefers the referent from which more reaches the mask, the model the one whose "
@@ -30,31 +40,117 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Section:
-    """A title, what to say under it, and a table: names of columns, then lines of as many texts."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """The results of a model.
 
-    title: str
-    text: str
-    head: Sequence[str] = ()
-    lines: Sequence[Sequence[str]] = ()
+    Attributes
+    ----------
+    paper
+        The paper's two sentences.
+    own
+        Further sentences of the user; shown, not counted.
+    cases
+        The sentences that are counted.
+    found
+        The agreement over `cases`.
+    config
+        What it was made with.
+    """
+
+    paper: tuple[Case, ...]
+    own: tuple[Case, ...]
+    cases: tuple[Case, ...]
+    found: Agreement
+    config: Mapping[str, Any]
 
 
-def sections(
-    paper: Sequence[Case], own: Sequence[Case], found: Agreement, count: int
-) -> list[Section]:
-    """Say all there is to say, a section a table.
+def study(
+    model: Any,
+    schemas: Sequence[Schema],
+    *,
+    own: Sequence[Schema] = (),
+    described: Mapping[str, Any] | None = None,
+    residual: float = 0.5,
+    threads: int | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Study:
+    """Measure the paper's sentences, those that are counted, and further ones.
 
     Parameters
     ----------
-    paper, own
-        Sentences whose weights are shown.
-    found
-        The agreement over the `count` sentences that are counted.
-    count
-        How many those are.
+    model
+        A masked language model.
+    schemas
+        The sentences to count.
+    own
+        Further sentences, which are shown like the paper's.
+    described
+        Where the model and the sentences are from, for the files.
+    residual, threads, report
+        As for `jaxflow.eval.pronouns.cases.measure`.
+
+    Raises
+    ------
+    InputError
+        If the model or a sentence is not usable, or there is none to count.
     """
-    parts = [_of_case(case) for case in (*paper, *own)]
+    paper = read_schemas(PAPER)
+    every = [*paper, *own, *schemas]
+    cases = measure(model, every, residual=residual, threads=threads, report=report)
+    shown, first = len(paper), len(paper) + len(own)
+    config = {**(described or {}), "residual": residual, "architecture": model.config.to_dict()}
+    return Study(cases[:shown], cases[shown:first], cases[first:], agreement(cases[first:]), config)
+
+
+def write_study(out: Path, done: Study) -> list[Path]:
+    """Write ``pronouns.md``, ``pronouns.json``, ``config.json`` and the figures, or none of them.
+
+    ``figure4.svg`` has the paper's sentences, ``agreement.svg`` the shares by layer, and
+    ``sentences.svg`` the further sentences, if there are any.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    """
+    from jaxflow.eval.plots.pronouns import draw_pronoun_agreement, draw_referents
+    from jaxflow.eval.plots.style import save
+
+    made_with = {"config": done.config, "versions": versions()}
+    content = {
+        "paper": [case_record(case) for case in done.paper],
+        "own": [case_record(case) for case in done.own],
+        "agreement": done.found,
+        "sentences": [case_record(case) for case in done.cases],
+        **made_with,
+    }
+    files: dict[str, Content] = {
+        "pronouns.md": markdown(done, made_with),
+        "pronouns.json": json_text(content),
+        "config.json": json_text(made_with),
+        "figure4.svg": partial(save, draw_referents(done.paper), form="svg"),
+        "agreement.svg": partial(save, draw_pronoun_agreement(done.found), form="svg"),
+    }
+    if done.own:
+        files["sentences.svg"] = partial(save, draw_referents(done.own), form="svg")
+    return write_together(out, files)
+
+
+def print_study(console: Console, done: Study) -> None:
+    """Print all sections; tables wider than the console go on in parts of some layers each."""
+    print_sections(console, [*sections(done), Section(note=NOTES)])
+
+
+def markdown(done: Study, made_with: Mapping[str, Any]) -> str:
+    """Write all sections, and what they were made with, as a Markdown document."""
+    title = "Which referent a masked pronoun takes"
+    return to_markdown(title, [Section(text=NOTES), *sections(done)], made_with, escape=escaped)
+
+
+def sections(done: Study) -> list[Section]:
+    """Return all results, a section a table."""
+    found, count = done.found, len(done.cases)
     first, intended = found.model_first, found.model_intended
     model = (
         f"{count} sentences. The model prefers the referent that stands first in {_with_n(first)}"
@@ -63,156 +159,24 @@ def sections(
         model += f", and the one that people mean in {_with_n(intended)} that have one"
     if found.undecided:
         model += f"; both pronouns are equally probable in {found.undecided}, which are left out"
-    parts.append(_shares("Same referent as the model", f"{model}.", found.sentences, 0.5))
     n = found.turned.baselines["first"].n
     pairs = f"{n} pairs in which the model prefers the first referent once and the second once."
-    title = "Same referents as the model in both sentences of a pair in which it turns"
-    parts.append(_shares(title, pairs, found.turned, 0.25))
-    lines = []
-    for name, cells in found.correlations.items():
-        lines.append([name, *(short(cell.rho) for cell in cells)])
-        lines.append(["95 %", *map(_interval, cells)])
-    layers = layer_names(len(found.correlations["raw"]))
-    parts.append(
+    rhos = {name: [(cell.rho, cell) for cell in row] for name, row in found.correlations.items()}
+    return [
+        *map(_of_case, (*done.paper, *done.own)),
+        _shares("Same referent as the model", f"{model}.", found.sentences, 0.5),
+        _shares(
+            "Same referents as the model in both sentences of a pair in which it turns",
+            pairs,
+            found.turned,
+            0.25,
+        ),
         Section(
             "Spearman's correlation of the difference of weights with the log-odds",
             "Over the sentences; the difference is relative to the sum of both weights.",
-            ["", *layers],
-            lines,
-        )
-    )
-    return parts
-
-
-def _of_case(case: Case) -> Section:
-    schema = case.schema
-    said = ", ".join(
-        f"{filler} ({name}) {_probability(value)}"
-        for filler, name, value in zip(
-            schema.fillers, schema.referents, case.probabilities, strict=True
-        )
-    )
-    share = 1 / (1 + math.exp(-case.log_odds)) if abs(case.log_odds) < 700 else case.log_odds > 0
-    said += f"; between the two {short(share)} and {short(1 - share)}"
-    lines = []
-    for method in METHODS:
-        for which, name in enumerate(schema.referents):
-            weights = case.weights[method][:, which]
-            lines.append([f"{method}, {name}", *map(_weight, weights.tolist())])
-    layers = layer_names(len(case.weights["raw"]))
-    return Section(schema.sentence, f"Model: {said}.", ["", *layers], lines)
-
-
-def _shares(title: str, text: str, rows: Rows, chance: float) -> Section:
-    lines = []
-    for name, cells in rows.methods.items():
-        lines.append([name, *(short(cell.share) for cell in cells)])
-        lines.append(["95 %", *map(_interval, cells)])
-    baselines = [f"{NAMES[name]} {_with_interval(cell)}" for name, cell in rows.baselines.items()]
-    text = f"{text} Baselines: {', '.join(baselines)}, chance {short(chance)}.{_ties(rows)}"
-    layers = layer_names(len(rows.methods["raw"]))
-    return Section(title, text, ["", *layers], lines)
-
-
-def _ties(rows: Rows) -> str:
-    counted = [
-        f"{name} {', '.join(f'L{place} {cell.ties}' for place, cell in cells)}"
-        for name, row in rows.methods.items()
-        if (cells := [(place, cell) for place, cell in enumerate(row, start=1) if cell.ties])
+            _with_intervals(rhos),
+        ),
     ]
-    counted += [f"{NAMES[name]} {cell.ties}" for name, cell in rows.baselines.items() if cell.ties]
-    return f" Ties, left out of the shares: {'; '.join(counted)}." if counted else " No ties."
-
-
-def _probability(value: float) -> str:
-    """Three decimals, or the power of ten of what they would not show."""
-    return _weight(value) if value >= 0.001 else f"{value:.1e}"
-
-
-def _weight(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
-
-
-def _interval(cell: Share | Correlation) -> str:
-    return interval(cell.ci95).replace(" ", "")  # so that more layers fit side by side
-
-
-def _with_interval(cell: Share) -> str:
-    return f"{short(cell.share)} {interval(cell.ci95)}"
-
-
-def _with_n(cell: Share) -> str:
-    return f"{_with_interval(cell)} of {cell.n}"
-
-
-def to_markdown(
-    paper: Sequence[Case],
-    own: Sequence[Case],
-    found: Agreement,
-    count: int,
-    made_with: Mapping[str, Any],
-) -> str:
-    """Return all sections, and what they were made with, as a Markdown document."""
-    blocks = ["# Which referent a masked pronoun takes", NOTES]
-    for section in sections(paper, own, found, count):
-        rows = [section.head, ["---"] * len(section.head), *section.lines]
-        grid = "\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in rows)
-        blocks += [f"## {_escaped(section.title)}", _escaped(section.text), grid]
-    blocks += ["## Made with", f"```json\n{json_text(made_with)}```"]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _escaped(text: str) -> str:
-    """Keep what a sentence of a user holds from being read as markup."""
-    for mark in ("\\", "|", "*", "_", "`", "<", "["):
-        text = text.replace(mark, f"\\{mark}")
-    return text
-
-
-def print_pronouns(
-    console: Console,
-    paper: Sequence[Case],
-    own: Sequence[Case],
-    found: Agreement,
-    count: int,
-) -> None:
-    """Print all sections; tables wider than the console go on in blocks of layers."""
-    from rich.text import Text
-
-    def say(text: str, style: str = "") -> None:
-        # As Text, because [MASK] is no markup; a file has no width to break lines at.
-        console.print(Text(text, style), soft_wrap=not console.is_terminal)
-
-    for section in sections(paper, own, found, count):
-        say(section.title, "bold")
-        say(section.text)
-        _print_table(console, section, Text)
-        say("")
-    say(NOTES, "dim")
-
-
-def _print_table(console: Console, section: Section, text: Callable[..., Any]) -> None:
-    from rich.table import Table
-
-    rows = [section.head, *section.lines]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(section.head))]
-    start = 1
-    while start < len(widths):
-        stop = start + 1
-        while (
-            stop < len(widths)
-            and widths[0] + sum(width + 1 for width in widths[start : stop + 1]) <= console.width
-        ):
-            stop += 1
-        table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-        table.add_column(text(""), no_wrap=True, min_width=widths[0])
-        for column in range(start, stop):
-            table.add_column(section.head[column], justify="right", min_width=widths[column])
-        for row in section.lines:
-            style = "dim" if row[0] == "95 %" else ""
-            table.add_row(text(row[0]), *map(text, row[start:stop]), style=style)
-        console.print(table)
-        start = stop
 
 
 def case_record(case: Case) -> dict[str, Any]:
@@ -232,3 +196,61 @@ def case_record(case: Case) -> dict[str, Any]:
         "column_sums": case.column_sums,
         "distances": case.distances,
     }
+
+
+def _of_case(case: Case) -> Section:
+    schema = case.schema
+    fillers = ", ".join(
+        # A power of ten where three decimals would show nothing.
+        f"{filler} ({name}) {_weight(value) if value >= 0.001 else f'{value:.1e}'}"
+        for filler, name, value in zip(
+            schema.fillers, schema.referents, case.probabilities, strict=True
+        )
+    )
+    share = 1 / (1 + math.exp(-case.log_odds)) if abs(case.log_odds) < 700 else case.log_odds > 0
+    text = f"Model: {fillers}; between the two {short(share)} and {short(1 - share)}."
+    rows = [
+        [f"{method}, {name}", *map(_weight, case.weights[method][:, which].tolist())]
+        for method in METHODS
+        for which, name in enumerate(schema.referents)
+    ]
+    layers = layer_names(len(case.weights["raw"]))
+    return Section(schema.sentence, text, Table.of(["", *layers], rows))
+
+
+def _shares(title: str, text: str, rows: Rows, chance: float) -> Section:
+    baselines = [
+        f"{NAMES[name]} {short(cell.share)} {interval(cell.ci95)}"
+        for name, cell in rows.baselines.items()
+    ]
+    text = f"{text} Baselines: {', '.join(baselines)}, chance {short(chance)}.{_ties(rows)}"
+    shares = {name: [(cell.share, cell) for cell in row] for name, row in rows.methods.items()}
+    return Section(title, text, _with_intervals(shares))
+
+
+def _with_intervals(rows: Mapping[str, Sequence[tuple[float, Share | Correlation]]]) -> Table:
+    lines: list[list[Any]] = []
+    for name, row in rows.items():
+        lines.append([name, *(value for value, _ in row)])
+        # Without the blank more layers fit side by side.
+        lines.append(["95 %", *(interval(cell.ci95).replace(" ", "") for _, cell in row)])
+    head = ["", *layer_names(len(rows["raw"]))]
+    return Table.of(head, lines, styles=["", "dim"] * len(rows))
+
+
+def _ties(rows: Rows) -> str:
+    counted = [
+        f"{name} {', '.join(f'L{place} {cell.ties}' for place, cell in cells)}"
+        for name, row in rows.methods.items()
+        if (cells := [(place, cell) for place, cell in enumerate(row, start=1) if cell.ties])
+    ]
+    counted += [f"{NAMES[name]} {cell.ties}" for name, cell in rows.baselines.items() if cell.ties]
+    return f" Ties, left out of the shares: {'; '.join(counted)}." if counted else " No ties."
+
+
+def _weight(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _with_n(cell: Share) -> str:
+    return f"{short(cell.share)} {interval(cell.ci95)} of {cell.n}"

@@ -35,9 +35,8 @@ class ReproducePronouns:
     def run(self) -> None:
         """Measure, print and write."""
         from jaxflow.commands._runtime import compilation_cache
-        from jaxflow.eval.pronouns.report import print_pronouns
+        from jaxflow.eval.pronouns.report import print_study, study, write_study
         from jaxflow.eval.pronouns.schemas import SHIPPED, parse_schema, read_schemas
-        from jaxflow.eval.pronouns.study import study, write_study
         from jaxflow.models import load
         from jaxflow.train.lock import hold
 
@@ -60,7 +59,7 @@ class ReproducePronouns:
                         report=count,
                     )
             files = write_study(out, done)
-            print_pronouns(terminal.console(), done.paper, done.own, done.found, len(done.cases))
+            print_study(terminal.console(), done)
             print()
             terminal.print_written(files)
 

@@ -10,8 +10,7 @@ import pytest
 import tiny_masked
 
 from jaxflow.commands import main
-from jaxflow.eval.pronouns.agreement import BASELINES
-from jaxflow.eval.pronouns.choice import METHODS
+from jaxflow.eval.pronouns.cases import BASELINES, METHODS
 from jaxflow.eval.pronouns.schemas import read_schemas
 from jaxflow.models import save_pretrained, with_head
 

@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronouns.agreement import BASELINES, agreement
-from jaxflow.eval.pronouns.choice import METHODS, Case
+from jaxflow.eval.pronouns.cases import BASELINES, METHODS, Case, agreement
 from jaxflow.eval.pronouns.schemas import Schema
 from jaxflow.eval.stats import binomial_interval
 

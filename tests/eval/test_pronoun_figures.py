@@ -10,8 +10,7 @@ from matplotlib.colors import to_hex
 
 from jaxflow.eval.plots.pronouns import REFERENTS, draw_pronoun_agreement, draw_referents
 from jaxflow.eval.plots.style import LOOKS
-from jaxflow.eval.pronouns.agreement import agreement
-from jaxflow.eval.pronouns.choice import METHODS, Case
+from jaxflow.eval.pronouns.cases import METHODS, Case, agreement
 from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
 
 

@@ -1,4 +1,4 @@
-"""What is printed of masked pronouns: every number, whatever the width, and text as it stands."""
+"""The report on masked pronouns: every number, whatever the width, and text as it stands."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxflow.eval.pronouns.agreement import agreement
-from jaxflow.eval.pronouns.choice import METHODS, Case
-from jaxflow.eval.pronouns.report import case_record, print_pronouns, sections, to_markdown
+from jaxflow.eval.pronouns.cases import METHODS, Case, agreement
+from jaxflow.eval.pronouns.report import Study, case_record, markdown, print_study, sections
 from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
 
 LAYERS = 12
@@ -35,81 +34,69 @@ def case(schema, seed=0, log_probabilities=None, ties=()):
     )
 
 
-@pytest.fixture(scope="module")
-def paper():
-    return [case(schema, seed) for seed, schema in enumerate(read_schemas(PAPER))]
+def study_of(cases, paper=(), own=()):
+    return Study(tuple(paper), tuple(own), tuple(cases), agreement(cases), {})
 
 
 @pytest.fixture(scope="module")
-def found():
+def done():
     ties = [("flow", 3), ("flow", 11)]
-    return agreement(
-        [
-            case(schema, seed, ties=ties[: 2 - seed] if seed < 2 else ())
-            for seed, schema in enumerate(read_schemas())
-        ]
-    )
-
-
-def printed(width, *arguments):
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    print_pronouns(console, *arguments)
-    return re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    cases = [
+        case(schema, seed, ties=ties[: 2 - seed] if seed < 2 else ())
+        for seed, schema in enumerate(read_schemas())
+    ]
+    return study_of(cases, [case(schema, seed) for seed, schema in enumerate(read_schemas(PAPER))])
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_no_number_is_lost_at_any_width(paper, found, width):
-    text = printed(width, paper, (), found, 100)
+def test_no_number_is_lost_at_any_width(done, width):
+    console = Console(file=io.StringIO(), width=width)
+    print_study(console, done)
+    text = console.file.getvalue()
     assert all(len(line) <= width for line in text.splitlines())
-    for section in sections(paper, (), found, 100):
-        for row in section.lines:
-            # The row's label comes once a block of layers; its numbers in order over all of them.
-            start = text.index(section.title[:30])
-            blocks = re.findall(rf"^{re.escape(row[0])} +(\S.*)$", text[start:], re.MULTILINE)
-            numbers = " ".join(blocks).split()
-            wanted = list(row[1:])
-            windows = [numbers[k : k + len(wanted)] for k in range(len(numbers) - len(wanted) + 1)]
-            if row[0] == "95 %":  # which several rows are called
-                assert set(wanted) <= set(numbers)
-            else:
-                assert wanted in windows
+    words = text.split()
+    for section in sections(done):
+        for row in section.table.texts():
+            assert set(row[1:]) <= set(words)
+        assert " ".join(section.title.split()) in " ".join(words)
 
 
-def test_the_numbers_are_those_of_the_case_and_the_agreement(paper, found):
-    one, *_, same, turned, correlation = sections(paper, (), found, 100)
-    assert one.head == ["", *(f"L{layer}" for layer in range(1, 13))]
-    assert [row[0] for row in one.lines] == [
+def test_the_numbers_are_those_of_the_case_and_the_agreement(done):
+    found, paper = done.found, done.paper
+    one, *_, same, turned, correlation = sections(done)
+    assert [column.title for column in one.table.columns] == [
+        "",
+        *(f"L{layer}" for layer in range(1, 13)),
+    ]
+    rows = one.table.texts()
+    assert [row[0] for row in rows] == [
         f"{method}, {name}" for method in METHODS for name in paper[0].schema.referents
     ]
-    for place, row in enumerate(one.lines):
+    for place, row in enumerate(rows):
         weights = paper[0].weights[METHODS[place // 2]][:, place % 2]
         assert [float(number) for number in row[1:]] == pytest.approx(weights, abs=5e-4)
-    for section, rows in ((same, found.sentences), (turned, found.turned)):
-        for method, row in zip(METHODS, section.lines[::2], strict=True):
-            shares = [cell.share for cell in rows.methods[method]]
+    for section, shown in ((same, found.sentences), (turned, found.turned)):
+        for method, row in zip(METHODS, section.table.texts()[::2], strict=True):
+            shares = [cell.share for cell in shown.methods[method]]
             assert [float(number) for number in row[1:]] == pytest.approx(shares, abs=5e-3)
         for name in ("column sum of A[1]", "nearest to the mask", "first in the sentence"):
             assert name in section.text
     rhos = [cell.rho for cell in found.correlations["flow"]]
-    assert [float(number) for number in correlation.lines[4][1:]] == pytest.approx(rhos, abs=5e-3)
+    assert [float(number) for number in correlation.table.texts()[4][1:]] == pytest.approx(
+        rhos, abs=5e-3
+    )
     assert "100 sentences. The model prefers the referent that stands first in" in same.text
     assert f"of {found.model_intended.n} that have one" in same.text
     assert f"{found.turned.baselines['first'].n} pairs in which" in turned.text
 
 
-def test_ties_are_said_where_there_are_any(found, paper):
-    *_, same, _, _ = sections(paper, (), found, 100)
+def test_ties_and_undecided_sentences_are_counted(done):
+    *_, same, _, _ = sections(done)
     assert "Ties, left out of the shares: flow L4 2, L12 1." in same.text
-    without = agreement([case(schema, seed) for seed, schema in enumerate(read_schemas())])
-    *_, same, _, _ = sections(paper, (), without, 100)
-    assert same.text.endswith("No ties.")
-
-
-def test_undecided_sentences_are_said(paper):
     even = case(read_schemas()[0], log_probabilities=(-2.0, -2.0))
-    every = [even, case(read_schemas()[1])]
-    *_, same, _, _ = sections(paper, (), agreement(every), 2)
+    *_, same, _, _ = sections(study_of([even, case(read_schemas()[1])]))
     assert "both pronouns are equally probable in 1, which are left out" in same.text
+    assert same.text.endswith("No ties.")
 
 
 @pytest.mark.parametrize(
@@ -121,23 +108,23 @@ def test_undecided_sentences_are_said(paper):
 )
 def test_small_probabilities_keep_their_size(first, second, text):
     each = case(read_schemas(PAPER)[0], log_probabilities=(first, second))
-    one, *_ = sections([each], (), agreement([each]), 1)
+    one, *_ = sections(study_of([each], [each]))
     assert text in one.text
 
 
-def test_markdown_takes_sentences_as_text(found, paper):
+def test_markdown_takes_sentences_as_text(done):
     schema = Schema("A|nn *met* <b>Paul</b> near [MASK] car.", ("A|nn", "Paul"), ("her", "his"))
-    page = to_markdown(paper, [case(schema)], found, 100, {"model": "x"})
+    page = markdown(study_of(done.cases, done.paper, [case(schema)]), {"model": "x"})
     assert r"## A\|nn \*met\* \<b>Paul\</b> near \[MASK] car." in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {LAYERS + 2}
 
 
-def test_a_record_holds_the_whole_case(paper):
-    (author, love) = map(case_record, paper)
+def test_a_record_holds_the_whole_case(done):
+    (author, love) = map(case_record, done.paper)
     assert author["referents"] == ("author", "Sara")
     assert author["intended"] is None
-    assert love["log_odds"] == pytest.approx(np.subtract(*paper[1].log_probabilities))
-    np.testing.assert_array_equal(love["weights"]["flow"], paper[1].weights["flow"])
+    assert love["log_odds"] == pytest.approx(np.subtract(*done.paper[1].log_probabilities))
+    np.testing.assert_array_equal(love["weights"]["flow"], done.paper[1].weights["flow"])
     turning = case_record(case(read_schemas()[1]))
     assert turning["intended"] == turning["referents"][1]

@@ -6,8 +6,7 @@ import pytest
 import tiny_masked
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, read_schemas
-from jaxflow.eval.pronouns.tokens import place
+from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, place, read_schemas
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronouns.choice import BATCH, METHODS, measure
+from jaxflow.eval.pronouns.cases import BATCH, METHODS, measure
 from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, read_schemas
 from jaxflow.models import BertConfig, Model, init, load, save_pretrained, with_head
 
