@@ -1,4 +1,4 @@
-"""What holds the flow to a token down: the cut between the readout at the top and that token."""
+"""The minimum cuts between the readout at the top layer and tokens of the sentence."""
 
 from __future__ import annotations
 
@@ -10,25 +10,14 @@ from numpy.typing import NDArray
 import jaxflow
 from jaxflow.errors import InputError
 
-__all__ = ["Bottleneck", "bottlenecks"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Bottleneck:
     """The minimum cut between the token read out at the top layer and one token of the sentence.
 
-    Attributes
-    ----------
-    token
-        Index of the token.
-    value
-        The flow to it: what the edges carry together.
-    edges
-        The cut nearest to the top, each edge ``(layer, query, key)``, all from 0.
-    words
-        Every edge in words, layers from 1: ``layer 4, [CLS] → keys``.
-    summary
-        All edges in one sentence.
+    `token` is its index, `value` the flow to it, which the edges carry together. `edges` is the cut
+    nearest to the top, each edge ``(layer, query, key)`` from 0; `words` each of them in words,
+    layers from 1 (``layer 4, [CLS] → keys``), and `summary` all in one sentence.
     """
 
     token: int
@@ -45,7 +34,7 @@ def bottlenecks(
     residual: float,
     readout: int = 0,
 ) -> tuple[Bottleneck, ...]:
-    """Find what holds the flow to some tokens down.
+    """Return the minimum cuts between the readout at the top layer and some tokens.
 
     Parameters
     ----------

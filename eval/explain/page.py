@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.explanation import METHODS, RESIDUAL, Explanation
-from jaxflow.eval.explain.shade import NOTE, ink, relative, shade, visible
-from jaxflow.eval.explain.terminal import headline, notes
+from jaxflow.eval.explain.text import headline, notes
+from jaxflow.eval.plots.style import NOTE, ink, relative, shade, visible
 from jaxflow.eval.report.text import short
 from jaxflow.html.content import Content, prepare
 from jaxflow.html.document import Section, write_page
-
-__all__ = ["MOST_VIEWS", "as_page"]
 
 #: How many sentences of a page get views of their own; the first ones do.
 MOST_VIEWS = 10
@@ -116,12 +114,12 @@ def _method(explanation: Explanation, name: str) -> str:
     for token, score, share in zip(explanation.tokens, scores, relative(scores), strict=True):
         paper = shade(share)
         kind = "token" if token.known else "token unknown"
-        told = f"{METHODS[name]}: {score:.6g}"
+        title = f"{METHODS[name]}: {score:.6g}"
         if token.seen != token.text:
-            told += f", read as {token.seen}"
+            title += f", read as {token.seen}"
         chips.append(
             f'<span class="{kind}" style="background:rgb{paper};color:rgb{ink(paper)}" '
-            f'title="{_text(told)}"><bdi>{_text(token.text)}</bdi><small>{score:.2g}</small></span>'
+            f'title="{_text(title)}"><bdi>{_text(token.text)}</bdi><small>{score:.2g}</small></span>'
         )
     # Isolated chips in a left-to-right row keep the order of the tokens whatever script they are.
     return (

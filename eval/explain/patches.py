@@ -1,8 +1,11 @@
-"""References for attributions of images, from the model itself: occlusion, and gradients."""
+"""Pictures as a vision model takes them, and occlusion and gradients as references."""
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -12,10 +15,134 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.pixels import vision_config
 from jaxflow.models import Model, ViTConfig
 
-__all__ = ["Fill", "occluded", "occlusion_maps", "patch_gradients", "probability_drop"]
+# Modes of 8 bits a channel, or of a palette of such colours; deeper ones Pillow would clip.
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
+
+# Of Pillow's formats those that pictures come in. Some of the others start programs (EPS).
+_FORMATS = (
+    "PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX",
+)  # fmt: skip
+# What any file may unfold to, and how many pixels a byte of a larger one may stand for.
+_PIXELS, _PIXELS_A_BYTE = 1 << 24, 1_000
+
+
+def vision_config(model: Model) -> ViTConfig:
+    """Return the configuration of a model that classifies images.
+
+    Raises
+    ------
+    InputError
+        If it is another model, or a ViT without a classification head.
+    """
+    if not isinstance(model.config, ViTConfig) or model.config.head != "classification":
+        raise InputError(
+            "model must be a vision Transformer that classifies images, got "
+            f"{type(model.config).__name__} with the head {model.config.head}"
+        )
+    return model.config
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read a picture of a usual format, the first frame where it has several.
+
+    PNG, JPEG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF, TGA, ICO and PCX.
+
+    Turned upright where its camera says how it was held; what is transparent becomes white.
+
+    Returns
+    -------
+    array
+        uint8 ``[height, width, 3]``, red, green and blue.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is no picture, has more than 8 bits a channel, or claims more
+        pixels than 16 million and 1,000 a byte.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # A picture of so many pixels that Pillow warns of an attack is not read at all.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Pillow, for some formats
+            Image.init()
+            known = [name for name in _FORMATS if name in Image.OPEN]
+            # Out of memory: a file asked for the 2 GB that a chunk claims makes room for them.
+            content = Path(path).read_bytes()
+            with Image.open(io.BytesIO(content), formats=known) as opened:
+                _check_size(path, opened.size, len(content))
+                opened.load()
+                picture = ImageOps.exif_transpose(opened)
+    except UnidentifiedImageError:
+        raise InputError(f"the picture {path} is of no format that can be read") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"the picture {path} is too large: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds for a damaged file
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        raise InputError(f"the picture {path} cannot be read: {reason}") from error
+    if picture.mode not in _MODES:
+        raise InputError(
+            f"the picture {path} must have 8 bits a channel, got Pillow's mode {picture.mode}: "
+            "convert it first"
+        )
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.array(picture.convert("RGB"))
+
+
+def _check_size(path: Path, size: tuple[int, int], stored: int) -> None:
+    """Refuse a picture that would take far more memory than its file can account for."""
+    pixels = size[0] * size[1]
+    if pixels > max(_PIXELS, _PIXELS_A_BYTE * stored):
+        raise InputError(
+            f"the picture {path} is too large: it claims {size[0]} x {size[1]} pixels in a file of "
+            f"{stored:,} bytes"
+        )
+
+
+def to_pixels(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.float32]:
+    """Resize a picture to the model's size and normalise it.
+
+    Parameters
+    ----------
+    picture
+        uint8 ``[height, width, 3]``.
+    config
+        The model's: 1 channel takes the picture's luminance, 3 its red, green and blue.
+
+    Returns
+    -------
+    array
+        float32 ``[H, W, C]``. The whole picture is taken, so one of other proportions is squashed,
+        as the image processors of published ViTs do it, with the same (bilinear) filter.
+
+    Raises
+    ------
+    InputError
+        If the model has another number of channels.
+    """
+    from PIL import Image
+
+    if config.channels not in (1, 3):
+        raise InputError(
+            f"model must take 1 or 3 channels to read a picture, got {config.channels}"
+        )
+    image: Any = Image.fromarray(picture)
+    image = image.convert("L" if config.channels == 1 else "RGB")
+    height, width = config.image
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    values = np.asarray(image, np.float32).reshape(height, width, config.channels) / 255
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    return np.asarray((values - mean) / std, np.float32)
+
 
 Fill = Literal["mean", "grey", "black"]
 """What a hidden patch shows: the image's own mean colour, the middle between black and white, or
@@ -25,21 +152,7 @@ _AT_ONCE = 64  # images the model sees at a time
 
 
 def occluded(pixels: NDArray, config: ViTConfig, fill: Fill = "mean") -> NDArray[np.float32]:
-    """Hide each patch of an image in turn.
-
-    Parameters
-    ----------
-    pixels
-        ``[H, W, C]``, normalised.
-    config
-        The model's: its patches and what pixels were normalised by.
-    fill
-        What a hidden patch shows.
-
-    Returns
-    -------
-    array
-        float32 ``[P, H, W, C]``, patches row by row.
+    """Return copies ``[P, H, W, C]`` of a normalised image with one patch hidden, row by row.
 
     Raises
     ------
@@ -64,24 +177,10 @@ def occluded(pixels: NDArray, config: ViTConfig, fill: Fill = "mean") -> NDArray
 def probability_drop(
     whole: NDArray[np.floating], without: NDArray[np.floating], label: int
 ) -> NDArray[np.float64]:
-    r"""How much a class's probability falls, from logits.
+    r"""Return how far a class's probability falls, :math:`p_y(x) - p_y(x_{-t})`, float64 ``[P]``.
 
-    Parameters
-    ----------
-    whole, without
-        Logits ``[C]`` of the image and ``[P, C]`` of its copies.
-    label
-        The class.
-
-    Returns
-    -------
-    array
-        float64 ``[P]``, negative where the probability rises.
-
-    Notes
-    -----
-    :math:`p_y(x) - p_y(x_{-t})`, worked out as the rise of all other classes together: a
-    probability near 1 is rounded to 1 in float32, and its falls to 0 or to the same few numbers.
+    From logits ``[C]`` of the image and ``[P, C]`` of its copies. Worked out as the rise of all
+    other classes together: a probability near 1 is rounded to 1 in float32.
     """
 
     def others(logits: NDArray) -> NDArray[np.float64]:
@@ -100,7 +199,7 @@ def occlusion_maps(
     fill: Fill = "mean",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
-    """Hide every patch of every image in turn, and see how far the class's probability falls.
+    """Hide every patch of every image in turn, and return how far the class's probability falls.
 
     Parameters
     ----------
@@ -111,14 +210,14 @@ def occlusion_maps(
     labels
         ``[S]``, the class of each image that is asked about.
     fill
-        As for `occluded`.
+        What a hidden patch shows.
     report
         Called with the number of images done and their total.
 
     Returns
     -------
     array
-        float64 ``[S, rows, columns]``, as `probability_drop` has it.
+        float64 ``[S, rows, columns]``, negative where the probability rises.
 
     Raises
     ------
@@ -146,17 +245,9 @@ def occlusion_maps(
 def patch_gradients(
     model: Model, pixels: NDArray[np.float32], labels: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """Norm of the gradient of the class's logit at each embedded patch.
+    """Return the norm of the gradient of the class's logit at each embedded patch.
 
-    Parameters
-    ----------
-    model, pixels, labels
-        As for `occlusion_maps`.
-
-    Returns
-    -------
-    array
-        float64 ``[S, rows, columns]``.
+    From pixels ``[S, H, W, C]`` and classes ``[S]`` to float64 ``[S, rows, columns]``.
 
     Raises
     ------

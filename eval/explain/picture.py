@@ -1,40 +1,49 @@
-"""Explanations as a PNG picture: one heat map a sentence, methods down, tokens across."""
+"""Explanations as PNG pictures: heat maps of sentences, and of patches over their image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from jaxflow.errors import InputError
 from jaxflow.eval.explain.explanation import METHODS, Explanation
-from jaxflow.eval.explain.shade import LONGEST, NOTE, clipped, ink, relative, shade
-from jaxflow.eval.explain.terminal import headline
-from jaxflow.eval.plots.style import GREY, SMALL, finish, new_figure, save
+from jaxflow.eval.explain.text import headline
+from jaxflow.eval.plots.style import (
+    GREY,
+    INK,
+    LONGEST,
+    NOTE,
+    SMALL,
+    TITLE,
+    clipped,
+    finish,
+    ink,
+    look,
+    new_figure,
+    relative,
+    save,
+    shade,
+)
+from jaxflow.files import write_together
 
 if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "save_png"]
+    from jaxflow.eval.explain.vision import ImageExplanation
+
 
 DPI = 150
 CELL = 0.72  # inches
 
 
 def draw(explanations: Sequence[Explanation]) -> Figure:
-    """Draw explanations below each other.
-
-    Parameters
-    ----------
-    explanations
-        At least one.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A figure of its own: nothing of matplotlib's global state is touched.
-    """
+    """Draw explanations, at least one, below each other."""
     longest = max(len(explanation.tokens) for explanation in explanations)
     height = 3.5
     figure = new_figure(2 + CELL * max(longest, 7), height * len(explanations) + 0.3)
@@ -77,3 +86,184 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
     sentence = clipped(explanation.text, max(14 * len(explanation.tokens), LONGEST))
     title = f"{sentence}\n{headline(explanation)}"
     axis.set_title(title, fontsize=10, loc="left", parse_math=False)
+
+
+# The colours that such tools are known for, without the false edges of "jet". The ends of the map
+# are too dark to be told from a dark picture, and are left out.
+_COLOURS, _ENDS = "turbo", (0.06, 0.92)
+OPACITY = 0.55
+_LEAST = 224  # pixels of a shown picture's longer side; smaller ones are enlarged
+_PANEL = 2.1  # inches
+
+
+def heat_colours() -> Colormap:
+    """Return the colours of heat, blue to red, as matplotlib takes them."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps[_COLOURS](np.linspace(*_ENDS, 256)))
+
+
+def enlarged(picture: NDArray[np.uint8], least: int = _LEAST) -> NDArray[np.uint8]:
+    """Repeat a small picture's pixels until its longer side has at least so many."""
+    times = -(-least // max(picture.shape[:2]))
+    return picture.repeat(times, 0).repeat(times, 1)
+
+
+def upsampled(
+    scores: NDArray[np.floating], size: tuple[int, int], *, smooth: bool = True
+) -> NDArray[np.float64]:
+    """Bring a map of patches ``[rows, columns]`` to a picture's height and width.
+
+    `smooth` interpolates linearly between the patches' middles; else every pixel has its patch's
+    score.
+    """
+    from PIL import Image
+
+    resampling = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    image = Image.fromarray(np.asarray(scores, np.float32))
+    return np.asarray(image.resize((size[1], size[0]), resampling), np.float64)
+
+
+def blended(
+    picture: NDArray[np.uint8],
+    scores: NDArray[np.floating],
+    *,
+    smooth: bool = True,
+    opacity: float = OPACITY,
+) -> NDArray[np.uint8]:
+    """Lay a heat map ``[rows, columns]`` over a picture uint8 ``[height, width, 3]``.
+
+    The lowest score is shown in the first colour and the highest in the last, whatever they are;
+    where all are equal there is only the first.
+
+    Raises
+    ------
+    InputError
+        If the scores are not finite numbers of rows and columns, or the opacity is out of range.
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 2 or not np.isfinite(scores).all():
+        raise InputError(f"scores must be finite numbers [rows, columns], got {scores.shape}")
+    if not 0 <= opacity <= 1:
+        raise InputError(f"opacity must be from 0 to 1, got {opacity}")
+    span = scores.max() - scores.min()
+    shares = (scores - scores.min()) / span if span > 0 else np.zeros_like(scores)
+    heat = upsampled(shares, picture.shape[:2], smooth=smooth).clip(0, 1)
+    colours: NDArray[np.float64] = heat_colours()(heat)[..., :3]
+    mixed = (1 - opacity) * picture + opacity * 255 * colours
+    return np.rint(mixed).astype(np.uint8)
+
+
+def draw_overlays(
+    explanation: ImageExplanation,
+    *,
+    methods: Sequence[str] | None = None,
+    smooth: bool = True,
+    opacity: float = OPACITY,
+    colour_bar: bool = True,
+) -> Figure:
+    """Draw the picture with its class, and beside it the heat of every method.
+
+    `methods` are some of its scores, None all; with `colour_bar` the range of the scores is written
+    under each map.
+    """
+    chosen = _chosen(explanation, methods)
+    picture = enlarged(explanation.picture)
+    height, width = picture.shape[:2]
+    tall = _PANEL * height / width
+    figure = new_figure(
+        _PANEL * (len(chosen) + 1), tall + 0.24 + (0.34 if colour_bar else 0.0), pad=0.05
+    )
+    axes = figure.subplots(1, len(chosen) + 1, squeeze=False)[0]
+    label = explanation.labels[explanation.prediction]
+    name = label if len(label) <= 24 else f"{label[:23]}…"
+    probability = explanation.probabilities[explanation.prediction]
+    _show(axes[0], picture, f"{name} ({probability:.2f})")
+    if colour_bar:
+        # Takes the room of a bar, so that all pictures are alike.
+        _bar(figure, axes[0], np.zeros((1, 1))).set_visible(False)
+    for axis, method in zip(axes[1:], chosen, strict=True):
+        scores = explanation.scores[method]
+        _show(
+            axis,
+            blended(picture, scores, smooth=smooth, opacity=opacity),
+            look(method).title,
+        )
+        if colour_bar:
+            _bar(figure, axis, scores)
+    return finish(figure)
+
+
+def save_overlay(
+    explanation: ImageExplanation,
+    path: Path,
+    *,
+    methods: Sequence[str] | None = None,
+    smooth: bool = True,
+    opacity: float = OPACITY,
+    colour_bar: bool = True,
+    bare: bool = False,
+) -> Path:
+    """Write the overlays as a PNG, or with `bare` the blended picture of one method alone.
+
+    Raises
+    ------
+    InputError
+        If a method is not in the explanation, `bare` is asked for with more than one, or the file
+        cannot be written.
+    """
+    if bare:
+        from PIL import Image
+
+        chosen = _chosen(explanation, methods)
+        if len(chosen) != 1:
+            raise InputError(f"bare must be asked for with one method, got {', '.join(chosen)}")
+        mixed = blended(
+            explanation.picture, explanation.scores[chosen[0]], smooth=smooth, opacity=opacity
+        )
+        writer = partial(Image.fromarray(mixed).save, format="png")
+    else:
+        figure = draw_overlays(
+            explanation, methods=methods, smooth=smooth, opacity=opacity, colour_bar=colour_bar
+        )
+        writer = partial(save, figure, form="png", dpi=DPI)
+    path = Path(path)
+    (written,) = write_together(path.parent, {path.name: writer})
+    return written
+
+
+def _chosen(explanation: ImageExplanation, methods: Sequence[str] | None) -> list[str]:
+    chosen = list(explanation.scores if methods is None else methods)
+    unknown = [name for name in chosen if name not in explanation.scores]
+    if unknown or not chosen:
+        raise InputError(
+            f"methods must be among {', '.join(explanation.scores)}, got "
+            f"{', '.join(unknown) or 'none'}"
+        )
+    return chosen
+
+
+def _show(axis: Any, picture: NDArray[np.uint8], title: str) -> None:
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_axis_off()
+    axis.set_title(title, fontsize=TITLE, color=INK, pad=4, parse_math=False)
+
+
+def _bar(figure: Figure, axis: Any, scores: NDArray[np.floating]) -> Any:
+    """Write the range of the scores under a map; return the bar's axes."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    low, high = float(scores.min()), float(scores.max())
+    scale = ScalarMappable(Normalize(low, high), heat_colours())
+    bar = figure.colorbar(scale, ax=axis, orientation="horizontal", fraction=0.06, pad=0.04)
+    bar.set_ticks(
+        [low, high], labels=[f"{low:.1g}" if abs(low) < high / 100 else f"{low:.2g}", f"{high:.2g}"]
+    )
+    bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2, labelcolor=INK)
+    left, right = bar.ax.get_xticklabels()
+    left.set_horizontalalignment("left")
+    right.set_horizontalalignment("right")
+    bar.outline.set_linewidth(0.4)
+    return bar.ax

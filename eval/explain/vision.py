@@ -12,17 +12,14 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.patches import Fill, occlusion_maps
-from jaxflow.eval.explain.pixels import read_picture, to_pixels, vision_config
+from jaxflow.eval.explain.patches import (
+    Fill,
+    occlusion_maps,
+    read_picture,
+    to_pixels,
+    vision_config,
+)
 from jaxflow.models import Model
-
-__all__ = [
-    "METHODS",
-    "ImageExplanation",
-    "VisionOptions",
-    "explain_image",
-    "patch_scores",
-]
 
 METHODS = ("raw", "rollout", "flow")
 
@@ -59,7 +56,7 @@ class VisionOptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageExplanation:
-    """What every method says of one image.
+    """The scores of one image by every method.
 
     Attributes
     ----------
@@ -108,14 +105,14 @@ def explain_image(
     methods: Sequence[str] = METHODS,
     occlusion: Fill | None = None,
 ) -> ImageExplanation:
-    """Classify a picture, and say which of its patches the class came from.
+    """Classify a picture, and score its patches by every method.
 
     Parameters
     ----------
     model
         A ViT with a classification head, see `jaxflow.models.load`.
     path
-        The picture, of a usual format, see `jaxflow.eval.explain.pixels.read_picture`.
+        The picture, of a usual format, see `jaxflow.eval.explain.patches.read_picture`.
     options
         How attention becomes a map; None takes the defaults.
     methods
@@ -168,7 +165,7 @@ def explain_image(
 def patch_scores(
     attention: NDArray[np.floating], options: VisionOptions, methods: Sequence[str] = METHODS
 ) -> dict[str, NDArray[np.float64]]:
-    """Read each method's scores of ``[CLS]`` and the patches, for every layer.
+    """Return each method's scores of ``[CLS]`` and the patches, for every layer.
 
     Parameters
     ----------

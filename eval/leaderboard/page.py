@@ -2,17 +2,356 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from jaxflow.eval.explain.shade import NOTE, visible
-from jaxflow.eval.leaderboard.board import Board
-from jaxflow.eval.leaderboard.page_sentences import STYLE, as_html, choose_sentences, shading
-from jaxflow.eval.leaderboard.page_table import line_columns, lines_table
-from jaxflow.eval.leaderboard.summary import TITLES, Summary
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxflow.errors import InputError
+from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL, Board
+from jaxflow.eval.leaderboard.cases import Cases
+from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
+from jaxflow.eval.plots.style import NOTE, ink, relative, shade, visible
+from jaxflow.eval.report.text import UNDEFINED
 from jaxflow.html.document import Section, View, write_views
 
-__all__ = ["as_leaderboard_page"]
+if TYPE_CHECKING:
+    from bokeh.models import ColumnDataSource, CustomJS, TableColumn, UIElement
+
+
+EVERYONE = "all"  # stands for every family
+TALLEST, HEAD = 520, 64  # pixels: of the table, and of its header with the scroll bar
+
+_STYLE = """
+:host { font: 13px/1.3 system-ui, sans-serif; --border: 1px solid #1b273322; }
+.slick-header-columns .slick-header-column.ui-state-default { height: 34px; white-space: normal;
+  line-height: 16px; font-weight: 600; color: #44566a; background: #fff; cursor: pointer; }
+.slick-header-column .slick-column-name { margin-bottom: 0; float: none; display: inline; }
+.slick-header-column .slick-sort-indicator { float: none; margin: 0 0 0 3px;
+  vertical-align: middle; }
+.slick-header-column-sorted.ui-state-default { font-style: normal; color: #0b3d66; }
+.slick-row { cursor: pointer; }
+.slick-row .slick-cell { line-height: 15px; padding: 2px 6px; cursor: pointer; border-right: 0;
+  border-bottom: 1px solid #1b273311; }
+.slick-row.odd { background: #f8fafc; }
+.slick-row.selected, .slick-row .slick-cell.selected { background: #d5e6f5; }
+.slick-row .slick-cell.active { border-color: transparent transparent #1b273311; }
+.number { display: block; text-align: right; font-variant-numeric: tabular-nums; }
+.number small { display: block; font-size: 10px; line-height: 11px; color: #6b7b8c;
+  font-weight: 400; }
+.best { font-weight: 700; }
+"""
+
+_FILTER = """
+const wanted = text.value_input.trim().toLowerCase();
+const {family, name} = source.data;
+keep.booleans = Array.from(name, (one, row) =>
+  (families.value === everyone || family[row] === families.value)
+  && one.toLowerCase().includes(wanted));
+"""
+
+
+def line_columns(summary: Summary) -> dict[str, Any]:
+    """Return one row for each line that stands for its method, best first.
+
+    Numbers to sort by, in which an undefined one counts as the worst, and ``X_text``, the text of
+    X; of a measure also ``X_spread`` between seeds, ``X_more``, its interval in words, and
+    ``X_class``, whether it is the best.
+    """
+    finals = summary.finals
+    columns: dict[str, Any] = {
+        "place": np.arange(1, len(finals) + 1, dtype=np.int32),
+        "name": [visible(line.method.name) for line in finals],
+        "family": [line.method.family for line in finals],
+        "about": [_about(line) for line in finals],
+    }
+    significance = summary.significance.get(summary.key)
+    if significance is not None:
+        columns |= _sortable("rank", significance.ranks.tolist(), "z.1f", high=False)
+    columns |= _sortable(
+        "milliseconds", [line.milliseconds for line in finals], "z,.0f", high=False
+    )
+    for name, high in MEASURES.items():
+        means = [line.cells[name].mean for line in finals]
+        columns |= _sortable(name, means, "z.3f", high=high)
+        spreads = [line.spread[name] for line in finals]
+        columns[f"{name}_spread"] = ["" if math.isnan(s) else f"±{s:.3f}" for s in spreads]
+        columns[f"{name}_more"] = [_more(line, name) for line in finals]
+        texts = columns[f"{name}_text"]
+        sorting = columns[name]
+        best = texts[int(np.argmax(sorting) if high else np.argmin(sorting))]
+        # Entropy is neither good nor bad.
+        judged = name not in NEUTRAL and best != UNDEFINED
+        columns[f"{name}_class"] = ["best" if judged and s == best else "" for s in texts]
+    return columns
+
+
+def _sortable(name: str, values: Sequence[float], form: str, *, high: bool) -> dict[str, Any]:
+    undefined = -math.inf if high else math.inf
+    return {
+        name: np.array([undefined if math.isnan(value) else value for value in values]),
+        f"{name}_text": [UNDEFINED if math.isnan(v) else format(v, form) for v in values],
+    }
+
+
+def _about(line: Line) -> str:
+    parts = [line.method.title, line.method.source]
+    return visible(". ".join(part for part in parts if part))
+
+
+def _more(line: Line, measure: str) -> str:
+    cell, spread = line.cells[measure], line.spread[measure]
+    if not cell.n:
+        return "defined on no sentence"
+    low, high = cell.ci95
+    words = f"{cell.mean:.4f}, 95 % interval {low:.4f} to {high:.4f}, {cell.n:,} sentences"
+    if cell.nan:
+        words += f", not defined on {cell.nan:,}"
+    return words if math.isnan(spread) else f"{words}; spread between seeds {spread:.4f}"
+
+
+def lines_table(source: ColumnDataSource, columns: Mapping[str, Any]) -> list[UIElement]:
+    """Draw the filters and the table of a source that holds `line_columns`."""
+    from bokeh import models
+    from bokeh.layouts import row
+
+    keep = models.BooleanFilter()
+    families = models.Select(
+        title="Family",
+        value=EVERYONE,
+        options=[EVERYONE, *dict.fromkeys(columns["family"])],
+        name="family",
+        width=160,
+    )
+    text = models.TextInput(title="Method contains", name="contains", width=240)
+    spread = any(any(columns[f"{name}_spread"]) for name in MEASURES)
+    height = 36 if spread else 22
+    table = models.DataTable(
+        source=source,
+        view=models.CDSView(filter=keep),
+        columns=_table_columns(columns),
+        index_position=None,
+        sortable=True,
+        reorderable=False,
+        selectable=True,
+        row_height=height,
+        frozen_columns=2,
+        autosize_mode="none",
+        height=min(TALLEST, HEAD + height * len(columns["name"])),
+        sizing_mode="stretch_width",
+        stylesheets=[models.InlineStyleSheet(css=_STYLE)],
+        name="table",
+    )
+    arguments = {"source": source, "keep": keep, "families": families, "text": text}
+    change = models.CustomJS(args=arguments | {"everyone": EVERYONE}, code=_FILTER)
+    families.js_on_change("value", change)
+    text.js_on_change("value_input", change)
+    return [row(families, text), table]
+
+
+def _table_columns(columns: Mapping[str, Any]) -> list[TableColumn]:
+    # Bokeh compiles the templates; <%- escapes what it writes.
+    text = '<span title="<%- about %>"><%- value %></span>'
+    number = '<span class="number"><%- X_text %></span>'
+    measure = (
+        '<span class="number <%- X_class %>" title="<%- X_more %>"><%- X_text %>'
+        "<small><%- X_spread %></small></span>"
+    )
+    found = [
+        _column("place", "", '<span class="number"><%- value %></span>', 38),
+        _column("name", "method", text, 250),
+        _column("family", "family", "<%- value %>", 74),
+    ]
+    for name, high in MEASURES.items():
+        found.append(_column(name, TITLES[name], measure.replace("X", name), 82, high))
+    if "rank" in columns:
+        found.append(_column("rank", "mean rank ↓", number.replace("X", "rank"), 74))
+    title = "ms / 1,000 sent."
+    found.append(_column("milliseconds", title, number.replace("X", "milliseconds"), 84))
+    return found
+
+
+def _column(field: str, title: str, template: str, width: int, high: bool = False) -> TableColumn:
+    from bokeh.models import HTMLTemplateFormatter, TableColumn
+
+    return TableColumn(
+        field=field,
+        title=title,
+        width=width,
+        formatter=HTMLTemplateFormatter(template=template),
+        # The first click puts the best on top.
+        default_sort="descending" if high else "ascending",
+    )
+
+
+SHADES = 255  # steps from white to the darkest
+
+STYLE = """
+.chosen { position: sticky; top: 0; z-index: 10; background: #fff; padding: .6rem 0;
+  border-bottom: 1px solid #1b273322; }
+.sentence { border-bottom: 1px solid #1b273311; padding: .7rem 0; }
+.sentence > p { margin: 0 0 .3rem; font-size: .85rem; color: #44566a; }
+.token { display: inline-block; text-align: center; border-radius: .35rem; padding: .1rem .45rem;
+  margin: .1rem; border: 1px solid #1b273318; overflow-wrap: anywhere; max-width: 100%; }
+.token small { display: block; font-size: .65rem; min-height: 1em;
+  font-variant-numeric: tabular-nums; }
+.special { font-style: italic; }
+.subject { border: 2px solid #d55e00; }
+.sentence > .measures { margin: .35rem 0 0; font-size: .75rem; }
+.measures span { display: inline-block; margin-right: 1.1rem; white-space: nowrap; }
+.measures b { font-weight: 600; font-variant-numeric: tabular-nums; color: #1b2733; }
+"""
+
+# Only text and colours are set: nothing here becomes markup.
+_SHADE = """
+const row = source.selected.indices[0];
+if (row !== undefined) {
+  const text = value => Number.isNaN(value) ? undefined_
+    : value.toFixed(3).replace("-0.000", "0.000");
+  document.getElementById("method").textContent = source.data.name[row];
+  document.getElementById("about").textContent =
+    `${source.data.about[row]} (${source.data.family[row]})`;
+  const tokens = document.querySelectorAll(".sentence .token");
+  tokens.forEach((token, place) => {
+    const at = row * tokens.length + place;
+    const [paper, ink] = colours[shares[at]];
+    token.style.background = paper;
+    token.style.color = ink;
+    token.title = `${Number(scores[at].toPrecision(5))}`;
+    token.lastChild.textContent = `${Number(scores[at].toPrecision(2))}`;
+  });
+  const cells = document.querySelectorAll(".sentence .measures b");
+  cells.forEach((cell, place) => {
+    cell.textContent = text(measures[row * cells.length + place]);
+  });
+}
+"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """The K sentences shown."""
+
+    cases: Cases
+    rows: tuple[int, ...]  # their places among the cases, [K]
+    tokens: tuple[tuple[str, ...], ...]
+    golds: tuple[str, ...]  # the names of their labels, [K]
+    probabilities: tuple[float, ...] | None  # of these labels, [K]
+
+
+def choose_sentences(
+    cases: Cases,
+    tokens: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    shown: Sequence[int],
+    probabilities: Sequence[float] | None,
+) -> Shown:
+    """Check the sentences to be shown, as for `as_leaderboard_page`."""
+    rows = tuple(int(row) for row in shown)
+    if not rows or len(tokens) != len(rows):
+        raise InputError(
+            f"tokens must be those of the sentences shown, at least one, got {len(tokens)} for "
+            f"{len(rows)}"
+        )
+    if wrong := [row for row in rows if not 0 <= row < len(cases)]:
+        raise InputError(f"shown must be from 0 to {len(cases) - 1}, got {wrong[0]}")
+    for row, words in zip(rows, tokens, strict=True):
+        if isinstance(words, str) or len(words) != cases.lengths[row]:
+            raise InputError(
+                f"tokens of sentence {row} must be {cases.lengths[row]}, one for each that the "
+                f"model reads, got {words!r}"
+            )
+    classes = [int(cases.labels[row]) for row in rows]
+    if max(classes) >= len(labels):
+        raise InputError(
+            f"labels must name every class, at least {max(classes) + 1}, got {len(labels)}"
+        )
+    if probabilities is not None and len(probabilities) != len(rows):
+        raise InputError(
+            f"probabilities must be {len(rows)}, one for each sentence shown, got "
+            f"{len(probabilities)}"
+        )
+    return Shown(
+        cases=cases,
+        rows=rows,
+        tokens=tuple(tuple(str(word) for word in words) for words in tokens),
+        golds=tuple(str(labels[each]) for each in classes),
+        probabilities=None if probabilities is None else tuple(float(p) for p in probabilities),
+    )
+
+
+def as_html(shown: Shown) -> str:
+    """Write the sentences, not shaded yet; every piece of text is escaped."""
+    parts = [
+        '<div class="chosen" aria-live="polite"><h2 id="method"></h2>'
+        '<p class="note" id="about"></p></div>'
+    ]
+    measured = "".join(f"<span>{html.escape(TITLES[name])} <b></b></span>" for name in MEASURES)
+    for place, (row, words, gold) in enumerate(
+        zip(shown.rows, shown.tokens, shown.golds, strict=True), start=1
+    ):
+        head = f"{place}. gold label: {gold}"
+        if shown.probabilities is not None:
+            head += f", its probability {shown.probabilities[place - 1]:.3f}"
+        chips = []
+        for at, word in enumerate(words):
+            kind = " special" if shown.cases.special[row, at] else ""
+            kind += " subject" if shown.cases.subject[row] == at else ""
+            chips.append(
+                f'<span class="token{kind}"><bdi>{html.escape(visible(word))}</bdi>'
+                "<small></small></span>"
+            )
+        # Isolated chips in a left-to-right row keep the order of the tokens in any script.
+        parts.append(
+            f'<article class="sentence"><p>{html.escape(visible(head))}</p>'
+            f'<div dir="ltr">{"".join(chips)}</div><p class="measures">{measured}</p></article>'
+        )
+    return "\n".join(parts)
+
+
+def shading(summary: Summary, board: Board, shown: Shown, source: ColumnDataSource) -> CustomJS:
+    """Return what shades the sentences by the row of `source` that is selected."""
+    from bokeh.models import CustomJS
+
+    names = [line.method.name for line in summary.finals]
+    rows = {board.rows[place][0]: place for place in board.final()}
+    if missing := [name for name in names if name not in rows]:
+        raise InputError(f"board must have every method of the summary, got none of {missing[0]}")
+    scores = np.stack([_scores(board, shown, name) for name in names])
+    shares = np.stack([_shares(one, shown) for one in scores])
+    measures = np.stack([board.measures[name] for name in MEASURES], -1)  # [R, S, M]
+    chosen = measures[[rows[name] for name in names]][:, list(shown.rows)]
+    papers = [shade(step / SHADES) for step in range(SHADES + 1)]
+    return CustomJS(
+        args={
+            "source": source,
+            "scores": scores,
+            "shares": shares,
+            "measures": chosen.astype(np.float32).reshape(len(names), -1),
+            "colours": [[f"rgb{paper}", f"rgb{ink(paper)}"] for paper in papers],
+            "undefined_": UNDEFINED,
+        },
+        code=_SHADE,
+    )
+
+
+def _scores(board: Board, shown: Shown, name: str) -> NDArray[np.float32]:
+    """Return the scores of all tokens shown, ``[T]``, by the top layer."""
+    values = board.scores.values[name]
+    parts = [values[row, -1, : shown.cases.lengths[row]] for row in shown.rows]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _shares(scores: NDArray[np.float32], shown: Shown) -> NDArray[np.uint8]:
+    """Relate scores ``[T]`` to the largest one of their sentence."""
+    ends = np.cumsum(shown.cases.lengths[list(shown.rows)])[:-1]
+    parts = [relative(part.astype(np.float64)) for part in np.split(scores, ends)]
+    return np.rint(SHADES * np.concatenate(parts)).astype(np.uint8)
+
 
 _WIDER = "main { max-width: 100rem; }\n.lost li { font-size: .85rem; color: #44566a; }\n"
 
@@ -28,7 +367,7 @@ def as_leaderboard_page(
 ) -> str:
     """Write a leaderboard as a page: a table to sort and filter, and below it sentences.
 
-    A click on a method shades the sentences by its scores and tells its measures on each.
+    A click on a method shades the sentences by its scores and shows its measures on each.
 
     Parameters
     ----------
@@ -104,7 +443,7 @@ def _below(summary: Summary) -> str:
 
 
 def _left_out(summary: Summary) -> str:
-    """Say what is not there, and why; and what is there more than once."""
+    """List what is left out, with reasons, and methods that are equal."""
     parts = {
         "Left out:": [f"{name}: {reason}" for name, reason in summary.left_out.items()],
         "One method under several names, on this model:": [

@@ -213,8 +213,7 @@ def write_board(
         If the folder cannot be written.
     """
     from jaxflow.eval.leaderboard.page import as_leaderboard_page
-    from jaxflow.eval.plots.leaderboard import draw_critical_difference
-    from jaxflow.eval.plots.leaderboard_layers import draw_layers
+    from jaxflow.eval.plots.leaderboard import draw_critical_difference, draw_layers
     from jaxflow.eval.plots.style import save
 
     first = boards[0]

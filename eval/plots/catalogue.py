@@ -1,21 +1,22 @@
-"""Which figures there are: what each is called, what it shows, and what it is drawn from.
-
-A new figure is one function that draws it and one line here.
-"""
+"""All figures of an evaluation, a run and a sentence: what they are drawn from, and their files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.scores import SentenceScores
 from jaxflow.eval.paper.tables import Tables
-from jaxflow.eval.plots.bars import draw_token_bars
 from jaxflow.eval.plots.curves import (
+    Journey,
     draw_agreement,
     draw_entropy,
     draw_lengths,
@@ -23,23 +24,56 @@ from jaxflow.eval.plots.curves import (
     draw_training,
 )
 from jaxflow.eval.plots.graph import draw_graph
-from jaxflow.eval.plots.maps import draw_layer_maps, draw_readout
-from jaxflow.eval.plots.results import Journey
-from jaxflow.eval.plots.sentence import SentenceMaps
+from jaxflow.eval.plots.maps import draw_layer_maps, draw_readout, draw_token_bars
 from jaxflow.eval.plots.style import FORMATS, save
 from jaxflow.files import write_together
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "check_formats",
-    "score_figures",
-    "sentence_figures",
-    "table_figures",
-    "training_figures",
-    "write_figures",
-]
+    from jaxflow.eval.explain.explanation import Explanation
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceMaps:
+    """Token attention of one sentence of n tokens, which its figures are drawn from.
+
+    Attributes
+    ----------
+    tokens
+        The n tokens.
+    attention
+        ``[L, H, n, n]``.
+    maps
+        ``raw``, ``rollout`` and ``flow`` -> float64 token attention ``[L, n, n]``.
+    scores
+        Method -> float64 ``[n]``, what it says of each token in the end.
+    readout
+        The token that the prediction is read off.
+    """
+
+    tokens: tuple[str, ...]
+    attention: NDArray[np.floating]
+    maps: Mapping[str, NDArray[np.float64]]
+    scores: Mapping[str, NDArray[np.float64]]
+    readout: int = 0
+
+
+def sentence_maps(explanation: Explanation, residual: float = 0.5) -> SentenceMaps:
+    """Return the maps of an explained sentence, with that share of the residual connection."""
+    attention = np.asarray(explanation.attention, np.float64)
+    return SentenceMaps(
+        tokens=tuple(token.text for token in explanation.tokens),
+        attention=attention,
+        maps={
+            "raw": np.asarray(jaxflow.raw_attention(attention)),
+            "rollout": np.asarray(jaxflow.rollout(attention, residual=residual)),
+            "flow": np.asarray(jaxflow.flow(attention, residual=residual)),
+        },
+        scores=dict(explanation.scores),
+        readout=explanation.readout,
+    )
+
 
 #: Figures by their file's name without its ending.
 Figures = dict[str, "Figure"]

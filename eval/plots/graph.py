@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxflow.eval.explain.shade import clipped
 from jaxflow.eval.plots.style import (
     COLUMN,
     CYCLE,
@@ -13,6 +12,7 @@ from jaxflow.eval.plots.style import (
     INK,
     PAGE,
     SMALL,
+    clipped,
     dress,
     finish,
     new_figure,
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from networkx import DiGraph
 
-__all__ = ["draw_graph", "path_shares"]
 
 Node = tuple[int, int]
 

@@ -1,31 +1,37 @@
-"""Who is ahead on the leaderboard: the critical-difference picture.
-
-Demšar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 2006, Figure 1: mean
-ranks on an axis, bars that join those of whom no two differ. Here the bars are of paired
-permutation tests, not of one critical difference for all.
-"""
+"""The leaderboard's figures: mean ranks with what does not differ, and measures over layers."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.shade import clipped
+from jaxflow.eval.leaderboard.board import MEASURES
 from jaxflow.eval.leaderboard.methods import BASELINES
 from jaxflow.eval.leaderboard.significance import Significance
-from jaxflow.eval.plots.rank_axis import RankAxis, fit_ranks
+from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
 from jaxflow.eval.plots.style import (
+    COLUMN,
     CYCLE,
     GREY,
     INK,
+    MARKERS,
     PAGE,
     SMALL,
     TITLE,
+    Look,
+    add_legend,
+    clipped,
+    draw_cells,
+    dress,
     finish,
+    layer_axis,
+    look,
     new_figure,
 )
 
@@ -33,7 +39,80 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_critical_difference"]
+
+WIDE = 0.2  # of all ranks shown: wider gaps are left out
+BREAK = 0.3  # inches that stand for one
+MARGIN = 0.03  # of the ranks kept: beyond the first and last of each piece
+TICKS = 8
+STEPS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankAxis:
+    """An axis of ranks in inches that leaves out wide gaps, each piece on the same scale.
+
+    Attributes
+    ----------
+    pieces
+        ``(lowest rank, highest rank)`` of each, ascending.
+    starts
+        Where each begins, in inches.
+    scale
+        Inches a rank.
+    step
+        Ranks from tick to tick.
+    """
+
+    pieces: tuple[tuple[float, float], ...]
+    starts: tuple[float, ...]
+    scale: float
+    step: float
+
+    def at(self, rank: float) -> float:
+        """Return where a rank of one of the pieces is, in inches."""
+        for (low, high), start in zip(self.pieces, self.starts, strict=True):
+            if low <= rank <= high:
+                return start + (rank - low) * self.scale
+        raise ValueError(f"rank must be on the axis {self.pieces}, got {rank}")
+
+    def spans(self) -> list[tuple[float, float]]:
+        """Return where each piece begins and ends, in inches."""
+        return [(self.at(low), self.at(high)) for low, high in self.pieces]
+
+    def ticks(self) -> list[float]:
+        """Return the multiples of the step on the pieces."""
+        found: list[float] = []
+        for low, high in self.pieces:
+            first, last = np.ceil(low / self.step), np.floor(high / self.step)
+            found += [float(k) * self.step for k in np.arange(first, last + 1)]
+        return found
+
+
+def fit_ranks(ranks: NDArray[np.floating], left: float, right: float) -> RankAxis:
+    """Fit finite ranks ``[K]`` between two places in inches; wide gaps are left out."""
+    ascending = np.unique(np.asarray(ranks, np.float64))
+    whole = max(float(ascending[-1] - ascending[0]), 1.0)
+    gaps = np.diff(ascending)
+    wide = np.flatnonzero(gaps > WIDE * whole)
+    # With few methods every gap is a wide one, and nothing is crowded.
+    if len(ascending) < 10:
+        wide = wide[:0]
+    ends = [*ascending[wide], ascending[-1]]
+    begins = [ascending[0], *ascending[wide + 1]]
+    margin = MARGIN * (whole - float(gaps[wide].sum()))
+    pieces = tuple(
+        (float(begin) - margin, float(end) + margin)
+        for begin, end in zip(begins, ends, strict=True)
+    )
+    kept = sum(high - low for low, high in pieces)
+    scale = (right - left - BREAK * len(wide)) / max(kept, 1e-9)
+    starts, place = [], left
+    for low, high in pieces:
+        starts.append(place)
+        place += (high - low) * scale + BREAK
+    step = next((step for step in STEPS if kept / step <= TICKS), STEPS[-1])
+    return RankAxis(pieces, tuple(starts), scale, float(step))
+
 
 MOST = 20  # methods besides the baselines
 NAME = 40  # characters of a name
@@ -219,3 +298,83 @@ def _write(
     axes.text(
         x, y, text, color=colour, ha=towards, va="center_baseline", fontsize=size, parse_math=False
     )
+
+
+#: What is drawn if nothing else is asked for, beside the best -> its name in other figures.
+_USUAL = {"raw/none": "raw", "raw/rollout": "rollout", "raw/flow": "flow"}
+_BEST = 3
+
+
+def draw_layers(
+    summary: Summary,
+    measure: str = "spearman_blank_out",
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Draw a measure over layers with 95 % intervals, for a few methods that have layers.
+
+    Parameters
+    ----------
+    summary
+        The board in numbers.
+    measure
+        One that is worked out for every layer.
+    names
+        Whom; by default raw attention, its rollout and flow, and the three others that are
+        best by this measure at the top.
+
+    Raises
+    ------
+    InputError
+        If there is no such measure, it is known at the top only, or a method has no layers.
+    """
+    if measure not in TITLES:
+        raise InputError(f"measure must be one of {', '.join(TITLES)}, got {measure!r}")
+    lines: dict[str, dict[int, Line]] = {}
+    for line in summary.lines:
+        if line.layer is not None and line.cells[measure].n:
+            lines.setdefault(line.method.name, {})[line.layer] = line
+    lines = {name: found for name, found in lines.items() if len(found) > 1}
+    if not lines:
+        raise InputError(f"{measure} must be known of more than one layer to be drawn over layers")
+    chosen = _chosen(summary, measure, lines) if names is None else list(names)
+    if unknown := [name for name in chosen if name not in lines]:
+        raise InputError(f"names must be of methods with layers, got {', '.join(unknown)}")
+    figure = new_figure(COLUMN, 2.9)
+    title = TITLES[measure].rstrip(" ↑↓")
+    axes = dress(figure.add_subplot(), x="layer", y=title, grid="y")
+    axes.axhline(0, color=GREY, linewidth=0.6, zorder=1)
+    handles = []
+    for place, name in enumerate(chosen):
+        shown = _look(name, place)
+        layers = sorted(lines[name])
+        cells = [lines[name][layer].cells[measure] for layer in layers]
+        handles.append(draw_cells(axes, np.array(layers) + 1, cells, shown))
+    layer_axis(axes, 1 + max(max(found) for found in lines.values()))
+    add_legend(figure, handles, columns=2)
+    return finish(figure)
+
+
+def _chosen(summary: Summary, measure: str, lines: Iterable[str]) -> list[str]:
+    known = set(lines)
+    usual = [name for name in _USUAL if name in known]
+    sign = -1 if MEASURES[measure] else 1
+    others = {
+        line.method.name: sign * line.cells[measure].mean
+        for line in summary.finals
+        if line.method.name in known and line.method.name not in usual
+    }
+    return usual + sorted(others, key=lambda name: others[name])[:_BEST]
+
+
+def _look(name: str, place: int) -> Look:
+    """Return the look that a method has in all figures, or one of the cycle."""
+    if name in _USUAL:
+        shown = look(_USUAL[name])
+    else:
+        left = [
+            colour
+            for colour in CYCLE
+            if colour not in {look(usual).colour for usual in _USUAL.values()}
+        ]
+        shown = Look(name, left[place % len(left)], MARKERS[place % len(MARKERS)], "--")
+    return dataclasses.replace(shown, title=name)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.eval.explain.shade import clipped
 from jaxflow.eval.plots.style import (
     COLUMN,
     GREY,
@@ -17,21 +16,21 @@ from jaxflow.eval.plots.style import (
     SMALL,
     TITLE,
     add_legend,
+    clipped,
     dress,
     finish,
     layer_axis,
     look,
     new_figure,
+    strokes,
 )
 from jaxflow.eval.pronouns.cases import BASELINES, METHODS, Agreement, Case
-from jaxflow.eval.report.text import layer_names
 from jaxflow.eval.stats import Share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["REFERENTS", "draw_pronoun_agreement", "draw_referents"]
 
 #: Colour and hatch of the referent that stands first and of the other. No method has these colours.
 REFERENTS = (("#3B3B3B", ""), ("#E69F00", "////"))
@@ -190,19 +189,11 @@ def _lines(axes: Axes, methods: Mapping[str, Sequence[Share]]) -> list[Any]:
     handles = []
     for name, shares in methods.items():
         shown = look(name)
-        layers = np.arange(1, len(layer_names(len(shares))) + 1)
+        layers = np.arange(1, len(shares) + 1)
+        style = {"label": shown.title, **strokes(shown), "linewidth": 1.1, "markersize": 3.2}
         low, high = np.array([share.ci95 for share in shares]).T
         axes.fill_between(layers, low, high, color=shown.colour, alpha=0.13, linewidth=0)
-        handles += axes.plot(
-            layers,
-            [share.share for share in shares],
-            label=shown.title,
-            color=shown.colour,
-            marker=shown.marker,
-            linestyle=shown.dashes,
-            linewidth=1.1,
-            markersize=3.2,
-        )
+        handles += axes.plot(layers, [share.share for share in shares], **style)
     return handles
 
 

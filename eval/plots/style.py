@@ -1,4 +1,4 @@
-"""The look of every figure, and how figures become files.
+"""The look of every figure, how its parts are drawn, and how figures become files.
 
 Figures are made at the size at which they are printed: a column is 8.5 cm wide and no text is
 smaller than 7 points. Nothing of matplotlib's global state is read for the look or changed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,37 +17,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jaxflow.errors import InputError
+from jaxflow.eval.stats import Cell
+from jaxflow.html.style import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-__all__ = [
-    "COLUMN",
-    "CYCLE",
-    "FORMATS",
-    "GREY",
-    "HATCHES",
-    "INK",
-    "LOOKS",
-    "MARKERS",
-    "PAGE",
-    "PALE",
-    "SEQUENTIAL",
-    "SMALL",
-    "TITLE",
-    "Look",
-    "add_legend",
-    "colour_map",
-    "dress",
-    "finish",
-    "layer_axis",
-    "look",
-    "new_figure",
-    "save",
-]
 
 #: Widths in inches: a column of a two-column page (8.5 cm), and the page.
 COLUMN, PAGE = 8.5 / 2.54, 17.8 / 2.54
@@ -230,3 +212,89 @@ def _number_ids(svg: str) -> str:
         return f"{found[1]}i{numbers.setdefault(found[2], len(numbers))}"
 
     return re.sub(r'(\bid="|#)(\w*[0-9a-f]{10})(?=["\)])', rename, svg)
+
+
+def draw_cells(
+    axes: Axes,
+    x: NDArray[np.integer],
+    cells: Sequence[Cell],
+    shown: Look,
+    *,
+    dashes: str | None = None,
+    hollow: bool = False,
+) -> Any:
+    """Draw one cell at each place: means as a line, intervals as a band; return the line."""
+    low, high = zip(*(cell.ci95 for cell in cells), strict=True)
+    axes.fill_between(x, low, high, color=shown.colour, alpha=0.22, linewidth=0, zorder=2)
+    means = [cell.mean for cell in cells]
+    (line,) = axes.plot(x, means, label=shown.title, zorder=3, **strokes(shown, dashes, hollow))
+    return line
+
+
+def legend_key(title: str, shown: Look, hollow: bool = False) -> Any:
+    """Return an entry of a legend that stands for several lines."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=title, **strokes(shown, hollow=hollow))
+
+
+def strokes(shown: Look, dashes: str | None = None, hollow: bool = False) -> Mapping[str, Any]:
+    """Return how matplotlib draws a line of that look, with other dashes or hollow markers."""
+    return {
+        "color": shown.colour,
+        "linestyle": shown.dashes if dashes is None else dashes,
+        "linewidth": 0.9 if hollow else 1.2,
+        "marker": shown.marker or "None",
+        "markersize": 3.6,
+        "markeredgewidth": 0.8,
+        "markerfacecolor": "white" if hollow else shown.colour,
+        "markeredgecolor": shown.colour,
+    }
+
+
+Colour = tuple[int, int, int]
+
+#: What every picture says about its shading.
+NOTE = (
+    "Shaded from 0 to each method's largest score: compare tokens within a method, not numbers "
+    "between methods."
+)
+
+LONGEST = 18  # characters of a token before a picture cuts it
+
+
+def relative(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide scores by their largest one: 0 to 1, all 0 where no score is above 0."""
+    top = float(np.max(scores))
+    return np.clip(scores / top, 0, 1) if top > 0 else np.zeros_like(scores)
+
+
+def shade(share: float) -> Colour:
+    """Return the colour of a relative score from 0 to 1."""
+    place = min(max(float(share), 0.0), 1.0) * (len(SEQUENTIAL) - 1)
+    low = min(int(place), len(SEQUENTIAL) - 2)
+    part = place - low
+    red, green, blue = (
+        round(start + part * (end - start))
+        for start, end in zip(SEQUENTIAL[low], SEQUENTIAL[low + 1], strict=True)
+    )
+    return red, green, blue
+
+
+def ink(background: Colour) -> Colour:
+    """Return black or white, whichever is easier to read on the colour."""
+    red, green, blue = (channel / 255 for channel in background)
+    return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else (255, 255, 255)
+
+
+def clipped(text: str, longest: int = LONGEST) -> str:
+    """Make text fit to be drawn: `visible`, nothing that joins characters, cut where it is long.
+
+    Examples
+    --------
+    >>> clipped("incomprehensibilities")
+    'incomprehensibili…'
+    """
+    # Emoji are joined from several characters that no plain font knows how to combine.
+    shown = "".join(char for char in visible(text) if unicodedata.category(char) != "Cf")
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

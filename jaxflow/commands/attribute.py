@@ -100,7 +100,7 @@ def summary(result: Attribution) -> list[str]:
     """Say what was worked out, and the top tokens of the first sentence's first source."""
     import numpy as np
 
-    from jaxflow.eval.explain.shade import visible
+    from jaxflow.eval.plots.style import visible
 
     values, source, options = result.token_attention, result.source, result.options
     batch = len(source.attention.shape) - 4

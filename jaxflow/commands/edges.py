@@ -104,7 +104,7 @@ def _print(console: Console, one: EdgeScores, layer: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from jaxflow.eval.explain.shade import NOTE, ink, relative, shade, visible
+    from jaxflow.eval.plots.style import NOTE, ink, relative, shade, visible
 
     console.print(Text(visible(one.text), style="bold"), soft_wrap=True)
     depth = len(next(iter(one.scores.values())))

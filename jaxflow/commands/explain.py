@@ -94,12 +94,12 @@ class Explain:
 
             terminal.save(self.png, lambda path: save_png(explanations, path))
         if self.json is not None:
-            from jaxflow.eval.explain.record import as_json
+            from jaxflow.eval.explain.text import as_json
 
             terminal.save(self.json, as_json(explanations))
         if self.html is self.png is self.json is None:
-            from jaxflow.eval.explain.shade import NOTE
-            from jaxflow.eval.explain.terminal import print_explanation
+            from jaxflow.eval.explain.text import print_explanation
+            from jaxflow.eval.plots.style import NOTE
 
             console = terminal.console()
             for explanation in explanations:
@@ -141,8 +141,8 @@ class Explain:
             raise InputError(
                 "image needs --model with a vision Transformer: its folder or its name"
             )
-        from jaxflow.eval.explain.image_summary import print_image_explanation
-        from jaxflow.eval.explain.overlay import save_overlay
+        from jaxflow.eval.explain.picture import save_overlay
+        from jaxflow.eval.explain.text import print_image_explanation
         from jaxflow.eval.explain.vision import VisionOptions, explain_image
 
         heads = self.picture.heads or "mean"

@@ -56,7 +56,7 @@ class Figures:
             training_figures,
             write_figures,
         )
-        from jaxflow.eval.plots.results import read_journey, read_tables
+        from jaxflow.eval.plots.curves import read_journey, read_tables
         from jaxflow.train.lock import hold
 
         formats = self.format.split(",")
@@ -97,8 +97,7 @@ class Figures:
 
     def _of_sentences(self, run: Path | None) -> dict[str, Figure]:
         from jaxflow.eval.explain.explanation import explainer
-        from jaxflow.eval.plots.catalogue import sentence_figures
-        from jaxflow.eval.plots.sentence import sentence_maps
+        from jaxflow.eval.plots.catalogue import sentence_figures, sentence_maps
 
         # A run that lies beside the results is theirs; a model that is named comes first.
         model = named_model(run if self.run_folder or not self.model else None, self.model)

@@ -21,8 +21,8 @@ from jaxflow.errors import InputError
 from jaxflow.eval.explain.explanation import METHODS, explainer
 from jaxflow.eval.explain.page import as_page
 from jaxflow.eval.explain.picture import draw, save_png
-from jaxflow.eval.explain.shade import ink, relative, shade, visible
-from jaxflow.eval.explain.terminal import print_explanation
+from jaxflow.eval.explain.text import print_explanation
+from jaxflow.eval.plots.style import ink, relative, shade, visible
 
 README = Path(__file__).parents[2] / "README.md"
 WORDS = ("the", "keys", "to", "cabinet", "Paris")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import math
 from types import SimpleNamespace
 
 import figure_data
@@ -14,12 +12,11 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 import jaxflow
-from jaxflow.eval.explain.shade import shade
 from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.scores import ROWS, TARGETS
-from jaxflow.eval.plots import bars, curves, graph, maps
-from jaxflow.eval.plots.sentence import sentence_maps
-from jaxflow.eval.plots.style import COLUMN, LOOKS, PAGE, SEQUENTIAL, colour_map, look
+from jaxflow.eval.plots import curves, graph, maps
+from jaxflow.eval.plots.catalogue import sentence_maps
+from jaxflow.eval.plots.style import LOOKS, SEQUENTIAL, colour_map, shade
 
 
 def lines_of(axes):
@@ -66,33 +63,6 @@ def test_tables_are_lines_with_their_intervals_beside_the_papers_points(target):
             assert list(line.get_xdata()) == [1, 2, 3, 4, 5, 6]
 
 
-def test_correlations_share_an_axis_that_holds_them_all():
-    tables = figure_data.tables()
-    ranges = {curves.draw_agreement(tables, target).axes[0].get_ylim() for target in TARGETS}
-    ((low, high),) = ranges
-    every = [cells for rows in tables.correlations.values() for cells in rows.values()]
-    assert low < min(cell.ci95[0] for cells in every for cell in cells)
-    assert high > max(cell.ci95[1] for cells in every for cell in cells)
-    assert high > 0.71  # the paper's
-
-
-def test_another_depth_has_no_points_of_the_paper():
-    (axes,) = curves.draw_agreement(figure_data.tables(4), "blank_out").axes
-    assert not [name for name in lines_of(axes) if "paper" in name]
-    assert list(axes.get_xticks()) == [1, 2, 3, 4]
-
-
-def test_undefined_values_are_gaps():
-    tables = figure_data.tables()
-    undefined = dataclasses.replace(
-        tables.saturation[0], mean=math.nan, std=math.nan, ci95=(math.nan, math.nan)
-    )
-    tables = dataclasses.replace(tables, saturation=(undefined, *tables.saturation[1:]))
-    (axes,) = curves.draw_saturation(tables).axes
-    (line,) = axes.get_lines()
-    assert np.isnan(line.get_ydata()).tolist() == [True] + 5 * [False]
-
-
 def test_saturation_and_entropy():
     tables = figure_data.tables()
     (axes,) = curves.draw_saturation(tables).axes
@@ -117,19 +87,6 @@ def test_lengths_are_means_over_the_sentences_of_a_length():
             assert lines_of(axes)[row].get_ydata() == pytest.approx(expected)
 
 
-def test_training_curves():
-    journey = figure_data.journey()
-    loss, accuracy = curves.draw_training(journey).axes
-    (line,) = loss.get_lines()
-    np.testing.assert_array_equal(line.get_xydata().T, journey.curves["loss"])
-    lines = lines_of(accuracy)
-    np.testing.assert_array_equal(
-        lines["training batches"].get_xydata().T, journey.curves["accuracy"]
-    )
-    for split in ("val", "subjects"):
-        np.testing.assert_array_equal(lines[split].get_xydata().T, journey.held_out[split])
-
-
 def test_layer_maps_are_shaded_from_0_to_their_largest_value():
     sentence = figure_data.sentence()
     panels = maps.draw_layer_maps(sentence.maps["flow"], sentence.tokens).axes
@@ -145,12 +102,6 @@ def test_layer_maps_are_shaded_from_0_to_their_largest_value():
         assert [text.get_text() for text in ticks] == list(sentence.tokens)
 
 
-def test_lengths_that_no_sentence_has_are_left_out():
-    scores = dataclasses.replace(figure_data.scores(), length=np.array([2, 20] * 25))
-    labels = curves.draw_lengths(scores).axes[-1].get_xticklabels()
-    assert [text.get_text() for text in labels] == ["2–3", "15+"]
-
-
 def test_readout_has_the_rows_of_one_token_bottom_to_top():
     sentence = figure_data.sentence()
     panels = maps.draw_readout(sentence.maps, sentence.tokens, source=2).axes
@@ -163,11 +114,6 @@ def test_readout_has_the_rows_of_one_token_bottom_to_top():
     assert [text.get_text() for text in panels[0].get_yticklabels()] == [
         "L1", "L2", "L3", "L4", "L5", "L6",
     ]  # fmt: skip
-
-
-def test_nothing_at_all_is_white():
-    (axes,) = maps.draw_layer_maps(np.zeros((1, 2, 2)), ("a", "b")).axes
-    assert axes.collections[0].get_array().tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("source", [(6, 0), (6, 3), (2, 1)])
@@ -201,7 +147,7 @@ def test_edges_are_as_wide_as_they_are_strong():
 
 def test_bars_are_the_scores():
     sentence = figure_data.sentence()
-    panels = bars.draw_token_bars(sentence.scores, sentence.tokens).axes
+    panels = maps.draw_token_bars(sentence.scores, sentence.tokens).axes
     assert len(panels) == len(sentence.scores)
     for axes, (name, values) in zip(panels, sentence.scores.items(), strict=True):
         assert [bar.get_width() for bar in axes.patches] == values.tolist()
@@ -236,18 +182,3 @@ def test_every_picture_shades_alike():
         drawn = [255 * channel for channel in colour_map()(float(share))[:3]]
         assert drawn == pytest.approx(shade(share), abs=1.5)
     assert shade(1) == SEQUENTIAL[-1]
-
-
-def test_methods_without_a_look_get_one_of_their_own():
-    looks = [look(f"my_method_{place}", place) for place in range(7)]
-    assert looks[0].title == "my method 0"
-    assert len({(shown.colour, shown.marker) for shown in looks}) == 7
-    assert look("flow", 3) is LOOKS["flow"]
-    assert len({shown.colour for shown in LOOKS.values()}) == len(LOOKS)
-
-
-@pytest.mark.parametrize(("n", "width"), [(2, COLUMN), (6, COLUMN), (12, PAGE)])
-def test_a_column_holds_what_fits(n, width):
-    sentence = figure_data.sentence(n)
-    figure = maps.draw_layer_maps(sentence.maps["raw"], sentence.tokens)
-    assert figure.get_size_inches()[0] == pytest.approx(width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import leaderboard_data
 import numpy as np
@@ -13,9 +12,7 @@ from matplotlib.colors import to_hex
 
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.significance import Significance
-from jaxflow.eval.plots.leaderboard import draw_critical_difference
-from jaxflow.eval.plots.leaderboard_layers import draw_layers
-from jaxflow.eval.plots.rank_axis import BREAK, fit_ranks
+from jaxflow.eval.plots.leaderboard import BREAK, draw_critical_difference, draw_layers, fit_ranks
 from jaxflow.eval.plots.style import CYCLE, GREY, INK
 
 BASELINES = ("random", "position", "uniform", "column-sum")
@@ -47,20 +44,6 @@ def words(figure):
     return " ".join(text.get_text() for text in figure.axes[0].texts)
 
 
-def check_text(figure):
-    """All of it is at least 7 points high, inside the picture and away from other text."""
-    width, height = figure.canvas.get_width_height()
-    boxes = pictures.texts(figure)
-    for text, box in boxes:
-        assert text.get_fontsize() >= 7
-        assert min(box.x0, box.y0) >= -1, text.get_text()
-        assert max(box.x1 - width, box.y1 - height) <= 1, text.get_text()
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        across = min(a.x1, b.x1) - max(a.x0, b.x0)
-        down = min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(across, down) <= 1, f"{one.get_text()!r}, {other.get_text()!r}"
-
-
 def test_methods_hang_at_their_ranks_and_bars_join_groups():
     ranks = [3.2, 1.0, 2.0, 5.5, 4.0]
     figure = draw_critical_difference(made(ranks, [(1, 2), (0, 4, 3)]), list("abcde"))
@@ -87,17 +70,7 @@ def test_methods_hang_at_their_ranks_and_bars_join_groups():
     assert "left out" not in words(figure)
     for rank in ranks:
         assert f"{rank:.1f}" in words(figure)
-    check_text(figure)
-
-
-def test_lines_of_methods_never_cross():
-    rng = np.random.default_rng(3)
-    methods, _ = drawn(draw_critical_difference(made(rng.random(24) * 60), names(20)))
-    for (one, a), (other, b) in itertools.permutations(methods.items(), 2):
-        (x, top), (_, bottom) = a[0], a[1]
-        (from_x, y), (to_x, _) = b[1], b[2]
-        low, high = sorted((from_x, to_x))
-        assert not (low < x < high and top < y < bottom), (one, other)
+    pictures.check_text(figure)
 
 
 def names(others):
@@ -125,30 +98,6 @@ def test_the_best_and_the_baselines_are_drawn_and_the_others_counted():
             assert line.get_color() == expected
     few = draw_critical_difference(made(ranks, groups), names(60), most=3, always=())
     assert set(drawn(few)[0]) == set(names(60)[:3])
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_text_is_readable_whoever_is_there(seed):
-    rng = np.random.default_rng(seed)
-    members = leaderboard_data.methods()
-    ranks = rng.beta(2, 3, len(members)) * len(members)
-    order = np.argsort(ranks)
-    groups = [order[start : start + 8] for start in range(0, len(order), 3)]
-    titled = [method.name for method in members]
-    figure = draw_critical_difference(made(ranks, groups), titled, title="By something")
-    assert "By something" in words(figure)
-    check_text(figure)
-    assert len(drawn(figure)[1]) > 3
-
-
-def test_bars_on_one_level_stay_apart():
-    ranks = np.arange(1.0, 21)
-    groups = [range(start, start + 5) for start in range(0, 16)]
-    _, bars = drawn(draw_critical_difference(made(ranks, groups), names(16)))
-    assert len(bars) == 16
-    for one, other in itertools.combinations(bars.values(), 2):
-        if one[0, 1] == other[0, 1]:
-            assert one[1, 0] < other[0, 0] or other[1, 0] < one[0, 0]
 
 
 def test_those_without_a_rank_are_named():
@@ -184,13 +133,6 @@ def test_wide_gaps_are_left_out_of_the_axis_and_nothing_else():
     assert 0 <= same.at(2.0) <= 1
 
 
-def test_names_are_text_whatever_they_spell():
-    figure = draw_critical_difference(made([1, 2]), ["$x_1$/<b>", "a\u202eb" + "c" * 80])
-    assert "$x_1$/<b>" in words(figure)
-    assert "a\\u202eb" in words(figure)
-    check_text(figure)
-
-
 @pytest.fixture(scope="module")
 def summary():
     chosen = [e for e in leaderboard_data.methods() if e.name.startswith(("raw/", "alti/"))]
@@ -218,23 +160,7 @@ def test_layers_are_means_with_their_intervals(summary):
         for layer, cell in enumerate(cells, start=1):
             ys = points[points[:, 0] == layer, 1]
             assert (ys.min(), ys.max()) == pytest.approx(cell.ci95)
-    check_text(figure)
-
-
-def test_the_usual_layers_are_those_of_raw_attention_and_the_best(summary):
-    figure = draw_layers(summary)
-    lines = [line for line in figure.axes[0].get_lines() if "/" in line.get_label()]
-    shown = [line.get_label() for line in lines]
-    others = [
-        line
-        for line in summary.finals
-        if line.layer is not None and line.method.name not in shown[:3]
-    ]
-    others.sort(key=lambda line: -line.cells["spearman_blank_out"].mean)
-    assert shown[:3] == ["raw/none", "raw/rollout", "raw/flow"]
-    assert shown[3:] == [line.method.name for line in others[:3]]
-    assert len({line.get_color() for line in lines}) == 6
-    check_text(figure)
+    pictures.check_text(figure)
 
 
 def test_what_has_no_layers_is_refused(summary):

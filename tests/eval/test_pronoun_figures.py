@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -11,7 +9,7 @@ from matplotlib.colors import to_hex
 from jaxflow.eval.plots.pronouns import REFERENTS, draw_pronoun_agreement, draw_referents
 from jaxflow.eval.plots.style import LOOKS
 from jaxflow.eval.pronouns.cases import METHODS, Case, agreement
-from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
+from jaxflow.eval.pronouns.schemas import PAPER, read_schemas
 
 
 def case(schema, layers, seed=0):
@@ -62,27 +60,6 @@ def test_bars_are_probabilities_and_weights(layers):
         assert names == [f"{name} ({filler})" for name, filler in pairs]
 
 
-def test_text_is_drawn_as_it_stands_and_does_not_overlap():
-    schema = Schema(
-        "The $x$ businesswoman sued the granddaughter because [MASK] had broken it all, she said.",
-        ("businesswoman", "granddaughter"),
-        ("she", "he"),
-    )
-    figure = draw_referents([case(schema, 12)])
-    figure.canvas.draw()
-    window = figure.bbox
-    (sentence,) = (text for text in figure.axes[0].texts if "$x$" in text.get_text())
-    assert not sentence.get_parse_math()
-    box, legend = sentence.get_window_extent(), figure.axes[3].get_legend().get_window_extent()
-    assert box.x1 < legend.x0
-    for thing in (box, legend):
-        assert window.x0 <= thing.x0
-        assert thing.x1 <= window.x1
-        assert thing.y1 <= window.y1
-    for axes in figure.axes:
-        assert axes.title.get_window_extent().y1 <= min(box.y0, legend.y0)
-
-
 def test_agreement_is_lines_with_intervals_and_baselines():
     found = agreement([case(schema, 4, seed) for seed, schema in enumerate(read_schemas())])
     figure = draw_pronoun_agreement(found)
@@ -103,10 +80,3 @@ def test_agreement_is_lines_with_intervals_and_baselines():
         assert set(lines["first"].get_ydata()) == {rows.baselines["first"].share}
         assert set(lines["chance"].get_ydata()) == {chance}
     assert "pairs" in figure.axes[1].get_ylabel()
-
-
-def test_no_pairs_are_said_to_be_none():
-    figure = draw_pronoun_agreement(agreement([case(read_schemas(PAPER)[0], 3)]))
-    assert [text.get_text() for text in figure.axes[1].texts] == ["the model turns in no pair"]
-    assert not figure.axes[0].texts
-    figure.savefig(io.BytesIO(), format="svg")

@@ -1,4 +1,4 @@
-"""Maps of an image: against the definitions, and on a model of which the answer is known."""
+"""Attribution of images: pictures, occlusion, gradients, maps and overlays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -17,10 +19,303 @@ from vision_models import bright_patch_model, bright_picture, random_model
 
 import jaxflow
 from jaxflow._flow.fallback import flow_by_definition
-from jaxflow.eval.explain.image_summary import as_image_json, print_image_explanation
-from jaxflow.eval.explain.pixels import to_pixels
-from jaxflow.eval.explain.vision import METHODS, VisionOptions, explain_image, patch_scores
-from jaxflow.models import EncoderConfig, Model
+from jaxflow.eval.explain.patches import (
+    occluded,
+    occlusion_maps,
+    patch_gradients,
+    probability_drop,
+    read_picture,
+    to_pixels,
+    vision_config,
+)
+from jaxflow.eval.explain.picture import (
+    blended,
+    draw_overlays,
+    heat_colours,
+    save_overlay,
+    upsampled,
+)
+from jaxflow.eval.explain.text import as_image_json, print_image_explanation
+from jaxflow.eval.explain.vision import (
+    METHODS,
+    ImageExplanation,
+    VisionOptions,
+    explain_image,
+    patch_scores,
+)
+from jaxflow.models import EncoderConfig, Model, ViTConfig
+
+RNG = np.random.default_rng(0)
+COLOURED = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+
+
+def saved(tmp_path: Path, image: Image.Image, name: str = "picture.png", **options: object) -> Path:
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
+    alpha = np.zeros((5, 7, 1), np.uint8)
+    alpha[:2] = 255
+    picture = read_picture(saved(tmp_path, Image.fromarray(np.concatenate([COLOURED, alpha], -1))))
+    np.testing.assert_array_equal(picture[:2], COLOURED[:2])
+    assert (picture[2:] == 255).all()
+
+
+def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held with its left side up
+    path = saved(tmp_path, Image.fromarray(COLOURED), exif=exif)
+    np.testing.assert_array_equal(read_picture(path), np.rot90(COLOURED, -1))
+
+
+def test_files_that_are_no_pictures_are_named(tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    with pytest.raises(ValueError, match=r"text\.png is of no format that can be read"):
+        read_picture(text)
+    with pytest.raises(ValueError, match=r"missing\.png cannot be read: No such file"):
+        read_picture(tmp_path / "missing.png")
+    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+        read_picture(tmp_path)
+    whole = saved(tmp_path, Image.fromarray(RNG.integers(0, 256, (90, 90, 3), np.uint8)))
+    whole.write_bytes(whole.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"picture\.png cannot be read"):
+        read_picture(whole)
+
+
+def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, Image.fromarray(COLOURED))
+    for most in (20, 5):  # Pillow warns above, and refuses above twice as many
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        with pytest.raises(ValueError, match="is too large"):
+            read_picture(path)
+
+
+def test_pixels_are_normalised_by_channel() -> None:
+    config = ViTConfig(
+        image=(5, 7), patch=1, labels=("a",), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)
+    )
+    pixels = to_pixels(COLOURED, config)
+    assert pixels.dtype == np.float32
+    assert pixels[2, 3, 1] == pytest.approx((COLOURED[2, 3, 1] / 255 - 0.2) / 2, abs=1e-6)
+    assert pixels[4, 0, 2] == pytest.approx((COLOURED[4, 0, 2] / 255 - 0.3) / 4, abs=1e-6)
+
+
+def test_a_model_of_one_channel_gets_the_luminance() -> None:
+    config = ViTConfig(image=(5, 7), patch=1, channels=1, labels=("a",), mean=(0.0,), std=(1.0,))
+    expected = COLOURED @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(255 * to_pixels(COLOURED, config)[..., 0] - expected).max() <= 0.51
+
+
+def test_pictures_are_resized_as_published_processors_do() -> None:
+    transformers = pytest.importorskip("transformers")
+    picture = RNG.integers(0, 256, (50, 37, 3), np.uint8)
+    processor = transformers.ViTImageProcessor(size={"height": 16, "width": 16}, resample=2)
+    theirs = np.asarray(processor(Image.fromarray(picture), return_tensors="np")["pixel_values"])
+    ours = to_pixels(picture, ViTConfig(image=(16, 16), patch=4, labels=("a",)))
+    # They round to whole grey levels between the steps.
+    assert np.abs(ours - theirs[0].transpose(1, 2, 0)).max() <= 2 / 127.5
+
+
+def test_only_classifiers_of_images_are_taken() -> None:
+    model = random_model()
+    assert vision_config(model) is model.config
+    with pytest.raises(ValueError, match="must be a vision Transformer that classifies images"):
+        vision_config(Model(EncoderConfig(), {}, None))
+    headless = Model(ViTConfig(head="none"), {}, None)
+    with pytest.raises(ValueError, match="ViTConfig with the head none"):
+        vision_config(headless)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(np.asarray(logits, np.float64))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def test_patches_are_hidden_row_by_row() -> None:
+    config = ViTConfig(image=(4, 6), patch=2, channels=1, labels=("a",), mean=(0.2,), std=(0.5,))
+    pixels = np.arange(24, dtype=np.float32).reshape(4, 6, 1)
+    fills = {"mean": 11.5, "grey": 0.6, "black": -0.4}
+    for fill, value in fills.items():
+        copies = occluded(pixels, config, fill)  # type: ignore[arg-type]
+        assert copies.shape == (6, 4, 6, 1)
+        fifth = pixels.copy()
+        fifth[2:4, 2:4] = value
+        np.testing.assert_allclose(copies[4], fifth, rtol=1e-6)
+        for copy in copies:
+            assert (copy != pixels).sum() == 4
+    np.testing.assert_array_equal(pixels, np.arange(24).reshape(4, 6, 1))
+    with pytest.raises(ValueError, match="fill must be mean, grey or black, got 'noise'"):
+        occluded(pixels, config, "noise")  # type: ignore[arg-type]
+
+
+def test_drops_of_a_probability_near_one_are_told_apart() -> None:
+    """In float32 all of these probabilities are 1."""
+    whole = np.array([30.0, 0.0], np.float32)
+    without = np.array([[29.0, 0.0], [28.0, 0.0]], np.float32)
+    assert (softmax(without)[:, 0].astype(np.float32) == 1).all()
+    drops = probability_drop(whole, without, 0)
+    expected = [np.exp(-29.0) - np.exp(-30.0), np.exp(-28.0) - np.exp(-30.0)]
+    np.testing.assert_allclose(drops, expected, rtol=1e-6)
+
+
+def test_occlusion_against_one_call_a_patch() -> None:
+    model = random_model()
+    pixels = RNG.normal(size=(3, 4, 6, 3)).astype(np.float32)
+    labels = np.array([0, 2, 1])
+    done: list[tuple[int, int]] = []
+    maps = occlusion_maps(
+        model, pixels, labels, fill="grey", report=lambda now, of: done.append((now, of))
+    )
+    assert maps.shape == (3, 2, 3)
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    for image, label, found in zip(pixels, labels, maps, strict=True):
+        for row, column in np.ndindex(2, 3):
+            hidden = image.copy()
+            hidden[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = 0  # normalised grey
+            before, after = np.asarray(model.probabilities(np.stack([image, hidden])), np.float64)
+            assert found[row, column] == pytest.approx(before[label] - after[label], abs=1e-6)
+    assert np.abs(maps).max() > 0.01
+
+
+@pytest.mark.parametrize("readout", ["cls", "mean"])
+def test_gradients_against_finite_differences(readout: str) -> None:
+    model = random_model(width=4, image=(4, 4), readout=readout)
+    pixels = RNG.normal(size=(2, 4, 4, 3)).astype(np.float32)
+    labels = np.array([2, 0])
+    found = patch_gradients(model, pixels, labels)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), model.params)
+        run = jax.jit(lambda given: model.module.apply(params, given, method="encode").logits)
+        embedded = np.asarray(
+            model.module.apply(params, jnp.asarray(pixels, jnp.float64), method="embed")
+        )
+        for place, label in enumerate(labels):
+            gradient = oracles.finite_differences(
+                lambda given, label=label: run(given[None])[0, label],  # type: ignore[misc]
+                embedded[place],
+            )
+            expected = np.linalg.norm(gradient[1:], axis=-1).reshape(2, 2)
+            np.testing.assert_allclose(found[place], expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("readout", ["cls", "mean"])
+def test_the_only_patch_that_matters_is_found(readout: str) -> None:
+    model = bright_patch_model(readout)  # type: ignore[arg-type]
+    places = [(0, 1), (2, 2)]
+    pixels = np.stack([to_pixels(bright_picture(*place), model.config) for place in places])  # type: ignore[arg-type]
+    classes = np.asarray(model(pixels).logits).argmax(-1)
+    np.testing.assert_array_equal(classes, [1, 1])
+    maps = occlusion_maps(model, pixels, classes, fill="black")
+    gradients = patch_gradients(model, pixels, classes)
+    for place, drops, norms in zip(places, maps, gradients, strict=True):
+        assert drops[place] > 0.5
+        others = np.delete(drops.ravel(), 3 * place[0] + place[1])
+        np.testing.assert_array_equal(others, 0)
+        assert norms[place] > 0
+        assert np.delete(norms.ravel(), 3 * place[0] + place[1]).max() < 1e-6 * norms[place]
+
+
+WIDE = RNG.integers(0, 256, (12, 18, 3), np.uint8)
+SCORES = np.array([[0.1, 0.7, 0.2], [0.3, 0.4, 0.5]])
+LOW, HIGH = (np.array(heat_colours()(share)[:3]) for share in (0.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def explanation(tmp_path_factory: pytest.TempPathFactory) -> ImageExplanation:
+    path = tmp_path_factory.mktemp("picture") / "spot.png"
+    Image.fromarray(bright_picture(1, 2)).save(path)
+    return explain_image(bright_patch_model(), path, occlusion="black")
+
+
+def test_a_map_is_brought_to_the_pictures_size() -> None:
+    plain = upsampled(SCORES, (4, 9), smooth=False)
+    np.testing.assert_allclose(plain, SCORES.repeat(2, 0).repeat(3, 1), rtol=1e-6)
+    smooth = upsampled(SCORES, (6, 9))
+    # A patch's middle keeps its score; halfway to the next is their mean.
+    np.testing.assert_allclose(smooth[1::3, 1::3], SCORES, rtol=1e-6)
+    np.testing.assert_allclose(upsampled(np.array([[0.0, 1.0]]), (1, 6))[0, 2:4].mean(), 0.5)
+    np.testing.assert_allclose(smooth[1, 2], 0.1 + 0.6 / 3, rtol=1e-6)
+
+
+def test_blending_is_a_weighted_mean() -> None:
+    np.testing.assert_array_equal(blended(WIDE, SCORES, opacity=0), WIDE)
+    heat = blended(WIDE, SCORES, smooth=False, opacity=1)
+    np.testing.assert_allclose(heat[:6, 6:12] / 255, np.broadcast_to(HIGH, (6, 6, 3)), atol=3e-3)
+    np.testing.assert_allclose(heat[:6, :6] / 255, np.broadcast_to(LOW, (6, 6, 3)), atol=3e-3)
+    mixed = blended(WIDE, SCORES, smooth=False, opacity=0.4)
+    np.testing.assert_allclose(mixed, 0.6 * WIDE + 0.4 * heat, atol=1)
+
+
+def test_unusable_scores_and_opacities_are_named() -> None:
+    for wrong in (np.array([[np.nan, 1]]), np.arange(3.0)):
+        with pytest.raises(ValueError, match="scores must be finite numbers"):
+            blended(WIDE, wrong)
+    with pytest.raises(ValueError, match="opacity must be from 0 to 1, got 2"):
+        blended(WIDE, SCORES, opacity=2)
+
+
+def test_a_bare_overlay_is_the_picture_pixel_for_pixel(
+    explanation: ImageExplanation, tmp_path: Path
+) -> None:
+    path = save_overlay(
+        explanation, tmp_path / "new" / "bare.png", methods=["rollout"], bare=True, smooth=False
+    )
+    assert path == tmp_path / "new" / "bare.png"
+    with Image.open(path) as file:
+        pixels = np.asarray(file)
+    expected = blended(explanation.picture, explanation.scores["rollout"], smooth=False)
+    np.testing.assert_array_equal(pixels, expected)
+    spot, rest = pixels[2:4, 4:6].astype(int), pixels[4:, :4].astype(int)
+    assert (spot[..., 0] > spot[..., 2]).all()  # red where the bright patch is
+    assert (rest[..., 2] > rest[..., 0]).all()
+
+
+@pytest.mark.parametrize("colour_bar", [True, False])
+def test_the_figure_shows_every_method_in_the_right_place(
+    explanation: ImageExplanation, colour_bar: bool, tmp_path: Path
+) -> None:
+    path = save_overlay(explanation, tmp_path / "all.png", smooth=False, colour_bar=colour_bar)
+    with Image.open(path) as file:
+        pixels = np.asarray(file.convert("RGB")).astype(int)
+    figure = draw_overlays(explanation, smooth=False, colour_bar=colour_bar)
+    panels = [axes for axes in figure.axes if axes.get_images()]
+    titles = [axes.get_title() for axes in panels]
+    assert titles == ["bright (1.00)", "raw", "rollout", "flow", "occlusion"]
+    height, width = pixels.shape[:2]
+    for axes in panels[1:]:
+        box = axes.get_position()
+
+        def patch(row: int, column: int, box=box) -> np.ndarray:
+            x = box.x0 + box.width * (column + 0.5) / 3
+            y = box.y1 - box.height * (row + 0.5) / 3
+            return pixels[int((1 - y) * height), int(x * width)]
+
+        hot, cold = patch(1, 2), patch(0, 0)
+        assert hot[0] > hot[2], axes.get_title()
+        assert cold[2] > cold[0], axes.get_title()
+    bars = [axes for axes in figure.axes if not axes.get_images() and axes.get_visible()]
+    labels = [text.get_text() for axes in bars for text in axes.get_xticklabels()]
+    if colour_bar:
+        top = explanation.scores["rollout"].max()
+        assert f"{top:.2g}" in labels
+    else:
+        assert labels == []
+
+
+def test_unusable_requests_leave_nothing(explanation: ImageExplanation, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="methods must be among raw, rollout, flow, occlusion"):
+        save_overlay(explanation, tmp_path / "x.png", methods=["gradient"])
+    with pytest.raises(ValueError, match="methods must be among"):
+        save_overlay(explanation, tmp_path / "x.png", methods=[])
+    with pytest.raises(ValueError, match="bare must be asked for with one method"):
+        save_overlay(explanation, tmp_path / "x.png", bare=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write to the folder"):
+        save_overlay(explanation, tmp_path / "file" / "x.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
 
 PICTURE = np.random.default_rng(1).integers(0, 256, (20, 40, 3), np.uint8)
 
@@ -133,11 +428,6 @@ def test_every_map_shows_the_only_patch_that_matters(
     for name, scores in found.scores.items():
         assert np.unravel_index(scores.argmax(), scores.shape) == place, name
         assert scores[place] > 2 * np.delete(scores.ravel(), 5).max(), name
-
-
-def test_other_models_are_refused(picture: Path) -> None:
-    with pytest.raises(ValueError, match="must be a vision Transformer"):
-        explain_image(Model(EncoderConfig(), {}, None), picture)
 
 
 def test_the_summary_names_classes_and_patches(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import jaxflow
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
 from jaxflow.eval.paper.tables import Tables, build_tables
 from jaxflow.eval.plots import catalogue
-from jaxflow.eval.plots.results import Journey
-from jaxflow.eval.plots.sentence import SentenceMaps
+from jaxflow.eval.plots.catalogue import SentenceMaps
+from jaxflow.eval.plots.curves import Journey
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

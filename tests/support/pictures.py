@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,3 +68,17 @@ def _beyond(figure: Figure) -> set[int]:
                 if not (axes.axison and low <= tick.get_loc() <= high):
                     hidden |= {id(tick.label1), id(tick.label2)}
     return hidden
+
+
+def check_text(figure):
+    """All text is at least 7 points high, inside the picture and away from other text."""
+    width, height = figure.canvas.get_width_height()
+    boxes = texts(figure)
+    for text, box in boxes:
+        assert text.get_fontsize() >= 7, text.get_text()
+        assert min(box.x0, box.y0) >= -1, text.get_text()
+        assert max(box.x1 - width, box.y1 - height) <= 1, text.get_text()
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        across = min(a.x1, b.x1) - max(a.x0, b.x0)
+        down = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(across, down) <= 1, f"{one.get_text()!r}, {other.get_text()!r}"

@@ -163,7 +163,6 @@ def _import_all() -> None:
         "jaxflow.edges._attention",
         "jaxflow.eval.paper.evaluate",
         "jaxflow.eval.plots.leaderboard",
-        "jaxflow.eval.plots.leaderboard_layers",
         "jaxflow.eval.leaderboard.report",
         "jaxflow.eval.leaderboard.page",
         "jaxflow.eval.sharded.run",

@@ -13,7 +13,7 @@ import numpy as np
 from fuzzing.cases import Case, Reader
 from fuzzing.mutate_binary import mutate_npz
 from fuzzing.mutate_text import mutate_bytes, mutate_case
-from jaxflow.eval.explain.pixels import read_picture
+from jaxflow.eval.explain.patches import read_picture
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
 from jaxflow.eval.score.attention import read_attention
 

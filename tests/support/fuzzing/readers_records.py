@@ -11,7 +11,7 @@ from typing import Any
 from fuzzing.cases import Case, Reader
 from fuzzing.mutate_json import mutate_json
 from fuzzing.mutate_text import mutate_case, mutate_text
-from jaxflow.eval.plots.results import read_journey, read_tables
+from jaxflow.eval.plots.curves import read_journey, read_tables
 from jaxflow.models.config import EncoderConfig
 from jaxflow.train.config import FineTuneConfig, TrainConfig
 from jaxflow.train.run import Journal, read_config
