@@ -27,8 +27,6 @@ from jaxflow.train.run import read_config
 KERNEL = "jaxflow kernel, from edge weights"
 BATCH = "jaxflow kernel, all sentences in one call"
 CALL = "jaxflow.flow, the whole call"
-ALL_SOURCES = "jaxflow kernel, all sources"
-WITHOUT_ABSORPTION = "jaxflow kernel, all sources, without absorption"
 EDMONDS_KARP, PREFLOW_PUSH = "networkx edmonds_karp", "networkx preflow_push"
 KINDS = ("diffuse", "peaky", "bert-like", "causal", "trained-like")
 
@@ -80,7 +78,7 @@ class Work(NamedTuple):
     layers: int
     tokens: int
     sentences: int
-    measure: str = "table"  # growth in tokens, growth in layers, absorption or batch
+    measure: str = "table"  # growth in tokens, growth in layers or batch
     slow_sentences: int = 2  # so many of the sentences are done by networkx
 
 
@@ -93,7 +91,7 @@ def flow_works(
     """
     sizes: list[tuple[str, int, int]]
     few, slow = (8, 2) if full else (2, 1)
-    growths, absorption = {}, []
+    growths: dict[str, list[tuple[int, int]]] = {}
     if lengths is not None or layers is not None:
         sizes = [(kind, layers or 6, n) for n in lengths or (9, 20) for kind in KINDS]
     elif full:
@@ -104,11 +102,9 @@ def flow_works(
             "tokens": [(6, n) for n in (16, 24, 32, 48, 64, 96, 128, 192)],
             "layers": [(depth, 20) for depth in (2, 3, 4, 6, 8, 12, 16, 24)],
         }
-        absorption = [("trained-like", 6, 44), ("bert-like", 12, 64)]
     else:
         sizes = [*((kind, 6, 9) for kind in KINDS), ("trained-like", 6, 20)]
         growths = {"tokens": [(6, n) for n in (6, 9, 14, 20)], "layers": [(2, 6), (4, 6), (8, 6)]}
-        absorption = [("trained-like", 6, 20)]
     if trained:
         sizes = [("trained", 0, n) for n in dict.fromkeys(n for kind, _, n in sizes
                  if kind == "trained-like")] + sizes  # fmt: skip
@@ -119,7 +115,6 @@ def flow_works(
             Work("trained-like", depth, n, min(few, 4 if n <= 64 else 2), f"growth in {axis}", slow)
             for depth, n in grown
         ]
-    works += [Work(*size, min(few, 4), "absorption") for size in absorption]
     own = ("trained", 0) if trained else ("trained-like", layers or 6)
     return [*works, Work(*own, lengths[-1] if lengths else 20, 256, "batch")]
 
@@ -127,26 +122,16 @@ def flow_works(
 def trained_attention(
     run: Path | None = None, data: Path | None = None
 ) -> Callable[[int, int], NDArray[np.float64]]:
-    """Return a function from tokens and sentences to a trained model's attention.
+    """Return ``(n, sentences) -> [B, L, H, n, n]`` float64, a trained model's attention.
 
-    Parameters
-    ----------
-    run
-        A trained run, on the test sentences of its corpus.
-    data
-        Instead, the bundled model on the agreement corpus in this folder.
-
-    Returns
-    -------
-    callable
-        ``(n, sentences) -> [B, L, H, n, n]`` float64, B at most `sentences`; where too few
-        sentences have n tokens, the beginnings of longer ones are taken. It raises an `InputError`
-        if no sentence is long enough.
+    It is that of a run on the test sentences of its corpus, or of the bundled model on the
+    agreement corpus in the folder `data`. Where too few sentences have n tokens, the beginnings of
+    longer ones are taken, and B is less than `sentences` where the corpus has fewer.
 
     Raises
     ------
     InputError
-        If there is no run, or no such corpus.
+        If there is no run or no such corpus; the function, if no sentence is long enough.
     """
     config = AGREEMENT if run is None else read_config(run)
     if config is None:
@@ -171,19 +156,7 @@ def run_flow(
     budget: Budget,
     trained: Callable[[int, int], Array] | None = None,
 ) -> Iterator[Comparison]:
-    """Yield one comparison for each work.
-
-    Parameters
-    ----------
-    works
-        What is computed.
-    budget
-        The time for each contender of a comparison.
-    trained
-        From tokens and sentences to a trained model's attention ``[B, L, H, n, n]`` float64, for
-        the works on "trained" attention.
-    """
-    compare = {"absorption": compare_absorption, "batch": compare_batch}
+    """Yield one comparison for each work; `trained` is needed for works on "trained" attention."""
     for work in works:
         attention: Array
         if work.kind == "trained":
@@ -193,7 +166,8 @@ def run_flow(
             attention = synthetic_attention(
                 work.kind, work.layers, work.tokens, sentences=work.sentences
             )
-        yield compare.get(work.measure, compare_tables)(attention, work, budget)
+        compare = compare_batch if work.measure == "batch" else compare_tables
+        yield compare(attention, work, budget)
 
 
 def compare_tables(attention: Array, work: Work, budget: Budget) -> Comparison:
@@ -235,29 +209,6 @@ def compare_tables(attention: Array, work: Work, budget: Budget) -> Comparison:
     ]
     words = f"the {layers * n} flows of token {source}"
     return _comparison(attention, work, words, timings, reference, missing, tuple(notes))
-
-
-def compare_absorption(attention: Array, work: Work, budget: Budget) -> Comparison:
-    """Compute the flows of all sources of ``[S, L, H, n, n]`` with and without absorption.
-
-    The kernel uses the layer below only where the sources are all tokens in their order; in
-    reverse order it does the same work without.
-    """
-    sentences, layers, n = len(attention), attention.shape[1], attention.shape[-1]
-    depth, forward = tuple(range(layers)), tuple(range(n))
-    parts = []
-    for edges in np.asarray(edge_weights(attention)):
-        exact = flow_tables(edges, depth, forward[::-1], 1)
-        own = partial(flow_tables, edges, depth, forward, 1)
-        without = partial(flow_tables, edges, depth, forward[::-1], 1)
-        contenders = [
-            Contender(ALL_SOURCES, own, _error(exact[:, ::-1]), True),
-            Contender(WITHOUT_ABSORPTION, without, _error(exact), True),
-        ]
-        parts.append(take_turns(contenders, Budget(budget.seconds / sentences, budget.rounds)))
-    words = f"the {layers * n * n} flows of all sources"
-    note = "without: the same sources in reverse order, where the kernel uses no other layer"
-    return _comparison(attention, work, words, over_parts(parts), WITHOUT_ABSORPTION, notes=(note,))
 
 
 def compare_batch(attention: Array, work: Work, budget: Budget) -> Comparison:

@@ -68,10 +68,7 @@ def ratio(timing: Timing, base: Timing) -> float:
 
 
 def over_parts(parts: Sequence[Sequence[Timing]]) -> tuple[Timing, ...]:
-    """Combine the timings of the parts of a work by name: medians of times, maxima of the rest.
-
-    A contender may be missing from the last parts; it takes part in the first.
-    """
+    """Combine the timings of the parts of a work by name; a contender may lack the last ones."""
     combined = []
     for first in parts[0]:
         own = [timing for part in parts for timing in part if timing.name == first.name]

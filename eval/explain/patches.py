@@ -71,7 +71,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore", DeprecationWarning)  # of Pillow, for some formats
             Image.init()
             known = [name for name in _FORMATS if name in Image.OPEN]
-            # Out of memory: a file asked for the 2 GB that a chunk claims makes room for them.
+            # Read from memory: Pillow allocates the 2 GB that a chunk of a file on disk may claim.
             content = Path(path).read_bytes()
             with Image.open(io.BytesIO(content), formats=known) as opened:
                 _check_size(path, opened.size, len(content))
@@ -108,20 +108,11 @@ def _check_size(path: Path, size: tuple[int, int], stored: int) -> None:
 
 
 def to_pixels(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.float32]:
-    """Resize a picture to the model's size and normalise it.
+    """Resize a picture uint8 ``[height, width, 3]`` to the model's size and normalise it.
 
-    Parameters
-    ----------
-    picture
-        uint8 ``[height, width, 3]``.
-    config
-        The model's: 1 channel takes the picture's luminance, 3 its red, green and blue.
-
-    Returns
-    -------
-    array
-        float32 ``[H, W, C]``. The whole picture is taken, so one of other proportions is squashed,
-        as the image processors of published ViTs do it, with the same (bilinear) filter.
+    The whole picture is taken, so one of other proportions is squashed, as the image processors of
+    published ViTs do it, with the same (bilinear) filter; 1 channel takes the luminance. Returns
+    float32 ``[H, W, C]``.
 
     Raises
     ------

@@ -89,7 +89,7 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
 
 
 # The colours that such tools are known for, without the false edges of "jet". The ends of the map
-# are too dark to be told from a dark picture, and are left out.
+# cannot be distinguished from a dark picture, and are left out.
 _COLOURS, _ENDS = "turbo", (0.06, 0.92)
 OPACITY = 0.55
 _LEAST = 224  # pixels of a shown picture's longer side; smaller ones are enlarged
@@ -181,7 +181,7 @@ def draw_overlays(
     probability = explanation.probabilities[explanation.prediction]
     _show(axes[0], picture, f"{name} ({probability:.2f})")
     if colour_bar:
-        # Takes the room of a bar, so that all pictures are alike.
+        # An invisible bar, so that all panels have the same size.
         _bar(figure, axes[0], np.zeros((1, 1))).set_visible(False)
     for axis, method in zip(axes[1:], chosen, strict=True):
         scores = explanation.scores[method]

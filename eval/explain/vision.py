@@ -74,7 +74,7 @@ class ImageExplanation:
         ``cls`` or ``mean``, what was read.
     layers
         Method -> float64 ``[L, rows, columns]``, patches of every layer's readout row; occlusion,
-        which knows no layers, is not among them.
+        which has no layers, is not among them.
     scores
         Method -> float64 ``[rows, columns]``: the top layer; ``occlusion``, where it was asked
         for, among them.

@@ -252,28 +252,17 @@ def choose_sentences(
 ) -> Shown:
     """Check the sentences to be shown, as for `as_leaderboard_page`."""
     rows = tuple(int(row) for row in shown)
-    if not rows or len(tokens) != len(rows):
+    counts = {len(rows), len(tokens), len(probabilities or rows)}
+    inside = all(0 <= row < len(cases) for row in rows)
+    fitting = inside and all(
+        not isinstance(words, str) and len(words) == cases.lengths[row]
+        for row, words in zip(rows, tokens, strict=False)
+    )
+    classes = [int(cases.labels[row]) for row in rows] if fitting else []
+    if not rows or len(counts) > 1 or not fitting or max(classes) >= len(labels):
         raise InputError(
-            f"tokens must be those of the sentences shown, at least one, got {len(tokens)} for "
-            f"{len(rows)}"
-        )
-    if wrong := [row for row in rows if not 0 <= row < len(cases)]:
-        raise InputError(f"shown must be from 0 to {len(cases) - 1}, got {wrong[0]}")
-    for row, words in zip(rows, tokens, strict=True):
-        if isinstance(words, str) or len(words) != cases.lengths[row]:
-            raise InputError(
-                f"tokens of sentence {row} must be {cases.lengths[row]}, one for each that the "
-                f"model reads, got {words!r}"
-            )
-    classes = [int(cases.labels[row]) for row in rows]
-    if max(classes) >= len(labels):
-        raise InputError(
-            f"labels must name every class, at least {max(classes) + 1}, got {len(labels)}"
-        )
-    if probabilities is not None and len(probabilities) != len(rows):
-        raise InputError(
-            f"probabilities must be {len(rows)}, one for each sentence shown, got "
-            f"{len(probabilities)}"
+            "shown, tokens, probabilities and labels must be those of at least one of the board's "
+            f"{len(cases)} sentences, one token for each that the model reads, got {rows}"
         )
     return Shown(
         cases=cases,

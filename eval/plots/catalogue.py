@@ -47,7 +47,7 @@ class SentenceMaps:
     maps
         ``raw``, ``rollout`` and ``flow`` -> float64 token attention ``[L, n, n]``.
     scores
-        Method -> float64 ``[n]``, what it says of each token in the end.
+        Method -> float64 ``[n]``, the score of each token after the last layer.
     readout
         The token that the prediction is read off.
     """

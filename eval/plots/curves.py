@@ -53,14 +53,14 @@ CURVES = {
 
 @dataclass(frozen=True, eq=False)
 class Journey:
-    """How a training run went.
+    """The measures of a training run.
 
     Attributes
     ----------
     curves
         Measure (`CURVES`) -> its steps and its values, ``[K]`` each.
     held_out
-        Split -> the steps at which it was judged and its accuracies, ``[E]`` each.
+        Split -> the steps of its evaluations and its accuracies, ``[E]`` each.
     """
 
     curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]

@@ -34,21 +34,11 @@ LEAST = 0.01  # edges of less weight would be too thin to see and are not drawn
 
 
 def path_shares(graph: DiGraph, source: Node) -> tuple[dict[Node, float], dict[Any, float]]:
-    r"""Work out how much of `source` goes through every node and every edge below it.
+    r"""Return the share of `source` that goes through every node and every edge below it.
 
-    Parameters
-    ----------
-    graph
-        As `jaxflow.attention_graph` builds it.
-    source
-        ``(layer, token)``.
-
-    Returns
-    -------
-    tuple
-        Node -> share and edge -> share. What leaves a node divides over its edges by their
-        weights: :math:`s(u, v) = s(u) c(u, v)`, :math:`s(v) = \sum_u s(u, v)`. The shares of the
-        input tokens are the source's row of rollout.
+    What leaves a node ``(layer, token)`` divides over its edges by their weights:
+    :math:`s(u, v) = s(u) c(u, v)`, :math:`s(v) = \sum_u s(u, v)`. The shares of the input tokens
+    are the source's row of rollout.
     """
     nodes = {source: 1.0}
     edges = {}
@@ -62,21 +52,10 @@ def path_shares(graph: DiGraph, source: Node) -> tuple[dict[Node, float], dict[A
 
 
 def draw_graph(graph: DiGraph, tokens: Sequence[str], *, source: int = 0) -> Figure:
-    """Draw an attention graph twice: all its edges, and what of them the source draws on.
+    """Draw an attention graph twice: all edges of at least .01, and the paths of one token.
 
-    Parameters
-    ----------
-    graph
-        As `jaxflow.attention_graph` builds it: nodes ``(layer, token)``, edges with `capacity`.
-    tokens
-        The tokens, by their index in the graph's nodes.
-    source
-        The token whose embedding after the last layer the second half follows down. Widths there
-        are the shares of `path_shares`, and the input tokens' areas the source's row of rollout.
-
-    Notes
-    -----
-    Edges of a weight below .01 are not drawn.
+    The second half follows `source` down from the last layer; widths there are the shares of
+    `path_shares`, and the input tokens' areas the source's row of rollout.
     """
     layers = max(layer for layer, _ in graph)
     labels = [clipped(token) for token in tokens]

@@ -49,24 +49,12 @@ STEPS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 @dataclasses.dataclass(frozen=True)
 class RankAxis:
-    """An axis of ranks in inches that leaves out wide gaps, each piece on the same scale.
+    """An axis of ranks in inches that leaves out wide gaps, each piece on the same scale."""
 
-    Attributes
-    ----------
-    pieces
-        ``(lowest rank, highest rank)`` of each, ascending.
-    starts
-        Where each begins, in inches.
-    scale
-        Inches a rank.
-    step
-        Ranks from tick to tick.
-    """
-
-    pieces: tuple[tuple[float, float], ...]
-    starts: tuple[float, ...]
-    scale: float
-    step: float
+    pieces: tuple[tuple[float, float], ...]  # (lowest rank, highest rank) of each, ascending
+    starts: tuple[float, ...]  # where each begins
+    scale: float  # inches a rank
+    step: float  # ranks from tick to tick
 
     def at(self, rank: float) -> float:
         """Return where a rank of one of the pieces is, in inches."""
@@ -130,22 +118,11 @@ def draw_critical_difference(
     always: Sequence[str] = tuple(BASELINES),
     title: str = "",
 ) -> Figure:
-    """Draw mean ranks, with bars that join methods of whom no two differ.
+    """Draw mean ranks, with bars that join methods of which no two differ.
 
-    Parameters
-    ----------
-    significance
-        Of R methods.
-    names
-        Theirs, R of them.
-    most
-        So many of the best are drawn.
-    always
-        Names of methods that are drawn whatever their rank, in grey. How many of the others are
-        left out is said in the figure; ranks stay those among all, and bars join what is drawn of
-        a group.
-    title
-        Above the axis.
+    The `most` best are drawn, and those of `always` in grey, whatever their rank; the figure states
+    how many are left out. Ranks stay those among all methods (Demšar 2006, Figure 1; here bars are
+    of paired permutation tests, not of one critical difference for all).
 
     Raises
     ------
@@ -227,7 +204,7 @@ def _joined(significance: Significance, shown: Sequence[int]) -> list[tuple[int,
         kept = [place[method] for method in group if method in place]
         if len(kept) > 1:
             spans.append((min(kept), max(kept)))
-    # Of two groups that differ in what is not drawn, the smaller one says nothing.
+    # Of two groups that differ in what is not drawn, the smaller one is redundant.
     return [
         span
         for span in dict.fromkeys(spans)
@@ -236,7 +213,7 @@ def _joined(significance: Significance, shown: Sequence[int]) -> list[tuple[int,
 
 
 def _levels(ends: Sequence[tuple[float, float]]) -> list[int]:
-    """Put bars, sorted by their beginning, on as few levels as keep them apart."""
+    """Assign bars, sorted by their beginning, on as few levels as keep them apart."""
     last: list[float] = []
     found = []
     for begin, end in ends:
@@ -249,7 +226,7 @@ def _levels(ends: Sequence[tuple[float, float]]) -> list[int]:
 def _notes(
     significance: Significance, names: Sequence[str], shown: Sequence[int], always: Sequence[str]
 ) -> list[str]:
-    """Say what bars mean, and who is left out."""
+    """Describe the bars, and list the methods that are left out."""
     grey = sum(names[method] in always for method in shown)
     ranked = int((~np.isnan(significance.ranks)).sum())
     notes = [
@@ -312,15 +289,8 @@ def draw_layers(
 ) -> Figure:
     """Draw a measure over layers with 95 % intervals, for a few methods that have layers.
 
-    Parameters
-    ----------
-    summary
-        The board in numbers.
-    measure
-        One that is worked out for every layer.
-    names
-        Whom; by default raw attention, its rollout and flow, and the three others that are
-        best by this measure at the top.
+    By default raw attention, its rollout and flow, and the three others that are best by this
+    measure at the top.
 
     Raises
     ------

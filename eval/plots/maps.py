@@ -37,19 +37,9 @@ HEADING = 0.36  # inches above a panel: two lines
 def draw_layer_maps(
     maps: NDArray[np.floating], tokens: Sequence[str], *, title: str = "", residual: bool = True
 ) -> Figure:
-    """Draw token attention as a heat map for each layer, from 0 to its own largest value.
+    """Draw token attention ``[L, n, n]`` as a heat map a layer, from 0 to its own largest value.
 
-    Parameters
-    ----------
-    maps
-        ``[L, n, n]``: row i of layer l says how much each input token counts for token i after
-        layer l.
-    tokens
-        The n tokens.
-    title
-        Above all maps.
-    residual
-        Whether to call the rows embeddings (of rollout and flow) or queries (of raw attention).
+    With `residual` its rows are called embeddings (of rollout and flow), else queries.
     """
     panels = {
         f"L{layer}\nmax {short(float(np.max(values)))}": relative(values)
@@ -66,21 +56,9 @@ def draw_readout(
     source: int = 0,
     title: str = "",
 ) -> Figure:
-    """Draw one token's row over the layers, a heat map for each method.
+    """Draw one token's row over the layers, a heat map for each method ``[L, n, n]``.
 
-    Every row of a map is shaded from 0 to its own largest value: tokens are to be compared within
-    a layer, as the correlations of the tables do.
-
-    Parameters
-    ----------
-    maps
-        Method -> ``[L, n, n]``.
-    tokens
-        The n tokens.
-    source
-        Index of the token whose row is drawn.
-    title
-        Above all maps.
+    Every row is shaded from 0 to its own largest value: tokens are compared within a layer.
     """
     panels = {
         look(name).title: np.stack([relative(row) for row in np.asarray(values)[:, source]])
@@ -166,17 +144,7 @@ NARROWEST = 0.44  # inches, a panel
 def draw_token_bars(
     scores: Mapping[str, NDArray[np.floating]], tokens: Sequence[str], *, title: str = ""
 ) -> Figure:
-    """Draw what every method says of each token, a panel a method on a scale of its own.
-
-    Parameters
-    ----------
-    scores
-        Method, or the title to show -> ``[n]``, none negative.
-    tokens
-        The n tokens, top to bottom.
-    title
-        Above all panels.
-    """
+    """Draw each method's scores ``[n]`` of the tokens, a panel a method on a scale of its own."""
     labels = [clipped(token) for token in tokens]
     left = 0.15 + LETTER * max(map(len, labels))
     need = left + len(scores) * (NARROWEST + 0.08)

@@ -43,16 +43,10 @@ LETTERS = 102  # characters that fit above the panels: a sentence and its legend
 
 
 def draw_referents(cases: Sequence[Case]) -> Figure:
-    """Draw what reaches the mask of each referent, layer by layer, beside the model's own choice.
+    """Draw each referent's weight at the mask, layer by layer, beside the model's own choice.
 
     A row of panels a sentence: the probabilities of its two pronouns, then two bars a layer for
-    raw attention, rollout and flow. Every panel has a scale of its own, from 0: compare the two
-    referents within a method, not numbers between methods.
-
-    Parameters
-    ----------
-    cases
-        One or more, of one model.
+    raw attention, rollout and flow, each panel on a scale of its own from 0.
     """
     layers = len(cases[0].weights["raw"])
     figure = new_figure(PAGE * max(1, layers / WIDEST), 0.1 + HEIGHT * len(cases))
@@ -117,7 +111,7 @@ def _draw_case(panels: Sequence[Axes], case: Case, layers: int) -> None:
         borderaxespad=0,
         borderpad=0,
     )
-    legend.set_in_layout(False)  # the sentence beside it has made the room
+    legend.set_in_layout(False)  # the title of two lines keeps its place free
     for text in legend.get_texts():
         text.set(color=INK, parse_math=False)
 
@@ -152,13 +146,7 @@ def _fit(axes: Axes, values: NDArray[np.floating]) -> None:
 def draw_pronoun_agreement(found: Agreement) -> Figure:
     """Draw how often each method prefers the model's referent, by layer, with 95 % intervals.
 
-    Above over all sentences, below over the pairs in which the model changes its place. Baselines
-    are lines across all layers.
-
-    Parameters
-    ----------
-    found
-        Of one model.
+    Above over all sentences, below over the pairs in which the model changes its choice.
     """
     figure = new_figure(COLUMN, 3.9)
     panels = figure.subplots(2, 1, sharex=True)

@@ -42,8 +42,8 @@ INK, GREY, PALE = "#222222", "#767676", "#E2E2E2"
 FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure is the same everywhere
 DPI = 300
 
-#: Okabe and Ito's colours, which people with colour blindness can tell apart; markers and hatches
-#: say the same once more.
+#: Okabe and Ito's colours, which colour-blind people can distinguish; markers and hatches repeat
+#: the distinction.
 CYCLE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 HATCHES = ("", "", "//", "..", "xx", "\\\\", "++")
@@ -254,7 +254,7 @@ def strokes(shown: Look, dashes: str | None = None, hollow: bool = False) -> Map
 
 Colour = tuple[int, int, int]
 
-#: What every picture says about its shading.
+#: The note on shading in every picture.
 NOTE = (
     "Shaded from 0 to each method's largest score: compare tokens within a method, not numbers "
     "between methods."
@@ -295,6 +295,6 @@ def clipped(text: str, longest: int = LONGEST) -> str:
     >>> clipped("incomprehensibilities")
     'incomprehensibili…'
     """
-    # Emoji are joined from several characters that no plain font knows how to combine.
+    # Emoji are joined from several characters that no plain font combines.
     shown = "".join(char for char in visible(text) if unicodedata.category(char) != "Cf")
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

@@ -43,41 +43,25 @@ def test_text_of_a_sentence_is_readable(layers, n):
         pictures.check_text(figures[name])
 
 
-@pytest.mark.parametrize(
-    ("forms", "names"),
-    [(("svg",), None), (("pdf", "png", "png"), ("agreement-blank-out", "bars"))],
-)
-def test_files_are_valid_and_always_the_same(forms, names, figures, tmp_path):
-    # Whatever was done to the first ones in the meantime.
-    figures = {name: figures[name] for name in names or figures}
-    if names is None:
-        again = figure_data.every_figure()
-    else:
-        sentence = figure_data.sentence()
-        again = {
-            "agreement-blank-out": curves.draw_agreement(figure_data.tables(), "blank_out"),
-            "bars": maps.draw_token_bars(sentence.scores, sentence.tokens),
-        }
-    first = catalogue.write_figures(tmp_path / "a", figures, forms)
-    again = catalogue.write_figures(tmp_path / "b", {name: again[name] for name in figures}, forms)
+def test_files_are_valid_and_always_the_same(figures, tmp_path):
+    sentence = figure_data.sentence()
+    chosen = {name: figures[name] for name in ("agreement-blank-out", "bars")}
+    again = {
+        "agreement-blank-out": curves.draw_agreement(figure_data.tables(), "blank_out"),
+        "bars": maps.draw_token_bars(sentence.scores, sentence.tokens),
+    }
+    forms = ("svg", "pdf", "png", "png")
+    first = catalogue.write_figures(tmp_path / "a", chosen, forms)
+    second = catalogue.write_figures(tmp_path / "b", again, forms)
     starts = {".pdf": b"%PDF-", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
-    assert len(first) == len(set(forms)) * len(figures)
-    for one, other in zip(first, again, strict=True):
+    assert len(first) == 6
+    for one, other in zip(first, second, strict=True):
         content = one.read_bytes()
         assert content.startswith(starts[one.suffix])
         assert content == other.read_bytes(), one.name
         if one.suffix == ".svg":
-            root = ElementTree.fromstring(content)
-            assert root.tag == "{http://www.w3.org/2000/svg}svg"
-            ids = [node.get("id") for node in root.iter() if node.get("id")]
-            assert len(ids) == len(set(ids))
-            links = {
-                value.removeprefix("#").removeprefix("url(#").removesuffix(")")
-                for node in root.iter()
-                for key, value in node.attrib.items()
-                if key.endswith("href") or value.startswith("url(#")
-            }
-            assert links <= set(ids)
+            ids = [node.get("id") for node in ElementTree.fromstring(content).iter()]
+            assert len(set(ids)) == len([name for name in ids if name]) + (None in ids)
 
 
 def test_nothing_global_is_touched_or_heeded(tmp_path):
@@ -135,24 +119,6 @@ def test_spoilt_tables_are_refused(spoil, tmp_path):
     (tmp_path / "tables.json").write_text(spoil(text), encoding="utf-8")
     with pytest.raises(InputError, match=r"tables\.json must"):
         read_tables(tmp_path)
-
-
-def test_a_journey_is_read_back(tmp_path):
-    lines = [
-        {"step": 50, "loss": 0.7, "accuracy": 0.5, "gradient_norm": 3.0, "seconds": 1.0},
-        {"step": 60, "held_out": {"val": 0.6}, "seconds": 1.1},
-        {"step": 100, "loss": 0.6, "accuracy": 0.55, "subject_share": 0.2, "seconds": 2.0},
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 150, "lo', encoding="utf-8")
-    found = read_journey(tmp_path)
-    assert {name: [values.tolist() for values in pair] for name, pair in found.curves.items()} == {
-        "loss": [[50, 100], [0.7, 0.6]],
-        "accuracy": [[50, 100], [0.5, 0.55]],
-        "subject_share": [[100], [0.2]],
-    }
-    assert [values.tolist() for values in found.held_out["val"]] == [[60], [0.6]]
-    assert len(curves.draw_training(found).axes) == 3
 
 
 @pytest.mark.parametrize(

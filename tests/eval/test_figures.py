@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 
 import figure_data
 import numpy as np
@@ -15,8 +14,7 @@ import jaxflow
 from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.scores import ROWS, TARGETS
 from jaxflow.eval.plots import curves, graph, maps
-from jaxflow.eval.plots.catalogue import sentence_maps
-from jaxflow.eval.plots.style import LOOKS, SEQUENTIAL, colour_map, shade
+from jaxflow.eval.plots.style import LOOKS
 
 
 def lines_of(axes):
@@ -157,28 +155,3 @@ def test_bars_are_the_scores():
         assert axes.get_xlim()[1] >= values.max()
         assert float(axes.get_xticklabels()[0].get_text()) == pytest.approx(values.max(), rel=0.05)
     assert [text.get_text() for text in panels[0].get_yticklabels()] == list(sentence.tokens)
-
-
-def test_maps_of_an_explanation():
-    rng = np.random.default_rng(0)
-    attention = rng.dirichlet(np.ones(4), (3, 2, 4)).astype(np.float32)
-    explanation = SimpleNamespace(
-        tokens=[SimpleNamespace(text=word) for word in "abcd"],
-        attention=attention,
-        scores={"raw": np.arange(4.0)},
-        readout=2,
-    )
-    found = sentence_maps(explanation)
-    assert found.tokens == ("a", "b", "c", "d")
-    assert found.readout == 2
-    np.testing.assert_allclose(found.maps["raw"], attention.mean(1), rtol=1e-6)
-    step = [0.5 * layer.mean(0) + 0.5 * np.eye(4) for layer in attention.astype(np.float64)]
-    np.testing.assert_allclose(found.maps["rollout"][2], step[2] @ step[1] @ step[0], rtol=1e-9)
-    np.testing.assert_allclose(found.maps["flow"], jaxflow.flow(attention), rtol=1e-9)
-
-
-def test_every_picture_shades_alike():
-    for share in np.linspace(0, 1, 11):
-        drawn = [255 * channel for channel in colour_map()(float(share))[:3]]
-        assert drawn == pytest.approx(shade(share), abs=1.5)
-    assert shade(1) == SEQUENTIAL[-1]
