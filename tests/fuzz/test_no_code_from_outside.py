@@ -28,8 +28,7 @@ ATTRIBUTES = {
 #: What is there all the same, by file, and why.
 ALLOWED = {
     ("train/builder.py", "urllib"): "asks whether the corpus is there before TFDS fetches it",
-    ("train/sst2_builder.py", "extractall"): "of zipfile, which lets no member lead elsewhere",
-    ("train/sst2_builder.py", "urllib"): "asks whether the corpus is there before TFDS fetches it",
+    ("train/builder.py", "extractall"): "of zipfile, which lets no member lead elsewhere",
     ("jaxflow/commands/heap.py", "ctypes"): "calls mallopt of the C library, with numbers",
     ("eval/benchmarks/timing.py", "ctypes"): "calls malloc_trim of the C library",
     ("eval/benchmarks/rollout.py", "torch"): "a peer that is timed",
@@ -94,31 +93,42 @@ WATCHED = ("socket.", "subprocess.Popen", "os.system", "os.exec", "os.fork", "os
            "tempfile.", "os.chmod", "os.link", "os.symlink", "os.truncate")
 
 def hook(event, arguments):
-    if event.startswith(WATCHED):
-        events.append([event, repr(arguments)[:200]])
-    elif event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    if event.startswith(WATCHED) or writes:
         events.append([event, repr(arguments)[:200]])
 
 sys.dont_write_bytecode = True
-{first}
+for name in LIBRARIES:  # what others do when they are imported is not looked at
+    try:
+        __import__(name)
+    except ImportError:
+        pass
 before = dict(os.environ)
 sys.addaudithook(hook)
-for name in {names!r}:
+if not NAMES:
+    import socket, tempfile
+    socket.socket().close()
+    tempfile.mkdtemp()
+for name in NAMES:
     __import__(name)
 print(json.dumps([events, [key for key in os.environ if os.environ[key] != before.get(key)]]))
 """
+LIBRARIES = (
+    "jax", "jax.numpy", "flax.linen", "optax", "numba", "scipy.stats", "networkx", "matplotlib",
+    "matplotlib.figure", "tensorflow_datasets", "bokeh.models", "bokeh.plotting", "tyro", "rich",
+    "orbax.checkpoint", "grain", "safetensors.numpy", "tokenizers", "huggingface_hub", "PIL.Image",
+    "pyarrow", "pyarrow.parquet", "urllib.request", "filelock",
+)  # fmt: skip
 
 
-def imported(names: list[str], first: str = "") -> tuple[list[list[str]], list[str]]:
+def imported(names: list[str], libraries: tuple[str, ...] = ()) -> tuple[list[list[str]], list]:
     """Import modules in a process of its own; return what the interpreter's auditing saw."""
-    code = AUDIT.replace("{names!r}", repr(names)).replace("{first}", first)
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"LIBRARIES, NAMES = {libraries!r}, {names!r}\n{AUDIT}"],
         cwd=wheel.ROOT,
         env={**os.environ, "PYTHONPATH": str(wheel.ROOT)},
         capture_output=True,
         text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     events, changed = json.loads(done.stdout.splitlines()[-1])
@@ -135,38 +145,8 @@ def module_names() -> list[str]:
     return [name for name in names if not name.endswith("__main__")]
 
 
-#: What other libraries do when they are imported, which the project's own modules are held against:
-#: they are imported first, unwatched.
-LIBRARIES = (
-    "jax", "jax.numpy", "flax.linen", "optax", "numba", "scipy.stats", "networkx", "matplotlib",
-    "matplotlib.figure", "tensorflow_datasets", "bokeh.models", "bokeh.plotting", "tyro", "rich",
-    "orbax.checkpoint", "grain", "safetensors.numpy", "tokenizers", "huggingface_hub", "PIL.Image",
-    "pyarrow", "pyarrow.parquet", "urllib.request",
-)  # fmt: skip
-
-
-def test_importing_jaxflow_starts_nothing_and_asks_nobody() -> None:
-    events, changed = imported(["jaxflow"])
-    assert events == []
-    assert changed == []
-
-
-def test_importing_every_module_starts_nothing_and_asks_nobody() -> None:
-    first = "\n".join(
-        f"try:\n    import {name}\nexcept ImportError:\n    pass" for name in LIBRARIES
-    )
-    events, changed = imported(module_names(), first)
-    assert events == []
-    assert changed == []
-
-
-def test_the_hook_sees() -> None:
-    first = "import socket, tempfile"
-    code = "sys.addaudithook(hook)\nsocket.socket().close(); tempfile.mkdtemp()"
-    done = subprocess.run(
-        [sys.executable, "-c", AUDIT.replace("{names!r}", "[]").replace("{first}", first)
-         .replace("sys.addaudithook(hook)", code)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    seen = {event for event, _ in json.loads(done.stdout.splitlines()[-1])[0]}
+def test_importing_starts_nothing_and_asks_nobody() -> None:
+    assert imported(["jaxflow"]) == ([], [])
+    assert imported(module_names(), LIBRARIES) == ([], [])
+    seen = {event for event, _ in imported([])[0]}
     assert {"socket.__new__", "tempfile.mkdtemp", "os.mkdir"} <= seen

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numeric_limits
 import pytest
-from faulting.campaign import KINDS
-from fuzzing.check import FAULTS
+from faulting.trials import KINDS
+from fuzzing.harness import FAULTS
 from reliability_page import CAMPAIGNS, as_page, shortened
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,7 @@ def test_numbers_that_differ_are_on_the_page():
     assert "One thread and two give different bits." in page
 
 
+@pytest.mark.nightly
 def test_measurements_are_within_their_bounds(monkeypatch):
     monkeypatch.setattr(numeric_limits, "SIZES", ((1, 1), (6, 9)))
     found = numeric_limits.measure(tokens=300)

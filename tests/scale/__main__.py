@@ -9,8 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from scaling.campaign import run
-from scaling.page import as_page
+from scaling import as_page, run
 
 
 def main() -> int:

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 from many_devices import run_on_devices
-from scaling.campaign import exponent, measured
-from scaling.page import as_page
-from scaling.watch import Sample, Seen, evaluate
-from small_corpus import small_config, write_small_corpus
+from scaling import Sample, Seen, as_page, evaluate, exponent, measured
+from small_corpus import small_config
 
 from jaxflow.train.loop import train
 
@@ -29,14 +27,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scale")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        data = write_small_corpus(folder / "data")
-        # All lengths are padded to two, so that batches of many numbers of rows come up.
-        train(small_config(data, epochs=1, layers=1, buckets=(8,)), folder / "run")
-        yield folder / "run"
+def run(corpus, tmp_path_factory):
+    """A run whose sentences are padded to two lengths, so that batches of many sizes come up."""
+    folder = tmp_path_factory.mktemp("scale") / "run"
+    train(small_config(corpus, epochs=1, layers=1, buckets=(8,)), folder)
+    return folder
 
 
 def test_memory_is_flat_over_shards(run, tmp_path):
@@ -98,26 +93,3 @@ def test_the_page_is_made_of_the_numbers_beside_it(tmp_path, monkeypatch):
     assert caught.value.code == 0
     assert made.read_text(encoding="utf-8") == page
     assert json.loads(made.with_suffix(".json").read_text()) == json.loads(stored.read_text())
-
-
-def test_the_page_tells_growth():
-    tenths = [700_000_000 + 1_000_000 * k for k in range(10)]
-    record = {
-        "sentences": 100_000, "shards": 50, "start_processor": 20.0, "work_processor": 40.0,
-        "last_processor": 9.0, "rate": 1234.0, "rate_processor": 2345.6, "tenths": tenths,
-        "memory_work": 710_000_000, "memory_last": 800_000_000,
-    }  # fmt: skip
-    exponents = {"work_processor": 1.0, "last_processor": None, "memory_work": 0.011,
-                 "memory_last": 0.1}  # fmt: skip
-    page = as_page({
-        "asked": {"sentences": 100_000, "shards": 50},
-        "method": {"model": {"layers": 1, "heads": 2, "width": 16}, "cores": 2, "machine": "m",
-                   "versions": {"jax": "1", "numpy": "2", "pyarrow": "3"}},
-        "growth": {"100000": record}, "together": {"2x1": record}, "exponents": exponents,
-    })  # fmt: skip
-    page = page.replace("\n", " ")
-    assert "grew by +9.0 MB, +100 bytes a sentence" in page
-    assert "The most was 710 MB while shards were made and 800 MB in the last step" in page
-    assert "| 100,000 | 50 | 20.0 s | 40.0 s | 9.0 s | 2,346 | 710 MB | 800 MB |" in page
-    assert "| 1 | 2 | 2 | 1,234 | 2,346 |" in page
-    assert "exponent 1.00, the last step's with -;" in page

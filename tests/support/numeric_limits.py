@@ -17,11 +17,6 @@ import wheel
 
 import jaxflow
 
-__all__ = [
-    "DTYPES", "HALF_UNITS", "as_section", "child", "flow_share", "measure", "random_attention",
-    "rollout_share", "single_flow_share", "single_rollout_share",
-]  # fmt: skip
-
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 HALF_UNITS = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 UNIT = 2.0**-24  # of float32
@@ -128,15 +123,7 @@ def child(code: str, *arguments: str, python: str = sys.executable) -> dict[str,
 
 
 def measure(pythons: Sequence[str] = (sys.executable,), tokens: int = 4096) -> dict[str, Any]:
-    """Measure all of it.
-
-    Parameters
-    ----------
-    pythons
-        Interpreters whose results are compared; each has the packages that jaxflow needs.
-    tokens
-        Of the large attention.
-    """
+    """Measure rounding, a large attention, and the digests of results on each interpreter."""
     digests, versions = [], []
     for python in pythons:
         ask = [python, "-c", "import platform; print(platform.python_version())"]

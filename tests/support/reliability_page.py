@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from faulting.campaign import KINDS, WORK_NAMES
-from fuzzing.campaign import as_table
-from fuzzing.check import FAULTS
+from faulting.trials import KINDS, WORK_NAMES
+from fuzzing.harness import FAULTS, as_table
 from numeric_limits import as_section
 
 __all__ = ["CAMPAIGNS", "as_page", "shortened"]
@@ -30,7 +29,7 @@ three campaigns are commands of their own too: `python -m tests.fuzz`, `tests.fa
 #: Campaigns, and how the page's are run.
 CAMPAIGNS = {
     "fuzz": ("--cases", "1050000"),
-    "faults": ("--kills", "120", "--damages", "600"),
+    "faults": ("--kill", "120", "--damages", "600"),
     "numbers": (),
 }
 

@@ -1,8 +1,14 @@
-"""A process that has imported everything and forks a child for each job; see `Server`."""
+"""A process that has imported everything and forks a child for each job, which a fault may meet.
+
+Python tells an audit hook of each opening, renaming and making of a folder before it happens, and
+the hook kills the child or refuses the operation. Writes by compiled code are met by killing at a
+random time and by small file systems instead.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -13,42 +19,48 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
-
-__all__ = ["Ended", "Server"]
+from typing import Any, NamedTuple
 
 SUPPORT = Path(__file__).parents[1]
-ROOT = SUPPORT.parents[1]
+#: What the jobs need; JAX makes its threads later, in the children.
+IMPORTS = (
+    "array_record.python.array_record_module", "bokeh.embed", "bokeh.plotting", "grain",
+    "matplotlib.backends.backend_svg", "matplotlib.figure", "orbax.checkpoint", "pandas",
+    "pyarrow.parquet", "rich.progress", "safetensors.numpy", "scipy.stats", "tree", "typeguard",
+    "tensorflow_datasets.core.reader", "tyro.extras", "jaxflow.commands.parser",
+    "jaxflow.commands._runtime", "jaxflow.edges", "jaxflow.eval.leaderboard.page",
+    "jaxflow.eval.leaderboard.report", "jaxflow.eval.paper.evaluate", "jaxflow.eval.paper.sst2",
+    "jaxflow.eval.sharded.run", "jaxflow._flow.kernel", "jaxflow.train.builder",
+    "jaxflow.train.finetuning", "jaxflow.train.loop",
+)  # fmt: skip
+#: Kinds of failure -> the operations that fail. A full disk lets files be deleted.
+WRITING = ("open", "os.rename", "os.mkdir")
+FAILURES = {"ENOSPC": WRITING, **dict.fromkeys(("EROFS", "EACCES"),
+                                               (*WRITING, "os.remove", "os.rmdir"))}  # fmt: skip
 BOARD = ("raw", "norm")  # edge weights on the leaderboard
 
 
-class Ended:
+class Ended(NamedTuple):
     """How a child ended: its exit status (negative: the signal) and its two outputs."""
 
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
+    status: int
+    out: str
+    err: str
 
     @property
     def lines(self) -> list[str]:
-        """Return what standard error tells besides progress."""
+        """What standard error has besides progress."""
         return [line for line in self.err.splitlines() if line.startswith("jaxflow: ")]
 
 
 class Server:
-    """Starts jobs at once, because all they need is imported already.
-
-    Parameters
-    ----------
-    scratch
-        Folder for the children's outputs and the cache of compiled programs.
-    """
+    """Starts jobs at once; `scratch` is for their outputs and the programs they compile."""
 
     def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-        self._jobs = 0
+        self._scratch, self._jobs = scratch, 0
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]),
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT)]),
             "JAX_PLATFORMS": "cpu",
             # The same programs again and again: compiled once, and not by what is killed.
             "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
@@ -57,20 +69,16 @@ class Server:
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
             "NO_COLOR": "1",
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "faulting.server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        command = [sys.executable, "-m", "faulting.server"]
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen(command, env=environment, **pipes)
 
     def start(self, folder: Path, job: Mapping[str, Any]) -> int:
         """Start a job in a folder and return its process.
 
-        `job` has either ``argv`` of a command or ``call``, the name of a function in `works` that
-        is given ``arguments``; ``cache``, the user's cache folder; and, for a fault, ``kind``,
-        ``at`` and ``largest``, the size in bytes that no file can exceed.
+        `job` has ``argv`` of a command, or ``call``, the name of a function in `works`, and its
+        ``arguments``; ``cache``, the user's cache folder; and for a fault ``kind`` and ``at``, or
+        ``largest``, the size in bytes that no file can exceed.
         """
         self._jobs += 1
         log = self._scratch / f"job-{self._jobs}"
@@ -79,11 +87,12 @@ class Server:
     def wait(self, process: int) -> Ended:
         """Wait for a process."""
         answer = self._ask({"wait": process})
-        out, err = (Path(f"{answer['log']}.{name}") for name in ("out", "err"))
-        ended = Ended(answer["status"], out.read_text(), err.read_text())
-        out.unlink()
-        err.unlink()
-        return ended
+        texts = []
+        for name in ("out", "err"):
+            path = Path(f"{answer['log']}.{name}")
+            texts.append(path.read_text())
+            path.unlink()
+        return Ended(answer["status"], *texts)
 
     def run(self, folder: Path, job: Mapping[str, Any]) -> Ended:
         """Start a job and wait for it."""
@@ -99,11 +108,7 @@ class Server:
 
     def close(self) -> None:
         """End the server."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._process.communicate()
 
     def _ask(self, request: Mapping[str, Any]) -> Any:
         assert self._process.stdin is not None
@@ -111,16 +116,16 @@ class Server:
         print(json.dumps(request, default=str), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            status = self._process.wait()
-            raise RuntimeError(f"the process that starts the jobs has ended with {status}")
+            raise RuntimeError(f"the server has ended with {self._process.wait()}")
         return json.loads(answer)
 
 
 def _serve() -> None:
-    # What a shell starts in the background ignores Ctrl-C, and its children with it: a job is to do
-    # what a command in the foreground does.
+    # What a shell starts in the background ignores Ctrl-C, and its children with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _import_all()
+    for name in IMPORTS:
+        importlib.import_module(name)
+    _shrink()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is not an answer
     logs: dict[int, str] = {}
@@ -139,45 +144,6 @@ def _serve() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _import_all() -> None:
-    """Import what the jobs do; JAX makes its threads later, in the children."""
-    for name in (
-        "array_record.python.array_record_module",
-        "bokeh.embed",
-        "bokeh.plotting",
-        "grain",
-        "matplotlib.backends.backend_svg",
-        "matplotlib.figure",
-        "orbax.checkpoint",
-        "pandas",
-        "pyarrow.parquet",
-        "rich.progress",
-        "safetensors.numpy",
-        "scipy.stats",
-        "tensorflow_datasets.core.reader",
-        "tree",
-        "typeguard",
-        "tyro.extras",
-        "jaxflow.commands.parser",
-        "jaxflow.commands._runtime",
-        "jaxflow.edges._attention",
-        "jaxflow.eval.paper.evaluate",
-        "jaxflow.eval.plots.leaderboard",
-        "jaxflow.eval.leaderboard.report",
-        "jaxflow.eval.leaderboard.page",
-        "jaxflow.eval.sharded.run",
-        "jaxflow.eval.paper.sst2",
-        "jaxflow._flow.kernel",
-        "jaxflow._flow.layout",
-        "jaxflow._flow.sweep",
-        "jaxflow.train.builder",
-        "jaxflow.train.finetuning",
-        "jaxflow.train.loop",
-    ):
-        importlib.import_module(name)
-    _shrink()
-
-
 def _shrink() -> None:
     """Make the leaderboard one of a few methods and few permutations: its files are the same."""
     from jaxflow.edges import edge_weights
@@ -192,14 +158,11 @@ def _shrink() -> None:
 def _work(request: Mapping[str, Any]) -> None:
     """Do a job and end the process."""
     status = 1
-    outputs: list[IO[str]] = []
     try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         for descriptor, name in ((1, "out"), (2, "err")):
-            file = open(f"{request['log']}.{name}", "w")  # noqa: SIM115
-            os.dup2(file.fileno(), descriptor)
-            outputs.append(file)
-        with open(os.devnull) as nothing:
-            os.dup2(nothing.fileno(), 0)
+            os.dup2(os.open(f"{request['log']}.{name}", flags), descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["folder"])
         os.environ["XDG_CACHE_HOME"] = request["cache"]
         status = _job(request)
@@ -213,23 +176,51 @@ def _work(request: Mapping[str, Any]) -> None:
 
 
 def _job(request: Mapping[str, Any]) -> int:
-    from faulting import faults, works
+    from faulting import works
+    from jaxflow.commands import main
 
     if "call" in request:
-        found = getattr(works, request["call"])(*request["arguments"])
-        print(json.dumps(found))
+        print(json.dumps(getattr(works, request["call"])(*request["arguments"])))
         return 0
-    count = faults.install(request["folder"], request.get("kind"), request.get("at"))
+    count = _install(request["folder"], request.get("kind"), request.get("at"))
     if "largest" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest"], request["largest"]))
-    if request.get("prepare"):
-        status = works.prepare()
-    else:
-        from jaxflow.commands import main
-
-        status = main(request["argv"])
+    status = works.prepare() if request.get("prepare") else main(request["argv"])
     print(f"\noperations {count[0]}")
     return status
+
+
+def _install(folder: str, kind: str | None, at: int | None) -> list[int]:
+    """Count the operations that change a folder's files, and let a fault come from the n-th on.
+
+    `kind` is ``kill``, a key of `FAILURES`, or None to count only. Operations on other places are
+    not counted; those that name no place, relative to an open folder, are.
+    """
+    count = [0]
+    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in FAILURES["EROFS"]:
+            return
+        path = arguments[0]
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & writing):
+            return
+        if not isinstance(path, str | bytes | os.PathLike):
+            return
+        name = os.fsdecode(path)
+        if os.path.isabs(name) and not name.startswith(folder):
+            return
+        count[0] += 1
+        if kind is None or at is None or count[0] < at:
+            return
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if event in FAILURES[kind]:
+            number = getattr(errno, kind)
+            raise OSError(number, os.strerror(number), name)
+
+    sys.addaudithook(hook)
+    return count
 
 
 if __name__ == "__main__":

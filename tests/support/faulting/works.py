@@ -1,23 +1,23 @@
-"""The commands that faults are injected into, and what of their folders must come out equal.
+"""The commands that faults come to, and what of their folders must come out equal.
 
-All is compared, byte for byte or number for number, but these fields, which are times: ``seconds``
-in a run's ``metrics.jsonl``; ``milliseconds`` in ``leaderboard.json``, in ``leaderboard.md`` and in
-``leaderboard.html``, which also has identifiers drawn at random; ``finetuning_seconds`` in the
-records of a fine-tuned model's tables. Checkpoints are compared as
-numbers, because the names of the files that Orbax makes are drawn at random.
+All is compared, byte for byte or number for number, but times: ``seconds`` in ``metrics.jsonl``,
+the milliseconds of the leaderboard, whose page also has identifiers drawn at random, and
+``finetuning_seconds``. Checkpoints are compared as numbers: Orbax draws its files' names at random.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
-
-__all__ = ["WORKS", "Work", "damaged_checkpoints", "leftovers", "look", "prepare", "write_reviews"]
 
 TIMES = ("milliseconds", "milliseconds_said")
 _SECONDS = re.compile(rb'("?finetuning_seconds"?: )[\d.e-]+')
@@ -33,18 +33,8 @@ SIZE = 1_500  # training sentences of a corpus that is prepared
 class Work:
     """A command, run in a folder of its own.
 
-    Attributes
-    ----------
-    name
-        Its name in the counts.
-    argv
-        The command; ``{inputs}`` stands for the folder with the corpus and a finished run.
-    out
-        The folder that it fills.
-    run
-        The training run in that folder, or None.
-    needs
-        The function here that is given ``{inputs}`` once, to write there what else is read.
+    `out` is the folder that it fills and `run` a training run in there; ``{inputs}`` in `argv`
+    stands for the folder with the corpus and a finished run, to which `needs` is given once.
     """
 
     name: str
@@ -54,7 +44,7 @@ class Work:
     needs: str | None = None
 
     def job(self, inputs: Path, folder: Path) -> dict[str, Any]:
-        """Return the job for a `faulting.server.Server`."""
+        """Return the job for a server."""
         argv = [part.format(inputs=inputs) for part in self.argv]
         if not argv:
             return {"prepare": True, "cache": str(folder / self.out)}
@@ -116,13 +106,7 @@ def prepare() -> int:
 
 
 def look(name: str, out: str) -> dict[str, str]:
-    """Return what lies in a work's folder under its final name: name -> a digest of what it says.
-
-    Raises
-    ------
-    AssertionError
-        If a file there is not whole.
-    """
+    """Return a digest of each file under its final name; raise if one is not whole."""
     folder = Path(out)
     if not folder.exists():
         return {}
@@ -168,13 +152,6 @@ def leftovers(out: str) -> list[str]:
         for path in folder.rglob("*")
         if _hidden(path.name) or path.name.startswith("incomplete.") or "orbax-check" in path.name
     )
-
-
-def damaged_checkpoints(run: str, scratch: str, count: int) -> dict[str, Any]:
-    """Try `faulting.damages.try_damages`."""
-    from faulting.damages import try_damages
-
-    return try_damages(run, scratch, count)
 
 
 def _run(run: Path) -> dict[str, str]:
@@ -257,3 +234,67 @@ def _without_times(value: Any) -> Any:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def damaged_checkpoints(run: str, scratch: str, count: int) -> dict[str, Any]:
+    """Damage the last checkpoint of a run again and again, and open its checkpoints each time.
+
+    Every file is cut off at every 4 KiB, then random bits are flipped.
+    """
+    from contextlib import redirect_stderr
+
+    from jaxflow.train.checkpoint import Checkpoints, _checksum
+
+    before, last = sorted((Path(run) / "checkpoints").iterdir(), key=lambda p: int(p.name))[-2:]
+    good, numbers = _checksum(before), _arrays(before / "default")
+    tried, wrong = {"cut": 0, "flip": 0}, []
+    for name, kind, place in _damages(last, count):
+        tried[kind] += 1
+        folder = Path(scratch) / "checkpoints"
+        shutil.rmtree(scratch, ignore_errors=True)
+        for step in (before, last):
+            shutil.copytree(step, folder / step.name)
+        damage(folder / last.name / name, kind, place)
+        said: list[str] = []
+        printed = io.StringIO()
+        try:
+            with redirect_stderr(printed):
+                checkpoints = Checkpoints(folder, said.append)
+                step = checkpoints._manager.latest_step()
+                checkpoints.close()
+        except Exception as error:
+            wrong.append(f"{name}, {kind} at {place}: {error!r}")
+            continue
+        kept = folder / before.name
+        fine = str(step) == before.name and _checksum(kept) == good
+        if fine and sum(tried.values()) % 25 == 1:
+            fine = _arrays(kept / "default") == numbers
+        fine = fine and len(said) == 1 and str(folder / last.name) in said[0]
+        fine = fine and not printed.getvalue() and not (folder / last.name).exists()
+        if not fine or not (folder.with_name("checkpoints-damaged") / last.name).is_dir():
+            wrong.append(f"{name}, {kind} at {place}: {step} is used, said {said}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    return {"tried": sum(tried.values()), **tried, "wrong": wrong}
+
+
+def _damages(folder: Path, count: int) -> Iterator[tuple[str, str, int]]:
+    """Yield ``(file, kind, place)`` for a checkpoint: all cuts first, then flipped bits."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    cuts = [(path, place) for path in files for place in range(0, path.stat().st_size, 4096)]
+    for path, place in cuts:
+        yield path.relative_to(folder).as_posix(), "cut", place
+    rng, flipped = Random("damages"), [path for path in files if path.stat().st_size]
+    for number in range(max(count - len(cuts), 0)):
+        path = flipped[number % len(flipped)]
+        place = rng.randrange(8 * path.stat().st_size)
+        yield path.relative_to(folder).as_posix(), "flip", place
+
+
+def damage(path: Path, kind: str, place: int) -> None:
+    """Cut a file off after `place` bytes, or flip bit `place`."""
+    content = bytearray(path.read_bytes())
+    if kind == "cut":
+        del content[place:]
+    else:
+        content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)

@@ -1,0 +1,310 @@
+"""Unusable input to any command: exit 2, one line that names what was wrong, nothing written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from small_sst2 import tiny_bert
+
+from jaxflow.commands.evaluate import Evaluate
+from jaxflow.commands.leaderboard import Leaderboard
+from jaxflow.commands.pronouns import ReproducePronouns
+from jaxflow.commands.reproduce import Reproduce
+from jaxflow.errors import InputError
+from jaxflow.eval.paper.report import write_reports
+from jaxflow.models import Gpt2Config, Model, init, save_pretrained
+from jaxflow.train.lock import hold
+
+SMALL = "--layers 1 --heads 2 --width 16 --epochs 1 --batch 32 --positions 12"
+
+#: A command line, with the names of folders in braces, and what its complaint must name.
+CASES = [
+    ("--no-such-option", "no-such-option"),
+    ("no-such-command", "no-such-command"),
+    ("train", "--out"),
+    ("train --out", "--out"),
+    ("train --out run --epochs many", "many"),
+    ("train --out run --epochs 0", "epochs must be at least 1"),
+    ("train --out run --corpus other", "other"),
+    ("train --out run --corpus simple", "name it with --data"),
+    ("train --out run --data nothing", "nothing does not exist"),
+    ("train --out run --data empty", "numpred.train"),
+    ("train --out run --flow-weight -1", "flow_weight must be at least 0, got -1.0"),
+    ("train --out run --data {corpus} --flow-weight 1", "must be 0 for the corpus simple"),
+    (f"train --out run --data {{corpus}} {SMALL} --batch 5000", "at least one batch of 5000"),
+    (f"train --out run --data {{corpus}} {SMALL} --width 15", "width must be a multiple of heads"),
+    (f"train --out file --data {{corpus}} {SMALL}", "cannot be written"),
+    (f"train --out file/run --data {{corpus}} {SMALL}", "cannot be written"),
+    ("train --out {copy} --learning-rate 0.5", "learning_rate is 0.001, not 0.5"),
+    ("reproduce --dropout 1.5", "dropout must be in [0, 1)"),
+    ("reproduce --seed -1", "seed"),
+    ("reproduce --threads 0", "threads"),
+    ("reproduce --learning-rate nan", "learning_rate"),
+    ("reproduce --data nothing", "nothing does not exist"),
+    (f"reproduce --out file/out --data {{corpus}} {SMALL}", "cannot be written"),
+    ("reproduce sst2 --data nothing --model {sst2}", "nothing does not exist"),
+    ("reproduce sst2 --data {corpus} --model {sst2}", "expected the file train.tsv"),
+    ("reproduce pronouns --model {masked} --sentence Ann", "a sentence must be given as"),
+    ("reproduce pronouns --model {masked} --schemas none.tsv", "none.tsv cannot be read"),
+    ("reproduce pronouns --model {masked} --out file/inside", "file/inside cannot be written"),
+    ("reproduce pronouns --model nowhere/at/all", "nowhere"),
+    ("reproduce pronouns --model {published}", "tensors in"),
+    ("reproduce decoders", "examples/decoders.py"),
+    ("reproduce digits --epochs 2", "examples/digits.py"),
+    ("subject-mass run", "examples/subject_mass.py"),
+    ("evaluate", "Missing from jaxflow evaluate"),
+    ("evaluate nothing", "no run at nothing"),
+    ("evaluate .", "no run at ."),
+    ("evaluate {run} --min-tokens 0", "min_tokens"),
+    ("evaluate {run} --seed -1", "seed"),
+    ("evaluate {run} --samples 61", "from 1 to the 60"),
+    ("evaluate {run} --out file", "cannot be written"),
+    ("evaluate {run} --processes 2", "--shards"),
+    ("explain", "expected a sentence"),
+    ("explain keys --run nowhere", "no trained model at nowhere"),
+    ("explain keys --run x --model y", "expected --run or --model, got both"),
+    ("explain --file nowhere.txt", "nowhere.txt"),
+    ("explain --file latin.txt", "must be text"),
+    ("explain keys --model {masked}", "must have one [MASK], got 0"),
+    ("explain keys --cut cabinet", "cut must be a token of the sentence 'keys' or an index"),
+    ("explain keys --cut 2", "from 0 to 1, got '2'"),
+    (f"explain {'keys ' * 21} --png a.png", "at most 20 sentences, got 21"),
+    ("explain keys --discard 0.5", "discard must be asked for with --image only"),
+    ("explain --image x.png", "image needs --model with a vision Transformer"),
+    ("explain --image x.png --json --model {published}", "json must not be asked for"),
+    ("export nowhere out", "no run at nowhere"),
+    ("export {run} out --data nowhere", "nowhere"),
+    ("export {run} out --precision float8", "float8"),
+    ("export {run} file", "folder file"),
+    ("export {run}", "jaxflow export"),
+    ("figures nowhere", "no tables.json in nowhere"),
+    ("figures results --format gif", "got 'gif'"),
+    ("figures results --format ,", "svg,pdf,png"),
+    ("figures results --run nowhere", "no trained model at nowhere"),
+    ("figures results --out results/tables.json", "cannot be written"),
+    ("attribute missing.npz", "No such file"),
+    ("attribute empty", "directory"),
+    ("attribute a.npz --method raw --residual 0.5", "residual has no meaning"),
+    ("attribute a.npz --method head-rollout --heads 1", "heads has no meaning"),
+    ("attribute a.npz --threads 1", "threads has no meaning"),
+    ("attribute a.npz --residual 2", "residual"),
+    ("attribute a.npz --heads all", "heads must be"),
+    ("attribute a.npz --heads 2", "index from -2 to 1"),
+    ("attribute a.npz --layers 3", "layers must be indices from -2 to 1"),
+    ("attribute a.npz --sources a", "sources must be whole numbers"),
+    ("attribute a.npz --method flow --threads 0", "threads"),
+    ("attribute a.npz --out a.npz", "another file"),
+    ("attribute a.npz --method lime", "method"),
+    ("attribute a.npz --words", "words has no meaning without --model"),
+    ("attribute missing.txt --model agreement", "missing.txt must be text"),
+    ("edges --by alti", "by must be asked for with a sentence"),
+    ("edges keys --by alti/sideways", "aggregator must be one of"),
+    ("edges keys --by beauty/flow", "edge weight must be one of"),
+    ("edges keys --by head-8", "head must be from 0 to 7, got 8"),
+    ("edges keys --layer 6", "layer must be from -6 to 5 for this model, got 6"),
+    ("edges keys --by effective/flow", "effective attention needs"),
+    ("leaderboard", "expected the folder of a run, or --data"),
+    ("leaderboard nowhere", "no trained model at nowhere"),
+    ("leaderboard --sort beauty", "sort must be one of spearman_blank_out"),
+    ("leaderboard --model x", "model needs --data with dev.tsv"),
+    ("leaderboard --data nowhere", "nowhere"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, trained_run, corpus):
+    """Folders by the names that stand in braces, all read only."""
+    folder = tmp_path_factory.mktemp("places")
+    found = {"run": trained_run, "corpus": corpus}
+    for name, options in (
+        ("sst2", {"head": "classification", "labels": ("negative", "positive")}),
+        ("masked", {"head": "masked-lm"}),
+        ("published", {}),
+    ):
+        found[name] = folder / name
+        save_pretrained(found[name], tiny_bert(**options))
+    return found
+
+
+def attention(*shape, dtype=np.float64):
+    values = np.random.default_rng(0).random((*shape, shape[-1])) + 0.1
+    return (values / values.sum(-1, keepdims=True)).astype(dtype)
+
+
+@pytest.fixture
+def prepare(here, places):
+    """A function: the arguments of a command line, with what it names put into the folder."""
+    (here / "file").write_text("in the way")
+
+    def split(line):
+        if "empty" in line:
+            (here / "empty").mkdir()
+        if "latin" in line:
+            (here / "latin.txt").write_bytes(b"caf\xe9")
+        if "a.npz" in line:
+            np.savez(here / "a.npz", attention=attention(2, 2, 4))
+        if "results" in line:
+            import figure_data
+
+            write_reports(
+                here / "results", scores=figure_data.scores(), tables=figure_data.tables()
+            )
+        if "{copy}" in line:
+            shutil.copytree(places["run"], here / "copy")
+        return [word.format(**places, copy="copy") for word in line.split()]
+
+    return split
+
+
+@pytest.mark.parametrize(("line", "part"), CASES)
+def test_unusable_options_are_one_line(refused, prepare, line, part):
+    refused(*prepare(line), parts=[part])
+
+
+ROWS = {
+    "a row without a tab": ("the key", "there is no tab"),
+    "an unknown label": ("VBD\tthe key", "VBD"),
+    "an empty prefix": ("VBZ\t", "prefix"),
+    "a prefix of blanks": ("VBZ\t   ", "prefix"),
+    "too many tabs": ("VBZ\tthe\tkey", "one tab"),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_row_of_a_corpus_is_named_by_its_line(refused, here, corpus, kind):
+    row, part = ROWS[kind]
+    shutil.copytree(corpus, here / "data")
+    lines = (corpus / "numpred.test").read_text().splitlines()
+    lines[17] = row
+    (here / "data" / "numpred.test").write_text("\n".join(lines) + "\n")
+    refused("train", "--out", "run", "--data", "data", parts=["numpred.test, line 18:", part])
+
+
+def test_files_of_a_corpus_that_are_missing_cut_off_or_no_text(refused, here, corpus):
+    shutil.copytree(corpus, here / "data")
+    file, whole = here / "data" / "numpred.val", (corpus / "numpred.val").read_bytes()
+    file.unlink()
+    refused("train", "--out", "run", "--data", "data", parts=["numpred.val"])
+    for content, part in (
+        (b"", "numpred.val"),
+        (b"VBZ\tcaf\xe9\n", "numpred.val"),
+        (whole[: whole.rindex(b"\t") - 1], "numpred.val, line 30"),  # within the last label
+    ):
+        file.write_bytes(content)
+        refused("train", "--out", "run", "--data", "data", parts=[part])
+
+
+def test_a_damaged_run(refused, here, trained_run):
+    shutil.copytree(trained_run, here / "run")
+    for file in [*(here / "run" / "checkpoints").rglob("*"), *(here / "run" / "model").iterdir()]:
+        if file.is_file() and (file.suffix == ".safetensors" or "checkpoints" in file.parts):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    refused("train", "--out", "run", parts=["run/checkpoints", "delete that folder"])
+    refused("evaluate", "run", "--samples", "2", parts=["damaged"])
+
+
+def test_a_cache_that_cannot_be_written(refused, here, corpus, monkeypatch):
+    (here / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
+    refused("train", "--out", "run", "--data", corpus, parts=["cache", "XDG_CACHE_HOME"])
+
+
+def save_npy(path, array):
+    with open(path, "wb") as file:
+        np.save(file, array)
+
+
+GOOD = attention(2, 2, 4)
+ARRAYS = {
+    "'attention'": {"other": GOOD},
+    "pickled": {"attention": np.array([{}, None], dtype=object)},
+    "'tokens' is one of pickled": {"attention": GOOD, "tokens": np.array([{}] * 4, dtype=object)},
+    "rank 3": {"attention": GOOD[0]},
+    "square": {"attention": GOOD[..., :3]},
+    "rank 0": {"attention": np.array("a")},
+    "float16": {"attention": GOOD.astype(np.float16)},
+    "sum to 1": {"attention": GOOD * 3},
+    "mask must have the shape (4,)": {"attention": GOOD, "mask": np.ones(3, bool)},
+    "boolean": {"attention": GOOD, "mask": np.ones(4)},
+    "tokens must have the shape (4,)": {"attention": GOOD, "tokens": np.array(["a"])},
+}
+
+
+@pytest.mark.parametrize("part", ARRAYS)
+def test_arrays_that_are_no_attention(refused, here, part):
+    np.savez(here / "bad.npz", **ARRAYS[part])
+    refused("attribute", "bad.npz", parts=[part])
+
+
+def test_files_that_hold_no_arrays(refused, here):
+    path = here / "bad.npz"
+    np.savez(path, attention=GOOD)
+    whole = path.read_bytes()
+    for content, part in (
+        (whole[:-60], "npz"),
+        (whole[:200] + bytes(40) + whole[240:], "damaged"),
+        (pickle.dumps(GOOD), "must be an npz file"),
+    ):
+        path.write_bytes(content)
+        refused("attribute", path, parts=[part])
+    save_npy(path, GOOD)
+    refused("attribute", path, parts=["must be an npz file"])
+
+
+def test_models_that_a_study_cannot_use(refused, here, tmp_path):
+    from small_sst2 import write_corpus
+
+    write_corpus(tmp_path / "sst2")
+    bert = tiny_bert()
+    sizes = {"vocabulary": bert.config.vocabulary, "positions": 14, "layers": 1, "heads": 2}
+    gpt2 = Gpt2Config(**sizes, width=8, pad_id=0, head="classification", labels=("no", "yes"))
+    models = {
+        "needs a classifier of two classes": tiny_bert(
+            head="classification", labels=("a", "b", "c")
+        ),
+        "reads the attention of [CLS]": Model(gpt2, init(gpt2), bert.tokenizer),
+    }
+    for number, (part, model) in enumerate(models.items()):
+        save_pretrained(tmp_path / str(number), model)
+        command = ["reproduce", "sst2", "--data", tmp_path / "sst2", "--out", "out"]
+        refused(*command, "--model", tmp_path / str(number), parts=[part])
+    both = tiny_bert(head="classification", labels=("negative", "positive"))
+    save_pretrained(tmp_path / "both", both)
+    for option, part in (
+        ("--samples=61", "samples must be at most 60, the dev sentences, got 61"),
+        ("--paper-samples=0", "paper_samples must be at least 1, got 0"),
+    ):
+        refused(*command, "--model", tmp_path / "both", option, parts=[part])
+
+
+HELD = {
+    "evaluate": lambda out: Evaluate(out.parent, out=out),
+    "shards": lambda out: Evaluate(out.parent, out=out, shards=2),
+    "leaderboard": lambda out: Leaderboard((out.parent,), out=out),
+    "reproduce": lambda out: Reproduce(out=out),
+    "pronouns": lambda out: ReproducePronouns(out=out),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_folder_in_use_is_refused(name, tmp_path):
+    out = tmp_path / "out"
+    said = f"out is in use by process {os.getpid()} on "
+    with hold(out), pytest.raises(InputError, match=said):
+        HELD[name](out).run()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "shards"])
+def test_what_was_left_half_written_is_cleared_away(name, tmp_path):
+    """Before the command finds that there is no run, which is soon."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".tables.md.4194305.part").touch()  # no process has that number
+    with pytest.raises(InputError, match="no run at"):
+        HELD[name](out).run()
+    assert list(out.iterdir()) == []

@@ -1,1 +1,0 @@
-"""How time and memory of an evaluation in shards grow; see `tests/scale`."""
