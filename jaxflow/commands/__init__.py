@@ -22,14 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from jaxflow.commands.parser import parse
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with ended_by_signals():
-            command = parse(list(sys.argv[1:] if arguments is None else arguments))
-            command.run()
+            parse(words).run()
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         sys.stderr.close()
     except (InputError, KeyboardInterrupt, ModuleNotFoundError) as error:
-        if (status := exit_status(error)) is not None:
+        if (status := exit_status(error, *words[:1])) is not None:
             return status
         raise
     return 0

@@ -27,17 +27,29 @@ AGAIN = "no file is half-written, and the same command goes on from what is kept
 
 # Package that is imported -> the extra that installs it.
 EXTRAS = {
-    **dict.fromkeys(("flax", "safetensors", "tokenizers", "huggingface_hub", "PIL"), "models"),
+    **dict.fromkeys(("flax", "safetensors", "tokenizers", "huggingface_hub"), "models"),
+    **dict.fromkeys(("filelock", "PIL"), "models"),
     **dict.fromkeys(("optax", "tensorflow_datasets", "array_record", "grain"), "train"),
-    **dict.fromkeys(("orbax", "filelock", "pyarrow", "importlib_resources"), "train"),
+    **dict.fromkeys(("orbax", "pyarrow", "importlib_resources"), "train"),
     **dict.fromkeys(("matplotlib", "bokeh"), "plots"),
     "sklearn": "vision",
     "torch": "test",
 }
 
 
-def exit_status(error: BaseException) -> int | None:
+# Commands of which nothing works without the extra `train`, which includes `models`.
+TRAINING = ("reproduce", "train", "evaluate", "leaderboard", "export")
+
+
+def exit_status(error: BaseException, command: str = "") -> int | None:
     """Print in one line what ended a command, and return its exit status.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    command
+        The name of the command, to name the extra that it needs.
 
     Returns
     -------
@@ -49,9 +61,12 @@ def exit_status(error: BaseException) -> int | None:
         message, status = f"error: {' '.join(str(error).split())}", 2
     elif isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
         package = (error.name or "").split(".")[0]
+        extra = EXTRAS[package]
+        if extra == "models" and command in TRAINING:
+            extra = "train"
         message = (
             f"error: this command needs the package {package}, which is not installed: "
-            f"pip install 'jaxflow[{EXTRAS[package]}]'"
+            f"pip install 'jaxflow[{extra}]'"
         )
         status = 2
     elif isinstance(error, Stopped):
