@@ -7,6 +7,7 @@ from every host, and an error with the folder ends all processes with the same s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
