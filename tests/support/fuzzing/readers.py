@@ -28,8 +28,7 @@ from jaxflow.commands._console import read_sentences
 from jaxflow.commands.parser import parse
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.patches import read_picture
-from jaxflow.eval.io.card import END, START, with_measured
-from jaxflow.eval.io.export import read_card
+from jaxflow.eval.io.export import END, START, read_card, with_measured
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
 from jaxflow.eval.plots.curves import read_journey, read_tables
 from jaxflow.eval.pronouns.schemas import parse_schema, read_schemas
