@@ -68,8 +68,8 @@ def stopping() -> Iterator[Callable[[], int | None]]:
     try:
         yield lambda: handler.number
     finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+        for each, previous in before.items():
+            signal.signal(each, previous)
     if handler.number is not None:
         outer = before[handler.number]
         if not isinstance(outer, _Handler):

@@ -92,3 +92,28 @@ def test_a_stop_is_an_interrupt():
     assert issubclass(Stopped, KeyboardInterrupt)
     assert str(Stopped(signal.SIGTERM)) == "stopped by SIGTERM"
     assert str(Stopped(signal.SIGINT, "after step 3")) == "stopped by SIGINT after step 3"
+
+
+def test_a_block_within_a_block_hands_its_signal_on():
+    def step():
+        with stopping() as outer:
+            with stopping() as inner:
+                send(signal.SIGTERM)
+                assert (inner(), outer()) == (signal.SIGTERM, None)
+            assert outer() == signal.SIGTERM
+            raise Stopped(outer(), "after step 3")
+
+    with pytest.raises(Stopped, match="after step 3"):
+        step()
+
+
+def test_a_second_signal_in_a_block_within_a_block_ends_both():
+    def go_on():
+        with stopping():
+            send(signal.SIGTERM)
+            with stopping():
+                send(signal.SIGINT)
+            raise AssertionError("it goes on")
+
+    with pytest.raises(Stopped, match="SIGINT"):
+        go_on()

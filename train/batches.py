@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,17 +18,9 @@ from jaxflow.errors import InputError
 from jaxflow.models import Tokenizer, WordTokenizer
 from jaxflow.train.corpus import Split
 
-
-class Batch(TypedDict):
-    """One batch of equal shape: ``tokens`` int32 ``[B, n]`` and ``labels`` int32 ``[B]``.
-
-    Where they are asked for also ``subjects`` int32 ``[B]``, the subject noun's place among the
-    tokens, -1 where unknown.
-    """
-
-    tokens: np.ndarray
-    labels: np.ndarray
-    subjects: NotRequired[np.ndarray]
+Batch = dict[str, np.ndarray]
+"""Arrays of one batch: ``tokens`` int32 ``[B, n]``, ``labels`` int32 ``[B]`` and, where asked for,
+``subjects`` int32 ``[B]``, the subject noun's place among the tokens, -1 where unknown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +118,7 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Return the steps of the whole run."""
 
-    def part(self, step: int, part: slice) -> Mapping[str, np.ndarray]:
+    def part(self, step: int, part: slice) -> Batch:
         """Return some rows of a step's batch, arrays by the names that the loss has for them."""
 
 
@@ -168,7 +160,7 @@ class ArrayBatches:
     def __len__(self) -> int:
         return self.steps_per_epoch * self.epochs
 
-    def part(self, step: int, part: slice) -> dict[str, np.ndarray]:
+    def part(self, step: int, part: slice) -> Batch:
         """Return some rows of a step's batch."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self._rows)
@@ -282,14 +274,11 @@ class BatchPlan:
         if self.extra is not None and not own.all():
             tokens[~own] = self.extra.tokens[rows[~own] - len(self.train), :length]
             labels[~own] = self.extra.labels[rows[~own] - len(self.train)]
-        if self.subjects:
-            return {"tokens": tokens, "labels": labels, "subjects": self._subjects[rows]}
-        return {"tokens": tokens, "labels": labels}
+        subjects = {"subjects": self._subjects[rows]} if self.subjects else {}
+        return {"tokens": tokens, "labels": labels, **subjects}
 
 
-def iterate(
-    plan: Batches, start: int = 0, part: slice = slice(None)
-) -> Iterator[Mapping[str, np.ndarray]]:
+def iterate(plan: Batches, start: int = 0, part: slice = slice(None)) -> Iterator[Batch]:
     """Iterate over the batches from step `start`, read ahead by the loader's threads.
 
     Of each batch only the rows `part` are read, those of one process of several.

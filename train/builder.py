@@ -1,6 +1,6 @@
-"""The TFDS builder of the agreement corpora; importing this module imports TFDS.
+"""TFDS builders of the agreement corpora and of SST-2; importing this module imports TFDS.
 
-The corpus is stored as ``array_record`` files and read back with ``as_data_source``; neither needs
+A corpus is stored as ``array_record`` files and read back with ``as_data_source``; neither needs
 TensorFlow. One record holds a block of 1,024 rows, not one: TFDS takes 0.1 ms to write a row as a
 record of its own and 0.3 ms to read it, so 235,000 rows would need 25 s and 75 s; in blocks, well
 under a second each. Blocks keep the order of the source (shuffling is off).
@@ -12,7 +12,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -29,9 +29,68 @@ from jaxflow.train.formats import (
 )
 from jaxflow.train.grammar import TRAIN_SIZE, synthetic_splits
 from jaxflow.train.prepared import SEAL, Block, sealed_blocks
+from jaxflow.train.sst2 import SST2_FILES
+
+_GLUE_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
-class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
+class _BlockBuilder(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
+    """Builder of a corpus in blocks, its options kept as attributes.
+
+    Features of a record, for a block of B rows: B lines of text, int32 [B] of each number, and
+    ``seal``, the block's checksum (`jaxflow.train.prepared`). The caller must give different
+    sources different data folders, as `jaxflow.train.corpus.load_corpus` does.
+    """
+
+    text: ClassVar[str]
+    numbers: ClassVar[tuple[str, ...]]
+    about: ClassVar[tuple[str, str]]  # description and home page
+
+    def __init__(self, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        self._given = dict(given)
+        super().__init__(file_format="array_record", **options)
+        # TFDS rebuilds a pickled builder from this record of its arguments.
+        self._original_state |= self._given
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        numbers = {n: tfds.features.Tensor(shape=(None,), dtype=np.int32) for n in self.numbers}
+        texts = {name: tfds.features.Text() for name in (self.text, SEAL)}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.about[0],
+            features=tfds.features.FeaturesDict(texts | numbers),
+            homepage=self.about[1],
+            disable_shuffling=True,
+        )
+
+    def _read(self, downloads: tfds.download.DownloadManager) -> Mapping[str, Sequence[Any]]:
+        """Return all rows by split."""
+        raise NotImplementedError
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        # All rows are read before the first is written, so that an unusable one is reported as
+        # it is: TFDS puts its own words around errors that come out of a generator.
+        blocks = sealed_blocks(
+            Path(self.data_dir_root).name, self._read(dl_manager), (self.text, *self.numbers)
+        )
+        return {name: self._generate_examples(each) for name, each in blocks.items()}
+
+    def _generate_examples(
+        self, blocks: Iterator[tuple[int, Block]]
+    ) -> Iterator[tuple[int, Block]]:
+        yield from blocks
+
+    # TFDS announces on standard output what it does; results go there, so it is kept quiet.
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+class AgreementCorpus(_BlockBuilder):
     """Subject-verb agreement in three configurations: ``simple``, ``full`` and ``synthetic``.
 
     Parameters
@@ -43,14 +102,7 @@ class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
     size : int
         ``synthetic``: number of training rows.
     **options
-        Passed on to TFDS: ``config``, ``data_dir``. The caller must give different sources
-        different data folders, as `jaxflow.train.corpus.load_corpus` does.
-
-    Notes
-    -----
-    Features of a record, for a block of B rows: ``prefixes``, B lines of text; ``labels``,
-    ``n_attractors`` and ``subject_index``, int32 [B]; ``seal``, the block's checksum
-    (`jaxflow.train.prepared`).
+        Passed on to TFDS: ``config``, ``data_dir``.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -59,82 +111,76 @@ class AgreementCorpus(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name="simple", description="a folder like rnn_agr_simple"),
         tfds.core.BuilderConfig(name="full", description=FULL_FILE),
     ]
+    text, numbers = "prefixes", NUMBERS
+    about = (
+        "Sentences up to their verb, and whether that is singular or plural.",
+        "https://github.com/TalLinzen/rnn_agreement",
+    )
 
     def __init__(
-        self,
-        *,
-        source: Path | None = None,
-        seed: int = 0,
-        size: int = TRAIN_SIZE,
-        **options: Any,
+        self, *, source: Path | None = None, seed: int = 0, size: int = TRAIN_SIZE, **options: Any
     ) -> None:
-        self._source, self._seed, self._size = source, seed, size
-        super().__init__(file_format="array_record", **options)
-        # TFDS rebuilds a pickled builder from this record of its arguments.
-        self._original_state |= {"source": source, "seed": seed, "size": size}
+        super().__init__({"source": source, "seed": seed, "size": size}, options)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        numbers = {name: tfds.features.Tensor(shape=(None,), dtype=np.int32) for name in NUMBERS}
-        texts = {name: tfds.features.Text() for name in ("prefixes", SEAL)}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Sentences up to their verb, and whether that is singular or plural.",
-            features=tfds.features.FeaturesDict(texts | numbers),
-            homepage="https://github.com/TalLinzen/rnn_agreement",
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        # All rows are read before the first is written, so that an unusable one is reported as
-        # it is: TFDS puts its own words around errors that come out of a generator.
-        splits: Mapping[str, Sequence[Example]]
+    def _read(self, downloads: tfds.download.DownloadManager) -> Mapping[str, Sequence[Example]]:
+        source, seed = self._given["source"], self._given["seed"]
         if self.builder_config.name == "synthetic":
-            splits = synthetic_splits(self._seed, self._size)
-        elif self.builder_config.name == "simple":
-            splits = _simple_splits(self._source)
-        else:
-            splits = self._full_splits(dl_manager)
-        return {
-            name: self._generate_examples(blocks)
-            for name, blocks in sealed_blocks(
-                Path(self.data_dir_root).name, splits, ("prefixes", *NUMBERS)
-            ).items()
-        }
-
-    def _generate_examples(
-        self, blocks: Iterator[tuple[int, Block]]
-    ) -> Iterator[tuple[int, Block]]:
-        yield from blocks
-
-    def _full_splits(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Example]]:
-        if self._source is not None:
-            return _divide(list(read_full(self._source)), self._seed, self._source)
-        path = _download(dl_manager)
+            return synthetic_splits(seed, self._given["size"])
+        if self.builder_config.name == "simple":
+            return {
+                name: list((read_subjects if name == "subjects" else read_simple)(source / file))
+                for name, file in SIMPLE_FILES.items()
+                if (source / file).exists() or name in ("train", "val", "test")
+            }
+        if source is not None:
+            return _divide(list(read_full(source)), seed, source)
+        path = _download(downloads)
         try:
-            return _divide(list(read_full(path)), self._seed, path)
+            return _divide(list(read_full(path)), seed, path)
         except InputError:
             # What the server sent is no corpus: the next run must fetch it again.
             path.unlink(missing_ok=True)
             Path(f"{path}.INFO").unlink(missing_ok=True)
             raise
 
-    # TFDS announces on standard output what it does; results go there, so it is kept quiet.
-    def _log_download_bytes(self) -> None:
-        pass
 
-    def _log_download_done(self) -> None:
-        pass
+class Sst2Corpus(_BlockBuilder):
+    """Sentences of film reviews and whether they are positive.
 
+    GLUE's own builder stores a sentence a record, and reading 70,000 of them takes half a minute.
 
-def _simple_splits(folder: Path | None) -> dict[str, list[Example]]:
-    if folder is None:
-        raise InputError("the simple corpus needs the path of its folder, but none was given.")
-    splits = {}
-    for name, file in SIMPLE_FILES.items():
-        if (folder / file).exists() or name in ("train", "val", "test"):
-            read = read_subjects if name == "subjects" else read_simple
-            splits[name] = list(read(folder / file))
-    return splits
+    Parameters
+    ----------
+    source : path, optional
+        Configuration ``folder``: where ``train.tsv``, ``dev.tsv`` and, if there is one,
+        ``test.tsv`` lie, lines of ``sentence<TAB>label``.
+    **options
+        Passed on to TFDS: ``config`` (``folder``, or ``glue`` for ``glue/sst2``), ``data_dir``.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS wants a list)
+        tfds.core.BuilderConfig(name="folder", description="a folder of sentence<TAB>label files"),
+        tfds.core.BuilderConfig(name="glue", description="glue/sst2"),
+    ]
+    text, numbers = "sentences", ("labels",)
+    about = (
+        "Sentences of film reviews, negative (0) or positive (1).",
+        "https://nlp.stanford.edu/sentiment/index.html",
+    )
+
+    def __init__(self, *, source: Path | None = None, **options: Any) -> None:
+        super().__init__({"source": source}, options)
+
+    def _read(self, downloads: tfds.download.DownloadManager) -> Mapping[str, Sequence[Labelled]]:
+        if self.builder_config.name == "glue":
+            return _glue(Path(downloads.download_dir))
+        source = self._given["source"]
+        return {
+            name: list(read_labelled(source / file, hidden=name == "test"))
+            for name, file in SST2_FILES.items()
+            if name != "test" or (source / file).exists()
+        }
 
 
 def _divide(rows: list[Example], seed: int, path: Path) -> dict[str, list[Example]]:
@@ -152,104 +198,26 @@ def _divide(rows: list[Example], seed: int, path: Path) -> dict[str, list[Exampl
     return {name: [rows[i] for i in np.sort(part)] for name, part in parts}
 
 
+def _reach(url: str) -> None:
+    """Ask for a file first: without a connection TFDS tries ten times over minutes, and warns."""
+    urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=30).close()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+
+
 def _download(dl_manager: tfds.download.DownloadManager) -> Path:
     try:
         if not any(dl_manager.download_dir.glob("*/*.gz")):
-            # Without a connection TFDS tries ten times over minutes, warning each time: ask first.
-            request = urllib.request.Request(FULL_URL, method="HEAD")
-            urllib.request.urlopen(request, timeout=30).close()
+            _reach(FULL_URL)
         return Path(dl_manager.download(FULL_URL))
     except Exception as error:  # the HTTP libraries raise a dozen unrelated kinds here
-        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         raise InputError(
-            f"the full corpus could not be fetched ({reason}): download {FULL_URL} on a machine "
-            f"that is connected, then put {FULL_FILE} into {dl_manager.download_dir.parent} or "
-            f"give the path of that file (option --data)."
+            f"the full corpus could not be fetched ({_reason(error)}): download {FULL_URL} on a "
+            f"machine that is connected, then put {FULL_FILE} into "
+            f"{dl_manager.download_dir.parent} or give the path of that file (option --data)."
         ) from error
-
-
-SST2_FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
-"""File of each split of a folder; test may be missing."""
-
-_GLUE_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
-
-
-class Sst2Corpus(tfds.core.GeneratorBasedBuilder):
-    """Sentences of film reviews and whether they are positive.
-
-    Parameters
-    ----------
-    source : path, optional
-        Configuration ``folder``: where ``train.tsv``, ``dev.tsv`` and, if there is one,
-        ``test.tsv`` lie, lines of ``sentence<TAB>label``.
-    **options
-        Passed on to TFDS: ``config`` (``folder``, or ``glue`` for ``glue/sst2``), ``data_dir``. The
-        caller must give different sources different data folders, as
-        `jaxflow.train.sst2.load_sst2` does.
-
-    Notes
-    -----
-    Features of a record, for a block of B rows: ``sentences``, B lines of text, and ``labels``,
-    int32 [B], -1 where no label is given; the block's checksum (`jaxflow.train.prepared`).
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS wants a list)
-        tfds.core.BuilderConfig(name="folder", description="a folder of sentence<TAB>label files"),
-        tfds.core.BuilderConfig(name="glue", description="glue/sst2"),
-    ]
-
-    def __init__(self, *, source: Path | None = None, **options: Any) -> None:
-        self._source = source
-        super().__init__(file_format="array_record", **options)
-        # TFDS rebuilds a pickled builder from this record of its arguments.
-        self._original_state |= {"source": source}
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Sentences of film reviews, negative (0) or positive (1).",
-            features=tfds.features.FeaturesDict(
-                {
-                    "sentences": tfds.features.Text(),
-                    "labels": tfds.features.Tensor(shape=(None,), dtype=np.int32),
-                    SEAL: tfds.features.Text(),
-                }
-            ),
-            homepage="https://nlp.stanford.edu/sentiment/index.html",
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        # All rows are read before the first is written: TFDS puts its own words around errors that
-        # come out of a generator.
-        if self.builder_config.name == "glue":
-            splits = _glue(Path(dl_manager.download_dir))
-        else:
-            assert self._source is not None
-            splits = {
-                name: list(read_labelled(self._source / file, hidden=name == "test"))
-                for name, file in SST2_FILES.items()
-                if name != "test" or (self._source / file).exists()
-            }
-        return {
-            name: self._generate_examples(blocks)
-            for name, blocks in sealed_blocks(
-                Path(self.data_dir_root).name, splits, ("sentences", "labels")
-            ).items()
-        }
-
-    def _generate_examples(
-        self, blocks: Iterator[tuple[int, Block]]
-    ) -> Iterator[tuple[int, Block]]:
-        yield from blocks
-
-    # TFDS announces on standard output what it does; results go there, so it is kept quiet.
-    def _log_download_bytes(self) -> None:
-        pass
-
-    def _log_download_done(self) -> None:
-        pass
 
 
 class _Unpacked:
@@ -279,15 +247,11 @@ def _glue_builder() -> type[tfds.core.GeneratorBasedBuilder]:
 
     class GlueWithoutTensorFlow(Glue, skip_registration=True):  # type: ignore[call-arg]
         name = "glue"
+        _log_download_bytes = _BlockBuilder._log_download_bytes
+        _log_download_done = _BlockBuilder._log_download_done
 
         def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
             return super()._split_generators(_Unpacked(dl_manager))
-
-        def _log_download_bytes(self) -> None:
-            pass
-
-        def _log_download_done(self) -> None:
-            pass
 
     return GlueWithoutTensorFlow
 
@@ -299,9 +263,7 @@ def _glue(downloads: Path) -> dict[str, list[Labelled]]:
             config="sst2", data_dir=downloads / "tfds", file_format="array_record"
         )
         if not (Path(builder.data_dir) / "dataset_info.json").exists():
-            # Without a connection TFDS tries ten times over minutes, warning each time: ask first.
-            request = urllib.request.Request(builder.builder_config.data_url, method="HEAD")
-            urllib.request.urlopen(request, timeout=30).close()
+            _reach(builder.builder_config.data_url)
         builder.download_and_prepare(download_dir=downloads)
         sources = builder.as_data_source()
         splits = {}
@@ -314,9 +276,8 @@ def _glue(downloads: Path) -> dict[str, list[Labelled]]:
             ]
         return splits
     except Exception as error:  # the HTTP libraries raise a dozen unrelated kinds here
-        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         raise InputError(
-            f"glue/sst2 could not be fetched ({reason}): run this once on a machine that is "
-            f"connected, or give a folder with {', '.join(SST2_FILES.values())} of "
+            f"glue/sst2 could not be fetched ({_reason(error)}): run this once on a machine that "
+            f"is connected, or give a folder with {', '.join(SST2_FILES.values())} of "
             "sentence<TAB>label lines (option --data)."
         ) from error

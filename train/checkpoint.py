@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 import warnings
@@ -20,35 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.files import write_together
 from jaxflow.train.step import TrainState
-
-
-@contextmanager
-def without_late_writes() -> Iterator[None]:
-    """Keep quiet about what TensorStore still has to say to Orbax after a write has failed.
-
-    Orbax closes its event loop at the first failure; each write that ends later is then reported as
-    a traceback of its own, dozens of them around the one sentence that says what is wrong. They
-    come as exceptions that nobody can raise and, printed by compiled code, as ones that nobody
-    caught. Some end while the process does: after a failure both hooks stay, and let all else pass.
-    """
-    unraisable, uncaught = sys.unraisablehook, sys.excepthook
-
-    def late(error: BaseException | None) -> bool:
-        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
-
-    def told_unraisable(found: Any) -> None:
-        if not late(found.exc_value):
-            unraisable(found)
-
-    def told_uncaught(kind: Any, error: BaseException, trace: Any) -> None:
-        if not late(error):
-            uncaught(kind, error, trace)
-
-    sys.unraisablehook, sys.excepthook = told_unraisable, told_uncaught
-    yield
-    sys.unraisablehook, sys.excepthook = unraisable, uncaught
-
 
 KEPT = 2
 SEAL = "sha256"
@@ -69,6 +41,11 @@ def _checksum(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _reason(error: Exception) -> str:
+    """Return the first line of an error; of a full disk Orbax and TensorStore make many kinds."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class Checkpoints:
     """The last two good states of a run, kept by Orbax under ``RUN/checkpoints``.
 
@@ -78,21 +55,24 @@ class Checkpoints:
     not see every damage, and of what it sees reports more than the one line that a reader needs. A
     damaged checkpoint is moved to ``RUN/checkpoints-damaged``, and the one before is used.
 
+    Old checkpoints are not deleted by Orbax's own retention: it deletes before the new one has its
+    checksum, and in place, so that a killed run would leave half a checkpoint that looks damaged.
+
     Parameters
     ----------
     folder
         Where they lie.
-    say
-        Told in one line of each checkpoint that is not used.
+    warn
+        Called with one line for each checkpoint that is not used.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each save as a warning
         self._ocp = ocp
         self._folder = folder
-        # Of several processes this is one's affair: Orbax is to wait for no other.
+        # Of several processes one keeps checkpoints: Orbax is to wait for no other.
         own = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
         options = ocp.CheckpointManagerOptions(
@@ -100,7 +80,7 @@ class Checkpoints:
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._sort_out(say)
+            self._sort_out(warn)
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
             if len(self._steps()) > KEPT:  # a run ended between its last checkpoint and deleting
                 self._prune()
@@ -108,35 +88,22 @@ class Checkpoints:
             raise InputError(f"checkpoints cannot be written to {folder}: {error}") from error
 
     def save(self, state: TrainState) -> None:
-        """Keep a state under its step.
-
-        Raises
-        ------
-        InputError
-            If the folder cannot be written.
-        """
+        """Keep a state under its step."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        folder = self._folder / str(step)
         try:
             self._manager.save(step, args=self._ocp.args.StandardSave(state._asdict()))
-            self._seal(step)
+            write_together(folder, {SEAL: _checksum(folder)})
             self._prune()
-        except Exception as error:  # of a full disk Orbax and TensorStore make many kinds
-            lines = str(error).strip().splitlines()
+        except Exception as error:
             raise InputError(
-                f"the checkpoint {self._folder / str(step)} cannot be written: "
-                f"{lines[0] if lines else type(error).__name__}"
+                f"the checkpoint {folder} cannot be written: {_reason(error)}"
             ) from error
 
     def restore(self, like: TrainState) -> TrainState | None:
-        """Return the last state, or None where there is none.
-
-        Raises
-        ------
-        InputError
-            If the checkpoint belongs to a model of another shape.
-        """
+        """Return the last state, or None where there is none."""
         step = self._manager.latest_step()
         if step is None:
             return None
@@ -144,11 +111,10 @@ class Checkpoints:
         template = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like._asdict())
         try:
             restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(template))
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            lines = str(error).strip().splitlines()
+        except Exception as error:
             raise InputError(
-                f"the checkpoint {folder} cannot be read, delete it to go on "
-                f"from the one before: {lines[0] if lines else type(error).__name__}"
+                f"the checkpoint {folder} cannot be read, delete it to go on from the one before: "
+                f"{_reason(error)}"
             ) from error
         state = TrainState(**restored)
         if int(state.step) != step or not all_finite(state):
@@ -170,36 +136,27 @@ class Checkpoints:
         names = (path.name for path in self._folder.iterdir())
         return sorted((int(n) for n in names if n.isdecimal() and n == str(int(n))), reverse=True)
 
-    def _seal(self, step: int) -> None:
-        """Write a checkpoint's checksum, beside its place and renamed."""
-        beside = self._folder / f".{step}.{SEAL}"
-        try:
-            with beside.open("w", encoding="ascii") as file:
-                file.write(_checksum(self._folder / str(step)))
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._folder / str(step) / SEAL)
-        finally:
-            beside.unlink(missing_ok=True)
-
     def _prune(self) -> None:
-        """Delete all but the last ones; renamed first, so that none is seen half deleted."""
+        """Delete all but the last ones."""
         for step in self._steps()[KEPT:]:
-            aside = self._folder / f".{step}.deleted"
-            (self._folder / str(step)).rename(aside)
-            shutil.rmtree(aside)
+            self._delete(step)
         self._manager.reload()
 
-    def _sort_out(self, say: Callable[[str], None]) -> None:
+    def _delete(self, step: int) -> None:
+        """Delete a checkpoint, renamed first, so that none is seen half deleted."""
+        aside = self._folder / f".{step}.deleted"
+        (self._folder / str(step)).rename(aside)
+        shutil.rmtree(aside)
+
+    def _sort_out(self, warn: Callable[[str], None]) -> None:
         """Put checkpoints aside that are not whole: Orbax looks into all of them."""
         bad: dict[int, str] = {}
         steps = self._steps()
         for step in steps:
-            folder = self._folder / str(step)
             seal = self._sealed(step)
             if seal is None:
                 bad[step] = "cut off"
-            elif seal != _checksum(folder).encode():
+            elif seal != _checksum(self._folder / str(step)).encode():
                 bad[step] = "damaged"
         last = max((step for step in steps if step not in bad), default=-1)
         damaged = [str(step) for step, why in bad.items() if why == "damaged"]
@@ -210,7 +167,7 @@ class Checkpoints:
                 "from the beginning"
             )
         for step, why in bad.items():
-            say(self._put_aside(step, why, last if last > step else None))
+            warn(self._put_aside(step, why, last if last > step else None))
         for unfinished in (".*.deleted", f".*.{SEAL}", "*.orbax-checkpoint-tmp*"):
             for left in self._folder.glob(unfinished):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -220,7 +177,7 @@ class Checkpoints:
         seal = self._folder / str(step) / SEAL
         if seal.is_file():
             return seal.read_bytes()
-        together = self._folder.with_suffix(".json")  # where checksums were before they lay here
+        together = self._folder.with_suffix(".json")  # where earlier versions kept checksums
         if not together.is_file():
             return None
         try:
@@ -233,12 +190,10 @@ class Checkpoints:
             ) from error
 
     def _put_aside(self, step: int, why: str, last: int | None = None) -> str:
-        """Move a checkpoint away and say so; `last` is the one that is used, if it is a later."""
+        """Move a checkpoint away and return a line about it; `last` is a later one that is used."""
         folder = self._folder / str(step)
         if why == "cut off":
-            aside = self._folder / f".{step}.deleted"
-            folder.rename(aside)
-            shutil.rmtree(aside)
+            self._delete(step)
             return f"{folder} was cut off before its checksum was written and is not used"
         place = self._folder.with_name(f"{self._folder.name}-damaged")
         place.mkdir(exist_ok=True)
@@ -251,24 +206,45 @@ class Checkpoints:
         return f"the checkpoint {folder} is damaged: moved to {aside}, {used}"
 
 
+@contextmanager
+def _without_late_writes() -> Iterator[None]:
+    """Silence the errors that TensorStore reports to Orbax after a write has failed.
+
+    Orbax closes its event loop at the first failure; each write that ends later is then reported as
+    a traceback of its own, dozens of them around the one sentence that says what is wrong: as an
+    exception that cannot be raised or, printed by compiled code, as one that was not caught. Some
+    end while the process does: after a failure both hooks stay, and let all else pass.
+    """
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
+
+    def late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+    def filtered_unraisable(found: Any) -> None:
+        if not late(found.exc_value):
+            unraisable(found)
+
+    def filtered_uncaught(kind: Any, error: BaseException, trace: Any) -> None:
+        if not late(error):
+            uncaught(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = filtered_unraisable, filtered_uncaught
+    yield
+    sys.unraisablehook, sys.excepthook = unraisable, uncaught
+
+
 def _to_standard_error(line: str) -> None:
     print(line, file=sys.stderr)
 
 
 @contextmanager
 def open_checkpoints(
-    folder: Path, say: Callable[[str], None] = _to_standard_error
+    folder: Path, warn: Callable[[str], None] = _to_standard_error
 ) -> Iterator[Checkpoints]:
-    """Open a run's checkpoints for the duration of a block; see `Checkpoints`.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be written, or holds checkpoints of which none is whole.
-    """
+    """Open a run's checkpoints for the duration of a block; see `Checkpoints`."""
     with warnings.catch_warnings():
-        checkpoints = Checkpoints(folder, say)
-    with without_late_writes():
+        checkpoints = Checkpoints(folder, warn)
+    with _without_late_writes():
         try:
             yield checkpoints
         finally:

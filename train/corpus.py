@@ -1,7 +1,7 @@
-"""Agreement corpora as arrays in memory: prepared once by TFDS, then read from the cache.
+"""Agreement corpora in memory or on disk: prepared once by TFDS, then read from the cache.
 
-A prepared corpus lies in a folder named after a fingerprint of everything it was made from, so a
-file that changed is never answered with old rows (`jaxflow.train.prepared`).
+A prepared corpus lies in a folder named after a fingerprint of everything it was made from, so that
+old rows are never returned for a file that changed (`jaxflow.train.prepared`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -18,11 +17,16 @@ import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.train.grammar import GRAMMAR_VERSION, TRAIN_SIZE
-from jaxflow.train.prepared import columns, damage_reported, prepared_blocks, prepared_sources
+from jaxflow.train.prepared import (
+    Block,
+    columns,
+    damage_reported,
+    prepared_blocks,
+    prepared_sources,
+)
 
 if TYPE_CHECKING:
     from jaxflow.train.builder import AgreementCorpus
-
 
 CorpusName = Literal["synthetic", "simple", "full"]
 FULL_FILE = "agr_50_mostcommon_10K.tsv.gz"
@@ -37,81 +41,14 @@ SIMPLE_FILES = {
 }
 """File of each split of the simple layout; only train, val and test must be there."""
 
+NUMBERS = ("labels", "n_attractors", "subject_index")
+"""A record's columns of numbers, in the order of `Split`'s fields."""
+
 # Part of every fingerprint: raised when the same files would be stored differently.
 _FORMAT = "2"
 
 
-def default_cache() -> Path:
-    """Return ``$XDG_CACHE_HOME/jaxflow``, or ``~/.cache/jaxflow`` where that is not set."""
-    # The XDG rules have a relative path ignored.
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "jaxflow"
-
-
-def find_source(name: CorpusName, path: Path | None, cache: Path) -> Path | None:
-    """Return the folder or file to read, or None if there is nothing to read on this machine."""
-    if name == "synthetic":
-        return None
-    if name == "simple":
-        if path is None:
-            raise InputError("the simple corpus needs the path of its folder, but none was given.")
-        if not path.is_dir():
-            what = "is a file" if path.exists() else "does not exist"
-            raise InputError(f"expected a folder with {SIMPLE_FILES['train']}, but {path} {what}.")
-        for split in ("train", "val", "test"):
-            if not (path / SIMPLE_FILES[split]).is_file():
-                raise InputError(
-                    f"expected the file {SIMPLE_FILES[split]} in the folder {path}, but it is "
-                    f"not there."
-                )
-        return path
-    if path is None or path.is_dir():
-        places = [(path or cache) / FULL_FILE, (path or cache) / FULL_FILE.removesuffix(".gz")]
-        found = [place for place in places if place.is_file()]
-        if path is not None and not found:
-            raise InputError(f"expected {FULL_FILE} or its .tsv in the folder {path}, found none.")
-        return found[0] if found else None
-    if not path.is_file():
-        raise InputError(f"expected the file {FULL_FILE}, but {path} does not exist.")
-    return path
-
-
-def fingerprint(name: CorpusName, source: Path | None, seed: int, size: int) -> str:
-    """Return a name for everything the prepared corpus depends on."""
-    digest = hashlib.sha256(f"{_FORMAT} {name}".encode())
-    if name == "synthetic":
-        digest.update(f" {GRAMMAR_VERSION} {seed} {size}".encode())
-    elif name == "simple":
-        assert source is not None
-        for file in SIMPLE_FILES.values():
-            if (source / file).exists():
-                digest.update(f" {file} {hash_file(source / file)}".encode())
-    else:
-        digest.update(f" {seed} {hash_file(source) if source else FULL_URL}".encode())
-        digest.update(b" gzipped" if source is None or source.suffix == ".gz" else b" plain")
-    return digest.hexdigest()[:24]
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-
-
-#: A record's columns of numbers, in the order of `Split`'s fields.
-NUMBERS = ("labels", "n_attractors", "subject_index")
-
-
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """The rows of one split, in the order of their source.
 
@@ -135,17 +72,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.prefixes)
 
-    def where(self, chosen: np.ndarray) -> Split:
-        """Return the rows at which the boolean array ``chosen`` [N] is True."""
-        return Split(
-            tuple(self.prefixes[i] for i in np.flatnonzero(chosen).tolist()),
-            self.labels[chosen],
-            self.n_attractors[chosen],
-            self.subject_index[chosen],
-        )
+    def take(self, places: np.ndarray) -> Split:
+        """Return the rows at `places` [k]."""
+        numbers = [getattr(self, name)[places] for name in NUMBERS]
+        return Split(tuple(self.prefixes[i] for i in places.tolist()), *numbers)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StoredSplit:
     """The rows of one split that stay on disk, in the order of their source.
 
@@ -154,9 +87,9 @@ class StoredSplit:
     blocks : sequence
         The records that hold the rows, each read from disk when it is asked for.
     starts : numpy.ndarray
-        Row at which each block begins, and behind the last one where it ends; int64 [blocks + 1].
+        Row at which each block begins, and after the last one where it ends; int64 [blocks + 1].
     data_dir : Path
-        Where they lie, for complaints.
+        Where they lie, for error messages.
     rows : numpy.ndarray
         Place of each row among all rows of the blocks, ascending; int64 [N].
     words : numpy.ndarray
@@ -165,7 +98,7 @@ class StoredSplit:
         As in `Split`; int32 [N].
     """
 
-    blocks: Sequence[dict[str, Any]]
+    blocks: Sequence[Block]
     starts: np.ndarray
     data_dir: Path
     rows: np.ndarray
@@ -181,13 +114,7 @@ class StoredSplit:
         return dataclasses.replace(self, **{name: getattr(self, name)[places] for name in names})
 
     def read(self, places: np.ndarray) -> Split:
-        """Read the rows at ascending `places` [k] into memory, block by block.
-
-        Raises
-        ------
-        InputError
-            If the prepared corpus is damaged.
-        """
+        """Read the rows at ascending `places` [k] into memory, block by block."""
         rows = self.rows[places]
         block_of = np.searchsorted(self.starts, rows, side="right") - 1
         prefixes: list[str] = []
@@ -201,14 +128,8 @@ class StoredSplit:
         return Split(tuple(prefixes), *joined or [np.zeros(0, np.int32)] * len(NUMBERS))
 
 
-def open_split(blocks: Sequence[dict[str, Any]], data_dir: Path) -> StoredSplit:
-    """Walk over a split's blocks once, keeping of each row a few numbers.
-
-    Raises
-    ------
-    InputError
-        If the prepared corpus is damaged.
-    """
+def open_split(blocks: Sequence[Block], data_dir: Path) -> StoredSplit:
+    """Read a split's blocks once, keeping a few numbers of each row."""
     words, attractors = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     for block in range(len(blocks)):
         lines, arrays = _read(blocks, block, data_dir)
@@ -222,7 +143,7 @@ def open_split(blocks: Sequence[dict[str, Any]], data_dir: Path) -> StoredSplit:
 
 
 def _read(
-    blocks: Sequence[dict[str, Any]], block: int, data_dir: Path
+    blocks: Sequence[Block], block: int, data_dir: Path
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
     with damage_reported(data_dir):
         record = blocks[block]
@@ -273,13 +194,7 @@ def load_corpus(
     for split, blocks in prepared_blocks(make, data_dir, downloads).items():
         prefixes, arrays = columns(blocks, "prefixes", NUMBERS, data_dir)
         splits[split] = Split(prefixes, *arrays)
-    if name == "full":
-        test = splits["test"]
-        for k in range(1, 6):
-            chosen = test.n_attractors == k
-            if chosen.any():
-                splits[f"test_{k}"] = test.where(chosen)
-    return splits
+    return _with_attractors(name, splits)
 
 
 def open_corpus(
@@ -299,6 +214,11 @@ def open_corpus(
         for split, blocks in prepared_sources(make, data_dir, downloads).items()
         if not split.startswith("train")
     }
+    return _with_attractors(name, splits)
+
+
+def _with_attractors(name: CorpusName, splits: dict[str, Any]) -> dict[str, Any]:
+    """Add the rows of the full corpus's test split by their number of attractors."""
     if name == "full":
         test = splits["test"]
         for k in range(1, 6):
@@ -327,9 +247,9 @@ def _prepared_as(
             f"expected a seed of at least 0 and a size of at least 1, but got {seed} and {size}."
         )
     folder = default_cache() if cache is None else Path(cache)
-    source = find_source(name, None if path is None else Path(path), folder)
+    source = _find_source(name, None if path is None else Path(path), folder)
     size = TRAIN_SIZE if size is None else size
-    data_dir = folder / "corpora" / fingerprint(name, source, seed, size)
+    data_dir = folder / "corpora" / _fingerprint(name, source, seed, size)
 
     def builder() -> AgreementCorpus:
         from jaxflow.train.builder import AgreementCorpus
@@ -337,3 +257,69 @@ def _prepared_as(
         return AgreementCorpus(config=name, data_dir=data_dir, source=source, seed=seed, size=size)
 
     return builder, data_dir, folder / "downloads"
+
+
+def default_cache() -> Path:
+    """Return ``$XDG_CACHE_HOME/jaxflow``, or ``~/.cache/jaxflow`` where that is not set."""
+    # The XDG rules have a relative path ignored.
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "jaxflow"
+
+
+def _find_source(name: CorpusName, path: Path | None, cache: Path) -> Path | None:
+    """Return the folder or file to read, or None if there is nothing to read on this machine."""
+    if name == "synthetic":
+        return None
+    if name == "simple":
+        if path is None:
+            raise InputError("the simple corpus needs the path of its folder, but none was given.")
+        check_folder(path, [SIMPLE_FILES[split] for split in ("train", "val", "test")])
+        return path
+    if path is None or path.is_dir():
+        places = [(path or cache) / FULL_FILE, (path or cache) / FULL_FILE.removesuffix(".gz")]
+        found = [place for place in places if place.is_file()]
+        if path is not None and not found:
+            raise InputError(f"expected {FULL_FILE} or its .tsv in the folder {path}, found none.")
+        return found[0] if found else None
+    if not path.is_file():
+        raise InputError(f"expected the file {FULL_FILE}, but {path} does not exist.")
+    return path
+
+
+def check_folder(path: Path, needed: Sequence[str]) -> None:
+    """Raise unless a path is a folder with some files."""
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise InputError(f"expected a folder with {' and '.join(needed)}, but {path} {what}.")
+    for file in needed:
+        if not (path / file).is_file():
+            raise InputError(f"expected the file {file} in the folder {path}, but it is not there.")
+
+
+def _fingerprint(name: CorpusName, source: Path | None, seed: int, size: int) -> str:
+    """Return a name for everything the prepared corpus depends on."""
+    start = f"{_FORMAT} {name}"
+    if name == "synthetic":
+        return digest_of(f"{start} {GRAMMAR_VERSION} {seed} {size}")
+    if source is not None and name == "simple":
+        return digest_of(start, source, SIMPLE_FILES.values())
+    content = f"{start} {seed} {_hash_file(source) if source else FULL_URL}"
+    packed = source is None or source.suffix == ".gz"
+    return digest_of(f"{content} {'gzipped' if packed else 'plain'}")
+
+
+def digest_of(start: str, folder: Path | None = None, files: Any = ()) -> str:
+    """Return 24 hexadecimal digits of a text and of those files of a folder that exist."""
+    digest = hashlib.sha256(start.encode())
+    for file in files:
+        if folder is not None and (folder / file).exists():
+            digest.update(f" {file} {_hash_file(folder / file)}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error

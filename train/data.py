@@ -9,19 +9,17 @@ from jaxflow.errors import InputError
 from jaxflow.models import EncoderConfig, Tokenizer, WordTokenizer
 from jaxflow.train.batches import BatchPlan, EncodedSplit, encode_split
 from jaxflow.train.config import TrainConfig
-from jaxflow.train.corpus import load_corpus
-
-__all__ = ["RunData", "encoder_config", "load_splits", "prepare"]
+from jaxflow.train.corpus import Split, load_corpus
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunData:
-    """What a run trains on.
+    """Data of a run on sentences.
 
     Attributes
     ----------
     tokenizer
-        The vocabulary of the training rows.
+        Its vocabulary is that of the training rows, or the pretrained model's.
     plan
         All training batches, by step.
     held_out
@@ -37,18 +35,11 @@ class RunData:
 
 
 def prepare(config: TrainConfig) -> RunData:
-    """Load a run's corpus and make everything it needs from it.
-
-    Raises
-    ------
-    InputError
-        If the corpus is unusable, or flow to its subjects is asked for and it knows none.
-    """
+    """Load a run's corpus and make everything it needs from it."""
     corpus = load_corpus(config.corpus, config.data, seed=config.seed)
-    train = corpus["train"]
     extra = corpus.get("train_attractors") if config.attractor_share else None
-    tokenizer = WordTokenizer.build(train.prefixes, config.words)
-    encoded = encode_split(train, tokenizer, config.positions)
+    tokenizer = WordTokenizer.build(corpus["train"].prefixes, config.words)
+    encoded = encode_split(corpus["train"], tokenizer, config.positions)
     encoded_extra = None if extra is None else encode_split(extra, tokenizer, config.positions)
     plan = BatchPlan(
         train=encoded,
@@ -65,13 +56,8 @@ def prepare(config: TrainConfig) -> RunData:
             f"flow_weight must be 0 for the corpus {config.corpus}, whose training sentences do "
             f"not say which word is the subject, got {config.flow_weight}"
         )
-    held_out = {
-        name: encode_split(split, tokenizer, config.positions)
-        for name, split in corpus.items()
-        if not name.startswith("train")
-    }
     too_long = encoded.too_long + (0 if encoded_extra is None else encoded_extra.too_long)
-    return RunData(tokenizer, plan, held_out, too_long)
+    return RunData(tokenizer, plan, _held_out(corpus, tokenizer, config), too_long)
 
 
 def load_splits(config: TrainConfig, tokenizer: Tokenizer | None) -> dict[str, EncodedSplit]:
@@ -85,6 +71,12 @@ def load_splits(config: TrainConfig, tokenizer: Tokenizer | None) -> dict[str, E
     if not isinstance(tokenizer, WordTokenizer):
         raise InputError("an agreement corpus is read by the vocabulary of an agreement encoder")
     corpus = load_corpus(config.corpus, config.data, seed=config.seed)
+    return _held_out(corpus, tokenizer, config)
+
+
+def _held_out(
+    corpus: Mapping[str, Split], tokenizer: WordTokenizer, config: TrainConfig
+) -> dict[str, EncodedSplit]:
     return {
         name: encode_split(split, tokenizer, config.positions)
         for name, split in corpus.items()
@@ -94,12 +86,7 @@ def load_splits(config: TrainConfig, tokenizer: Tokenizer | None) -> dict[str, E
 
 def encoder_config(config: TrainConfig, tokenizer: WordTokenizer) -> EncoderConfig:
     """Return the configuration of a run's encoder."""
+    sizes = {name: getattr(config, name) for name in ("positions", "layers", "heads", "width")}
     return EncoderConfig(
-        vocabulary=len(tokenizer),
-        positions=config.positions,
-        layers=config.layers,
-        heads=config.heads,
-        width=config.width,
-        dropout=config.dropout,
-        causal=config.causal,
+        vocabulary=len(tokenizer), dropout=config.dropout, causal=config.causal, **sizes
     )

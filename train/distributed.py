@@ -1,4 +1,10 @@
-"""One process or many: how they find each other, and which of them this one is."""
+"""Many processes of one run: how they find each other, and how they agree on what they do.
+
+Each call of `by_first`, `by_each`, `check_same`, `tree_of_first` and `StopRequest` is an exchange
+that every process makes, in the same order. With a single process none is made, and a call is the
+work alone. Arrays are exchanged by `jax.experimental.multihost_utils`; it knows neither errors nor
+text nor signals, which is what is added here.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +23,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxflow.errors import InputError
 from jaxflow.stopping import Stopped
 
+T = TypeVar("T")
+
+# Messages are filled up to a multiple of so many bytes, because each length is compiled.
+_FILLED = 1024
+
+# Steps between the one in which a process reports that it was asked to stop and the one in which
+# all look: an exchange is waited for when it has long been made.
+_DELAY = 2
+
+_SHARED = "every process of the run raises this"
+
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """A group of processes, as this one sees it.
-
-    Attributes
-    ----------
-    index
-        This one's number, from 0.
-    count
-        How many there are.
-    """
+    """Number of this process, from 0, in a group of `count` processes."""
 
     index: int
     count: int
@@ -78,7 +87,7 @@ def join(
         return ALONE if processes is None or process is None else Processes(process, processes)
     # Only CPUs look at this: other devices have exchanges of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would take SIGTERM away from Python, which then never hears of it.
+    # It would take SIGTERM away from Python, which then never receives it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, processes, process)
@@ -89,18 +98,6 @@ def join(
             "processes and process"
         ) from error
     return Processes(jax.process_index(), jax.process_count())
-
-
-T = TypeVar("T")
-
-# Messages are filled up to a multiple of so many bytes, because each length is compiled.
-_FILLED = 1024
-
-# Steps between the one in which a process says that it was asked to stop and the one in which all
-# look: an exchange is waited for when it has long been made.
-_BEHIND = 2
-
-_SHARED = "every process of the run raises this"
 
 
 def is_shared(error: BaseException) -> bool:
@@ -125,51 +122,33 @@ def alike() -> Iterator[None]:
 
 
 def by_first(work: Callable[[], T]) -> T:
-    """Have process 0 do something; every process gets its result, or its error.
-
-    Parameters
-    ----------
-    work
-        Gives what JSON can hold.
-
-    Raises
-    ------
-    InputError, Stopped
-        As `work` does.
-    """
+    """Have process 0 do something; every process gets its result, JSON-ready, or its error."""
     if jax.process_count() == 1:
         return work()
     value: Any = None
     raised: BaseException | None = None
-    said: dict[str, Any] = {}
+    message: dict[str, Any] = {}
     if jax.process_index() == 0:
         try:
             value = work()
-            said = {"value": value}
+            message = {"value": value}
         except InputError as error:
-            raised, said = error, {"error": str(error)}
+            raised, message = error, {"error": str(error)}
         except Stopped as error:
-            raised, said = error, {"stopped": [error.number, error.kept]}
+            raised, message = error, {"stopped": [error.number, error.kept]}
         except BaseException as error:
-            _sent({"error": f"process 0 has failed: {error!r}"})
+            _send({"error": f"process 0 has failed: {error!r}"})
             raise
-    said = _sent(said)
-    if "error" in said:
-        raise _shared(raised or InputError(said["error"]))
-    if "stopped" in said:
-        raise _shared(raised or Stopped(*said["stopped"]))
-    return value if jax.process_index() == 0 else said["value"]
+    message = _send(message)
+    if "error" in message:
+        raise _shared(raised or InputError(message["error"]))
+    if "stopped" in message:
+        raise _shared(raised or Stopped(*message["stopped"]))
+    return value if jax.process_index() == 0 else message["value"]
 
 
 def by_each(work: Callable[[], T]) -> T:
-    """Have every process do something; where it fails for one of them, all raise that error.
-
-    Raises
-    ------
-    InputError
-        As `work` does for the first process that it fails for, which the message names unless it
-        is process 0.
-    """
+    """Have every process do something; where it fails for one of them, all raise that error."""
     if jax.process_count() == 1:
         return work()
     value: Any = None
@@ -178,32 +157,19 @@ def by_each(work: Callable[[], T]) -> T:
         value = work()
     except InputError as error:
         wrong = str(error)
-    failed = np.flatnonzero(_gathered(np.uint8(bool(wrong))))
+    failed = np.flatnonzero(_gather(np.uint8(bool(wrong))))
     if len(failed):
         first = int(failed[0])
-        said = _sent({"error": wrong}, first)["error"]
-        raise _shared(InputError(f"process {first}: {said}" if first else said))
+        message = _send({"error": wrong}, first)["error"]
+        raise _shared(InputError(f"process {first}: {message}" if first else message))
     return value
 
 
-def need_same(what: str, digest: bytes) -> None:
-    """Refuse processes that differ.
-
-    Parameters
-    ----------
-    what
-        What is compared.
-    digest
-        Its checksum in this process; of one length in all.
-
-    Raises
-    ------
-    InputError
-        Naming the first process that differs from process 0.
-    """
+def check_same(what: str, digest: bytes) -> None:
+    """Refuse processes whose checksums of something, of one length in all, differ."""
     if jax.process_count() == 1:
         return
-    found = _gathered(np.frombuffer(digest, np.uint8))
+    found = _gather(np.frombuffer(digest, np.uint8))
     differ = np.flatnonzero((found != found[0]).any(1))
     with alike():
         if len(differ):
@@ -221,31 +187,25 @@ def tree_of_first(tree: T) -> T:
     if jax.process_count() == 1:
         return tree
 
-    def sent(leaf: Any) -> np.ndarray:
+    def send(leaf: Any) -> np.ndarray:
         # As bytes: the exchange is a sum, and of numbers it would make -0 to 0.
         values = np.asarray(leaf)
         whole = _broadcast(np.frombuffer(values.tobytes(), np.uint8), 0)
         return np.frombuffer(whole.tobytes(), values.dtype).reshape(values.shape)
 
-    return jax.tree.map(sent, tree)
+    return jax.tree.map(send, tree)
 
 
 class StopRequest:
-    """Whether any process was asked to stop: all learn it behind the same step.
+    """Whether any process was asked to stop, with the same answer after the same step for all.
 
-    Parameters
-    ----------
-    asked
-        Gives the number of the signal that this process has had, or None.
-
-    Notes
-    -----
-    With a single process an answer is that process's own. With several, each step begins an
-    exchange and looks at the one begun two steps before, so that no step waits for one.
+    With a single process it is that process's own answer. With several, each step begins an
+    exchange and looks at the one begun two steps before, so that no step waits for one. `own`
+    returns the number of the signal that this process has had, or None.
     """
 
-    def __init__(self, asked: Callable[[], int | None]) -> None:
-        self._asked = asked
+    def __init__(self, own: Callable[[], int | None]) -> None:
+        self._own = own
         self._begun: deque[jax.Array] = deque()
         if jax.process_count() > 1:
             mesh = Mesh(np.array(jax.devices()), ("devices",))
@@ -256,26 +216,21 @@ class StopRequest:
     def __call__(self, wait: bool) -> int | None:
         """Return the number of a signal that some process has had, or None.
 
-        To be called by all behind every step.
-
-        Parameters
-        ----------
-        wait
-            Whether the answer is to hold for this step: where the processes wait for each other
-            anyhow.
+        All call it after every step; with `wait`, where they wait for each other anyhow, the answer
+        holds for this step.
         """
         if jax.process_count() == 1:
-            return self._asked()
-        own = np.full(jax.local_device_count(), self._asked() or 0, np.int32)
+            return self._own()
+        own = np.full(jax.local_device_count(), self._own() or 0, np.int32)
         there = jax.make_array_from_process_local_data(self._split, own, (jax.device_count(),))
         self._begun.append(self._largest(there))
-        while len(self._begun) > (0 if wait else _BEHIND):
+        while len(self._begun) > (0 if wait else _DELAY):
             if number := int(self._begun.popleft()):
                 return number
         return None
 
 
-def _gathered(value: Any) -> np.ndarray:
+def _gather(value: Any) -> np.ndarray:
     """Return every process's value, by process."""
     from jax.experimental import multihost_utils
 
@@ -289,9 +244,9 @@ def _broadcast(values: np.ndarray, source: int) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(values, is_source=own))
 
 
-def _sent(said: dict[str, Any], source: int = 0) -> dict[str, Any]:
-    """Return what one process says."""
-    text = json.dumps(said).encode() if jax.process_index() == source else b""
+def _send(message: dict[str, Any], source: int = 0) -> dict[str, Any]:
+    """Return the message of one process."""
+    text = json.dumps(message).encode() if jax.process_index() == source else b""
     size = int(_broadcast(np.asarray(len(text), np.int32), source))
     filled = np.zeros(-(-size // _FILLED) * _FILLED, np.uint8)
     if jax.process_index() == source:

@@ -9,7 +9,7 @@ phrases, subject and object relative clauses, coordinated nouns and parentheses,
 hold exactly the wanted number of nouns. An *attractor* is a common noun between subject and verb
 whose number differs from the subject's; proper names do not count, as in Linzen et al. (2016).
 
-What keeps the gold subject unambiguous: it is never coordinated (other nouns are, behind ``both``
+What keeps the gold subject unambiguous: it is never coordinated (other nouns are, after ``both``
 or as subjects of a relative clause), determiners and adjectives carry no number, and a relative
 clause on the subject itself has a past-tense verb. As many nouns of the subject's own number stand
 between it and the verb as there are attractors, in distribution. Hence the subject noun alone
@@ -100,16 +100,11 @@ T = TypeVar("T")
 _WORD = 2**64
 
 
-class Dice:
+class Random:
     """Random choices made from the raw 64-bit words of PCG64 alone.
 
     NumPy fixes the words of a bit generator for good, but not how ``Generator`` turns them into
     numbers; with plain arithmetic on the words a seed means the same corpus everywhere.
-
-    Parameters
-    ----------
-    seed : int or sequence of int
-        Non-negative entropy of the stream.
     """
 
     def __init__(self, seed: int | Sequence[int]) -> None:
@@ -194,62 +189,62 @@ def generate(
         raise InputError(f"the size of a synthetic corpus cannot be negative, but is {size}.")
     if min([seed] if isinstance(seed, int) else seed) < 0:
         raise InputError(f"the seed of a synthetic corpus cannot be negative, but is {seed}.")
-    return _stream(Dice(seed), size, n_attractors, weights)
+    return _stream(Random(seed), size, n_attractors, weights)
 
 
 class _Prefix:
     """One prefix in the making: the words so far, and what the next modifier may hang on."""
 
-    def __init__(self, dice: Dice) -> None:
-        self.dice = dice
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
         self.words: list[str] = []
         self.on_noun = False  # the last word is a noun that a relative clause can follow
         self.person = False  # ... and denotes a person
         self.number: int | None = None  # ... and its verb may show this number
 
     def noun_phrase(self, number: int, *, person: bool | None = None, shows: bool = True) -> None:
-        dice = self.dice
-        self.person = dice.chance(0.5) if person is None else person
-        if dice.chance(0.06):
-            self.words += [dice.pick(NAMES), "'s"]
+        rng = self.rng
+        self.person = rng.chance(0.5) if person is None else person
+        if rng.chance(0.06):
+            self.words += [rng.pick(NAMES), "'s"]
         else:
-            self.words.append(dice.pick(DETERMINERS))
-        if dice.chance(0.2):
-            self.words.append(dice.pick(ADJECTIVES))
-        self.words.append(dice.pick(PEOPLE if self.person else THINGS)[number])
+            self.words.append(rng.pick(DETERMINERS))
+        if rng.chance(0.2):
+            self.words.append(rng.pick(ADJECTIVES))
+        self.words.append(rng.pick(PEOPLE if self.person else THINGS)[number])
         self.on_noun, self.number = True, number if shows else None
 
     def opening(self) -> None:
-        dice = self.dice
-        kind = dice.below(4)
+        rng = self.rng
+        kind = rng.below(4)
         if kind == 0:
-            self.words.append(dice.pick(TIMES))
+            self.words.append(rng.pick(TIMES))
         elif kind == 1:
-            self.words += ["according", "to", dice.pick(NAMES)]
+            self.words += ["according", "to", rng.pick(NAMES)]
         elif kind == 2:
-            self.words.append(dice.pick(PREPOSITIONS))
-            self.noun_phrase(dice.below(2))
+            self.words.append(rng.pick(PREPOSITIONS))
+            self.noun_phrase(rng.below(2))
         else:
-            number = dice.below(2)
+            number = rng.below(2)
             self.words.append("while")
             self.noun_phrase(number, person=True)
-            self.words.append(dice.pick(CLAUSE_VERBS)[number])
+            self.words.append(rng.pick(CLAUSE_VERBS)[number])
         self.words.append(",")
 
     def modifier(self, numbers: list[int]) -> None:
         """Append one modifier, taking the numbers of its nouns off the end of ``numbers``."""
         # Only a prepositional phrase can follow a clause's verb or a parenthesis.
         shares = (0.44, 0.13, 0.15, 0.22, 0.06) if self.on_noun else (0.75, 0.25)
-        kind = self.dice.weighted(shares)
+        kind = self.rng.weighted(shares)
         if kind in (0, 1):
-            self.words.append(self.dice.pick(PREPOSITIONS))
+            self.words.append(self.rng.pick(PREPOSITIONS))
             self.objects(numbers, 2 if kind == 1 else 1)
         elif kind == 2:
             self.subject_relative(numbers)
         elif kind == 3:
             self.object_relative(numbers)
         else:
-            self.words += [",", self.dice.pick(COMPARISONS)]
+            self.words += [",", self.rng.pick(COMPARISONS)]
             self.objects(numbers, 1)
             self.words.append(",")
             self.on_noun = False
@@ -264,21 +259,21 @@ class _Prefix:
             self.noun_phrase(numbers.pop(), shows=count == 1)
 
     def subject_relative(self, numbers: list[int]) -> None:
-        dice = self.dice
-        verb = dice.pick(TRANSITIVE_VERBS if self.person else THING_VERBS)
-        past = self.number is None or dice.chance(0.5)
-        self.words.append("who" if self.person and dice.chance(0.6) else "that")
+        rng = self.rng
+        verb = rng.pick(TRANSITIVE_VERBS if self.person else THING_VERBS)
+        past = self.number is None or rng.chance(0.5)
+        self.words.append("who" if self.person and rng.chance(0.6) else "that")
         self.words.append(verb[2] if past else verb[self.number or 0])
-        self.objects(numbers, 2 if dice.chance(0.2) else 1)
+        self.objects(numbers, 2 if rng.chance(0.2) else 1)
 
     def object_relative(self, numbers: list[int]) -> None:
-        dice = self.dice
-        if dice.chance(0.75):
+        rng = self.rng
+        if rng.chance(0.75):
             self.words.append("that")
-        kind = dice.weighted((0.15, 0.2, 0.25, 0.4)) if len(numbers) > 1 else 3 * dice.below(2)
+        kind = rng.weighted((0.15, 0.2, 0.25, 0.4)) if len(numbers) > 1 else 3 * rng.below(2)
         if kind == 0:
             number = 0
-            self.words.append(dice.pick(NAMES))
+            self.words.append(rng.pick(NAMES))
         else:
             number = numbers.pop()
             self.noun_phrase(number, person=True)
@@ -287,49 +282,49 @@ class _Prefix:
                 self.words.append("and")
                 self.noun_phrase(numbers.pop(), person=True)
             elif kind == 2:
-                self.words.append(dice.pick(PREPOSITIONS))
+                self.words.append(rng.pick(PREPOSITIONS))
                 self.noun_phrase(numbers.pop())
-        tense = 2 if dice.chance(0.4) else number
-        self.words.append(dice.pick(TRANSITIVE_VERBS)[tense])
+        tense = 2 if rng.chance(0.4) else number
+        self.words.append(rng.pick(TRANSITIVE_VERBS)[tense])
         self.on_noun = False
 
 
 def _stream(
-    dice: Dice, size: int | None, n_attractors: int | None, weights: Sequence[float]
+    rng: Random, size: int | None, n_attractors: int | None, weights: Sequence[float]
 ) -> Iterator[Example]:
     for _ in count() if size is None else range(size):
         example = None
         while example is None:
             # Both numbers are drawn anew if the prefix comes out too long: only so does the pair
             # (attractors, other nouns) stay as likely as its mirror image.
-            k = dice.weighted(weights) if n_attractors is None else n_attractors
-            others = dice.weighted(weights)
+            k = rng.weighted(weights) if n_attractors is None else n_attractors
+            others = rng.weighted(weights)
             if k + others <= _MAX_NOUNS:
-                example = _example(dice, k, others)
+                example = _example(rng, k, others)
         yield example
 
 
-def _example(dice: Dice, n_attractors: int, n_others: int) -> Example | None:
+def _example(rng: Random, n_attractors: int, n_others: int) -> Example | None:
     """Draw one example, or None if it came out too long."""
-    label = dice.below(2)
+    label = rng.below(2)
     numbers = [1 - label] * n_attractors + [label] * n_others
-    dice.shuffle(numbers)
-    prefix = _Prefix(dice)
-    if dice.chance(0.25):
+    rng.shuffle(numbers)
+    prefix = _Prefix(rng)
+    if rng.chance(0.25):
         prefix.opening()
     prefix.noun_phrase(label, shows=False)
     subject = len(prefix.words) - 1
-    if not numbers and dice.chance(0.25):
+    if not numbers and rng.chance(0.25):
         # A clause without a common noun: "the keys that mary found", "the boy who waited".
-        if prefix.person and dice.chance(0.5):
-            prefix.words += ["who", dice.pick(CLAUSE_VERBS)[2]]
+        if prefix.person and rng.chance(0.5):
+            prefix.words += ["who", rng.pick(CLAUSE_VERBS)[2]]
         else:
-            verb = dice.pick(TRANSITIVE_VERBS)
-            prefix.words += ["that", dice.pick(NAMES), verb[2 * dice.below(2)]]
+            verb = rng.pick(TRANSITIVE_VERBS)
+            prefix.words += ["that", rng.pick(NAMES), verb[2 * rng.below(2)]]
     while numbers:
         prefix.modifier(numbers)
-    if dice.chance(0.15):
-        prefix.words.append(dice.pick(ADVERBS))
+    if rng.chance(0.15):
+        prefix.words.append(rng.pick(ADVERBS))
     if len(prefix.words) > MAX_TOKENS:
         return None
     return Example(" ".join(prefix.words), label, n_attractors, subject)

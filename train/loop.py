@@ -18,9 +18,9 @@ from jaxflow.stopping import Stopped, stopping
 from jaxflow.train.batches import Batches, EncodedSplit, accuracies, iterate
 from jaxflow.train.config import FitConfig, TextConfig, TrainConfig
 from jaxflow.train.data import RunData, encoder_config, prepare
-from jaxflow.train.distributed import StopRequest, alike, by_each, need_same
+from jaxflow.train.distributed import StopRequest, alike, by_each, check_same
 from jaxflow.train.mesh import Layout, layout_of
-from jaxflow.train.regulariser import need_derivative
+from jaxflow.train.regulariser import check_derivative
 from jaxflow.train.run import RunFolder, open_run
 from jaxflow.train.step import (
     Loss,
@@ -328,7 +328,7 @@ def train(
     """
     layout = layout_of() if layout is None else layout
     data, sizes = by_each(lambda: _prepared(config, layout))
-    need_same("the corpus", data.plan.checksum)
+    check_same("the corpus", data.plan.checksum)
     return fit_sentences(
         Model(sizes, init(sizes, config.seed), data.tokenizer),
         data,
@@ -344,6 +344,6 @@ def train(
 def _prepared(config: TrainConfig, layout: Layout) -> tuple[RunData, EncoderConfig]:
     layout.check_batch(config.batch)
     if config.flow_weight:
-        need_derivative()
+        check_derivative()
     data = prepare(config)
     return data, encoder_config(config, data.tokenizer)

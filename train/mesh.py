@@ -1,9 +1,9 @@
-"""Where a run's arrays lie: one mesh of devices, rows split over it, parameters on every device.
+"""Placement of a run's arrays: one mesh of devices, rows split over it, parameters on every device.
 
-What is computed does not say where. A step, a forward pass or a reference score is a function of
-whole arrays; XLA divides it by where its arguments lie and adds what has to be exchanged. Random
-numbers are a function of an element's place in the whole array: no number of devices changes them,
-and results differ from one device's by the order of sums alone.
+A step, a forward pass or a reference score is a function of whole arrays; XLA divides it by where
+its arguments lie and adds what has to be exchanged. Random numbers are a function of an element's
+place in the whole array: no number of devices changes them, and results differ from one device's by
+the order of sums alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxflow.errors import InputError
 
-__all__ = ["Layout", "fsdp_axis", "layout_of"]
-
 AXIS = "batch"
 
 # Smaller matrices are kept whole: to gather one takes longer than its share of memory is worth.
@@ -31,25 +29,10 @@ T = TypeVar("T")
 
 
 def fsdp_axis(shape: tuple[int, ...], devices: int) -> int | None:
-    """Return the dimension along which a parameter is split over devices.
+    """Return the dimension along which a parameter is split over devices, or None to keep it whole.
 
-    Parameters
-    ----------
-    shape
-        Of the parameter.
-    devices
-        Their number.
-
-    Returns
-    -------
-    int or None
-        The largest dimension that the devices divide, the first of equals; None, which is whole on
-        every device, for vectors, for matrices of fewer than 4,096 numbers, and where none divides.
-
-    Examples
-    --------
-    >>> fsdp_axis((128, 512), 8), fsdp_axis((30522, 768), 8), fsdp_axis((768,), 8)
-    (1, 1, None)
+    It is the largest that the devices divide, the first of equals. Vectors are kept whole, matrices
+    of fewer than 4,096 numbers, and where no dimension divides.
     """
     if devices == 1 or len(shape) < 2 or np.prod(shape) < LARGE:
         return None
@@ -96,13 +79,7 @@ class Layout:
         return slice(each * places[0], each * (places[-1] + 1))
 
     def check_batch(self, rows: int) -> None:
-        """Refuse a training batch that the devices do not divide.
-
-        Raises
-        ------
-        InputError
-            If they do not.
-        """
+        """Raise `InputError` unless the devices divide a training batch."""
         if rows % self.devices:
             raise InputError(
                 f"batch must be a multiple of the {self.devices} devices "
@@ -121,12 +98,8 @@ class Layout:
     def put_batch(self, tree: T) -> T:
         """Split the rows of a batch, the first dimension of each array, over the devices.
 
-        Of a batch that several processes share each gives its own `rows`.
-
-        Raises
-        ------
-        InputError
-            If they do not divide.
+        Of a batch that several processes share each gives its own `rows`. Raises `InputError` if
+        the devices do not divide it.
         """
         if not self.shared:
             for leaf in jax.tree.leaves(tree):
@@ -151,24 +124,24 @@ class Layout:
         return self.put_batch(jax.tree.map(filled, tree))
 
     def step(self, step_function: Callable[..., tuple[T, Any]]) -> Callable[..., tuple[T, Any]]:
-        """Make of a step of whole arrays ``(state, **batch) -> (state, found)`` one on the mesh.
+        """Return a step of whole arrays ``(state, **batch) -> (state, metrics)`` on the mesh.
 
         The state comes as `put_state` lays it, goes out in the same places and is donated; the
-        batch is given in the host's memory, as `put_batch` takes it. What is found is each
-        process's to read.
+        batch is given in the host's memory, as `put_batch` takes it. Each process can read the
+        metrics.
         """
         if self.devices == 1:
             return step_function
 
         def divided(state: T, batch: Any) -> tuple[T, Any]:
-            state, found = step_function(state, **batch)
-            return self._keep(state, self._state_spec), self._keep(found, lambda leaf: _WHOLE)
+            state, metrics = step_function(state, **batch)
+            return self._keep(state, self._state_spec), self._keep(metrics, lambda leaf: _WHOLE)
 
         compiled = jax.jit(divided, donate_argnums=0)
 
         def step(state: T, **batch: Any) -> tuple[T, Any]:
-            state, found = compiled(state, self.put_batch(batch))
-            return state, self.own(found)
+            state, metrics = compiled(state, self.put_batch(batch))
+            return state, self.own(metrics)
 
         return step
 
@@ -179,9 +152,9 @@ class Layout:
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(self.own(leaf))), tree)
 
     def own(self, tree: T) -> T:
-        """Have arrays of which other processes hold parts in this one: each whole, on a device.
+        """Return arrays of which other processes hold parts whole, on a device of this process.
 
-        Where there are no other processes, and for the rest, nothing is done.
+        Without other processes, and for other arrays, nothing is done.
         """
         if not self.shared:
             return tree
@@ -197,10 +170,10 @@ class Layout:
         return jax.tree.map(here, tree)
 
     def on_host(self, tree: T) -> T:
-        """Have arrays that several processes share in this one's memory, one after the other.
+        """Return arrays that several processes share in this process's memory, one after the other.
 
-        So that a device need hold no more than one of them whole. Where there are no other
-        processes, nothing is done.
+        So that a device need hold no more than one of them whole; without other processes nothing
+        is done.
         """
         return jax.tree.map(lambda leaf: np.asarray(self.own(leaf)), tree) if self.shared else tree
 
@@ -209,7 +182,7 @@ class Layout:
         return _WHOLE if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
     def _keep(self, tree: T, spec: Callable[[Any], PartitionSpec]) -> T:
-        """Say inside `jit` where arrays lie; what is said elsewhere would be a guess of XLA's."""
+        """Fix inside `jit` where arrays lie, which XLA would choose otherwise."""
         return jax.tree.map(
             lambda leaf: jax.lax.with_sharding_constraint(
                 leaf, NamedSharding(self.mesh, spec(leaf))

@@ -1,7 +1,10 @@
-"""What TFDS prepares once and reads back: blocks of rows under a folder of their own.
+"""Corpora that TFDS prepares once and reads back, as blocks of rows with a checksum each.
 
 TFDS writes into a temporary folder and renames it when all is done, so that a run that fails or is
-killed leaves nothing that a later one would take.
+killed leaves nothing that a later one would take. It records in files of its own which splits there
+are and how many records each has, and its reader does not check them: with one number changed, rows
+are missing or stand twice without an error. So a block's checksum covers what it holds, its corpus,
+its split, its place among how many, and what splits there are.
 """
 
 from __future__ import annotations
@@ -21,33 +24,20 @@ from jaxflow.errors import InputError
 if TYPE_CHECKING:
     from tensorflow_datasets.core import GeneratorBasedBuilder
 
-
 Block = dict[str, Any]
 
 BLOCK = 1024  # rows
-#: The feature of a block that holds its checksum.
 SEAL = "seal"
+"""The feature of a block that holds its checksum."""
 
 
 def sealed_blocks(
     corpus: str, splits: Mapping[str, Sequence[tuple[Any, ...]]], names: Sequence[str]
 ) -> dict[str, Iterator[tuple[int, Block]]]:
-    """Cut every split into blocks.
+    """Cut every split into numbered blocks: the lines joined, int32 ``[B]`` of each number, a seal.
 
-    Parameters
-    ----------
-    corpus
-        Name of the corpus, the same as for `SealedBlocks`.
-    splits
-        Name -> rows, each of one line of text and numbers that int32 holds.
-    names
-        Of a row's fields.
-
-    Returns
-    -------
-    dict
-        Split -> each block with its number before it: the lines of text, joined, int32 ``[B]`` of
-        each number, and the checksum.
+    `corpus` is its name, the same as for `SealedBlocks`; a row is one line of text and numbers that
+    int32 holds, by `names`.
     """
     return {
         name: _cut(rows, names, _place(corpus, splits, name, -(-len(rows) // BLOCK)))
@@ -74,11 +64,6 @@ class SealedBlocks(Sequence[Block]):
         The records as they are stored.
     corpus, splits, name
         The corpus, all its splits, and the one that these are of.
-
-    Raises
-    ------
-    ValueError
-        If there is none; from reading one, if it is not what was written there.
     """
 
     def __init__(
@@ -116,8 +101,7 @@ def _checksum(place: str, block: Block) -> str:
     for name, value in sorted(block.items()):
         # A text is written as one and read as bytes.
         if isinstance(value, str | bytes):
-            content = value.encode() if isinstance(value, str) else value
-            kind = "text"
+            content, kind = value.encode() if isinstance(value, str) else value, "text"
         else:
             array = np.asarray(value)
             content, kind = array.tobytes(), f"{array.dtype}"
@@ -129,7 +113,7 @@ def _checksum(place: str, block: Block) -> str:
 def prepared_blocks(
     make: Callable[[], GeneratorBasedBuilder], data_dir: Path, downloads: Path
 ) -> dict[str, list[Block]]:
-    """Read a corpus's blocks of rows into memory; as `prepared_sources` else."""
+    """Read a corpus's blocks of rows into memory; else as `prepared_sources`."""
     sources = prepared_sources(make, data_dir, downloads)
     with damage_reported(data_dir):
         return {name: [source[i] for i in range(len(source))] for name, source in sources.items()}
@@ -138,30 +122,18 @@ def prepared_blocks(
 def prepared_sources(
     make: Callable[[], GeneratorBasedBuilder], data_dir: Path, downloads: Path
 ) -> dict[str, Sequence[Block]]:
-    """Open a corpus's blocks of rows, preparing it first if that was not done before.
+    """Open a corpus's blocks of rows by split, preparing it first if that was not done before.
 
     Parameters
     ----------
     make
-        Gives the builder, whose files lie under `data_dir`; its imports are its own affair.
+        Returns the builder, whose files lie under `data_dir`; it imports TFDS.
     data_dir
         Folder of this corpus alone, named after everything it is made from.
     downloads
         Where fetched files are kept.
-
-    Returns
-    -------
-    dict
-        Split -> its records, in the order they were written, each read and checked where it is
-        asked for.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be written, what is in it is damaged, or the builder refuses its
-        source.
     """
-    _need_writable(data_dir)
+    _check_writable(data_dir)
     with _quiet_tfds():
         builder = _prepared(make, data_dir, downloads)
         with damage_reported(data_dir):
@@ -177,13 +149,7 @@ def prepared_sources(
 def columns(
     blocks: Sequence[Block], text: str, numbers: Sequence[str], data_dir: Path
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Join blocks: the lines of the feature `text`, and int32 ``[N]`` of each in `numbers`.
-
-    Raises
-    ------
-    InputError
-        If the columns differ in length.
-    """
+    """Join blocks: the lines of the feature `text`, and int32 ``[N]`` of each in `numbers`."""
     with damage_reported(data_dir):
         lines = tuple(line for block in blocks for line in block[text].decode().split("\n"))
         arrays = [
@@ -195,7 +161,7 @@ def columns(
     return lines, arrays
 
 
-def _need_writable(data_dir: Path) -> None:
+def _check_writable(data_dir: Path) -> None:
     """Raise unless the corpus is there to be read or can be written."""
     if any(data_dir.glob("*/*/*/dataset_info.json")):
         return
@@ -221,8 +187,6 @@ def _prepared(
     try:
         new = builder()
         new.download_and_prepare(download_dir=downloads)
-        _clear(data_dir)
-        return new
     except InputError:
         raise
     except Exception as error:  # a full disk, for one, is an OSError here and a RuntimeError there
@@ -233,23 +197,19 @@ def _prepared(
         raise InputError(
             f"the corpus cannot be prepared in {data_dir}: {' '.join(str(error).split())}"
         ) from error
-
-
-def _clear(data_dir: Path) -> None:
-    """Take away what killed processes had begun, and what one that is still at it does not need.
-
-    The latter finds the corpus prepared when its own temporary folder fails it.
-    """
-    for unfinished in list(data_dir.glob("**/incomplete.*")):  # folders, and files in them
+    # What killed processes had begun, folders and files in them. One that still prepares finds the
+    # corpus prepared when its own temporary folder is gone.
+    for unfinished in list(data_dir.glob("**/incomplete.*")):
         if unfinished.is_dir():
             shutil.rmtree(unfinished, ignore_errors=True)
         else:
             unfinished.unlink(missing_ok=True)
+    return new
 
 
 @contextmanager
 def damage_reported(data_dir: Path) -> Iterator[None]:
-    """Say of whatever is raised in a block that the prepared corpus is damaged."""
+    """Report whatever is raised in a block as damage of the prepared corpus."""
     try:
         yield
     except Exception as error:  # TFDS, protobuf and array_record each raise kinds of their own

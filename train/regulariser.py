@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jaxflow
 from jaxflow.errors import InputError
 
-__all__ = ["need_derivative", "subject_share"]
+__all__ = ["check_derivative", "subject_share"]
 
 
 def subject_share(
@@ -56,7 +56,7 @@ def subject_share(
     return jnp.where(known, reached / jnp.where(known, flow.sum(-1), 1), 0).mean(-1)
 
 
-def need_derivative() -> None:
+def check_derivative() -> None:
     """Refuse a regulariser before training, not in the middle of it, where flow has no derivative.
 
     Raises

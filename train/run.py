@@ -29,13 +29,7 @@ _FLOAT32 = 2.0**128  # where its numbers end
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside the file and rename it.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written.
-    """
+    """Write JSON beside the file and rename it."""
     write_together(path.parent, {path.name: json.dumps(value, indent=2) + "\n"})
 
 
@@ -84,11 +78,6 @@ class Journal:
     """Lines of metrics in ``metrics.jsonl``, and in ``pending.json`` those of no line yet.
 
     Opened to go on after `step`: later lines, of a run that was cut off, are dropped.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or written, or a line that is kept is none of a journal's.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -114,13 +103,7 @@ class Journal:
             ) from error
 
     def write(self, step: int, **values: Any) -> None:
-        """Append one line.
-
-        Raises
-        ------
-        InputError
-            If it cannot be written.
-        """
+        """Append one line."""
         line = json.dumps({"step": step, **values}).encode() + b"\n"
         try:
             while line:  # of a nearly full disk only a part is taken
@@ -135,13 +118,7 @@ class Journal:
         write_json(self._pending, {"step": step, "metrics": list(rows)})
 
     def read_pending(self, step: int) -> list[dict[str, float]]:
-        """Return the metrics that were kept at `step`, which may be none.
-
-        Raises
-        ------
-        InputError
-            If the file is damaged.
-        """
+        """Return the metrics that were kept at `step`, which may be none."""
         try:
             if not self._pending.exists():
                 return []
@@ -211,13 +188,7 @@ class RunFolder:
         self.seconds_before = 0.0
 
     def begin(self, fresh: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
-        """Return the last checkpoint, or `fresh`, on the devices, and its pending metrics by step.
-
-        Raises
-        ------
-        InputError
-            If checkpoint or journal are damaged.
-        """
+        """Return the last checkpoint, or `fresh`, on the devices, and its pending metrics."""
         state = fresh
 
         def read() -> list[Any]:
@@ -239,23 +210,11 @@ class RunFolder:
             )
 
     def write(self, step: int, **values: Any) -> None:
-        """Append a line to the journal.
-
-        Raises
-        ------
-        InputError
-            If it cannot be written.
-        """
+        """Append a line to the journal."""
         by_first(lambda: self._journal.write(step, **values))
 
     def keep(self, state: TrainState, pending: Sequence[Mapping[str, float]] | None = None) -> None:
-        """Write a checkpoint, and the metrics of the steps before it that have no line yet.
-
-        Raises
-        ------
-        InputError
-            If it cannot be written, or has a number that is not finite.
-        """
+        """Write a checkpoint, and the metrics of the steps before it that have no line yet."""
         here = self._layout.on_host(state)
 
         def save() -> None:
@@ -275,13 +234,7 @@ class RunFolder:
     def finish(
         self, save: Callable[[Path], None], accuracy: Mapping[str, Mapping[str, float | int]]
     ) -> None:
-        """Write the model and its accuracy.
-
-        Raises
-        ------
-        InputError
-            If they cannot be written.
-        """
+        """Write the model and its accuracy."""
 
         def write() -> None:
             save(self._run / "model")
@@ -312,13 +265,6 @@ def open_run(
         Where the run's state lies.
     warn
         Called with one line for each checkpoint that is not used.
-
-    Raises
-    ------
-    InputError
-        If the folder holds a run with another configuration, another process has it, it cannot be
-        written, holds checkpoints of which none is whole, or the run's processes have not the same
-        configuration.
     """
     _check_processes(config)
     folder = RunFolder(run, layout)

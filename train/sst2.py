@@ -1,12 +1,11 @@
 """SST-2 as arrays in memory: whole sentences of film reviews, negative or positive.
 
-Socher et al. (2013), as GLUE (Wang et al., 2019) divides it. A prepared corpus lies in a folder
-named after a fingerprint of the files it was made from (`jaxflow.train.prepared`).
+Socher et al. (2013), as GLUE (Wang et al., 2019) divides it; prepared and kept as the agreement
+corpora are (`jaxflow.train.corpus`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxflow.errors import InputError
-from jaxflow.train.corpus import default_cache, hash_file
-from jaxflow.train.formats import LABEL_NAMES, UNLABELLED
+from jaxflow.train.corpus import check_folder, default_cache, digest_of
+from jaxflow.train.formats import LABEL_NAMES as LABEL_NAMES
+from jaxflow.train.formats import UNLABELLED
 from jaxflow.train.prepared import columns, prepared_blocks
 
 if TYPE_CHECKING:
     from jaxflow.train.builder import Sst2Corpus
 
-__all__ = ["LABEL_NAMES", "Sentences", "load_sst2"]
+SST2_FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
+"""File of each split of a folder; test may be missing."""
 
 # Part of every fingerprint: raised when the same files would be stored differently.
 _FORMAT = "2 sst2"
-_NEEDED, _FURTHER = ("train.tsv", "dev.tsv"), ("test.tsv",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +84,13 @@ def load_sst2(
         written, or the corpus cannot be fetched.
     """
     source = None if folder is None else Path(folder)
+    if source is not None:
+        check_folder(source, (SST2_FILES["train"], SST2_FILES["dev"]))
+        digest = digest_of(_FORMAT, source, SST2_FILES.values())
+    else:
+        digest = digest_of(f"{_FORMAT} glue/sst2")
     base = default_cache() if cache is None else Path(cache)
-    data_dir = base / "corpora" / _fingerprint(source)
+    data_dir = base / "corpora" / digest
 
     def builder() -> Sst2Corpus:
         from jaxflow.train.builder import Sst2Corpus
@@ -99,22 +103,3 @@ def load_sst2(
         texts, (labels,) = columns(blocks, "sentences", ("labels",), data_dir)
         splits[name] = Sentences(texts, labels)
     return splits
-
-
-def _fingerprint(source: Path | None) -> str:
-    digest = hashlib.sha256(_FORMAT.encode())
-    if source is None:
-        digest.update(b" glue/sst2")
-        return digest.hexdigest()[:24]
-    if not source.is_dir():
-        what = "is a file" if source.exists() else "does not exist"
-        raise InputError(f"expected a folder with {' and '.join(_NEEDED)}, but {source} {what}.")
-    for file in _NEEDED:
-        if not (source / file).is_file():
-            raise InputError(
-                f"expected the file {file} in the folder {source}, but it is not there."
-            )
-    for file in (*_NEEDED, *_FURTHER):
-        if (source / file).exists():
-            digest.update(f" {file} {hash_file(source / file)}".encode())
-    return digest.hexdigest()[:24]

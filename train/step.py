@@ -290,11 +290,6 @@ def check_steps(last: int, found: Sequence[Mapping[str, Any]]) -> None:
         The number of the last step, from 1.
     found
         The metrics of the steps up to that one.
-
-    Raises
-    ------
-    InputError
-        Naming the first such step.
     """
     shown = {"gradient_norm": "gradient's norm", "subject_share": "subject's share"}
     rows = to_rows(found)

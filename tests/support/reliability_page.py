@@ -47,8 +47,8 @@ command stops without half-written files and with the same status. A second sign
 process at once.
 
 **Two runs on one folder**: the second is refused, in one sentence that names the process that has
-it. The lock is `flock` on `.lock` in the folder. Where there is none (Windows, some network file
-systems) nothing is locked.
+it. The lock is `filelock`'s on `.lock` in the folder. Where a file system has none (some network
+file systems) nothing is locked.
 
 **A damaged checkpoint** is found by its checksum and moved to `checkpoints-damaged` in the run's
 folder; the one before is used, and one line says so. Only if none is whole the run is refused.

@@ -9,11 +9,14 @@ import pytest
 from jaxflow.errors import InputError
 from jaxflow.models import WordTokenizer
 from jaxflow.train.batches import (
+    ArrayBatches,
     BatchPlan,
     EncodedSplit,
+    accuracies,
     encode_split,
     evaluation_batches,
     iterate,
+    predict_split,
 )
 from jaxflow.train.corpus import Split
 
@@ -87,12 +90,6 @@ def test_an_epoch_has_every_row_once_but_for_the_remainder():
     assert len(set(left_out)) == 3
 
 
-def test_without_a_remainder_an_epoch_has_every_row_once():
-    plan = plan_of(encoded(96))
-    for epoch in range(3):
-        assert sorted(names_of(epoch_of(plan, epoch))) == list(range(3, 99))
-
-
 def test_a_batch_is_a_function_of_seed_and_step():
     def make(**options):
         return plan_of(encoded(103), encoded(50, FIRST_EXTRA), **options)
@@ -156,12 +153,6 @@ def test_batches_have_the_shape_of_the_smallest_bucket_that_holds_their_longest_
     assert seen[BUCKETS[0]] == 3 * (short // 8)
 
 
-def test_short_and_long_batches_take_turns():
-    # Sorted by length, an epoch would end with nothing but long sentences.
-    lengths = [batch["tokens"].shape[1] for batch in epoch_of(plan_of(encoded(400)), 0)]
-    assert lengths != sorted(lengths)
-
-
 @pytest.mark.parametrize(
     ("share", "rows", "extra"), [(0.3, 700, 300), (0.25, 300, 100), (0, 96, 0)]
 )
@@ -186,21 +177,6 @@ def test_the_further_rows_serve_equally_often(count):
     assert len(served) == count
     assert served.total() == 500
     assert max(served.values()) - min(served.values()) <= 1
-
-
-def test_the_further_rows_come_in_another_order_than_their_file_has():
-    plan = plan_of(encoded(300), encoded(170, FIRST_EXTRA), share=0.25, batch=4)
-    served = {name for name in names_of(epoch_of(plan, 0)) if name >= FIRST_EXTRA}
-    assert served != set(range(FIRST_EXTRA, FIRST_EXTRA + 100))
-
-
-def test_no_further_rows_is_no_error():
-    assert len(plan_of(encoded(96), encoded(0, FIRST_EXTRA))) == 36
-
-
-def test_too_few_rows_for_a_batch():
-    with pytest.raises(InputError, match="at least one batch of 8, got 7 rows"):
-        plan_of(encoded(7))
 
 
 def test_too_long_sentences_are_left_out_and_counted():
@@ -253,10 +229,6 @@ def test_evaluation_covers_every_row_once(count):
     assert sorted(covered) == list(range(count))
 
 
-def test_evaluation_of_nothing():
-    assert list(evaluation_batches(encoded(0), BUCKETS, 8)) == []
-
-
 SENTENCES = ("the key", "in the town , the keys to the cabinet", "a key", "the old keys to the men")
 WORDS = ("[PAD]", "[CLS]", "[UNK]", *sorted({w for text in SENTENCES for w in text.split()}))
 
@@ -272,7 +244,16 @@ def test_batches_carry_the_subjects_place_among_the_tokens():
     train = with_subjects([1, 5, -1, 2], 9)
     extra = with_subjects([1], 9, ("the keys",))
     assert train.too_long == 1
-    plan = BatchPlan(train, extra, 0.25, (4, 9), batch=1, epochs=3, seed=1, subjects=True)
+    plan = BatchPlan(
+        train=train,
+        extra=extra,
+        share=0.25,
+        buckets=(4, 9),
+        batch=1,
+        epochs=3,
+        seed=1,
+        subjects=True,
+    )
     assert plan.knows_subjects
     seen = Counter()
     for batch in iterate(plan):
@@ -290,22 +271,38 @@ def test_batches_carry_the_subjects_place_among_the_tokens():
     }
 
 
-def test_many_rows_of_many_lengths_keep_their_subjects():
-    train, extra = encoded(103), encoded(50, FIRST_EXTRA, seed=1)
-    splits = []
-    for split in (train, extra):
-        # The last token is the subject: its place follows from the row itself.
-        splits.append(dataclasses.replace(split, subject_index=split.lengths - 1))
-    plan = plan_of(*splits, subjects=True)
-    for batch in iterate(plan):
-        np.testing.assert_array_equal(
-            batch["subjects"], np.count_nonzero(batch["tokens"], axis=1) - 1
-        )
-    # Asked for or not, the rest of the batches is the same.
-    assert_equal_batches(iterate(plan), iterate(plan_of(*splits)))
+def predict(tokens):
+    """Probabilities that follow from the words alone, however long the padding."""
+    plural = (tokens.sum(-1) % 7 + 1) / 9
+    return np.stack([1 - plural, plural], -1).astype(np.float32)
 
 
-def test_subjects_come_only_where_they_are_asked_for():
-    plan = plan_of(encoded(96))
-    assert set(plan[0]) == {"tokens", "labels"}
-    assert not plan.knows_subjects
+def test_accuracy_is_the_share_of_right_answers_and_long_sentences_are_wrong():
+    split = dataclasses.replace(encoded(300), too_long=23)
+    found = predict_split(predict, split, BUCKETS)
+    expected = np.concatenate([predict(split.tokens[row : row + 1]) for row in range(300)])
+    np.testing.assert_array_equal(found, expected)
+    right = int((expected.argmax(-1) == split.labels).sum())
+    assert 0 < right < 300
+    scores = accuracies(predict, {"val": split, "none": encoded(0)}, BUCKETS)
+    assert scores["val"] == {"accuracy": pytest.approx(right / 323), "n": 323, "too_long": 23}
+    assert np.isnan(scores["none"]["accuracy"])
+
+
+def test_arrays_come_in_an_order_of_each_epoch_and_in_parts():
+    rows = np.arange(23)
+    plan = ArrayBatches({"inputs": rows[:, None] * 2, "labels": rows}, batch=4, epochs=2, seed=3)
+    assert (plan.steps_per_epoch, len(plan)) == (5, 10)
+    epochs = []
+    for epoch in range(2):
+        batches = [plan.part(5 * epoch + step, slice(None)) for step in range(5)]
+        labels = np.concatenate([batch["labels"] for batch in batches])
+        assert len(set(labels.tolist())) == 20
+        inputs = np.concatenate([batch["inputs"] for batch in batches])
+        np.testing.assert_array_equal(inputs[:, 0], 2 * labels)
+        np.testing.assert_array_equal(plan.part(5 * epoch, slice(2, 4))["labels"], labels[2:4])
+        epochs.append(labels.tolist())
+    assert epochs[0] != epochs[1]
+    for make in (plan_of, lambda split: ArrayBatches({"labels": split.labels}, batch=8, epochs=1)):
+        with pytest.raises(InputError, match="batch"):
+            make(encoded(7))

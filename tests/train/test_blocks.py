@@ -47,7 +47,7 @@ def test_blocks_come_back_as_they_were(stored):
 
 
 @pytest.mark.parametrize(
-    "order", [o for n in (1, 2, 3, 4) for o in itertools.product(range(3), repeat=n)]
+    "order", [o for n in (2, 3) for o in itertools.product(range(3), repeat=n)]
 )
 def test_blocks_lost_doubled_or_moved(stored, order):
     source = [stored["train"][place] for place in order]

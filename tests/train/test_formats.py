@@ -2,14 +2,12 @@
 
 import csv
 import gzip
-from pathlib import Path
 
 import pytest
 
 from jaxflow.errors import InputError
 from jaxflow.train.formats import Example, read_full, read_simple, read_subjects
 
-DATA = Path(__file__).parents[2] / "../shared/data/agreement"
 COLUMNS = [
     *("sentence", "orig_sentence", "pos_sentence", "subj", "verb", "subj_pos", "has_rel"),
     *("has_nsubj", "verb_pos", "subj_index", "verb_index", "n_intervening", "last_intervening"),
@@ -45,12 +43,6 @@ def test_simple_rows(tmp_path, name, attractors):
         Example("the key", 0, attractors, -1),
         Example("the cafés of NNP\xa0x", 1, attractors, -1),
     ]
-
-
-def test_last_line_needs_no_line_end(tmp_path):
-    path = tmp_path / "numpred.val"
-    path.write_text("VBZ\tthe key\nVBP\tthe keys")
-    assert [example.prefix for example in read_simple(path)] == ["the key", "the keys"]
 
 
 @pytest.mark.parametrize(
@@ -176,17 +168,3 @@ def test_damaged_gzip(tmp_path):
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(InputError, match=r"b.tsv.gz: the gzip file is truncated or damaged"):
         list(read_full(path))
-
-
-def test_real_files():
-    if not DATA.is_dir():
-        pytest.skip(f"the development data is not at {DATA}")
-    for name, count in {"numpred.test": 2_000, "numpred.test.4": 280, "numpred.test.5": 79}.items():
-        lines = (DATA / name).read_text(encoding="utf-8").splitlines()
-        rows = list(read_simple(DATA / name))
-        assert len(rows) == len(lines) == count
-        back = [f"{('VBZ', 'VBP')[row.label]}\t{row.prefix}" for row in rows]
-        assert back == lines
-    subjects = list(read_subjects(DATA / "subjects.tsv"))
-    assert len(subjects) == 4_000
-    assert sum(row.n_attractors > 0 for row in subjects) == 2_000

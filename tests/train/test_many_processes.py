@@ -1,31 +1,22 @@
 """``jaxflow train`` in several processes: the run of one, and all end together however it ends."""
 
 import json
+import os
+import random
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from many_devices import SUPPORT, environment
 from many_processes import end, start, wait_for
-from small_corpus import write_small_corpus
-from small_runs import journal_of
+from small_runs import assert_ends_like, journal_of
 
 from jaxflow import models
-from jaxflow.commands import main
 from jaxflow.train.lock import hold
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "many-cache"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_small_corpus(tmp_path_factory.mktemp("many-corpus") / "agreement")
 
 
 def whole(count, run, data, *options, **more):
@@ -35,18 +26,17 @@ def whole(count, run, data, *options, **more):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, data):
+def alone(tmp_path_factory, corpus):
     run = tmp_path_factory.mktemp("many") / "alone"
-    whole(1, run, data)
+    whole(1, run, corpus)
     return run
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, data):
+def two(tmp_path_factory, corpus):
     """A run of two processes that nothing disturbed."""
     run = tmp_path_factory.mktemp("many") / "two"
-    ended = whole(2, run, data)
-    return run, ended
+    return run, whole(2, run, corpus, "--shard-params")
 
 
 def parameters(run):
@@ -78,15 +68,6 @@ def assert_close(run, other):
     assert accuracy[0] == accuracy[1]
 
 
-def assert_equal(run, other):
-    """The same run to the bit."""
-    assert journal_of(run) == journal_of(other)
-    left, right = (jax.tree.leaves(models.load(folder).params) for folder in (run, other))
-    for one, another in zip(left, right, strict=True):
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(another))
-    assert (run / "accuracy.json").read_bytes() == (other / "accuracy.json").read_bytes()
-
-
 def test_two_processes_make_the_run_of_one(alone, two):
     run, ended = two
     assert {path.name for path in run.iterdir()} == {path.name for path in alone.iterdir()}
@@ -98,18 +79,11 @@ def test_two_processes_make_the_run_of_one(alone, two):
     assert ended.err[1] == ""
 
 
-@pytest.mark.parametrize(("count", "devices", "options"), [(4, 1, ()), (2, 2, ("--shard-params",))])
-def test_more_processes_or_devices_make_the_run_of_one(
-    tmp_path, alone, data, count, devices, options
-):
-    whole(count, tmp_path / "run", data, *options, devices=devices)
-    assert_close(tmp_path / "run", alone)
-
-
+@pytest.mark.nightly
 @pytest.mark.parametrize("process", [0, 1])
-def test_of_a_killed_process_all_end_and_go_on_together(tmp_path, two, data, process):
+def test_of_a_killed_process_all_end_and_go_on_together(tmp_path, two, corpus, process):
     run = tmp_path / "run"
-    started = start(2, run, data)
+    started = start(2, run, corpus, "--shard-params")
     wait_for(run / "checkpoints" / "6" / "sha256", started)
     started[process].kill()
     ended = end(started)
@@ -120,20 +94,21 @@ def test_of_a_killed_process_all_end_and_go_on_together(tmp_path, two, data, pro
         assert ended.said()[0].startswith("jaxflow: error: another process of the run has ended (")
     assert not (run / "model").exists()
     if process == 0:  # which may have been writing
-        again = whole(2, run, data)
+        again = whole(2, run, corpus, "--shard-params")
         assert "going on after step" in again.err[0]
-        assert_equal(run, two[0])
+        assert_ends_like(run, two[0])
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("number", "process", "count"), [(signal.SIGTERM, 1, 2), (signal.SIGINT, 0, 1)]
 )
-def test_a_signal_to_one_stops_all_behind_one_step(
-    tmp_path, alone, two, data, number, process, count
+def test_a_signal_to_one_stops_all_after_one_step(
+    tmp_path, alone, two, corpus, number, process, count
 ):
     """And as many go on from there, or another number."""
     run = tmp_path / "run"
-    started = start(2, run, data)
+    started = start(2, run, corpus, "--shard-params")
     wait_for(run / "checkpoints" / "6" / "sha256", started)
     started[process].send_signal(number)
     ended = end(started)
@@ -143,9 +118,9 @@ def test_a_signal_to_one_stops_all_behind_one_step(
     stopped = f"jaxflow: stopped by {number.name} after step {kept}, whose checkpoint is written"
     assert ended.said() == [f"{stopped}; the same command goes on from there"] * 2
     assert not (run / "model").exists()
-    whole(count, run, data)
+    whole(count, run, corpus, "--shard-params" if count == 2 else "--devices=1")
     if count == 2:
-        assert_equal(run, two[0])
+        assert_ends_like(run, two[0])
     else:
         assert_close(run, alone)
 
@@ -158,53 +133,107 @@ def assert_refused(ended, said):
     assert all(len(text.splitlines()) == 1 for text in ended.err[1:]), ended
 
 
-def test_a_folder_in_use_refuses_all(tmp_path, data):
+@pytest.mark.nightly
+def test_a_folder_in_use_refuses_all(tmp_path, corpus):
     with hold(tmp_path / "run"):
-        assert_refused(end(start(2, tmp_path / "run", data)), "run is in use by process ")
+        assert_refused(end(start(2, tmp_path / "run", corpus)), "run is in use by process ")
 
 
-def test_a_disk_that_is_full_for_the_first_ends_all(tmp_path, data):
+@pytest.mark.nightly
+def test_a_disk_that_is_full_for_the_first_ends_all(tmp_path, corpus):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    assert_refused(end(start(2, tmp_path, data)), "metrics.jsonl cannot be written: No space left")
+    assert_refused(
+        end(start(2, tmp_path, corpus)), "metrics.jsonl cannot be written: No space left"
+    )
 
 
-def test_a_run_that_diverges_ends_for_all_with_the_step_named(tmp_path, data):
-    ended = end(start(2, tmp_path / "run", data, "--learning-rate", 1e30))
+@pytest.mark.nightly
+def test_a_run_that_diverges_ends_for_all_with_the_step_named(tmp_path, corpus):
+    ended = end(start(2, tmp_path / "run", corpus, "--learning-rate", 1e30))
     assert_refused(ended, ": training stopped, the last good checkpoint is kept; try a lower")
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_processes_that_do_not_train_the_same_are_refused(tmp_path, data):
+@pytest.mark.nightly
+def test_processes_that_do_not_train_the_same_are_refused(tmp_path, corpus):
     run = tmp_path / "run"
 
     def longer(process):
         return ("--weight-decay", 0.5) if process else ()
 
     assert_refused(
-        end(start(2, run, data, each=longer)),
+        end(start(2, run, corpus, each=longer)),
         "process 1: weight_decay is 0.5, and 0.05 in process 0: give all processes of a run the "
         "same options",
     )
     other = tmp_path / "other"
-    shutil.copytree(data, other)
+    shutil.copytree(corpus, other)
     lines = (other / "numpred.train").read_text().splitlines(keepends=True)
     (other / "numpred.train").write_text("".join(lines[::-1]))
 
     def elsewhere(process):
-        return ("--data", other) if process else ()
+        return ("--corpus", other) if process else ()
 
     assert_refused(
-        end(start(2, run, data, each=elsewhere)),
+        end(start(2, run, corpus, each=elsewhere)),
         "the corpus must be the same in every process, that of process 1 is another than that of "
         "process 0: give all the same one",
     )
     assert not run.exists()
 
 
-def test_processes_that_do_not_know_of_each_other_train_nothing_together(tmp_path, capfd):
-    run = str(tmp_path / "run")
-    assert main(["train", "--out", run, "--processes", "2", "--process", "0"]) == 2
-    assert capfd.readouterr().err == (
-        "jaxflow: error: processes that train one model must find each other: add --coordinator "
-        "HOST:PORT, or use --cluster instead\n"
+# Both systems make a port of the job's number, one of the highest 4,096.
+JOB = random.Random(os.getpid()).randrange(4096)
+
+
+def slurm(process, processes):
+    return {
+        "SLURM_JOB_ID": JOB,
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": 1,
+        "SLURM_NTASKS": processes,
+        "SLURM_PROCID": process,
+        "SLURM_LOCALID": process,
+    }
+
+
+def open_mpi(process, processes):
+    return {
+        "OMPI_MCA_orte_hnp_uri": f"{(JOB ^ 2048) << 12}.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": processes,
+        "OMPI_COMM_WORLD_RANK": process,
+        "OMPI_COMM_WORLD_LOCAL_RANK": process,
+    }
+
+
+def start_task(devices, told):
+    return subprocess.Popen(
+        [sys.executable, str(SUPPORT / "cluster_member.py")],
+        env=environment(devices) | {name: str(value) for name, value in told.items()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("system", [slurm, open_mpi])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_tasks_find_each_other(system, processes):
+    started = [start_task(2, system(process, processes)) for process in range(processes)]
+    ended = [(*process.communicate(), process.returncode) for process in started]
+    assert [code for *_, code in ended] == [0] * processes, ended
+    said = [json.loads(out.splitlines()[-1]) for out, *_ in ended]
+    # Two devices of each process hold 1, 10, 100, ...
+    total = 2 * sum(10**process for process in range(processes))
+    assert said == [[process, processes, total] for process in range(processes)]
+
+
+@pytest.mark.nightly
+def test_where_there_is_no_batch_system_one_line_says_so():
+    process = start_task(1, {})
+    out, complaint = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    (line,) = [line for line in complaint.splitlines() if line.startswith("jaxflow: error: ")]
+    assert "the other processes cannot be joined" in line
+    assert "name one of them with coordinator, processes and process" in line

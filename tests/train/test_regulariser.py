@@ -170,7 +170,7 @@ def test_training_moves_the_flow_to_the_subject_and_goes_on_bit_for_bit(tmp_path
         positions=POSITIONS, checkpoint_every=20, flow_weight=3.0,
     )  # fmt: skip
     model = train(config, tmp_path / "whole").model
-    train(config, tmp_path / "cut", stop_after=33)
+    train(config, tmp_path / "cut", stop_after=40)
     train(config, tmp_path / "cut")
     assert_ends_like(tmp_path / "cut", tmp_path / "whole")
     lines = [line for line in journal_of(tmp_path / "whole") if "loss" in line]

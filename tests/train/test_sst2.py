@@ -3,22 +3,17 @@
 import csv
 import http.server
 import io
-import pickle
 import socket
 import subprocess
 import sys
 import threading
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.train.formats import read_labelled
 from jaxflow.train.sst2 import LABEL_NAMES, load_sst2
-
-DATA = Path(__file__).parents[2].parent / "shared" / "data" / "sst2"
 
 
 def rows_for(number, count):
@@ -69,12 +64,6 @@ def test_the_test_file_may_be_missing_and_its_labels_hidden(folder, tmp_path):
     assert not corpus["test"].labelled
 
 
-def test_a_changed_file_is_read_anew(folder, tmp_path):
-    load_sst2(folder, cache=tmp_path / "cache")
-    write(folder / "dev.tsv", [("another", 1)])
-    assert rows_of(load_sst2(folder, cache=tmp_path / "cache")["dev"]) == [("another", 1)]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -96,13 +85,6 @@ def test_unusable_rows_name_file_and_line(folder, tmp_path, content, message):
         load_sst2(folder, cache=tmp_path / "cache")
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache").rglob("*.array_record*")) == []
-
-
-@pytest.mark.parametrize("rows", [[("a", -1), ("b", 1)], [("a", 1), ("b", -1)]])
-def test_hidden_labels_are_hidden_throughout(tmp_path, rows):
-    write(tmp_path / "test.tsv", rows)
-    with pytest.raises(InputError, match="line 2"):
-        list(read_labelled(tmp_path / "test.tsv", hidden=True))
 
 
 def test_unusable_folders(folder, tmp_path):
@@ -185,14 +167,6 @@ def test_offline_it_says_what_to_do_in_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_the_builder_survives_pickling(tmp_path):
-    from jaxflow.train.builder import Sst2Corpus
-
-    builder = Sst2Corpus(config="folder", data_dir=tmp_path, source=tmp_path / "there")
-    copy = pickle.loads(pickle.dumps(builder))
-    assert (copy._source, copy.info.full_name) == (tmp_path / "there", builder.info.full_name)
-
-
 def test_no_tensorflow_and_nothing_heavy_before_it_is_needed(folder, tmp_path):
     program = f"""
 import sys
@@ -202,17 +176,3 @@ load_sst2({str(folder)!r}, cache={str(tmp_path / "cache")!r})
 sys.exit("tensorflow" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-def test_real_folder(tmp_path):
-    if not DATA.is_dir():
-        pytest.skip(f"the development data is not at {DATA}")
-    corpus = load_sst2(DATA, cache=tmp_path)
-    assert {name: len(split) for name, split in corpus.items()} == {
-        "train": 6_920, "dev": 872, "test": 1_821
-    }  # fmt: skip
-    for name, split in corpus.items():
-        lines = (DATA / f"{name}.tsv").read_text(encoding="utf-8").split("\n")
-        told = [f"{text}\t{label}" for text, label in rows_of(split)]
-        assert told == [line for line in lines if line]
-    assert 0.4 < corpus["dev"].labels.mean() < 0.6
