@@ -1,4 +1,4 @@
-"""Word pieces to numbers and back, by the files that published models come with."""
+"""Word pieces to numbers and back, by the tokenizer files of published models."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _special(backend: Any, settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _reraise(error: BaseException) -> None:
-    """Raise anew what is none of the library's errors: those of its panics are no `Exception`."""
+    """Raise an error again unless it is the library's: its panics are no `Exception`."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
 

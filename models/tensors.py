@@ -66,30 +66,14 @@ COPIES = {
 
 
 class Weights(NamedTuple):
-    """An open checkpoint.
-
-    Attributes
-    ----------
-    folder
-        Where it lies.
-    shapes
-        Name -> shape of every tensor.
-    files
-        Name -> the open file that holds it.
-    """
+    """An open checkpoint: its folder, and by the tensors' names their shapes and open files."""
 
     folder: Path
     shapes: dict[str, tuple[int, ...]]
     files: dict[str, Any]
 
     def read(self, name: str) -> NDArray[Any]:
-        """Return one tensor, as stored.
-
-        Raises
-        ------
-        InputError
-            If its numbers are no floating-point ones of 16 bits or more, or cannot be read.
-        """
+        """Return one tensor as stored, of floating-point numbers of 16 bits or more."""
         kind = self.files[name].get_slice(name).get_dtype()
         if kind not in _KINDS:
             raise InputError(
@@ -107,14 +91,7 @@ class Weights(NamedTuple):
 
 @contextmanager
 def open_weights(folder: Path) -> Iterator[Weights]:
-    """Open the checkpoint of a folder for the duration of a block; tensors are read one by one.
-
-    Raises
-    ------
-    InputError
-        If there is none, a shard is missing, or a file is damaged or too short; tensors that lie
-        beyond a file's end are named.
-    """
+    """Open the checkpoint of a folder for the duration of a block; tensors are read one by one."""
     from safetensors import SafetensorError, safe_open
 
     paths = _paths(folder)
@@ -187,22 +164,12 @@ Layout = Literal["same", "transposed", "joined", "patches", "one row", "one imag
 
 
 class Rule(NamedTuple):
-    """Where one parameter is found.
+    """Where one parameter is found: `ours` its path here, joined by dots.
 
-    Attributes
-    ----------
-    ours
-        Its path here, joined by dots.
-    published
-        The tensors that it is made of, without the encoder's prefix.
-    shape
-        Of each of these tensors.
-    layout
-        ``same``; ``transposed``; ``joined`` along the output, transposed if matrices;
-        ``patches``, a convolution's kernel ``[D, channels, side, side]``; ``one row`` of a table
-        ``[1, 1, D]``; ``one image`` ``[1, n, D]``.
-    backbone
-        Whether it belongs to the encoder, and not to the head.
+    It is made of the tensors `published`, without the encoder's prefix, each of `shape`, laid out
+    as ``same``; ``transposed``; ``joined`` along the output, transposed if matrices; ``patches``,
+    a convolution's kernel ``[D, channels, side, side]``; ``one row`` of a table ``[1, 1, D]``;
+    ``one image`` ``[1, n, D]``. `backbone` is False for what belongs to the head.
     """
 
     ours: str
@@ -269,6 +236,24 @@ _BLOCKS: dict[str, dict[str, Any]] = {
 }
 
 
+# Dense layer, norm, bias and table of the masked-LM head.
+_MASKED = {
+    "bert": (
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        "cls.predictions.bias",
+        "cls.predictions.decoder.weight",
+    ),
+    "distilbert": (
+        "vocab_transform",
+        "vocab_layer_norm",
+        "vocab_projector.bias",
+        "vocab_projector.weight",
+    ),
+    "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.weight"),
+}
+
+
 def _blocks(kind: str, stem: str, config: BertConfig | ViTConfig) -> Iterator[Rule]:
     names, width = _BLOCKS[kind], config.width
     hidden = config.block.hidden_width
@@ -310,26 +295,7 @@ def _bert(config: BertConfig) -> Iterator[Rule]:
     elif config.pooler:
         yield from _dense("pooler", "pooler.dense", width, width)
     if config.head == "masked-lm":
-        dense, norm, bias, table = {
-            "bert": (
-                "cls.predictions.transform.dense",
-                "cls.predictions.transform.LayerNorm",
-                "cls.predictions.bias",
-                "cls.predictions.decoder.weight",
-            ),
-            "distilbert": (
-                "vocab_transform",
-                "vocab_layer_norm",
-                "vocab_projector.bias",
-                "vocab_projector.weight",
-            ),
-            "roberta": (
-                "lm_head.dense",
-                "lm_head.layer_norm",
-                "lm_head.bias",
-                "lm_head.decoder.weight",
-            ),
-        }[kind]
+        dense, norm, bias, table = _MASKED[kind]
         yield from _dense("masked.dense", dense, width, width, backbone=False)
         yield from _norm("masked.norm", norm, width, backbone=False)
         yield Rule("masked.bias", (bias,), (words,), "same", False)

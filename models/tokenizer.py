@@ -1,4 +1,4 @@
-"""Words to numbers and back: what every tokenizer does, and the one of whole words."""
+"""Words to numbers and back: the protocol of tokenizers, and the one of whole words."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ PAD, CLS, UNK = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """A text as a model reads it: n tokens, special ones included.
+    """A text as a model's n tokens, special ones included.
 
     Attributes
     ----------
     ids
         Their numbers.
     tokens
-        Their entries of the vocabulary.
+        Their entries in the vocabulary.
     words
         The word that each belongs to, from 0; None for special tokens.
     spans
-        Where each stands in the text, first character and the one after the last; (0, 0) for
-        special tokens that the text does not hold.
+        First character of each in the text, and the one after its last; (0, 0) for special tokens
+        that the text does not hold.
     """
 
     ids: tuple[int, ...]
@@ -41,7 +41,7 @@ class Pieces:
 
 
 class Tokenizer(Protocol):
-    """What models need of a tokenizer."""
+    """The protocol of tokenizers, as models use them."""
 
     def __len__(self) -> int:
         """Return the size of the vocabulary."""
@@ -121,7 +121,6 @@ class WordTokenizer:
             word, times = collections.Counter(self.words).most_common(1)[0]
             raise InputError(f"a vocabulary must name each word once, got {word!r} {times} times")
 
-    # What a word tokenizer has of the special tokens that others know, too.
     pad_id: ClassVar[int] = PAD
     cls_id: ClassVar[int] = CLS
     unk_id: ClassVar[int] = UNK
@@ -193,32 +192,13 @@ class WordTokenizer:
         words = (None, *range(len(ids) - 1))
         return Pieces(tuple(ids), tuple(self.decode(ids)), words, tuple(spans))
 
-    def save(self, path: Path) -> None:
-        """Write `to_bytes`."""
-        path.write_bytes(self.to_bytes())
-
     def to_bytes(self) -> bytes:
         """Return the words, one a line, in UTF-8: what `parse` reads."""
         return "".join(f"{word}\n" for word in self.words).encode()
 
     @classmethod
-    def load(cls, path: Path) -> WordTokenizer:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file is missing or is no vocabulary.
-        """
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"the vocabulary {path} cannot be read: {error}") from error
-        return cls.parse(content, path)
-
-    @classmethod
     def parse(cls, content: bytes, path: Path) -> WordTokenizer:
-        """Read the content of a file that `save` wrote; its path is for messages.
+        """Return the tokenizer whose `to_bytes` are given; the path is for messages.
 
         Raises
         ------

@@ -15,59 +15,21 @@ import wheel
 
 from jaxflow.models import BertConfig, Model, load, save_pretrained
 
-BATCH, LENGTH = 10, 32
+LENGTH = 32
 
 SENTENCES = (
     "The keys to the cabinet are on the table.",
-    "She wrote her first novel at the age of nineteen.",
     "It's raining, isn't it?",
     "Prices rose by 3.5% in March, the fastest increase since 2011.",
-    "The committee has not yet decided whether to appeal.",
     "Café owners in Zürich complained about the naïve new rules.",
-    "Few of the reviewers liked the film; most walked out early.",
-    "Why did nobody tell me the meeting had been moved?",
-    "A masterpiece of slow, patient, almost wordless storytelling.",
     "one long string of cliches",
-    "The doctor told the nurse that she would be late.",
-    "Photosynthesis converts carbon dioxide and water into sugar.",
     "Go.",
     "He said \u201cno\u201d \u2014 twice \u2014 and hung up.",
     "The dogs that chased the cat were barking all night.",
-    "Interest in tokenization, lemmatization and part-of-speech tagging has grown.",
     "Send the report to anna.smith@example.com before 5 p.m.",
-    "Mount Everest is 8,849 metres high.",
-    "There was neither milk nor sugar left in the kitchen.",
     "Antidisestablishmentarianism is rarely heard in conversation.",
-    "The old man the boats.",
-    "You can lead a horse to water, but you cannot make it drink.",
-    "Her laughter filled the empty corridor.",
-    "The train to Edinburgh leaves from platform nine at noon.",
-    "If it were up to me, we would cancel the whole project.",
-    "An unfunny, overlong and strangely joyless comedy.",
-    "The senators from the northern state oppose the bill.",
-    "What a wonderful surprise!",
-    "The experiment failed because the samples were contaminated.",
     "\u6771\u4eac is written Tokyo in English.",
-    "Nobody expects the unexpected until it happens.",
-    "Two plus two makes four.",
-    "The paintings in the gallery were insured for ten million dollars.",
-    "He had been waiting for hours when the bus finally came.",
-    "Birds sing.",
-    "I would rather not discuss it over the phone.",
-    "The report, which nobody had read, was approved unanimously.",
-    "Quick-drying paint isn't always the best choice.",
-    "Everyone in the village knew the baker's daughter.",
-    "The gradient vanishes when the network is too deep.",
-    "Rome was not built in a day.",
-    "A smart, funny and surprisingly moving coming-of-age story.",
-    "The children have eaten all of the biscuits again.",
-    "Under no circumstances should this door be opened.",
-    "She sells seashells by the seashore.",
-    "The verdict surprised the lawyers on both sides.",
     "My favourite emoji is \U0001f600, in case you wondered.",
-    "Yesterday's weather was worse than today's.",
-    "The mechanic fixed the brakes and changed the oil.",
-    "That is all I have to say about that.",
 )
 
 
@@ -97,7 +59,6 @@ def test_it_is_what_its_card_says(model: Model) -> None:
 
 
 def test_its_word_pieces_are_those_of_transformers(model: Model, folder: Path) -> None:
-    assert len(SENTENCES) == 50
     with torch_models.quietly():
         other = torch_models.library().AutoTokenizer.from_pretrained(folder)
         expected = other(list(SENTENCES), padding=True, return_tensors="np")
@@ -114,26 +75,25 @@ def test_its_word_pieces_are_those_of_transformers(model: Model, folder: Path) -
 def test_its_numbers_are_those_of_transformers(
     model: Model, theirs: Any, record_property: Any
 ) -> None:
-    """All 50 sentences in padded batches: hidden states and every attention matrix to 1e-4.
+    """All sentences in a padded batch: hidden states and every attention matrix to 1e-4.
 
     What padding reads is left out: in one dimension of it this model magnifies the rounding of both
     sides to more than that.
     """
     queries = {"attention": 3, "hidden": 2, "pooled": None}
     largest = dict.fromkeys(queries, 0.0)
-    for start in range(0, len(SENTENCES), BATCH):
-        tokens = model.text.encode_batch(SENTENCES[start : start + BATCH], LENGTH)
-        mask = tokens != 0
-        output, told = model(tokens), torch_models.tell(theirs, tokens, mask)
-        for name, axis in queries.items():
-            mine, other = np.asarray(getattr(output, name)), getattr(told, name)
-            assert mine.shape == other.shape
-            if axis is not None:
-                mine, other = (np.moveaxis(part, axis, 1)[mask] for part in (mine, other))
-            largest[name] = max(largest[name], float(np.abs(mine - other).max()))
-        assert np.abs(told.hidden).max() > 1
-        padded = np.broadcast_to(~mask[:, None, None, None, :], output.attention.shape)
-        assert not np.asarray(output.attention)[padded].any()
+    tokens = model.text.encode_batch(SENTENCES, LENGTH)
+    mask = tokens != 0
+    output, told = model(tokens), torch_models.tell(theirs, tokens, mask)
+    for name, axis in queries.items():
+        mine, other = np.asarray(getattr(output, name)), getattr(told, name)
+        assert mine.shape == other.shape
+        if axis is not None:
+            mine, other = (np.moveaxis(part, axis, 1)[mask] for part in (mine, other))
+        largest[name] = float(np.abs(mine - other).max())
+    assert np.abs(told.hidden).max() > 1
+    padded = np.broadcast_to(~mask[:, None, None, None, :], output.attention.shape)
+    assert not np.asarray(output.attention)[padded].any()
     record_property("measured", f"MiniLM beside transformers, largest differences: {largest}")
     assert max(largest.values()) < 1e-4
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch_models
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxflow.errors import InputError
 from jaxflow.models import SubwordTokenizer, read_tokenizer
@@ -38,6 +36,7 @@ TEXTS = (
     "\u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947",
     "--- ___ ##x ##",
 )
+WORDS = b"[UNK]\n[CLS]\n[SEP]\n"
 SPECIAL = {
     "gpt2": ["<|endoftext|>"],
     "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
@@ -99,13 +98,11 @@ def assert_same_pieces(ours: SubwordTokenizer, theirs: Any) -> None:
     ("kind", "fields"),
     [
         ("bert", {}),
-        ("bert", {"do_lower_case": True}),
         ("bert", {"do_lower_case": False}),
         ("bert", {"do_lower_case": True, "strip_accents": False}),
         ("bert", {"do_lower_case": False, "strip_accents": True}),
         ("bert", {"tokenize_chinese_chars": False}),
         ("gpt2", {}),
-        ("gpt2", {"add_prefix_space": True}),
         ("roberta", {"mask_token": MASK}),
         ("roberta", {"mask_token": MASK, "add_prefix_space": True}),
         ("roberta", {"mask_token": {**MASK, "lstrip": False}}),
@@ -152,16 +149,8 @@ def test_words_join_pieces_and_spans_find_them(bert: SubwordTokenizer) -> None:
     read = bert.read(text)
     assert read.tokens == ("[CLS]", "the", "key", "##s", ",", "the", "cafe", "[SEP]")
     assert read.words == (None, 0, 1, 1, 2, 3, 4, None)
-    assert [text[slice(*span)] for span in read.spans] == [
-        "",
-        "The",
-        "key",
-        "s",
-        ",",
-        "the",
-        "cafe",
-        "",
-    ]
+    found = [text[slice(*span)] for span in read.spans]
+    assert found == ["", "The", "key", "s", ",", "the", "cafe", ""]
 
 
 def test_what_is_too_long_is_not_cut(write: Callable[..., Path], bert: SubwordTokenizer) -> None:
@@ -213,15 +202,10 @@ def test_text_that_is_no_unicode_is_refused(bert: SubwordTokenizer) -> None:
             call("half \ud83d of an emoji")
 
 
-def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    assert read_tokenizer(tmp_path) is None
-
-
 @pytest.mark.parametrize(
     "files",
     [
         {"tokenizer.json": b""},
-        {"tokenizer.json": b"{}"},
         {"tokenizer.json": b"[]"},
         {"tokenizer.json": b'{"model": {"type": "WordPiece"}}'},
         {"tokenizer.json": b"\xff\xfe"},
@@ -230,22 +214,14 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
         {"vocab.txt": b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n\xff\n"},
         {"vocab.json": b'{"a": 0}'},
         {"vocab.json": b'{"a": 0}', "merges.txt": b"#version: 0.2\na b c\n"},
-        {"vocab.json": b'{"a": 0}', "merges.txt": b"#version: 0.2\na b\n"},
         {"vocab.json": b'["a"]', "merges.txt": b"#version: 0.2\n"},
         {"vocab.json": b'{"a": "x"}', "merges.txt": b"#version: 0.2\n"},
-        {"vocab.json": b"{", "merges.txt": b"#version: 0.2\n"},
-        {"vocab.txt": b"[UNK]\n[CLS]\n[SEP]\n", "tokenizer_config.json": b"{"},
-        {"vocab.txt": b"[UNK]\n[CLS]\n[SEP]\n", "tokenizer_config.json": b"[]"},
-        {"vocab.txt": b"[UNK]\n[CLS]\n[SEP]\n", "tokenizer_config.json": b"[" * 100_000},
-        {
-            "vocab.txt": b"[UNK]\n[CLS]\n[SEP]\n",
-            "tokenizer_config.json": b'{"strip_accents": "yes"}',
-        },
-        {
-            "vocab.txt": b"[UNK]\n[CLS]\n[SEP]\n",
-            "tokenizer_config.json": b'{"do_lower_case": "no"}',
-        },
-        {"vocab.txt": b"[UNK]\n[CLS]\n[SEP]\n", "special_tokens_map.json": b"no"},
+        {"vocab.txt": WORDS, "tokenizer_config.json": b"["},
+        {"vocab.txt": WORDS, "tokenizer_config.json": b"[]"},
+        {"vocab.txt": WORDS, "tokenizer_config.json": b"[" * 100_000},
+        {"vocab.txt": WORDS, "tokenizer_config.json": b'{"strip_accents": "yes"}'},
+        {"vocab.txt": WORDS, "tokenizer_config.json": b'{"do_lower_case": "no"}'},
+        {"vocab.txt": WORDS, "special_tokens_map.json": b"no"},
     ],
     ids=lambda files: str({name: content[:30] for name, content in files.items()}),
 )
@@ -271,37 +247,3 @@ def test_a_tokenizer_without_a_token_for_the_unknown(
     for call in (found.encode, found.read, lambda text: found.encode_batch([text])):
         with pytest.raises(InputError, match=r"^the tokenizer cannot split the text: "):
             call("the \U0001f600")
-
-
-@settings(max_examples=150)
-@given(data=st.data())
-def test_a_tokenizer_with_something_changed_is_refused_or_works(
-    data: st.DataObject, bert: SubwordTokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """A value of the file is replaced, dropped, or the file cut off."""
-    content = json.loads(bert.backend.to_str())
-    content["model"]["vocab"] = dict(list(content["model"]["vocab"].items())[:12])
-    at, parent = content, None
-    key: Any = None
-    while isinstance(at, dict | list) and at and (parent is None or data.draw(st.integers(0, 3))):
-        parent = at
-        keys = sorted(at) if isinstance(at, dict) else list(range(len(at)))
-        key = data.draw(st.sampled_from(keys))
-        at = at[key]
-    simple = st.sampled_from([None, True, 0, -1, 2**40, 0.5, "", "[UNK]", "the", [], {}, ["a"]])
-    if isinstance(parent, dict) and data.draw(st.booleans()):
-        del parent[key]
-    else:
-        parent[key] = data.draw(simple)
-    text = json.dumps(content)
-    if data.draw(st.integers(0, 9)) == 0:
-        text = text[: data.draw(st.integers(0, len(text)))]
-    folder = tmp_path_factory.mktemp("changed")
-    (folder / "tokenizer.json").write_text(text)
-    try:
-        found = read_tokenizer(folder)
-        assert found is not None
-        found.encode_batch(["the keys \u6771 [MASK]"])
-        found.read("the keys")
-    except InputError:
-        pass

@@ -778,7 +778,8 @@ READERS = (
            share=0.5, names_file=False),
     Reader("vocabulary of words",
            lambda: [{"vocab.txt": exported()["vocab.txt"]}],
-           lambda folder: WordTokenizer.load(folder / "vocab.txt"), vocabulary_oracle, 2),
+           lambda folder: WordTokenizer.parse((folder / "vocab.txt").read_bytes(), folder),
+           vocabulary_oracle, 2),
     Reader("tokenizer.json",
            lambda: [{"tokenizer.json": tokenizer_json(kind), "tokenizer_config.json": SETTINGS}
                     for kind in ("pieces", "pairs")], read_and_split, tokenizer_oracle, 2),

@@ -84,13 +84,6 @@ def test_a_sentence_of_padding_only_gives_zeros_and_no_nan() -> None:
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_huge_scores_do_not_overflow() -> None:
-    query, key, value = projections()
-    allowed = allowed_pairs(jnp.asarray(MASK), causal=False)
-    _, weights = attend(1e10 * query, 1e10 * key, value, allowed)
-    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
-
-
 def test_half_precision_weights_are_float32() -> None:
     query, key, value = (array.astype(jnp.bfloat16) for array in projections())
     mixed, weights = attend(query, key, value, allowed_pairs(jnp.asarray(MASK), causal=False))
@@ -124,8 +117,3 @@ def test_dropout_is_its_keys_and_nothing_else() -> None:
     for lag in (1, 2, 7, 64, 128):
         lagged = np.corrcoef(masks[0, lag:], masks[0, :-lag])[0, 1]
         assert abs(lagged) < 5 / math.sqrt(values.size)
-
-
-def test_dropout_of_nothing_changes_nothing() -> None:
-    values = jnp.linspace(-1, 1, 100)
-    np.testing.assert_array_equal(dropout(jax.random.key(4), values, 0.0), values)
