@@ -12,7 +12,7 @@ import pytest
 import wheel
 
 pytestmark = pytest.mark.quality
-FOLDERS = (*wheel.PACKAGES, "tests")
+FOLDERS = (*wheel.PACKAGES, "examples", "tests")
 
 
 def run(tool: str, *arguments: str, cwd: Path, **environment: str) -> None:

@@ -181,21 +181,10 @@ def run_models(
     config: BertConfig = MINILM,
     loads: int = 3,
 ) -> Iterator[Comparison]:
-    """Yield a comparison of the forward pass for each batch, and one of loading.
+    """Yield a comparison of the forward pass for each (sentences, tokens), and one of loading.
 
-    Parameters
-    ----------
-    works
-        Sentences a batch, and tokens a sentence.
-    budget
-        The time for each contender.
-    folder
-        A published BERT, DistilBERT or RoBERTa; by default one of `config`'s sizes with random
-        parameters.
-    config
-        Those sizes.
-    loads
-        How many processes load the model, for each contender.
+    `folder` holds a published BERT, DistilBERT or RoBERTa; without it the model has `config`'s
+    sizes and random parameters. Each contender loads it in `loads` processes.
 
     Raises
     ------
