@@ -112,13 +112,6 @@ def test_rows_may_miss_1_by_the_tolerance_and_no_more(namespace: Any) -> None:
         check_attention(namespace.asarray(tilted(1.1 * ROW_SUM_TOLERANCE), np.float32))
 
 
-@pytest.mark.parametrize("junk", [0.0, np.nan, -3.0, np.inf])
-def test_padded_queries_may_hold_anything(junk: float) -> None:
-    attention, mask = pad(good(), np.array([0, 1, 3, 4]), 6, junk)
-    checked, _ = check_attention(attention, mask)
-    np.testing.assert_array_equal(checked, attention)
-
-
 def test_checked_input_is_not_copied_or_changed() -> None:
     attention, before = good(), good()
     assert check_attention(attention)[0] is attention

@@ -108,74 +108,24 @@ def test_a_higher_ratio_keeps_no_more(
 
 
 @given(
-    attention=attentions(dtypes=(np.float64,)),
-    ratio=ratios,
-    residual=residuals,
-    seed=st.integers(0, 99),
-)
-def test_renaming_tokens_renames_the_result(
-    attention: np.ndarray, ratio: float, residual: float, seed: int
-) -> None:
-    order = np.random.default_rng(seed).permutation(attention.shape[-1])
-    renamed = attention[..., order[:, None], order]
-    result = jaxflow.discard(renamed, ratio, residual=residual)
-    expected = jaxflow.discard(attention, ratio, residual=residual)[..., order[:, None], order]
-    np.testing.assert_allclose(result, expected, atol=1e-14)
-
-
-def test_the_first_entry_is_no_exception() -> None:
-    """Known code keeps what ``[CLS]`` pays to itself, whatever the ratio."""
-    attention = np.array([[[[0.1, 0.9], [0.2, 0.8]]]])
-    np.testing.assert_array_equal(jaxflow.discard(attention, 0.25, residual=0)[0, 0, 0], [0, 1])
-
-
-@given(
     attention=attentions(dtypes=(np.float32,), batch=(2,)),
-    ratio=ratios,
     residual=st.sampled_from([0.0, 0.5]),
-    heads=st.sampled_from(["mean", "min"]),
     junk=junk_values,
     data=st.data(),
 )
 def test_padding_changes_nothing(
-    attention: np.ndarray,
-    ratio: float,
-    residual: float,
-    heads: str,
-    junk: float,
-    data: st.DataObject,
+    attention: np.ndarray, residual: float, junk: float, data: st.DataObject
 ) -> None:
     n = attention.shape[-1]
     places = data.draw(paddings(n))
     padded, mask = pad(attention, places, n + 2, junk)
-    result = jaxflow.discard(padded, ratio, residual=residual, heads=heads, mask=mask)
-    expected = jaxflow.discard(attention, ratio, residual=residual, heads=heads)
-    np.testing.assert_allclose(unpad(result, places), expected, atol=1e-6)
+    result = jaxflow.discard(padded, 0.29, residual=residual, heads="min", mask=mask)
+    for one, found in zip(attention, result, strict=True):  # a batch is its images one by one
+        expected = jaxflow.discard(one, 0.29, residual=residual, heads="min")
+        np.testing.assert_allclose(unpad(found, places), expected, atol=1e-6)
 
 
-def test_a_batch_under_vmap_and_jit_is_its_images_one_by_one() -> None:
-    attention = attention_of("peaky", 9, (3, 2, 2, 4, 4)).astype(np.float32)
-    mask = np.array([[True] * 4, [True, True, False, True], [True] * 2 + [False] * 2])
-    attention = np.where(mask[:, None, None, None, :], attention, 0)
-    attention /= attention.sum(-1, keepdims=True)
-    expected = [
-        jaxflow.discard(one, 0.4, mask=real) for one, real in zip(attention, mask, strict=True)
-    ]
-
-    def masked(one: Any, real: Any) -> Any:
-        return jaxflow.discard(one, 0.4, mask=real)
-
-    device, real = jnp.asarray(attention), jnp.asarray(mask)
-    for result in (
-        jaxflow.discard(attention, 0.4, mask=mask),
-        jax.vmap(masked)(device, real),
-        jax.jit(masked)(device, real),
-    ):
-        np.testing.assert_allclose(result, np.stack(expected), atol=1e-6)
-
-
-@pytest.mark.parametrize("residual", [0.0, 0.5])
-@pytest.mark.parametrize("heads", ["mean", "max"])
+@pytest.mark.parametrize(("heads", "residual"), [("mean", 0.0), ("max", 0.5)])
 def test_gradient_against_finite_differences(heads: str, residual: float) -> None:
     attention = attention_of("dense", 3, (2, 2, 4, 4))
     weights = np.random.default_rng(4).normal(size=(2, 1, 4, 4))
@@ -188,7 +138,7 @@ def test_gradient_against_finite_differences(heads: str, residual: float) -> Non
         return (edges * jnp.asarray(weights)).sum()
 
     with jax.enable_x64(True):
-        gradient = jax.grad(score)(jnp.asarray(attention))
+        gradient = jax.jit(jax.grad(score))(jnp.asarray(attention))
     assert np.abs(gradient).max() > 0
     np.testing.assert_allclose(gradient, oracles.finite_differences(plain, attention), atol=1e-8)
 
@@ -199,9 +149,5 @@ def test_gradient_against_finite_differences(heads: str, residual: float) -> Non
 def test_unusable_ratios_are_named(ratio: Any) -> None:
     with pytest.raises(ValueError, match="ratio must be a number of at least 0 and below 1"):
         jaxflow.discard(attention_of("dense", 0, (1, 1, 2, 2)), ratio)
-
-
-def test_a_traced_ratio_is_refused() -> None:
-    attention = attention_of("dense", 0, (1, 1, 2, 2))
     with pytest.raises(ValueError, match="ratio must be a plain number"):
-        jax.jit(lambda ratio: jaxflow.discard(attention, ratio))(0.5)
+        jax.jit(lambda ratio: jaxflow.discard(np.ones((1, 1, 1, 1)), ratio))(0.5)

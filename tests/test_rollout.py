@@ -71,28 +71,6 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(jaxflow.rollout(attention), expected, rtol=1e-15)
 
 
-@given(attention=attentions(), residual=residuals)
-def test_rows_are_distributions_and_the_mean_over_heads_is_the_rollout(
-    attention: np.ndarray, residual: float
-) -> None:
-    rolled = jaxflow.rollout(attention, residual=residual)
-    heads = jaxflow.head_rollout(attention, residual=residual)
-    for result in (rolled, heads):
-        assert result.min() >= 0
-        np.testing.assert_allclose(result.sum(-1), 1, atol=1e-5)
-    np.testing.assert_allclose(heads.mean(-3), rolled, atol=1e-6)
-
-
-@given(attention=attentions(dtypes=(np.float64,)), data=st.data())
-def test_layers_below_the_start_do_not_matter(attention: np.ndarray, data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, len(attention) - 1))
-    result = jaxflow.rollout(attention, start_layer=start)
-    assert len(result) == len(attention)
-    np.testing.assert_allclose(result[start:], jaxflow.rollout(attention[start:]), atol=1e-14)
-    for layer in result[:start]:
-        np.testing.assert_array_equal(layer, np.eye(attention.shape[-1]))
-
-
 @given(
     attention=attentions(dtypes=(np.float32,), batch=(2,)),
     junk=junk_values,
@@ -188,13 +166,3 @@ def test_padded_tokens_get_no_gradient() -> None:
 def test_unknown_start_layer_is_named(start: Any) -> None:
     with pytest.raises(ValueError, match="start_layer must be"):
         jaxflow.rollout(attention_of("dense", 0, (3, 1, 2, 2)), start_layer=start)
-
-
-@pytest.mark.parametrize(("depth", "mass"), [(6, 0.29), (24, 0.98)])
-def test_a_causal_mask_collapses_rollout_onto_the_first_token(depth: int, mass: float) -> None:
-    """A row mixes the rows below, so that the least mass on token 0 can only grow."""
-    attention = attention_of("causal", 8, (depth, 4, 32, 32))
-    column = jaxflow.rollout(attention)[:, :, 0]
-    assert (np.diff(column.min(-1)) >= -1e-15).all()
-    np.testing.assert_allclose(column[:, 0], 1, rtol=1e-14)
-    assert column[-1, -1] == pytest.approx(mass, abs=0.05)

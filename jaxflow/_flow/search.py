@@ -57,7 +57,7 @@ class Network(NamedTuple):
 
 @counting
 def new_network(layers: int, n: int, width: int) -> Network:
-    """Return work zeros for graphs of so many layers and tokens."""
+    """Return empty arrays for graphs of so many layers and tokens."""
     words = (width + 63) // 64
     depths = layers * n + 2
     return Network(

@@ -203,13 +203,6 @@ def test_work_of_days_is_refused_unless_asked_for(function, monkeypatch):
     np.testing.assert_equal(found, function(attention))
 
 
-def test_cost_is_that_of_what_is_asked_for():
-    seconds = table.estimated_seconds
-    assert seconds(1, 4096, range(12), 1) < table.LIMIT
-    assert seconds(1, 4096, [0], 4096) == 0  # the lowest layer is read, not searched
-    assert seconds(2, 200, [3, 3], 7) == pytest.approx(seconds(1, 100, [3], 7) * 2 * 8 * 2)
-
-
 @pytest.mark.parametrize("name", ["_flow.table", "_flow.cut", "_rollout", "attention", "graph"])
 def test_docstring_examples(name):
     failed, tried = doctest.testmod(importlib.import_module(f"jaxflow.{name}"))

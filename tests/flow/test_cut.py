@@ -7,7 +7,7 @@ import re
 import networkx
 import numpy as np
 import pytest
-from attentions import FLOW_KINDS, attention_of, flow_attentions, pad_end
+from attentions import attention_of, flow_attentions, pad_end
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,14 +111,6 @@ def test_padding_has_no_flow_and_no_cut():
     attention, mask = pad_end(attention_of("dense", 1, (3, 2, 4, 4)), 2)
     for source, sink in ((0, 5), (5, 0), (4, 4)):
         assert jaxflow.flow_cut(attention, layer=2, source=source, sink=sink, mask=mask) == (0, ())
-
-
-@pytest.mark.parametrize("kind", FLOW_KINDS)
-def test_lowest_layer_is_one_edge(kind):
-    attention = attention_of(kind, 4, (2, 1, 3, 3))
-    weight = edge_weights(attention)[0, 1, 2]
-    edges = ((0, 1, 2),) if weight > 0 else ()
-    assert jaxflow.flow_cut(attention, layer=0, source=1, sink=2) == (weight, edges)
 
 
 @pytest.mark.parametrize(
