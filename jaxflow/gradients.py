@@ -196,6 +196,20 @@ def integrated_gradients(
     return in_own_precision(attribute, values)
 
 
+@overload
+def completeness_gap(
+    score: Score,
+    embeddings: jax.Array,
+    attribution: ArrayLike,
+    baseline: ArrayLike | float | None = ...,
+) -> jax.Array: ...
+@overload
+def completeness_gap(
+    score: Score,
+    embeddings: ArrayLike,
+    attribution: ArrayLike,
+    baseline: ArrayLike | float | None = ...,
+) -> np.ndarray: ...
 def completeness_gap(
     score: Score,
     embeddings: ArrayLike,
@@ -233,6 +247,26 @@ def completeness_gap(
     return in_own_precision(gap, values)
 
 
+@overload
+def smooth_grad(
+    score: Score,
+    embeddings: jax.Array,
+    key: jax.Array,
+    samples: int = ...,
+    noise: float = ...,
+    *,
+    mask: ArrayLike | None = ...,
+) -> jax.Array: ...
+@overload
+def smooth_grad(
+    score: Score,
+    embeddings: ArrayLike,
+    key: jax.Array,
+    samples: int = ...,
+    noise: float = ...,
+    *,
+    mask: ArrayLike | None = ...,
+) -> np.ndarray: ...
 def smooth_grad(
     score: Score,
     embeddings: ArrayLike,

@@ -1,4 +1,4 @@
-"""Encoder and decoder as one graph against networkx, relevance against loops, on a BART too."""
+"""Encoder and decoder as one graph against networkx, relevance against the paper's matrices."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_models
 from attentions import Foreign
-from cross_oracles import SIZES, joint_flows, joint_rollout, random_trace, relevance
+from cross_oracles import SIZES, joint, random_trace, relevance
 
 import jaxflow
 from jaxflow.edges import (
@@ -40,9 +39,10 @@ def test_flow_rollout_and_relevance_are_those_of_the_definitions(size):
         padded = (min(1, size[3] - 1), min(2, size[4] - 1)) if causal else (0, 0)
         trace = random_trace(len(repr(size)), size, causal=causal, padded=padded)
         flows = aggregate_cross(trace, how="flow", residual=shares)
-        np.testing.assert_allclose(flows, joint_flows(trace, shares), rtol=0, atol=EXACT)
         rolled = aggregate_cross(trace, residual=shares)
-        np.testing.assert_allclose(rolled, joint_rollout(trace, shares), rtol=0, atol=1e-12)
+        largest, sums = joint(trace, shares)
+        np.testing.assert_allclose(flows, largest, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(rolled, sums, rtol=0, atol=1e-12)
         np.testing.assert_allclose(cross_relevance(trace), relevance(trace), rtol=1e-10)
         # Rollout is itself a flow, so none is larger than the largest.
         assert (flows >= rolled - EXACT).all()
@@ -83,7 +83,7 @@ def test_a_token_whose_edges_sum_to_more_than_one_is_no_bottleneck():
     first[..., 0] = 1
     trace = CrossTrace(first, first, first)
     flows = aggregate_cross(trace, how="flow", residual=(0.5, 0.1, 0.5))
-    np.testing.assert_allclose(flows, joint_flows(trace, (0.5, 0.1, 0.5)), rtol=0, atol=EXACT)
+    np.testing.assert_allclose(flows, joint(trace, (0.5, 0.1, 0.5))[0], rtol=0, atol=EXACT)
     stack = joint_stack(first[:, 0], first[:, 0], first[:, 0] / 2, np.full((3, n), 0.5))
     assert (stack.sum(-2)[3::2, m] == n).all()
     assert (stack.sum(-2)[4::2, 0] == 1 + n / 2).all()
@@ -205,60 +205,3 @@ def test_unusable_input_is_named():
         with pytest.raises(InputError, match=words):
             aggregate_cross(**({"trace": trace} | options))
     aggregate_cross(inexact, "given")  # edges need not sum to 1
-
-
-def bart():
-    """A tiny BART with random parameters, two sentence pairs, and the gradient of one logit each.
-
-    The logits are read off the last real target token.
-    """
-    transformers = torch_models.library()
-    import torch
-
-    config = transformers.BartConfig(
-        vocab_size=31, d_model=16, encoder_layers=2, decoder_layers=3, encoder_attention_heads=2,
-        decoder_attention_heads=4, encoder_ffn_dim=24, decoder_ffn_dim=24,
-        max_position_embeddings=16, attn_implementation="eager",
-    )  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    with torch_models.quietly():
-        model = transformers.BartForConditionalGeneration(config).eval()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                drawn = torch.randn(parameter.shape, generator=generator)
-                is_scale = parameter.ndim == 1 and name.endswith("weight")
-                parameter.copy_(1 + 0.2 * drawn if is_scale else 0.3 * drawn)
-        source = torch.tensor([[0, 5, 9, 4, 7, 2], [0, 11, 13, 2, 1, 1]])
-        target = torch.tensor([[2, 0, 8, 21], [2, 0, 17, 1]])
-        found = model(
-            input_ids=source,
-            attention_mask=(source != 1).long(),
-            decoder_input_ids=target,
-            decoder_attention_mask=(target != 1).long(),
-            output_attentions=True,
-        )
-        kinds = found.encoder_attentions, found.decoder_attentions, found.cross_attentions
-        for layer in (layer for kind in kinds for layer in kind):
-            layer.retain_grad()
-        (found.logits[0, 3, 6] + found.logits[1, 2, 6]).backward()
-    attention = [np.stack([layer.detach().numpy() for layer in kind], 1) for kind in kinds]
-    gradient = [np.stack([layer.grad.numpy() for layer in kind], 1) for kind in kinds]
-    return CrossTrace(*attention, source.numpy() != 1, target.numpy() != 1, *gradient)
-
-
-def test_a_bart_is_followed_through_its_graph():
-    trace = bart()
-    flows, rolled = aggregate_cross(trace, how="flow"), aggregate_cross(trace)
-    found = cross_relevance(trace)
-    for pair, last in ((0, 3), (1, 2)):
-        one = jax.tree.map(lambda leaf, pair=pair: leaf[pair], trace)
-        # Rows of float32 sum to 1 up to its rounding; ours are normalised.
-        np.testing.assert_allclose(flows[pair], joint_flows(one), rtol=0, atol=1e-6)
-        np.testing.assert_allclose(rolled[pair], joint_rollout(one), rtol=0, atol=1e-6)
-        np.testing.assert_allclose(found[pair], relevance(one), rtol=2e-4, atol=1e-6)
-        # Nothing later than the explained token has a gradient.
-        assert found[pair, -1, last, :4].any()
-        assert not found[pair, -1, last + 1 :, :6].any()
-    for result in (flows, rolled, found):
-        assert not result[1, ..., 4:6].any()
-        assert not result[1, :, 3].any()

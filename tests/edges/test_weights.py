@@ -205,7 +205,14 @@ def test_names_and_what_is_missing():
     assert set(edge_families()) == {"head", "residual", "discard"}
     assert set(edge_weights(3)) - set(edge_weights()) == {"head-0", "head-1", "head-2"}
     assert all(edge_weight(name).name == name for name in edge_weights(2))
-    assert len(edge_weights()) == 21  # no two share a name
+    known = edge_weights().values()
+    assert len(known) == 21  # no two share a name
+    assert {edge.name for edge in known if edge.residual} == {
+        "alti", "discard-0.5", "discard-0.9", "globenc", "norm-residual",
+        "norm-residual-layernorm", "residual-0.25", "residual-0.75", "transformer-attribution",
+        "value-zeroing",
+    }  # fmt: skip
+    assert {edge.name for edge in known if edge.signed} == {"effective", "gradient-signed"}
     with pytest.raises(InputError, match="head must be from 0 to 1, got 2"):
         weigh(traced("pre"), "head-2")
     trace = Trace(jnp.full((1, 1, 2, 2), 0.5))

@@ -151,13 +151,6 @@ def test_padding_is_left_out(attention):
         np.testing.assert_array_equal(masked.layered[name], values)
 
 
-def test_smallest_attention():
-    content = prepare(np.ones((1, 1, 1, 1)))
-    assert content.tokens == ("0",)
-    assert content.cuts[0, 0] == (1.0, ((0, 0, 0),))
-    assert "<title>jaxflow: 0</title>" in jaxflow.show(np.ones((1, 1, 1, 1))).html
-
-
 @pytest.mark.parametrize(
     ("options", "part"),
     [

@@ -112,91 +112,62 @@ def inputs(trace: CrossTrace) -> list[tuple[str, int, int] | None]:
     return nodes
 
 
-def joint_flows(
+def joint(
     trace: CrossTrace, residual: tuple[float, float, float] = (0.5, 0.5, 0.5)
-) -> np.ndarray:
-    """Return the maximum flows ``[Ld, n, m + n]`` of one sentence pair, by push-relabel."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return maximum flows, and sums over all paths, of one pair: each ``[Ld, n, m + n]``."""
     columns = inputs(trace)
     blocks, n = np.shape(trace.decoder)[-4], np.shape(trace.decoder)[-1]
-    found = np.zeros((blocks, n, len(columns)))
+    flows, sums = np.zeros((2, blocks, n, len(columns)))
     for block in range(blocks):
         graph = joint_graph(trace, block, residual)
-        for row, column in np.ndindex(n, len(columns)):
-            start, end = ("decoder", block + 1, row), columns[column]
-            if start in graph and end is not None:
-                found[block, row, column] = networkx.maximum_flow_value(
-                    graph, start, end, flow_func=preflow_push
-                )
-    return found
-
-
-def joint_rollout(
-    trace: CrossTrace, residual: tuple[float, float, float] = (0.5, 0.5, 0.5)
-) -> np.ndarray:
-    """Return the sums over all paths of the products of their edges, ``[Ld, n, m + n]``."""
-    columns = inputs(trace)
-    blocks, n = np.shape(trace.decoder)[-4], np.shape(trace.decoder)[-1]
-    found = np.zeros((blocks, n, len(columns)))
-    for block in range(blocks):
-        graph = joint_graph(trace, block, residual)
-        order = list(networkx.topological_sort(graph))
+        upwards = list(networkx.topological_sort(graph))[::-1]
         for column, end in enumerate(columns):
             if end is None:
                 continue
             reached = {node: float(node == end) for node in graph}
-            for node in reversed(order):
+            for node in upwards:
                 for below, edge in graph[node].items():
                     reached[node] += edge["capacity"] * reached[below]
             for row in range(n):
-                found[block, row, column] = reached.get(("decoder", block + 1, row), 0)
-    return found
+                start = ("decoder", block + 1, row)
+                if start in graph:
+                    sums[block, row, column] = reached[start]
+                    flows[block, row, column] = networkx.maximum_flow_value(
+                        graph, start, end, flow_func=preflow_push
+                    )
+    return flows, sums
 
 
 def relevance(trace: CrossTrace) -> np.ndarray:
-    """Return the rules of Chefer, Gur and Wolf (ICCV 2021) as loops, ``[Ld, n, m + n]``."""
+    """Return the rules of Chefer, Gur and Wolf (ICCV 2021) by matrices, ``[Ld, n, m + n]``."""
     m, n = np.shape(trace.cross)[-1], np.shape(trace.cross)[-2]
-    sources = range(m) if trace.source_mask is None else real(trace.source_mask)
-    targets = range(n) if trace.target_mask is None else real(trace.target_mask)
+    sources = list(range(m)) if trace.source_mask is None else real(trace.source_mask)
+    targets = list(range(n)) if trace.target_mask is None else real(trace.target_mask)
 
-    def averaged(attention: Any, gradient: Any, layer: int, i: int, j: int) -> float:  # equation 5
-        heads = np.shape(attention)[-3]
-        moved = (attention[layer, h, i, j] * gradient[layer, h, i, j] for h in range(heads))
-        return sum(max(float(each), 0.0) for each in moved) / heads
+    def averaged(name: str, layer: int, queries: list[int], keys: list[int]) -> np.ndarray:
+        attention, gradient = (  # equation 5
+            np.asarray(getattr(trace, field))[layer][:, queries][..., keys]
+            for field in (name, f"{name}_gradient")
+        )
+        return np.maximum(attention * gradient, 0).mean(0)
 
-    def normalised(matrix: np.ndarray, tokens: Any) -> np.ndarray:  # equations 8 and 9
-        result = np.zeros_like(matrix)
-        for i in tokens:
-            without = [matrix[i, j] - (i == j) for j in range(len(matrix))]
-            total = sum(without)
-            for j in tokens:
-                result[i, j] = (without[j] / total if total > 0 else 0) + (i == j)
-        return result
+    def normalised(matrix: np.ndarray) -> np.ndarray:  # equations 8 and 9
+        without = matrix - np.eye(len(matrix))
+        total = without.sum(1, keepdims=True)
+        shares = np.divide(without, total, out=np.zeros_like(without), where=total > 0)
+        return shares + np.eye(len(matrix))
 
-    rqq = np.diag([float(j in sources) for j in range(m)])
-    rss, rsq = np.diag([float(i in targets) for i in range(n)]), np.zeros((n, m))
+    rqq, rss = np.eye(len(sources)), np.eye(len(targets))
+    rsq = np.zeros((len(targets), len(sources)))
     for layer in range(np.shape(trace.encoder)[-4]):
-        before = rqq.copy()
-        for i in sources:
-            for k in sources:
-                weight = averaged(trace.encoder, trace.encoder_gradient, layer, i, k)
-                for j in sources:
-                    rqq[i, j] += weight * before[k, j]  # equation 6
-    layers = []
-    for layer in range(np.shape(trace.decoder)[-4]):
-        before, below = rss.copy(), rsq.copy()
-        for i in targets:
-            for k in targets:
-                weight = averaged(trace.decoder, trace.decoder_gradient, layer, i, k)
-                for j in targets:
-                    rss[i, j] += weight * before[k, j]  # equation 6
-                for j in sources:
-                    rsq[i, j] += weight * below[k, j]  # equation 7
-        itself, source = normalised(rss, targets), normalised(rqq, sources)
-        for k in targets:
-            for a in sources:
-                weight = averaged(trace.cross, trace.cross_gradient, layer, k, a)
-                for i in targets:
-                    for j in sources:
-                        rsq[i, j] += itself[k, i] * weight * source[a, j]  # equation 10
-        layers.append(np.concatenate([rsq, rss], -1))
-    return np.array(layers)
+        rqq = rqq + averaged("encoder", layer, sources, sources) @ rqq  # equation 6
+    found = np.zeros((np.shape(trace.decoder)[-4], n, m + n))
+    for layer, result in enumerate(found):
+        own = averaged("decoder", layer, targets, targets)
+        rss, rsq = rss + own @ rss, rsq + own @ rsq  # equations 6 and 7
+        down = averaged("cross", layer, targets, sources)
+        rsq = rsq + normalised(rss).T @ down @ normalised(rqq)  # equation 10
+        result[np.ix_(targets, sources)] = rsq
+        result[np.ix_(targets, [m + target for target in targets])] = rss
+    return found
