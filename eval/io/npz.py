@@ -1,7 +1,7 @@
-"""Arrays into an npz file one by one, and out of one that nobody has vouched for.
+"""Write arrays to an npz file one by one, and read npz files of unknown origin safely.
 
 No pickles; and in reading memory stays in proportion to the file. A zip member, or an array's
-header, may claim any size, so both are held against what there is before anything is made for them.
+header, may claim any size, so both are checked against the file before memory is allocated.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 
-__all__ = ["read_npz", "write_npz"]
-
-#: What a file's arrays may take in memory: this, or so many times the file if that is more.
+#: Limit of a file's arrays in memory: this, or so many times the file if that is more.
 MOST_BYTES, MOST_TIMES = 1 << 30, 100
-# Deflate makes at most this of a byte (1,032), so a member that claims more is no honest one.
+# Deflate expands a byte to at most 1,032, so a member that claims more is forged.
 _DEFLATE = 1_040
 
 
@@ -52,7 +50,7 @@ def read_npz(
                 raise InputError(f"{path} must be an npz file, it is something else or cut off")
             size = opened.seek(0, 2)
             with zipfile.ZipFile(opened) as archive, warnings.catch_warnings():
-                warnings.simplefilter("error")  # of headers that Python 2 wrote, or nobody
+                warnings.simplefilter("error")  # of headers that Python 2 wrote, or that are forged
                 members = _members(path, archive, names)
                 _check_sizes(path, members, size)
                 arrays = {}

@@ -166,7 +166,7 @@ class Table:
             console.print(table)
 
     def _parts(
-        self, texts: Sequence[Sequence[str]], room: int
+        self, texts: Sequence[Sequence[str]], width: int
     ) -> Iterable[tuple[list[int], list[int], int]]:
         """Yield the columns of each part, their widths and the space between them."""
         from rich.cells import cell_len
@@ -182,24 +182,24 @@ class Table:
             words = " ".join(cells).split() if column.text else cells
             least.append(longest([*column.title.split(), *words]))
         for gap in (2, 1):
-            if sum(whole) + gap * (len(whole) - 1) <= room:
+            if sum(whole) + gap * (len(whole) - 1) <= width:
                 yield list(every), whole, gap
                 return
         # Labels keep their words together as long as they leave half of the console.
         widths = list(least)
         for place in range(self.labels):
-            widths[place] = max(least[place], min(whole[place], room // (2 * self.labels)))
+            widths[place] = max(least[place], min(whole[place], width // (2 * self.labels)))
         start = self.labels
         while start < len(every):
             stop, used = start, sum(widths[: self.labels]) + self.labels - 1
-            while stop < len(every) and (stop == start or used + 1 + widths[stop] <= room):
+            while stop < len(every) and (stop == start or used + 1 + widths[stop] <= width):
                 used += 1 + widths[stop]
                 stop += 1
             part = [*range(self.labels), *range(start, stop)]
             spread = []
             for place in part:
                 wanted = whole[place] - widths[place] if self.columns[place].text else 0
-                more = max(0, min(wanted, room - used))
+                more = max(0, min(wanted, width - used))
                 spread.append(widths[place] + more)
                 used += more
             yield part, spread, 1

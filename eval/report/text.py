@@ -17,7 +17,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.stats import Cell
 
 _PACKAGES = ("jaxflow", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "numba", "networkx")
-#: What stands where a number is undefined.
+#: Text of an undefined number.
 UNDEFINED = "n/a"
 
 
@@ -63,18 +63,6 @@ def counts(cells: Sequence[Cell], field: str) -> str:
 def layer_names(layers: int) -> list[str]:
     """Return the names of layers, ``L1`` (bottom) to ``L6`` (top)."""
     return [f"L{layer + 1}" for layer in range(layers)]
-
-
-def accuracy_lines(accuracy: Any, name: str = "accuracy") -> list[str]:
-    """Return one line per number of a (possibly nested) mapping of accuracies and counts."""
-    if accuracy is None:
-        return []
-    if isinstance(accuracy, Mapping):
-        lines: list[str] = []
-        for key, value in accuracy.items():
-            lines += accuracy_lines(value, f"{name}, {key}")
-        return lines
-    return [f"{name}: {accuracy:.4f}" if isinstance(accuracy, float) else f"{name}: {accuracy}"]
 
 
 def to_json(value: Any) -> Any:

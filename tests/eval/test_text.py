@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jaxflow.eval.report.text import accuracy_lines, counts, interval, mean_std, probability, short
+from jaxflow.eval.report.text import counts, interval, mean_std, probability, short
 from jaxflow.eval.stats import Cell
 
 
@@ -45,13 +45,3 @@ def test_counts_are_one_number_or_one_per_layer():
     assert counts(cells, "n") == "5 4"
     assert counts(cells, "nan") == "0 1"
     assert counts(cells[:1] * 3, "n") == "5"
-
-
-def test_accuracy_of_any_depth():
-    assert accuracy_lines(None) == []
-    assert accuracy_lines(0.9) == ["accuracy: 0.9000"]
-    assert accuracy_lines({"all": 0.97, "by": {"0": 0.98, "n": 3}}) == [
-        "accuracy, all: 0.9700",
-        "accuracy, by, 0: 0.9800",
-        "accuracy, by, n: 3",
-    ]
