@@ -168,8 +168,9 @@ def test_classify_has_the_logits_and_derivatives_of_the_call() -> None:
         return jax.jit(jax.grad(lambda v: (function(v) ** 2).sum()))(variables)
 
     expected = gradient(lambda v: encoder.apply(v, TOKENS).logits)
-    expected_logits = encoder.apply(variables, TOKENS, TOKENS != 4).logits
-    logits = encoder.apply(variables, TOKENS, TOKENS != 4, method="classify")
+    expected_logits = _apply(encoder, ())(variables, TOKENS, TOKENS != 4).logits
+    classify = jax.jit(functools.partial(encoder.apply, method="classify"))
+    logits = classify(variables, TOKENS, TOKENS != 4)
     np.testing.assert_allclose(logits, expected_logits, atol=1e-6)
     for train in (False, True):
         found = gradient(lambda v, t=train: encoder.apply(v, TOKENS, train=t, method="classify"))
@@ -255,15 +256,16 @@ def test_a_configuration_survives_its_dictionary() -> None:
         assert EncoderConfig.from_dict(config.to_dict()) == config
 
 
-def test_a_causal_encoder_reads_its_last_word_and_nothing_behind_it() -> None:
+def test_a_causal_encoder_reads_its_last_word_and_nothing_after_it() -> None:
     encoder, variables = AgreementEncoder(CONFIGS[1]), random_variables(CONFIGS[1])
     padded = np.pad(TOKENS[:, :3], ((0, 0), (0, 3)))
     short, _, hidden = run(encoder, variables, TOKENS[:, :3])
     long, _, _ = run(encoder, variables, padded)
     np.testing.assert_allclose(short, long, atol=1e-6)
-    classified = encoder.apply(variables, padded, method="classify")
+    classify = jax.jit(functools.partial(encoder.apply, method="classify"))
+    classified = classify(variables, padded)
     np.testing.assert_allclose(classified, long, atol=1e-6)
-    pooled = encoder.apply(variables, TOKENS[:, :3]).pooled
+    pooled = _apply(encoder, ())(variables, TOKENS[:, :3], None).pooled
     norm, readout = variables["params"]["norm"], variables["params"]["readout"]
     last = np.asarray(hidden)[:, -1, 2]  # three real tokens in both sentences
     normal = (last - last.mean(-1, keepdims=True)) / np.sqrt(last.var(-1, keepdims=True) + 1e-6)
