@@ -142,7 +142,7 @@ def test_json_is_strict_and_complete(explain, command):
     for sentence in record["sentences"]:
         assert set(sentence) >= {
             "text", "prediction", "probabilities", "tokens", "unknown", "scores", "agreement",
-            "layers", "saturated", "cuts", "readout",
+            "layers", "saturated", "cuts", "readout", "target", "replacement",
         }  # fmt: skip
         assert sentence["cuts"] == []
         n = len(sentence["text"].split()) + 1
