@@ -259,7 +259,12 @@ def _head(summary: Summary) -> str:
 
 def _methods(lines: Sequence[Line], measures: Sequence[str], value: Any) -> Table:
     """Return the table of methods, best first; `value(line, measure)` is a cell."""
-    head = [Column(""), _METHOD, *(TITLES[name] for name in measures), Column("ms/1,000", _cost)]
+    head: list[str | Column] = [
+        Column(""),
+        _METHOD,
+        *(TITLES[name] for name in measures),
+        Column("ms/1,000", _cost),
+    ]
     rows = [
         [place, line.method.name, *(value(line, name) for name in measures), line.milliseconds]
         for place, line in enumerate(lines, start=1)
