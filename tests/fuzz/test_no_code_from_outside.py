@@ -29,7 +29,8 @@ ATTRIBUTES = {
 ALLOWED = {
     ("train/builder.py", "urllib"): "asks whether the corpus is there before TFDS fetches it",
     ("train/builder.py", "extractall"): "of zipfile, which lets no member lead elsewhere",
-    ("jaxflow/commands/heap.py", "ctypes"): "calls mallopt of the C library, with numbers",
+    ("jaxflow/commands/_options.py", "literal_eval"): "reads the texts of its own options",
+    ("jaxflow/commands/_runtime.py", "ctypes"): "calls mallopt of the C library, with numbers",
     ("eval/benchmarks/timing.py", "ctypes"): "calls malloc_trim of the C library",
     ("eval/benchmarks/rollout.py", "torch"): "a peer that is timed",
     ("eval/benchmarks/encoders.py", "torch"): "a peer that is timed",
