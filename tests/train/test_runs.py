@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from session import once_a_session
 from small_corpus import small_config
 from small_runs import STEPS, assert_ends_like, assert_equal_trees, journal_of, steps_kept
 
@@ -31,7 +32,7 @@ def _every_step_is_logged(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def whole(once_a_session, corpus):
+def whole(corpus):
     """Folder of a run of 30 steps that nothing disturbed, a line in its journal for each."""
 
     def make(folder):
