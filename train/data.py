@@ -84,7 +84,7 @@ def _held_out(
     }
 
 
-def encoder_config(config: TrainConfig, tokenizer: WordTokenizer) -> EncoderConfig:
+def encoder_config(config: TrainConfig, tokenizer: Tokenizer) -> EncoderConfig:
     """Return the configuration of a run's encoder."""
     sizes = {name: getattr(config, name) for name in ("positions", "layers", "heads", "width")}
     return EncoderConfig(

@@ -260,8 +260,9 @@ class _Loop:
             check_steps(step, pending)
         found = means(pending)
         self.folder.write(step, **found, seconds=round(self.seconds, 3))
-        shown = {n: v for n, v in found.items() if n in ("loss", "accuracy", "subject_share")}
-        self.report(Progress(step, len(self.batches), **shown))
+        names = ("loss", "accuracy", "subject_share")
+        loss, accuracy, share = (found.get(name, math.nan) for name in names)
+        self.report(Progress(step, len(self.batches), "", loss, accuracy, share))
 
     def _score(self, step: int, scores: Scores) -> None:
         values = {name: score["accuracy"] for name, score in scores.items()}

@@ -281,7 +281,7 @@ def from_rows(rows: Sequence[Mapping[str, float]]) -> list[Metrics]:
     return [{name: jnp.float32(value) for name, value in row.items()} for row in rows]
 
 
-def check_steps(last: int, found: Sequence[Mapping[str, Any]]) -> None:
+def check_steps(last: int, found: Sequence[Metrics]) -> None:
     """Refuse to go on after a step whose loss or gradient is out of all bounds.
 
     Parameters

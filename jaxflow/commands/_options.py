@@ -143,7 +143,7 @@ class TrainOptions:
 
         given = {
             field.name.removeprefix("num_"): value
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) is not None and value is not False
         }
         if stored is not None:
@@ -240,7 +240,7 @@ class HostOptions:
         """Join the other processes; to be called before JAX is used."""
         from jaxflow.train.distributed import join
 
-        return join(**dataclasses.asdict(self))  # type: ignore[call-overload]
+        return join(**dataclasses.asdict(self))
 
     @contextmanager
     def together(self) -> Iterator[Processes]:
@@ -252,5 +252,5 @@ class HostOptions:
                 "processes that train one model must find each other: add --coordinator HOST:PORT, "
                 "or use --cluster instead"
             )
-        with joined(**dataclasses.asdict(self)) as processes:  # type: ignore[call-overload]
+        with joined(**dataclasses.asdict(self)) as processes:
             yield processes

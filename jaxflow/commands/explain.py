@@ -35,7 +35,7 @@ class ImageOptions:
 
     def given(self) -> list[str]:
         """Return the names of the options that were given."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        fields = dataclasses.fields(self)
         return [field.name for field in fields if getattr(self, field.name)]
 
 
