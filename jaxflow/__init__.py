@@ -1,13 +1,13 @@
 """Attribute a Transformer's output to its input tokens by following attention through all layers.
 
-Arrays in, attributions out: the functions here know no model and no data. Models are in
+The functions take arrays and return attributions; they need no model and no data. Models are in
 `jaxflow.models`, training in `jaxflow.train`, the paper's tables in ``jaxflow.eval``.
 """
 
 import typing as _typing
 from pathlib import Path as _Path
 
-# In a checkout the other packages lie beside this folder, in an installed package inside it.
+# In a checkout the other packages are next to this folder, in an installed package inside it.
 # Without this line, Python started in the checkout would find this folder first and miss them.
 if __name__ == "jaxflow" and (_Path(__file__).parents[1] / "pyproject.toml").is_file():
     __path__.append(str(_Path(__file__).parents[1]))
@@ -56,12 +56,10 @@ __all__ = [
 
 __version__: str
 
-if (
-    not _typing.TYPE_CHECKING
-):  # a type checker would take every name for one that this function knows
+if not _typing.TYPE_CHECKING:  # else a type checker would accept any name as an attribute
 
     def __getattr__(name: str) -> str:
-        """Read `__version__` from the installed package's metadata when it is asked for."""
+        """Read `__version__` from the installed package's metadata when it is accessed."""
         if name == "__version__":
             from importlib.metadata import version
 

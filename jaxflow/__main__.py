@@ -1,4 +1,4 @@
-"""``python -m jaxflow``."""
+"""Run the command line as ``python -m jaxflow``."""
 
 import sys
 

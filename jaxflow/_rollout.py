@@ -284,9 +284,9 @@ def discard(
     heads: str | int = "mean",
     mask: ArrayLike | None = None,
 ) -> Array:
-    r"""Fuse the heads, drop the lowest share of each layer's entries, and add the residual.
+    r"""Fuse the heads, drop each layer's lowest entries, and add the residual connection.
 
-    What comes back is an attention of one head with the residual connection in it already. Hand it
+    The result is an attention of one head with the residual connection in it already. Pass it
     to `jaxflow.rollout`, `jaxflow.flow` or any other function here with ``residual=0``.
 
     Parameters
@@ -325,9 +325,9 @@ def discard(
               \qquad k = \lfloor \mathrm{ratio} \cdot m \rfloor.
 
     The ranking is one of the whole matrix, not of each row. Entries that are equal are dropped
-    together or not at all, so at most the share asked for is dropped, and the tokens' order plays
-    no part. A row that loses all its entries is left with the residual; where that is 0, it keeps
-    its largest entry, or all of them where several are equal.
+    together or not at all, so at most the given share is dropped, and the result does not depend on
+    the tokens' order. A row that loses all its entries keeps the residual; where that is 0, it
+    keeps its largest entry, or all of them where several are equal.
 
     Public code with this name [1]_ divides by the row sums along the wrong axis (a missing
     ``keepdim``), so that its rows do not sum to 1, drops entries of the first image of a batch
@@ -366,7 +366,7 @@ def _dropped_counts(ratio: Any, tokens: int) -> tuple[int, ...]:
     if is_traced(ratio):
         raise InputError("ratio must be a plain number, not one traced by jit, vmap or grad")
     try:
-        # As it is written, not as floating point has it: 0.29 * 100 falls short of 29.
+        # The decimal number, not its floating-point value: 0.29 * 100 is below 29.
         share = Fraction(str(ratio))
     except (ValueError, ZeroDivisionError):
         raise problem from None
@@ -395,7 +395,7 @@ def _discard(
 
 
 def _largest(fused: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Share each row out evenly over its largest entries between real tokens."""
+    """Divide each row evenly among its largest entries between real tokens."""
     # Fusing by the minimum may leave a row of zeros, all of them its largest entries.
     highest = (fused == fused.max(-1, keepdims=True)).astype(fused.dtype)
     highest = jnp.asarray(mask_tokens(highest, mask))

@@ -28,13 +28,13 @@ class SupportsArray(Protocol):
 
 
 Array = np.ndarray | jax.Array
-#: What is taken wherever an array is asked for; lists and tuples are nested ones of numbers.
+#: Accepted for every array argument; lists and tuples are nested ones of numbers.
 ArrayLike = SupportsArray | list[Any] | tuple[Any, ...]
 #: Indices of layers or tokens: one, several, or None for all.
 Indices = int | Sequence[int] | np.ndarray | None
 
-# float32 softmax over 512 keys stays within 1e-5; ten times that catches every wrong axis, missing
-# softmax or half-precision cast, and nothing that is right.
+# float32 softmax over 512 keys stays within 1e-5; ten times that detects every wrong axis, missing
+# softmax or half-precision cast, and accepts every valid attention.
 ROW_SUM_TOLERANCE = 1e-4
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -147,7 +147,7 @@ def _check_mask(mask: Any, shape: tuple[int, ...]) -> Array:
 
 def check_values(attention: Array, mask: Array | None) -> None:
     """Check the values of an attention whose layout has been checked."""
-    # Only these few numbers travel from an accelerator to the host, from one compiled pass.
+    # Only these few numbers are copied from an accelerator to the host, from one compiled pass.
     if isinstance(attention, np.ndarray):
         with np.errstate(invalid="ignore", over="ignore"):  # an error below, not a warning here
             summary = _summarise(attention, mask, namespace=np)
@@ -339,7 +339,7 @@ def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
     mask
         ``[..., n]`` boolean over the axes before layers and heads, True at real tokens, for
         ``[..., L, H, n, n]``; rows of padded tokens may hold anything finite and become 0. Without
-        a mask a row of zeros, as of a query that sees nothing, is an error.
+        a mask a row of zeros, as of a query without keys, is an error.
 
     Returns
     -------

@@ -26,7 +26,7 @@ def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> Array
     a, b
         ``[..., n]`` float32 or float64; batch axes broadcast against each other.
     mask
-        ``[..., n]`` boolean, True at the tokens that count; it broadcasts likewise.
+        ``[..., n]`` boolean, True at the tokens that count; it broadcasts too.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> Array
     """
     a, b = as_array("a", a), as_array("b", b)
     for name, values in (("a", a), ("b", b)):
-        # Half precision is no option: the products of ranks overflow from about 40 tokens on.
+        # Not in half precision: the products of ranks overflow from about 40 tokens on.
         if values.ndim < 1 or values.dtype not in FLOATS:
             raise InputError(
                 f"{name} must be float32 or float64 of shape [..., tokens], got {values.dtype} "

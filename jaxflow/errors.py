@@ -1,4 +1,4 @@
-"""Define the one error that input from outside can raise."""
+"""Define `InputError`, the error that unusable input raises."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Writing files so that no reader ever sees half of one: beside their place, then renamed."""
+"""Write files atomically: under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Content = bytes | str | Callable[[Path], object]
 def write_together(
     folder: Path, writers: Mapping[str, Content], *, remove: Collection[str] = ()
 ) -> list[Path]:
-    """Write several files of a folder: all of them beside their place, then renamed into it.
+    """Write several files of a folder: all under temporary names first, then renamed.
 
     A new folder appears at once, with all its files. In a folder that is there the files take
     their places in the order given, so that the last may be the one that readers look for first.
@@ -77,7 +77,7 @@ def write_together(
 
 
 def _write(path: Path, content: Content) -> None:
-    """Write a file and wait until it is on the disk: renamed earlier, a power cut may empty it."""
+    """Write a file and `fsync` it: renamed before that, it may be empty after a power cut."""
     if callable(content):
         content(path)
     else:
@@ -87,7 +87,7 @@ def _write(path: Path, content: Content) -> None:
 
 
 def _renamed(new: Path, folder: Path) -> bool:
-    """Rename a new folder into its place; False if another process has made one there since."""
+    """Rename a new folder to its name; return False if another process has made one there since."""
     try:
         os.rename(new, folder)
     except OSError:

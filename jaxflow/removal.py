@@ -36,7 +36,7 @@ def blank_out(
         From tokens ``[B, n]`` to probabilities ``[B, C]``, row by row: rows must not influence
         each other. It is called twice, once with the sentences and once with all their changed
         copies (``B`` = sentences x n) in one batch; a jitted function is the natural choice. Where
-        sentences are padded it must tell padding from the tokens themselves.
+        sentences are padded it must recognise padding by the tokens themselves.
     tokens
         ``[..., n]`` whole numbers.
     unk_id

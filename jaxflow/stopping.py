@@ -1,4 +1,4 @@
-"""Stopping at a signal: the first one lets a block finish its step, the second ends it."""
+"""Stop at a signal: the first one lets a block finish its step, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Handler:
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], int | None]]:
-    """Catch SIGINT and SIGTERM for a block, which asks whether one has come.
+    """Catch SIGINT and SIGTERM for a block, which polls for them.
 
     A signal that was ignored before, as ``nohup`` has it, stays ignored. Only the main thread
     receives signals: in another one nothing is caught. A block within a block hands its signal on
@@ -50,7 +50,7 @@ def stopping() -> Iterator[Callable[[], int | None]]:
     Yields
     ------
     callable
-        Returns the number of the signal that has come, or None.
+        Returns the number of the signal received, or None.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def stopping() -> Iterator[Callable[[], int | None]]:
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            # None stands for a handler that is not Python's, and could not be put back.
+            # None means a handler that is not Python's, which could not be restored.
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, handler)
     try:

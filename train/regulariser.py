@@ -19,8 +19,6 @@ import jax.numpy as jnp
 import jaxflow
 from jaxflow.errors import InputError
 
-__all__ = ["check_derivative", "subject_share"]
-
 
 def subject_share(
     attention: Any, subjects: Any, mask: Any, *, layers: int | Sequence[int] | None = None

@@ -1,6 +1,6 @@
 """Compute flow without numba: by networkx, by OR-tools, and by SciPy's integer maximum flow.
 
-`flow_by_definition` is the definition in ten lines, the oracle of the tests. OR-tools and SciPy
+`flow_by_definition` is the definition, against which the tests compare. OR-tools and SciPy
 solve with integers, so capacities are rounded; each function states its error.
 """
 

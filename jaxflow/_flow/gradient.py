@@ -40,7 +40,7 @@ def _host_edges(attention: Any, residual: Any, mask: Any, heads: str | int) -> n
 def _host_flow(options: FlowOptions, dtype: Any, attention: Any, residual: Any, mask: Any) -> Any:
     edges = _host_edges(attention, residual, mask, options.heads)
     table = flow_tables(edges, options.layers, options.sources, options.threads)
-    # No value was checked, so what is not a number must stay visible.
+    # No value was checked, so NaN must stay visible.
     table[~np.isfinite(edges).all((-3, -2, -1))] = np.nan
     return table.astype(dtype)
 

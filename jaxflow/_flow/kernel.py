@@ -79,15 +79,15 @@ def _fill_row(
     lifts = lifts_at(layer)
     causal = sentence.causal[0]
     last = source + 1 if causal else n
-    sends, strays = sentence.row_sums[layer, source], 0.0
+    sends, leaving = sentence.row_sums[layer, source], 0.0
     for x in range(2, layer + 1):
-        strays += sentence.row_sums[x, source] - sentence.diagonal[x, source]
+        leaving += sentence.row_sums[x, source] - sentence.diagonal[x, source]
     roll_down(sentence, layer, source, last, lines, order)
     work.opened[0] = 0
     for column in range(0, count, LANES):
         first = columns.sinks[column] if causal else 0
         bound = upper_bound(
-            sends, strays, columns, column,
+            sends, leaving, columns, column,
             two_steps(edges[1, source], columns.lowest, first, last, column),
             two_steps(line, columns.highest, first, last, column),
         )  # fmt: skip
@@ -347,8 +347,8 @@ def weigh(
 ) -> bool:
     """Write the weights of ``[B, L, H, n, n]`` to `edges` ``[B, L, n, n]``, and check the values.
 
-    The same numbers, to the last bit, as `jaxflow.attention.edge_weights` in float64, in one
-    reading instead of several, which for a large batch cost as much as its flows.
+    The same numbers, to the last bit, as `jaxflow.attention.edge_weights` in float64, in one pass
+    over memory instead of several, which for a large batch cost as much as its flows.
 
     The heads from `first` to before `last` are averaged. `mask` is ``[B, n]``, or ``[0, n]`` where
     all tokens are real. Returns False, the edges unfinished, at a row that is not sound or holds

@@ -1,18 +1,18 @@
-"""Lay out one sentence's graph for the kernel: arrays shared by all its sources and layers.
+"""Prepare one sentence's graph for the kernel: arrays shared by all its sources and layers.
 
 Whatever depends on neither source nor layer is computed once per sentence. Two of these results
 fold a deep graph down to two layers:
 
 * *Lifted demands*: if every node k of a layer can send ``E[k]`` to the sink, all at the same time,
   then a flow that brings at most ``E[k]`` to each k continues to the sink as a whole.
-* *Rolled mass*: a source's mass, rolled out downwards, fits every arc on its way, as long as no
-  token passes on more than it got, which a row whose sum is slightly above 1, as in float32, would.
+* *Rolled mass*: a source's mass, multiplied down the layers as in rollout, fits within the capacity
+  of every arc, unless a row's sum is slightly above 1, as in float32.
 
 `Columns` are the sinks that a row of the table is computed for. Once a sink has been brought to its
 bound by all sources of one layer, it stays there in every layer above (T2 in docs/flow.md): with
 ``low`` and ``peak`` the least and the largest of their flows and r the sum of a source's row above,
 that source gets at least ``low min(1, r / peak)``, and at most ``min(column, r)``. Where a table
-holds all sources, such sinks are absorbed: they leave the lanes, and the others close up.
+holds all sources, such sinks are no longer computed (`absorb`): only the others fill the lanes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from jaxflow._flow.simd import (
     zeros,
 )
 
-# Keeps quotients of an empty sum finite.
+# Added to denominators, so that a quotient of an empty sum is finite.
 TINY = 1e-300
-# A flow this close to an upper bound is taken for the bound.
+# A flow this close to an upper bound counts as equal to it.
 CLOSE = 1e-12
 
 
@@ -61,12 +61,12 @@ class Sentence(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What the lanes read, one sink a column: parts of a sentence's arrays, or copies of them.
+    """Inputs of the lanes, one sink a column: views of a sentence's arrays, or copies of them.
 
     `layer` is that of the sources, x the upper one of the layers that are swept.
     """
 
-    sinks: np.ndarray  # [width]: the sink of each column; their number is kept apart
+    sinks: np.ndarray  # [width]: the sink of each column; their number is stored separately
     bottom: np.ndarray  # [n, width]: what each node can send to the sink from below the sweep
     lower: np.ndarray  # [n, width]: layer x - 1 (layer 1 for three layers in all)
     back: np.ndarray  # [n, width]: the same, transposed
@@ -106,7 +106,7 @@ def two_steps(row: np.ndarray, below: np.ndarray, first: int, last: int, column:
     """Return ``sum_j min(row[j], below[j, t])`` for the lanes t from `column` on.
 
     The flow over two layers, as every path of two edges has them to itself, and the cheapest way to
-    cut all paths of two edges. Only nodes from `first` to before `last` are looked at.
+    cut all paths of two edges. Only nodes from `first` to before `last` are considered.
     """
     total = spread(0.0)
     for j in range(first, last):
@@ -220,7 +220,7 @@ def lifted(
 
 @bare
 def passed_on(mass: float, row_sum: float) -> float:
-    """Return the share of a token's arcs that its mass fills; they carry `row_sum` together."""
+    """Return a token's mass divided by the sum of its arcs, `row_sum`, at most 1."""
     return 1.0 if mass >= row_sum else mass / row_sum
 
 

@@ -1,10 +1,9 @@
 """Retry the blocking-flow pass, prioritising nodes with residual supply or unmet demand.
 
-Any order of sending is feasible, and a pass that failed shows which other one to try: residual
-supply found no open arc to an unmet demand when its turn came, so next time its turn comes earlier;
-and every node serves the demands that were not met before the others. The sinks that a pass over
-one layer has failed for, few of many, are packed together first, so that all lanes are in use. One
-or two retries spare most of the searches.
+Any order of sending is feasible, and a pass that did not reach the bound indicates a better one:
+nodes with residual supply are processed earlier, and every node sends to unmet demands before the
+others. The few sinks for which a pass over one layer has failed are packed together first, so that
+all lanes are in use. One or two retries avoid most of the searches.
 """
 
 from __future__ import annotations

@@ -260,8 +260,9 @@ def reach(net: Network, top: int, stop: bool) -> int:
 def _push(net: Network, edges: np.ndarray, top: int, token: int, depth: int) -> float:
     """Send from one node of the top layer along shortest paths; return what has arrived.
 
-    Amounts go down the stack as a wish and return as a result, so that an arc is updated once
-    for all the paths through it. A node that could not send all of a wish leaves its front.
+    The stack carries the requested amount down and the amount sent back up, so that an arc is
+    updated once for all the paths through it. A node that could not send all is removed from its
+    front.
     """
     words = net.ahead.shape[2]
     front, want, got, where = net.front, net.want, net.got, net.where

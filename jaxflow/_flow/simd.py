@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, overload, register_model
 
-# What numba makes of a function is not what its signature says to a type checker.
+# A function compiled by numba does not have the type that its signature declares.
 intrinsic: Any = _intrinsic
 njit: Any = _njit
 
@@ -69,10 +69,10 @@ class LanesModel(models.PrimitiveModel):
 
 @counting
 def zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """Return zeros whose rows of whole lanes begin at a line of the cache.
+    """Return zeros whose rows of whole lanes are aligned to cache lines.
 
-    Vectors that lie across two lines take twice as long to load, and numba's own arrays do so or
-    not from one run to the next.
+    Vectors across two cache lines take twice as long to load, and the alignment of numba's own
+    arrays differs from run to run.
     """
     size = 1
     for length in shape:
@@ -201,7 +201,7 @@ at_least = _binary(_compare, types.int64)
 
 
 def _multiply_add(sign: Callable[..., Any]) -> Any:
-    """Return an intrinsic: ``value + sign(factor) * amount``, fused where the machine can."""
+    """Return an intrinsic: ``value + sign(factor) * amount``, fused where the processor can."""
 
     @intrinsic
     def operation(typingctx: Any, value: Any, factor: Any, amount: Any) -> Any:
@@ -225,7 +225,7 @@ lowered = _multiply_add(lambda builder, factor: builder.fneg(factor))
 def _arithmetic(name: str) -> Any:
     compute = _binary(lambda builder, left, right: getattr(builder, name)(left, right))
 
-    # numba wants both signatures alike, annotations included.
+    # numba requires both signatures to be equal, annotations included.
     def on_lanes(left: Any, right: Any) -> Any:
         return compute(left, right)
 

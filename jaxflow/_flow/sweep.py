@@ -1,10 +1,10 @@
 """Send flow to many sinks in lockstep, and bound what can arrive by the weights of cuts.
 
 Whatever is sent within the capacities is a lower bound; where it meets an upper bound it is the
-flow. The passes are blocking: they leave no open path of forward arcs. Two things make them good.
-What the source can send straight down its own vertical line, and what the sink takes straight from
-its own, is kept apart and used first, because everything else has more paths. And the nodes with
-most to send go first, while there is still a choice of paths.
+flow. The passes compute blocking flows: no open path of forward arcs remains. Two rules bring them
+close to the maximum. Flow along the vertical line of the source's own token, and along that of the
+sink's, is counted separately and used first, because all other flow has more paths. And nodes with
+the largest supply are processed first, while most paths are open.
 
 The flow from (layer, s) to t is at most what the row of s sends, what the column of t takes, and
 the weights of two more cuts,
@@ -48,7 +48,7 @@ ROOT = 1e-150
 @bare
 def upper_bound(
     sends: float,
-    strays: float,
+    leaving: float,
     columns: Columns,
     column: int,
     lowest: Any,
@@ -56,11 +56,11 @@ def upper_bound(
 ) -> Any:
     """Return the least of the four cuts for the lanes from `column` on.
 
-    `sends` is the sum of the source's row, `strays` what its line loses to others from layer 2 up
+    `sends` is the sum of the source's row, `leaving` what leaves its line in the layers from 2 up
     to its own; `lowest` and `highest` are the two-step sums of the two cuts.
     """
     bound = least(spread(sends), load(columns.column_sums, 0, column))
-    bound = least(bound, spread(strays) + lowest)
+    bound = least(bound, spread(leaving) + lowest)
     return least(bound, load(columns.off_diagonal, 0, column) + highest)
 
 
@@ -95,9 +95,9 @@ def residual_cut(
             reach = raised(reach, broadcast(transposed, i, j), load(supply, j, 0))
         wish = load(bottom, i, column)
         cut = cut + least(reach, wish)
-        apart = exceeds(wish, reach)
-        store(beyond, i, 0, apart)
-        below = below + lowered(wish, apart, wish)
+        sink_side = exceeds(wish, reach)
+        store(beyond, i, 0, sink_side)
+        below = below + lowered(wish, sink_side, wish)
     for j in range(first, last):
         reach = spread(0.0)
         for i in range(first, last):

@@ -41,10 +41,10 @@ from jaxflow.errors import InputError
 # Numbers that are checked and fused at a time: a megabyte or two, which stays in the cache.
 _PIECE = 1 << 18
 
-# From so many numbers on compiled weighing pays; a single sentence need not wait for its compiler.
+# From so many numbers on compiled code is worth its compilation; a single sentence does without.
 _MANY = 1 << 20
 
-#: Seconds on one core beyond which a table must be asked for with ``patient=True``.
+#: Seconds on one core beyond which a table is computed with ``patient=True`` only.
 LIMIT = 3600.0
 
 #: How far below its bound a flow may be and count as meeting it.
@@ -187,7 +187,7 @@ def flow(
     sources
         Tokens whose embeddings are explained: an index, a sequence of them, or None for all.
     layers
-        Layers at which they are taken, 0-based and likewise; 0 is the lowest.
+        Layers at which they are taken, 0-based, in the same forms; 0 is the lowest.
     threads
         How many threads share the work; None takes all cores. The result does not depend on it.
     patient

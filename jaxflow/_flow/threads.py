@@ -1,4 +1,4 @@
-"""Call the compiled kernel: sentences distributed over threads, tables put together again.
+"""Call the compiled kernel, with the sentences distributed over threads.
 
 The kernel releases Python's lock. Every thread writes entries of its own and every entry is
 computed in the same way by whichever thread, so results do not depend on the number of threads.
@@ -96,7 +96,7 @@ def _stages(
         step = max(1, sentences // (16 * threads))
         yield [(b, b + step, 0, sources, 0, layers) for b in range(0, sentences, step)]
     else:
-        # A layer may build on all sources of the layer below it.
+        # A layer may depend on all sources of the layer below it.
         step = max(1, sources // (8 * threads))
         for at in range(layers):
             starts = range(0, sources, step)

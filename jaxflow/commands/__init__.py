@@ -1,4 +1,4 @@
-"""The command ``jaxflow``: the only place that knows all packages.
+"""Provide the command ``jaxflow``, the only part that imports all packages.
 
 Each subcommand is a file, whose options are the fields of a frozen dataclass. What a command needs
 is imported when it runs, so that ``jaxflow --help`` is quick.
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ended_by_signals():
             parse(words).run()
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+    except BrokenPipeError:  # the program that reads the output, such as head, has ended
         sys.stderr.close()
     except (InputError, KeyboardInterrupt, ModuleNotFoundError) as error:
         if (status := exit_status(error, *words[:1])) is not None:

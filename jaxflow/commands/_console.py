@@ -1,4 +1,4 @@
-"""Standard input, output and progress of the commands."""
+"""Read standard input, write standard output and show progress."""
 
 from __future__ import annotations
 

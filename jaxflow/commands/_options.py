@@ -1,4 +1,4 @@
-"""How options are declared, and those that several commands share."""
+"""Declare options, and those that several commands share."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _METAVARS = {Path: "PATH", int: "NUMBER", float: "NUMBER", str: "TEXT"}
 
 @dataclass_transform(frozen_default=True)
 def options(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass whose help shows values and defaults as people write them.
+    """Make a class a frozen dataclass whose help shows values and defaults as users type them.
 
     The text of an option is the string after its field. ``Path | None`` shows as PATH, a `Literal`
-    as its choices, a string in ``Annotated[..., "NAME|PATH"]`` as itself; a default that says
-    nothing (None, False, an empty tuple) is not shown: the text says what happens by default.
+    as its choices, a string in ``Annotated[..., "NAME|PATH"]`` as itself. The defaults None, False
+    and an empty tuple are not shown: the text states what happens by default.
     """
     texts = _field_texts(cls)
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
@@ -233,7 +233,7 @@ class HostOptions:
 
     @property
     def given(self) -> bool:
-        """Whether this is one process of several."""
+        """Return whether this is one process of several."""
         return self != HostOptions()
 
     def join(self) -> Processes:

@@ -1,4 +1,4 @@
-"""What every command runs in: signals, exit statuses, compiler cache, memory, other processes."""
+"""Set up what every command needs: signals, exit statuses, compiler cache, memory, processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TRAINING = ("reproduce", "train", "evaluate", "leaderboard", "export")
 
 
 def exit_status(error: BaseException, command: str = "") -> int | None:
-    """Print in one line what ended a command, and return its exit status.
+    """Print the error that ended a command in one line, and return its exit status.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def named_model(run: str | Path | None, model: str | None) -> Model:
         return load(model)
     if run is None:
         return load(bundled_model())
-    # A run is a folder: a misspelt one is not looked for on the hub.
+    # A run is a folder: a misspelt path is not searched on the hub.
     return load(run if run in bundled_names() else Path(run))
 
 
@@ -218,8 +218,8 @@ def joined(**hosts: object) -> Iterator[Processes]:
     """Join the other processes of a command that all work through together, and end with them.
 
     An error that all processes have (`jaxflow.train.distributed.is_shared`) is raised when all have
-    reached it. After one that the others do not know of, this process ends at once; they notice at
-    their next exchange.
+    reached it. After an error of this process alone, it ends at once; the others notice at their
+    next exchange.
 
     Parameters
     ----------

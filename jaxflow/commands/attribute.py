@@ -1,4 +1,4 @@
-"""``jaxflow attribute``."""
+"""Provide the command ``jaxflow attribute``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOP = 5  # tokens that the summary names
 
 @options
 class Attribute:
-    """Work out token attention for an attention that any framework saved, or that a model pays.
+    """Compute token attention from attention that any framework saved, or from a model's.
 
     The file holds an array 'attention' [..., layers, heads, tokens, tokens], optionally 'mask'
     [..., tokens] (boolean, true at real tokens) and 'tokens' [..., tokens] (text or numbers). With
@@ -50,7 +50,7 @@ class Attribute:
     """Begin flows that may take more than an hour."""
 
     def run(self) -> None:
-        """Work it out, write it and print a summary."""
+        """Compute, write and print a summary."""
         from jaxflow.eval.score.attention import (
             AttributionOptions,
             attribute,
@@ -97,7 +97,7 @@ class Attribute:
 
 
 def summary(result: Attribution) -> list[str]:
-    """Say what was worked out, and the top tokens of the first sentence's first source."""
+    """Return lines that state what was computed, and the top tokens of the first source."""
     import numpy as np
 
     from jaxflow.eval.plots.style import visible
@@ -142,7 +142,7 @@ def _head(text: str | None) -> str | int | None:
 
 
 def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
-    """Read ``0,5``."""
+    """Parse numbers separated by commas, ``0,5``."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""``jaxflow benchmark``."""
+"""Provide the command ``jaxflow benchmark``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Benchmark:
     """Write the record to this .json file, or print it (-, or no file), the tables on stderr."""
 
     def run(self) -> None:
-        """Time and print, a comparison at a time."""
+        """Time and print one comparison after the other."""
         from rich.console import Console
 
         from jaxflow.eval.benchmarks.record import describe_machine, print_comparison, to_record

@@ -1,4 +1,4 @@
-"""``jaxflow edges``."""
+"""Provide the command ``jaxflow edges``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from jaxflow.eval.score.attention import EdgeScores
 
-#: What a sentence is scored by where nothing else is asked for.
+#: Methods that score a sentence by default.
 USUAL = ("raw/rollout", "raw/flow", "norm/rollout", "alti/rollout", "gradient/product")
 
 
@@ -27,7 +27,7 @@ class Edges:
     """List the edge weights and aggregators there are, or score sentences by some of them.
 
     Without a sentence it lists them. A method is EDGE/AGGREGATOR, such as alti/flow; an edge weight
-    alone is followed by rollout. Which of them to trust, jaxflow leaderboard says.
+    alone is followed by rollout. jaxflow leaderboard compares their faithfulness.
     """
 
     sentences: tyro.conf.Positional[Annotated[tuple[str, ...], "SENTENCE"]] = ()

@@ -1,4 +1,4 @@
-"""``jaxflow evaluate``."""
+"""Provide the command ``jaxflow evaluate``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @options
 class Evaluate:
-    """Judge a trained run: Tables 1 and 2 beside the paper's, and its claims."""
+    """Evaluate a trained run: Tables 1 and 2 beside the paper's, and its claims."""
 
     run_folder: tyro.conf.Positional[Annotated[Path, "RUN"]]
     """The run's folder, as jaxflow train left it."""
     out: Path | None = None
     """Folder for the results; by default evaluation/ in the run's folder."""
     data: Path | None = None
-    """Where the corpus lies now, if it has moved since training."""
+    """Folder of the corpus, if it has moved since training."""
     seed: int = 0
     """Of the sample, the random baseline and the bootstrap."""
     batch: int = 32

@@ -1,4 +1,4 @@
-"""``jaxflow explain``."""
+"""Provide the command ``jaxflow explain``."""
 
 from __future__ import annotations
 

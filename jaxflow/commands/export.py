@@ -1,4 +1,4 @@
-"""``jaxflow export``."""
+"""Provide the command ``jaxflow export``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jaxflow.commands._options import options
 
 @options
 class Export:
-    """Write a trained run as a small folder to hand on: safetensors, vocabulary, model card.
+    """Export a trained run as a small folder: safetensors, vocabulary, model card.
 
-    What storing it less precisely changes is measured on the sentences it was not trained on. A
-    README.md that is there keeps its own words, only its measured part is written anew. The result
+    The effect of the lower precision is measured on the sentences it was not trained on. Of a
+    README.md that is there only the measured part is written anew. The result
     is read by jaxflow explain --run DIR and by jaxflow.models.load.
     """
 
@@ -25,12 +25,12 @@ class Export:
     out: tyro.conf.Positional[Annotated[Path, "FOLDER"]]
     """The folder to write."""
     data: Path | None = None
-    """Where the corpus lies now, if it has moved since training."""
+    """Folder of the corpus, if it has moved since training."""
     precision: Literal["float16", "float32"] = "float16"
     """Of the stored parameters."""
 
     def run(self) -> None:
-        """Measure and write."""
+        """Measure the model's accuracy and write the folder."""
         from jaxflow.eval.io.export import export_run
 
         print_written(

@@ -1,4 +1,4 @@
-"""``jaxflow figures``."""
+"""Provide the command ``jaxflow figures``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Figures:
     """File formats, separated by commas."""
 
     def run(self) -> None:
-        """Draw all that there is something to draw from."""
+        """Draw every figure for which there is data."""
         from jaxflow.eval.paper.evaluate import check_out
         from jaxflow.eval.paper.scores import SentenceScores
         from jaxflow.eval.plots.catalogue import (
@@ -87,7 +87,7 @@ class Figures:
             print(f"jaxflow: left out, figures of {line}", file=sys.stderr)
 
     def _run_beside(self) -> Path | None:
-        """Return the finished run that the results came from, where it still lies beside them."""
+        """Return the finished run of the results, if it is in the folder where commands put it."""
         from jaxflow.models.disk import holds_model
 
         for place in (self.results / "run", self.results.absolute().parent):
@@ -99,7 +99,7 @@ class Figures:
         from jaxflow.eval.explain.explanation import explainer
         from jaxflow.eval.plots.catalogue import sentence_figures, sentence_maps
 
-        # A run that lies beside the results is theirs; a model that is named comes first.
+        # A named model takes precedence over the run found with the results.
         model = named_model(run if self.run_folder or not self.model else None, self.model)
         explain = explainer(model, words=self.words)
         sentences = self.sentence or (SENTENCE,)

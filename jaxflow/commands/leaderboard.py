@@ -1,4 +1,4 @@
-"""``jaxflow leaderboard``."""
+"""Provide the command ``jaxflow leaderboard``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 30  # sentences on the page
 
 @options
 class Leaderboard:
-    """Judge every method on the same sentences: edge weights, aggregators, gradients, baselines.
+    """Compare every method on the same sentences: edge weights, aggregators, gradients, baselines.
 
     Agreement with blank-out and gradients, faithfulness by removal, hits of the subject, focus and
     cost, with intervals and paired tests. Several runs of one corpus are seeds of one board.
@@ -55,7 +55,7 @@ class Leaderboard:
     scoring: ScoringOptions = dataclasses.field(default_factory=ScoringOptions)
 
     def run(self) -> None:
-        """Judge, print and write."""
+        """Compare, print and write."""
         from jaxflow.eval.leaderboard.board import MEASURES
         from jaxflow.train.lock import hold
 

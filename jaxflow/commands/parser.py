@@ -1,4 +1,4 @@
-"""Read the command line: subcommands, their options, and what is said of a wrong one."""
+"""Parse the command line: subcommands, their options, and errors in one line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STUDIES: dict[str, Callable[..., Any]] = {
     "sst2": ReproduceSst2,
 }
 
-WIDTH = 80  # columns of a help text that is no terminal's
+WIDTH = 80  # columns of a help text that is not printed on a terminal
 
 
 #: Former commands -> the script of the repository that replaced them.
@@ -173,7 +173,7 @@ def _meant(word: str, known: Any) -> str:
 
 
 def _one_line(complaint: str, known: list[str], help_command: str) -> str:
-    """Return the first statement of the parser's framed message, with what may have been meant."""
+    """Return the first statement of the parser's framed message, with its suggestion."""
     lines = [re.sub("[│╭╮╰╯─]", " ", line).strip() for line in complaint.splitlines()]
     # A title, a rule, the statement, and after another rule what does not fit one line.
     parts = re.split(r"\n(?:-{5,})?\n", "\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""``jaxflow reproduce pronouns``."""
+"""Provide the command ``jaxflow reproduce pronouns``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxflow.commands._options import options
 
 @options
 class ReproducePronouns:
-    """Mask a pronoun and say which referent the model means, and which one attention comes from.
+    """Mask a pronoun and compare the model's referent with the one that attention comes from.
 
     Prints the paper's Figure 4 in numbers, then how often raw attention, rollout and flow prefer
     the referent that the model prefers, over the pairs of sentences that come with jaxflow.
@@ -65,10 +65,10 @@ class ReproducePronouns:
 
 
 def _name(model: str) -> str:
-    """Return a folder's own name, or a hub name as it is: results must not name a machine."""
+    """Return a folder's own name, or a hub name as it is: results must not contain local paths."""
     return Path(model).resolve().name if Path(model).exists() else model
 
 
 def _plain_name(model: str) -> str:
-    """Return a name that is good for a folder."""
+    """Return a name that is valid for a folder."""
     return re.sub(r"[^\w.-]+", "-", _name(model)).strip("-.") or "model"

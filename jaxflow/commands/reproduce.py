@@ -1,4 +1,4 @@
-"""``jaxflow reproduce``."""
+"""Provide the command ``jaxflow reproduce``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jaxflow reproduce sst2``."""
+"""Provide the command ``jaxflow reproduce sst2``."""
 
 from __future__ import annotations
 
@@ -151,6 +151,6 @@ class ReproduceSst2:
 
 
 def _plain(model: str) -> str:
-    """Turn a path or name into one that a folder may have."""
+    """Return a path or name as a valid name of a folder."""
     name = model.rstrip("/").rsplit("/", 1)[-1]
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"

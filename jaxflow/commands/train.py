@@ -1,4 +1,4 @@
-"""``jaxflow train``."""
+"""Provide the command ``jaxflow train``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @options
 class Train:
-    """Train an agreement encoder; a run that was cut off goes on from its last checkpoint."""
+    """Train an agreement encoder; an interrupted run resumes from its last checkpoint."""
 
     out: Path
     """The run's folder."""

@@ -1,4 +1,4 @@
-"""Edge weights and aggregators: the weights of the attention graph, and how layers combine."""
+"""Provide edge weights of the attention graph, and aggregators that combine the layers."""
 
 from jaxflow.edges._aggregate import AGGREGATORS, aggregate
 from jaxflow.edges._cross_relevance import cross_relevance

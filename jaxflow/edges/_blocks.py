@@ -1,4 +1,4 @@
-"""The arithmetic of Transformer blocks: their second half, and linear parts of each operation."""
+"""Compute a Transformer block's output, and the linear parts of each operation in it."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ Attention of one layer adds to token i's stream :math:`\sum_j F_{ij} + b_O`, wit
 
 with :math:`g_i` the normalisation after the sum, linearised at its actual deviation, of a
 post-LayerNorm block; of a pre-LayerNorm block, where no normalisation follows, it is the identity.
-The definitions of the edge weights stand at the functions below.
+The functions below define the edge weights.
 """
 
 from __future__ import annotations

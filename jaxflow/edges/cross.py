@@ -1,4 +1,4 @@
-r"""Rollout and exact flow through an encoder and a decoder as one graph.
+r"""Compute rollout and exact flow through an encoder and a decoder as one graph.
 
 A decoder block is self-attention, then cross-attention, each with its residual connection. With E,
 S and C the edges of the three kinds, rows made to sum to 1, with shares e, s and c of the residual
@@ -84,8 +84,8 @@ def aggregate_cross(
     Raises
     ------
     InputError
-        If an argument is unknown, the trace lacks something or its parts do not fit, or flow is
-        asked for inside ``jit``, ``vmap`` or ``grad``.
+        If an argument is unknown, the trace lacks something or its parts do not fit, or for flow
+        inside ``jit``, ``vmap`` or ``grad``.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""The attention of an encoder and a decoder, of three kinds, and its checks."""
+"""Hold the three kinds of attention of an encoder and a decoder, and check them."""
 
 from __future__ import annotations
 

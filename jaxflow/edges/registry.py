@@ -1,4 +1,4 @@
-"""Edge weights and propagations by name: their types, the list of all of them, their evaluation."""
+"""List edge weights and propagations by name, and evaluate them."""
 
 from __future__ import annotations
 

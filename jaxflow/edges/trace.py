@@ -1,4 +1,4 @@
-"""The intermediate values of a forward pass that edge weights are computed from."""
+"""Hold the intermediate values of a forward pass that edge weights are computed from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bars: two methods' scores of every token side by side, for the layer and head chosen."""
+"""Draw two methods' scores of every token as bars, for the layer and head chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers that a page shows: scores by layer and head, edges, cuts, and their compact forms."""
+"""Compute the numbers of a page: scores by layer and head, edges, cuts, and their compact forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML file of many views, with Bokeh inside.
+"""Write one self-contained HTML file of many views, with Bokeh inside.
 
 A token appears on the page in three ways, each of which treats it as text only: in HTML it is
 escaped; in the data it is a string of JSON, which Bokeh escapes once more for the HTML around it;

@@ -1,4 +1,4 @@
-"""The layered flow graph: tokens as nodes, level by level, and the edges that carry the flow.
+"""Draw the layered flow graph: tokens as nodes, level by level, and the edges that carry flow.
 
 Pointing at a node shows its edges, clicking it the minimum cut between the token explained, at the
 top, and that node. Bokeh's graph does the former; for the latter the rows of `cut_columns` are in
@@ -87,7 +87,7 @@ def edge_columns(edges: Edges, n: int) -> dict[str, np.ndarray]:
 def cut_columns(content: Content) -> dict[str, Any]:
     """Return one row for each node: lines ``xs``, ``ys`` of its cut, their ``width``, ``words``.
 
-    A line runs from the query's node down to the key's; NaN stands between two lines.
+    A line runs from the query's node down to the key's; lines are separated by NaN.
     """
     depth, n = content.edges.shape[:2]
     xs: list[Any] = []
@@ -152,11 +152,11 @@ def flow_graph(content: Content, edges: Edges) -> UIElement:
 
     depth, n = content.edges.shape[:2]
     nodes = node_columns(content)
-    apart = edges.weight[edges.query != edges.key]
-    highest = float(apart.max()) if apart.size else 1.0
+    mixing = edges.weight[edges.query != edges.key]
+    highest = float(mixing.max()) if mixing.size else 1.0
     step = max(round(highest / 200, 5), 1e-5)
     # At the start about four edges for every node are shown, besides the residual ones.
-    start = float(np.sort(apart)[-4 * depth * n]) if apart.size > 4 * depth * n else 0.0
+    start = float(np.sort(mixing)[-4 * depth * n]) if mixing.size > 4 * depth * n else 0.0
     threshold = Slider(
         start=0,
         end=round(highest + step, 5),

@@ -1,4 +1,4 @@
-"""Heat map: the attention of every token to every other, for the layer and head chosen."""
+"""Draw the attention of every token to every other as a heat map, for the layer and head chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`show` and its result: the page in a notebook, or saved to a file."""
+"""Show the interactive page in a notebook, or save it to a file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Page:
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the page to a file: beside its place, then renamed.
+        """Write the page to a file, atomically.
 
         Returns
         -------

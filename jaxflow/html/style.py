@@ -1,4 +1,4 @@
-"""Safe text, colours, token names on axes and in tooltips, and an empty figure for all views."""
+"""Provide safe text, colours, token names on axes and in tooltips, and an empty figure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from bokeh.models import CustomJSHover, GroupFilter, Select, Slider
     from bokeh.plotting import figure
 
-# Characters that reorder the text around them: shown by name, so that a token cannot disguise
-# itself or its neighbours.
+# Characters that reorder the text around them: shown by name, so that no token looks like another.
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Control characters, unpaired surrogates, and the two separators that break lines.
 _UNSEEN = frozenset(("Cc", "Cs", "Zl", "Zp"))

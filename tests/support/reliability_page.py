@@ -8,8 +8,6 @@ from faulting.trials import KINDS, WORK_NAMES
 from fuzzing.harness import FAULTS, as_table
 from numeric_limits import as_section
 
-__all__ = ["CAMPAIGNS", "as_page", "shortened"]
-
 INTRODUCTION = """\
 # Reliability
 
