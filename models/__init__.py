@@ -1,4 +1,4 @@
-"""Models written from scratch whose attention is a pure output."""
+"""Provide models written from scratch that return their attention, with tokenizers and loading."""
 
 from jaxflow.models.bert import Bert, BertConfig
 from jaxflow.models.config import EncoderConfig

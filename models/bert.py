@@ -1,4 +1,4 @@
-"""BERT, DistilBERT and RoBERTa: one encoder with a classification, masked-LM or no head.
+"""Define BERT, DistilBERT and RoBERTa: one encoder with a classification, masked-LM or no head.
 
 The three differ in their embeddings alone (segments or none, positions counted from 0 or from the
 padding's number) and in the activation of the vector that classes are computed from.

@@ -1,6 +1,6 @@
-"""The Transformer block of all models here, its attention, and how blocks are stacked.
+"""Define the Transformer block of all models here, its attention, and stacks of blocks.
 
-GPT-2 and ViT normalise the input of a branch, BERT and its kin the sum after it; otherwise their
+GPT-2 and ViT normalise the input of a branch, BERT and RoBERTa the sum after it; otherwise their
 blocks are the same, parameter for parameter. Attention returns its weights as the softmax gave
 them: Flax's own stores them in a collection, after dropout.
 """
@@ -220,7 +220,7 @@ class Block(nn.Module):
             for part in jnp.split(fused, 3, axis=-1)
         )  # each [B, H, n, d]
         rng = self.make_rng("dropout") if train and rate else None
-        allowed = allowed[:, :, :readers]  # its queries may be one for all
+        allowed = allowed[:, :, :readers]  # its axis of queries may have length 1
         query, product = query[:, :, :readers], layers_of(train).product
         mixed, attention = attend(
             query, key, value, allowed, rate=rate, rng=rng, product=product, offset=offset
@@ -348,7 +348,7 @@ class Transformer(nn.Module):
         Returns
         -------
         EncoderOutput
-            As its fields say.
+            With the shapes given there.
 
         Raises
         ------

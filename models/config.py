@@ -1,4 +1,4 @@
-"""Configurations: frozen records of a model's sizes that refuse impossible ones at once."""
+"""Hold a model's sizes in frozen configurations, checked when they are made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ConfigRecord:
 
     @property
     def reads_last(self) -> bool:
-        """Whether classes are computed from the last real token, and not from the first one."""
+        """Return whether classes are computed from the last real token instead of the first."""
         return False
 
     @property
@@ -182,7 +182,7 @@ class EncoderConfig(ConfigRecord):
 
     @property
     def reads_last(self) -> bool:
-        """Whether the class is computed from the last word, and not from ``[CLS]``."""
+        """Return whether the class is computed from the last word instead of ``[CLS]``."""
         return self.causal
 
     @property

@@ -1,10 +1,10 @@
-"""Models on disk, all in one layout: ``config.json``, ``model.safetensors`` and a tokenizer.
+"""Save and load models: ``config.json``, ``model.safetensors`` and a tokenizer in one folder.
 
-It is that of the Hugging Face hub. Published architectures are written so that ``transformers``
-reads them. An agreement encoder, which that library does not implement, has the ``model_type``
-``jaxflow-encoder``, its words in ``vocab.txt``, and SHA-256 checksums of its files and sizes in
-``config.json``: nothing of it is parsed before its checksum is compared, and nothing is allocated
-by a file's word, since shapes follow from the sizes, which are bounded.
+The layout is that of the Hugging Face hub. Published architectures are written so that
+``transformers`` reads them. An agreement encoder, which that library does not implement, has the
+``model_type`` ``jaxflow-encoder``, its words in ``vocab.txt``, and SHA-256 checksums of its
+files and sizes in ``config.json``: nothing of it is parsed before its checksum is compared, and no
+allocation depends on sizes that a file claims: shapes follow from the bounded configuration.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def save(
     recipe: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model to a folder, so that no reader ever sees half of it.
+    """Write a model to a folder, atomically.
 
     Files of an earlier model there are replaced, others are left alone.
 
@@ -395,7 +395,7 @@ def _read_published(folder: Path, fields: dict[str, Any], head: Head | None) -> 
         flat = {}
         for rule in wanted:
             values = to_ours(rule, [weights.read(names[name]) for name in rule.published])
-            # Blocks, so that copies under way do not pile up in memory.
+            # Wait for each copy, so that not all host copies are in memory at once.
             flat[rule.ours] = jax.block_until_ready(jax.device_put(values))
     tree = {"params": flax.traverse_util.unflatten_dict(flat, sep=".")}
     tokenizer = None if isinstance(config, ViTConfig) else read_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""The agreement encoder: GPT-2 blocks without a causal mask, a class computed from ``[CLS]``.
+"""Define the agreement encoder: GPT-2 blocks without a causal mask, a class from ``[CLS]``.
 
 With a causal mask it is its own decoder variant, and the class is computed from the last word.
 """

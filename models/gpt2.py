@@ -1,4 +1,4 @@
-"""GPT-2: a causal stack of pre-LayerNorm blocks with a language model's or a classifier's head.
+"""Define GPT-2: causal pre-LayerNorm blocks with a language-model or classification head.
 
 Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
 """
@@ -61,12 +61,12 @@ class Gpt2Config(ConfigRecord):
 
     @property
     def reads_last(self) -> bool:
-        """Whether classes are computed from the last real token: they are."""
+        """Return True: classes are computed from the last real token."""
         return True
 
     @property
     def causal(self) -> bool:
-        """Whether a token attends only to itself and those before it: it does."""
+        """Return True: a token attends only to itself and those before it."""
         return True
 
 

@@ -1,4 +1,4 @@
-"""Models by name: bundled with the package, or on the Hugging Face hub."""
+"""Find models by name: bundled with the package, or on the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Layer normalisation, GELU and the product of attention, and their derivatives.
+"""Define layer normalisation, GELU and the matrix product of attention, with their derivatives.
 
-`PLAIN` has them as formulas, differentiable in every way that JAX knows. `TRAINING` has the same
+`PLAIN` has them as formulas, differentiable in every mode of JAX. `TRAINING` has the same
 values with a reverse derivative written out, and no forward one: it needs fewer passes over memory
 than automatic differentiation, and keeps small matrix products in the order that compilers are
 good at. On a CPU that is a quarter of a training step.
@@ -63,7 +63,7 @@ def _layer_norm(
     values: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = EPSILON
 ) -> jax.Array:
     scale, bias = (jnp.expand_dims(part, range(values.ndim - 1)) for part in (scale, bias))
-    # In half precision only the statistics are not: what goes on is as narrow as it came.
+    # Statistics are in float32 also for half precision; the result has the input's precision.
     return (_normal(values, epsilon)[0] * scale + bias).astype(values.dtype)
 
 
@@ -93,7 +93,7 @@ def _layer_norm_kept(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     scale, bias = (jnp.expand_dims(part, range(values.ndim - 1)) for part in (scale, bias))
     normal, inverse = _normal(values, epsilon)
-    # The dtype of a kept array is how the derivative knows what the values' was.
+    # The derivative takes the values' dtype from this array.
     kept = (normal, inverse, scale, jnp.zeros((), values.dtype))
     return (normal * scale + bias).astype(values.dtype), kept
 

@@ -1,6 +1,7 @@
-"""A model with its parameters and tokenizer, and what can be made of one.
+"""Hold a model with its parameters and tokenizer, and derive others from it.
 
-The one list of architectures; fresh parameters; another head; bfloat16; blocks as one loop.
+It has the list of architectures and functions for fresh parameters, another head, bfloat16, and
+blocks run as one loop.
 """
 
 from __future__ import annotations
@@ -255,7 +256,7 @@ def lowered(params: Any) -> Any:
 
 
 class RolledEncoder(NamedTuple):
-    """A model whose blocks are one loop: the same numbers, a sixth of the program to compile.
+    """A model whose blocks run as one loop: the same numbers, a sixth of the program to compile.
 
     Compiling block after block takes several seconds on a CPU, too long to explain one sentence.
 

@@ -1,4 +1,4 @@
-"""What every model returns, and the checks of what it is given."""
+"""Define the output of every model, and check its input."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EncoderOutput:
     pooled
         ``[B, D]``, the vector that classes are computed from; None where there is none.
     values
-        Value vectors and output projections, where they were asked for; else None.
+        Value vectors and output projections, if the caller requested them; else None.
     """
 
     logits: Any  # an array, except without a head

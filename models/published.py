@@ -1,4 +1,4 @@
-"""``config.json`` of published checkpoints, read and written by one table of names."""
+"""Read and write ``config.json`` of published checkpoints, by one table of field names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _ONLY: dict[str, Any] = {
     "embedding_size": None,
 }
 
-# Our field -> its published name, and the default there, whose type says how it is read.
+# Our field -> its published name, and the default there, whose type decides how it is read.
 _Names = dict[str, tuple[str, Any]]
 _TRUNK: _Names = {
     "layers": ("num_hidden_layers", 12),
@@ -266,7 +266,7 @@ def _value(fields: Mapping[str, Any], name: str, default: Any, largest: int = LA
     """Return a field of the kind of its default: flag, rate, name, or size (also for None)."""
     value = fields.get(name, default)
     if isinstance(default, str):
-        return value  # the configuration knows which names there are
+        return value  # the configuration checks the name
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise InputError(f"{name} must be true or false, got {value!r}")

@@ -1,4 +1,4 @@
-r"""Relevance of attention, propagated from a class down through all blocks.
+r"""Propagate relevance from a class down through all blocks to their attention.
 
 The rules are those of Chefer, Gur and Wolf (CVPR 2021), biases ignored and x ⊘ y standing for
 :math:`x / (y + 10^{-9})`, 0 where y is:
@@ -30,7 +30,7 @@ from jaxflow.models.output import EncoderOutput, last_real
 
 
 def has_relevance(config: ModelConfig) -> bool:
-    """Whether a model reads classes off one token, which is where relevance can start."""
+    """Return whether a model computes classes from one token, at which relevance can start."""
     return config.head == "classification" and getattr(config, "readout", "cls") == "cls"
 
 
@@ -58,7 +58,7 @@ def attention_relevance(
     Raises
     ------
     InputError
-        If the model reads no classes off one token.
+        If the model computes no classes from one token.
     """
     if not has_relevance(config):
         raise InputError(
@@ -95,7 +95,7 @@ def _block(
     def dense(name: str, values: jax.Array) -> jax.Array:
         return values @ block[name]["kernel"] + block[name]["bias"][None, None]
 
-    # The block once more, with what its output does not tell.
+    # The block again, for the intermediate values that its output does not contain.
     first = config.norm_first
     read = normal("norm_attention", stream) if first else stream
     heads = (*read.shape[:2], config.heads, -1)
@@ -111,7 +111,7 @@ def _block(
     expanded = PLAIN.activation(config.activation)(dense("up", given))
     last = dense("down", expanded)
 
-    # And back.
+    # Backwards.
     of_last, of_middle = _sum(last, middle, relevance)
     of_expanded = _linear(expanded, block["down"]["kernel"], of_last)
     of_middle = of_middle + _linear(given, block["up"]["kernel"], of_expanded)

@@ -1,4 +1,4 @@
-"""Word pieces to numbers and back, by the tokenizer files of published models."""
+"""Encode text to word pieces and back, by the tokenizer files of published models."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SubwordTokenizer:
 
     @property
     def mask_id(self) -> int | None:
-        """Number of the token that stands for a hidden one."""
+        """Number of the mask token."""
         return self.special.get("mask")
 
     def encode(self, text: str) -> list[int]:
@@ -111,7 +111,7 @@ class SubwordTokenizer:
         Words are what the tokenizer splits into pieces: a punctuation mark is one of its own.
         """
         (found,) = self._split([text])
-        # The entries, not what was found: a token that takes a space along has it not in its name.
+        # The entries, not the text found: a token may include a space that its name does not have.
         tokens = tuple(self.decode(found.ids))
         return Pieces(tuple(found.ids), tokens, tuple(found.word_ids), tuple(found.offsets))
 
@@ -121,7 +121,7 @@ class SubwordTokenizer:
             if len(valid) == 1:  # no threads for one
                 return [self.backend.encode(valid[0])]
             return list(self.backend.encode_batch(valid))
-        except BaseException as error:  # of a vocabulary without what is to stand for words
+        except BaseException as error:  # such as a vocabulary without a token for unknown words
             _reraise(error)
             raise InputError(f"the tokenizer cannot split the text: {error}") from error
 
@@ -167,11 +167,11 @@ def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
         special = _special(backend, settings)
     except InputError as error:
         raise InputError(f"the tokenizer {file} cannot be read: {error}") from error
-    except BaseException as error:  # the library raises plain ones for what it cannot read
+    except BaseException as error:  # the library raises bare exceptions for unreadable files
         _reraise(error)
         reason = " ".join(str(error).split())
         raise InputError(f"the tokenizer {file} cannot be read: {reason}") from error
-    # Some files ask for texts to be cut at a length; nothing is cut here without a word.
+    # Some files have texts truncated at a length; here a text that is too long is an error.
     backend.no_truncation()
     backend.no_padding()
     return SubwordTokenizer(backend, MappingProxyType(special))
@@ -252,7 +252,7 @@ def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
     if not merges.is_file():
         raise InputError("merges.txt must lie beside it, and does not")
     vocabulary = _settings(file)
-    if not all(isinstance(number, int) for number in vocabulary.values()):  # else passed over
+    if not all(isinstance(number, int) for number in vocabulary.values()):  # else skipped
         raise InputError("it must number every entry")
     backend = Tokenizer(models.BPE.from_file(str(file), str(merges)))
     spaced = _flag(settings, "add_prefix_space", False)
@@ -265,7 +265,7 @@ def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
     ]
     backend.add_special_tokens([AddedToken(token, special=True) for token in special])
     if backend.token_to_id("<mask>") is not None:
-        # It takes the space before it along, where nothing else is said.
+        # By default it includes the space before it.
         named = settings.get("mask_token")
         along = _flag(named, "lstrip", True) if isinstance(named, dict) else True
         backend.add_special_tokens([AddedToken("<mask>", lstrip=along, special=True)])

@@ -1,7 +1,7 @@
-"""Tensors of published checkpoints: safetensors files read, never a pickle, and their names.
+"""Read tensors of published checkpoints from safetensors files, and map their names to ours.
 
-One rule says where one of our parameters is found: the published tensors it is made of, their
-shape, and how they are laid out. The published names are those of the ``transformers`` library.
+One rule describes where one of our parameters is found: the published tensors it is made of,
+their shape, and their layout. The published names are those of the ``transformers`` library.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Weights(NamedTuple):
                 f"the tensor {name} in {self.folder} must be one of {', '.join(_KINDS)}, got {kind}"
             )
         try:
-            # NumPy knows BF16 because JAX is imported.
+            # NumPy has bfloat16 because JAX is imported.
             tensor: NDArray[Any] = self.files[name].get_tensor(name)
         except Exception as error:  # NumPy's too, for a shape that no array can have
             raise InputError(
@@ -139,7 +139,7 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _damage(path: Path, error: Exception) -> str:
-    """Describe what is wrong with a file, naming the tensors that lie beyond its end."""
+    """Describe what is wrong with a file, naming the tensors that reach beyond its end."""
     size = path.stat().st_size
     cut = []
     try:
@@ -153,7 +153,7 @@ def _damage(path: Path, error: Exception) -> str:
                     if name != "__metadata__" and 8 + length + entry["data_offsets"][1] > size
                 ]
     except (*_MALFORMED, struct.error):
-        pass  # a header that cannot be read is what the error says
+        pass  # the error already reports an unreadable header
     if cut:
         shown = ", ".join(sorted(cut)[:10]) + (f" and {len(cut) - 10} more" if cut[10:] else "")
         return f"{path} is cut off at {size:,} bytes: truncated or lost are {shown}"
@@ -315,7 +315,7 @@ def _gpt2(config: Gpt2Config) -> Iterator[Rule]:
             ("up", "mlp.c_fc", width, hidden),
             ("down", "mlp.c_proj", hidden, width),
         ):
-            # GPT-2's authors laid their matrices out as ours are.
+            # GPT-2's matrices have the same layout as ours.
             yield Rule(f"{ours}.{part}.kernel", (f"{theirs}.{name}.weight",), (inputs, outputs))
             yield Rule(f"{ours}.{part}.bias", (f"{theirs}.{name}.bias",), (outputs,))
         yield from _norm(f"{ours}.norm_attention", f"{theirs}.ln_1", width)
@@ -385,5 +385,5 @@ _NOT_NEEDED = {
 
 
 def not_needed(kind: str, name: str) -> bool:
-    """Whether a published tensor, by its name without the encoder's prefix, may be passed over."""
+    """Return whether a published tensor, named without the encoder's prefix, may be ignored."""
     return re.fullmatch(_NOT_NEEDED[kind], name) is not None

@@ -1,4 +1,4 @@
-"""Words to numbers and back: the protocol of tokenizers, and the one of whole words."""
+"""Define the protocol of tokenizers, and a tokenizer of whole words."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Tokenizer(Protocol):
 
     @property
     def mask_id(self) -> int | None:
-        """Number of the token that stands for a hidden one."""
+        """Number of the mask token."""
 
     def encode(self, text: str) -> list[int]:
         """Return a text's numbers, special tokens included."""
@@ -182,7 +182,7 @@ class WordTokenizer:
         return stack([self.encode(text) for text in texts], length, PAD)
 
     def read(self, text: str) -> Pieces:
-        """Return the numbers of ``[CLS]`` and the words, with where each stands in the text."""
+        """Return the numbers of ``[CLS]`` and the words, with each one's place in the text."""
         ids = self.encode(text)
         spans = [(0, 0)]
         begin = 0

@@ -1,4 +1,4 @@
-"""A model's forward pass with all that edge weights look at: a `jaxflow.edges.Trace`."""
+"""Run a model and return the `jaxflow.edges.Trace` that edge weights are computed from."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
 
 
 def trace(model: Model, tokens: Any, mask: Any = None, target: Target | None = None) -> Trace:
-    """Run a model on a batch and keep all that edge weights look at.
+    """Return the trace of a model on a batch, with every field that the model provides.
 
     Parameters
     ----------
@@ -119,14 +119,14 @@ def trace(model: Model, tokens: Any, mask: Any = None, target: Target | None = N
     mask
         ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
     target
-        The output that is explained, for edge weights that look at gradients; by default the logit
+        The output that is explained, for edge weights that use gradients; by default the logit
         of the predicted class of a model with classes, nothing of another.
 
     Returns
     -------
     Trace
         With everything but ``gradient`` and ``relevance`` where there is no target, ``relevance``
-        where classes are not read off one token, and ``special`` where the tokenizer does not say.
+        where classes are not computed from one token, and ``special`` without a tokenizer's list.
     """
     tokens = jnp.asarray(tokens)
     pad_id = getattr(model.config, "pad_id", None)

@@ -1,4 +1,4 @@
-"""The Vision Transformer: an image cut into patches, encoded by pre-LayerNorm blocks.
+"""Define the Vision Transformer: an image cut into patches, encoded by pre-LayerNorm blocks.
 
 Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021.
 """

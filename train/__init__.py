@@ -1,4 +1,4 @@
-"""Training: corpora, batches, and one loop for our encoders and any classifier of ours.
+"""Train models: corpora, batches, and one loop for agreement encoders and any classifier.
 
 `fit` trains any model with a classification head, given a loss and batches; `train` an agreement
 encoder on its corpus; `finetune` a pretrained model on labelled sentences.
@@ -61,7 +61,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: not every reader of a run needs the optimiser."""
+    """Import a public name on first use, so that reading a run does not import the optimiser."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"jaxflow.train.{module}"), name)

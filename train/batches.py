@@ -1,7 +1,7 @@
-"""Sentences to batches: encoded once, grouped by length, drawn in an order that a seed decides.
+"""Make batches of sentences: encoded once, grouped by length, in an order decided by a seed.
 
-A batch is a function of the seed and the step alone. A run that goes on from a checkpoint asks for
-the steps that follow and gets exactly what it would have got.
+A batch is a function of the seed and the step alone, so a run resumed from a checkpoint gets the
+same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jaxflow.models import Tokenizer, WordTokenizer
 from jaxflow.train.corpus import Split
 
 Batch = dict[str, np.ndarray]
-"""Arrays of one batch: ``tokens`` int32 ``[B, n]``, ``labels`` int32 ``[B]`` and, where asked for,
-``subjects`` int32 ``[B]``, the subject noun's place among the tokens, -1 where unknown."""
+"""Arrays of one batch: ``tokens`` int32 ``[B, n]``, ``labels`` int32 ``[B]`` and, if the loss needs
+it, ``subjects`` int32 ``[B]``, the subject noun's place among the tokens, -1 where unknown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
 
 
 class Batches(Protocol):
-    """Batches of a run by step: a random-access source for the loader."""
+    """Batches of a run by step, as the loader's random-access source."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,7 +119,7 @@ class Batches(Protocol):
         """Return the steps of the whole run."""
 
     def part(self, step: int, part: slice) -> Batch:
-        """Return some rows of a step's batch, arrays by the names that the loss has for them."""
+        """Return some rows of a step's batch, arrays by the names of the loss's arguments."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -218,12 +218,12 @@ class BatchPlan:
 
     @property
     def knows_subjects(self) -> bool:
-        """Whether the subject noun of any row is known."""
+        """Return whether the subject noun of any row is known."""
         return bool((self._subjects >= 0).any())
 
     @property
     def checksum(self) -> bytes:
-        """Of the rows that the batches are made of."""
+        """Return a checksum of the rows that the batches are made of."""
         digest = hashlib.sha256()
         for split in (self.train, self.extra):
             if split is not None:
@@ -233,7 +233,7 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in an epoch; rows that fill none wait for the next epoch's order."""
+        """Full batches in an epoch; the rows left over are drawn in other epochs."""
         return (len(self.train) + self._extra_rows) // self.batch
 
     def __len__(self) -> int:
@@ -245,7 +245,7 @@ class BatchPlan:
         rng = np.random.default_rng([self.seed, epoch])
         rows = np.arange(len(self.train))
         if self._extra_rows and self.extra is not None:
-            # Walk through the extra rows over the epochs, so that all serve equally often.
+            # Each epoch takes the next extra rows, so that all are used equally often.
             begin = epoch * self._extra_rows
             walk = np.arange(begin, begin + self._extra_rows) % len(self.extra)
             order = np.random.default_rng([self.seed, 1 << 20]).permutation(len(self.extra))

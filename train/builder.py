@@ -1,4 +1,4 @@
-"""TFDS builders of the agreement corpora and of SST-2; importing this module imports TFDS.
+"""Define TFDS builders of the agreement corpora and of SST-2; importing this module imports TFDS.
 
 A corpus is stored as ``array_record`` files and read back with ``as_data_source``; neither needs
 TensorFlow. One record holds a block of 1,024 rows, not one: TFDS takes 0.1 ms to write a row as a
@@ -71,7 +71,7 @@ class _BlockBuilder(  # type: ignore[call-arg]
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         # All rows are read before the first is written, so that an unusable one is reported as
-        # it is: TFDS puts its own words around errors that come out of a generator.
+        # it is: TFDS wraps errors raised in a generator.
         blocks = sealed_blocks(
             Path(self.data_dir_root).name, self._read(dl_manager), (self.text, *self.numbers)
         )
@@ -82,7 +82,7 @@ class _BlockBuilder(  # type: ignore[call-arg]
     ) -> Iterator[tuple[int, Block]]:
         yield from blocks
 
-    # TFDS announces on standard output what it does; results go there, so it is kept quiet.
+    # TFDS prints its progress to standard output, which is for results: silence it.
     def _log_download_bytes(self) -> None:
         pass
 
@@ -153,7 +153,7 @@ class Sst2Corpus(_BlockBuilder):
     ----------
     source : path, optional
         Configuration ``folder``: where ``train.tsv``, ``dev.tsv`` and, if there is one,
-        ``test.tsv`` lie, lines of ``sentence<TAB>label``.
+        ``test.tsv`` are, lines of ``sentence<TAB>label``.
     **options
         Passed on to TFDS: ``config`` (``folder``, or ``glue`` for ``glue/sst2``), ``data_dir``.
     """
@@ -199,7 +199,7 @@ def _divide(rows: list[Example], seed: int, path: Path) -> dict[str, list[Exampl
 
 
 def _reach(url: str) -> None:
-    """Ask for a file first: without a connection TFDS tries ten times over minutes, and warns."""
+    """Request a file first: without a connection TFDS retries for minutes, with warnings."""
     urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=30).close()
 
 
@@ -242,7 +242,7 @@ class _Unpacked:
 
 
 def _glue_builder() -> type[tfds.core.GeneratorBasedBuilder]:
-    # By its module: without TensorFlow, TFDS does not know the builder by its name.
+    # By its module: without TensorFlow, TFDS cannot find the builder by its name.
     from tensorflow_datasets.text.glue import Glue
 
     class GlueWithoutTensorFlow(Glue, skip_registration=True):  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, so that a run cut off goes on as if nothing had happened."""
+"""Save and restore checkpoints, so that an interrupted run resumes with identical results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SEAL = "sha256"
 
 
 def all_finite(state: TrainState) -> bool:
-    """Whether every floating-point number of the state is finite."""
+    """Return whether every floating-point number of the state is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
 
@@ -49,11 +49,10 @@ def _reason(error: Exception) -> str:
 class Checkpoints:
     """The last two good states of a run, kept by Orbax under ``RUN/checkpoints``.
 
-    Orbax writes a checkpoint beside and renames it, so that one cut off in the middle is not seen.
-    The checksum of its files then follows as ``sha256`` among them: a run may be killed between the
-    two, and what has no checksum is not taken. Damage is found by it before Orbax looks, which does
-    not see every damage, and of what it sees reports more than the one line that a reader needs. A
-    damaged checkpoint is moved to ``RUN/checkpoints-damaged``, and the one before is used.
+    Orbax writes a checkpoint under a temporary name and renames it. Then the checksum of its files
+    is added as ``sha256``; a checkpoint without one, of a run killed between the two, is not used.
+    The checksum is compared before Orbax reads a checkpoint, because Orbax does not detect all
+    damage. A damaged one is moved to ``RUN/checkpoints-damaged``, and the one before it is used.
 
     Old checkpoints are not deleted by Orbax's own retention: it deletes before the new one has its
     checksum, and in place, so that a killed run would leave half a checkpoint that looks damaged.
@@ -61,7 +60,7 @@ class Checkpoints:
     Parameters
     ----------
     folder
-        Where they lie.
+        The folder of the checkpoints.
     warn
         Called with one line for each checkpoint that is not used.
     """
@@ -88,7 +87,7 @@ class Checkpoints:
             raise InputError(f"checkpoints cannot be written to {folder}: {error}") from error
 
     def save(self, state: TrainState) -> None:
-        """Keep a state under its step."""
+        """Write the checkpoint of a step."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -126,7 +125,7 @@ class Checkpoints:
         return jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), state)
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Wait until everything is written."""
         self._manager.close()
 
     def _steps(self) -> list[int]:
@@ -149,7 +148,7 @@ class Checkpoints:
         shutil.rmtree(aside)
 
     def _sort_out(self, warn: Callable[[str], None]) -> None:
-        """Put checkpoints aside that are not whole: Orbax looks into all of them."""
+        """Move incomplete checkpoints away, because Orbax opens all of them."""
         bad: dict[int, str] = {}
         steps = self._steps()
         for step in steps:
@@ -210,10 +209,9 @@ class Checkpoints:
 def _without_late_writes() -> Iterator[None]:
     """Silence the errors that TensorStore reports to Orbax after a write has failed.
 
-    Orbax closes its event loop at the first failure; each write that ends later is then reported as
-    a traceback of its own, dozens of them around the one sentence that says what is wrong: as an
-    exception that cannot be raised or, printed by compiled code, as one that was not caught. Some
-    end while the process does: after a failure both hooks stay, and let all else pass.
+    Orbax closes its event loop at the first failure; each write that ends later then prints a
+    traceback of its own, through one of two hooks of `sys`. Some end while the process exits, so
+    after a failure both hooks stay; they pass on every other error.
     """
     unraisable, uncaught = sys.unraisablehook, sys.excepthook
 

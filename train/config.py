@@ -1,4 +1,4 @@
-"""Configurations of training runs: frozen records, to a dictionary and back."""
+"""Define the configurations of training runs, frozen and convertible to dictionaries."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TextConfig(FitConfig):
     Attributes
     ----------
     data
-        Where the corpus lies; None has it made or fetched.
+        Folder of the corpus; None has it generated or fetched.
     positions
         Longest sentence in tokens; longer ones are left out of training and count as wrong.
     buckets
@@ -136,7 +136,7 @@ class TrainConfig(TextConfig):
     flow_weight
         How much a sentence's loss falls by the share of ``[CLS]``'s flow that comes from the
         subject noun, averaged over the layers (`jaxflow.train.regulariser`); 0 leaves flow out of
-        the training step. Needs a corpus that knows its subjects.
+        the training step. Needs a corpus with known subjects.
     compute
         Precision of a training step: ``float32``, or ``bfloat16`` with softmax, statistics, the
         loss, the parameters kept and the optimiser in float32.

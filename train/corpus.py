@@ -1,6 +1,6 @@
-"""Agreement corpora in memory or on disk: prepared once by TFDS, then read from the cache.
+"""Load agreement corpora into memory or from disk, prepared once by TFDS and cached.
 
-A prepared corpus lies in a folder named after a fingerprint of everything it was made from, so that
+A prepared corpus is in a folder named after a fingerprint of everything it was made from, so that
 old rows are never returned for a file that changed (`jaxflow.train.prepared`).
 """
 
@@ -85,11 +85,11 @@ class StoredSplit:
     Attributes
     ----------
     blocks : sequence
-        The records that hold the rows, each read from disk when it is asked for.
+        The records that hold the rows, each read from disk when it is indexed.
     starts : numpy.ndarray
         Row at which each block begins, and after the last one where it ends; int64 [blocks + 1].
     data_dir : Path
-        Where they lie, for error messages.
+        Their folder, for error messages.
     rows : numpy.ndarray
         Place of each row among all rows of the blocks, ascending; int64 [N].
     words : numpy.ndarray
@@ -261,7 +261,7 @@ def _prepared_as(
 
 def default_cache() -> Path:
     """Return ``$XDG_CACHE_HOME/jaxflow``, or ``~/.cache/jaxflow`` where that is not set."""
-    # The XDG rules have a relative path ignored.
+    # The XDG specification ignores a relative path.
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "jaxflow"
 

@@ -1,4 +1,4 @@
-"""A run's data: the corpus loaded, its vocabulary built, every split encoded."""
+"""Prepare a run's data: load the corpus, build its vocabulary, encode every split."""
 
 from __future__ import annotations
 

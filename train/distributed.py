@@ -1,9 +1,9 @@
-"""Many processes of one run: how they find each other, and how they agree on what they do.
+"""Join the processes of one run, and exchange results and errors between them.
 
-Each call of `by_first`, `by_each`, `check_same`, `tree_of_first` and `StopRequest` is an exchange
-that every process makes, in the same order. With a single process none is made, and a call is the
-work alone. Arrays are exchanged by `jax.experimental.multihost_utils`; it knows neither errors nor
-text nor signals, which is what is added here.
+Each call of `by_first`, `by_each`, `check_same`, `tree_of_first` and `StopRequest` is a collective
+operation that every process must call, in the same order; with a single process it only does the
+work. Arrays are exchanged by `jax.experimental.multihost_utils`; this module adds errors, text and
+signals.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ T = TypeVar("T")
 # Messages are filled up to a multiple of so many bytes, because each length is compiled.
 _FILLED = 1024
 
-# Steps between the one in which a process reports that it was asked to stop and the one in which
-# all look: an exchange is waited for when it has long been made.
+# Steps between a process's report of a signal and the step in which all processes read it: by then
+# the exchange has long ended, so no step waits for it.
 _DELAY = 2
 
 _SHARED = "every process of the run raises this"
@@ -63,8 +63,8 @@ def join(
     coordinator
         ``HOST:PORT`` of process 0, where JAX does not; needs `processes` and `process`.
     processes, process
-        How many there are, and this one's number. Without a coordinator the processes do not know
-        of each other: each has its own devices only, which is all that work in shards needs.
+        How many there are, and this one's number. Without a coordinator the processes do not
+        communicate: each has its own devices only, which is all that work in shards needs.
 
     Raises
     ------
@@ -85,9 +85,9 @@ def join(
         raise InputError("coordinator needs processes and process beside it, got neither")
     if not cluster and coordinator is None:
         return ALONE if processes is None or process is None else Processes(process, processes)
-    # Only CPUs look at this: other devices have exchanges of their own.
+    # Only CPUs use this: other devices have collectives of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would take SIGTERM away from Python, which then never receives it.
+    # It would replace Python's handler of SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, processes, process)
@@ -101,7 +101,7 @@ def join(
 
 
 def is_shared(error: BaseException) -> bool:
-    """Whether an error is one that all processes raise: each then may wait for the others' end."""
+    """Return whether all processes raise an error, so that each may wait for the others' end."""
     return _SHARED in getattr(error, "__notes__", ())
 
 
@@ -112,7 +112,7 @@ def _shared(error: BaseException) -> BaseException:
 
 @contextmanager
 def alike() -> Iterator[None]:
-    """Mark what a block raises as found by every process alike, from the same numbers."""
+    """Mark errors raised in a block as raised by every process, from the same numbers."""
     try:
         yield
     except (InputError, Stopped) as error:
@@ -122,7 +122,7 @@ def alike() -> Iterator[None]:
 
 
 def by_first(work: Callable[[], T]) -> T:
-    """Have process 0 do something; every process gets its result, JSON-ready, or its error."""
+    """Call a function in process 0 and return its JSON-ready result, or raise its error, in all."""
     if jax.process_count() == 1:
         return work()
     value: Any = None
@@ -148,7 +148,7 @@ def by_first(work: Callable[[], T]) -> T:
 
 
 def by_each(work: Callable[[], T]) -> T:
-    """Have every process do something; where it fails for one of them, all raise that error."""
+    """Call a function in every process; if it fails in one of them, raise that error in all."""
     if jax.process_count() == 1:
         return work()
     value: Any = None
@@ -197,10 +197,10 @@ def tree_of_first(tree: T) -> T:
 
 
 class StopRequest:
-    """Whether any process was asked to stop, with the same answer after the same step for all.
+    """Whether any process has received a signal, with the same answer after the same step for all.
 
     With a single process it is that process's own answer. With several, each step begins an
-    exchange and looks at the one begun two steps before, so that no step waits for one. `own`
+    exchange and reads the one begun two steps before, so that no step waits for one. `own`
     returns the number of the signal that this process has had, or None.
     """
 
@@ -214,7 +214,7 @@ class StopRequest:
             self._largest = jax.jit(jnp.max, out_shardings=everywhere)
 
     def __call__(self, wait: bool) -> int | None:
-        """Return the number of a signal that some process has had, or None.
+        """Return the number of a signal that some process has received, or None.
 
         All call it after every step; with `wait`, where they wait for each other anyhow, the answer
         holds for this step.

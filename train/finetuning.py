@@ -1,4 +1,4 @@
-"""Fine-tuning: a pretrained model and labelled sentences to a classifier, in one resumable run."""
+"""Fine-tune a pretrained model on labelled sentences, in one resumable run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def finetune(
     *,
     layout: Layout | None = None,
 ) -> TrainResult:
-    """Fine-tune a model of text into a run's folder, or go on with the run that is there.
+    """Fine-tune a model of text into a run's folder, or resume the run that is there.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Readers of the public files of agreement and of SST-2, row by row.
+"""Read the public files of agreement and of SST-2, row by row.
 
 Agreement comes in two layouts: the *simple* one (``VBZ|VBP``, a tab, the sentence up to its verb)
 and the *full* one (``agr_50_mostcommon_10K.tsv``, 18 columns under a header), both described by
 Linzen, Dupoux and Goldberg (2016), TACL 4. SST-2 is lines of ``sentence<TAB>label``. Nothing is
-skipped or mended: the first unusable row raises an error that names file and line. Only runs of
+skipped or repaired: the first unusable row raises an error that names file and line. Only runs of
 spaces between words count as one.
 """
 
@@ -31,7 +31,7 @@ UNLABELLED = -1
 """What GLUE writes for a label that it does not publish."""
 
 _MOST_DIGITS = 9
-# A packed file may unfold to a line of any length.
+# A compressed file may hold a line of any length.
 _LONGEST_LINE = 1 << 20
 
 
@@ -74,7 +74,7 @@ class _Line(NamedTuple):
         return InputError(f"{self.path}, line {self.number}: {message}")
 
     def pair(self, expected: str) -> tuple[str, str]:
-        """Return what stands before and after the only tab."""
+        """Return the text before and after the only tab."""
         before, tab, after = self.text.partition("\t")
         if not tab:
             raise self.error(f"expected {expected}, but there is no tab in {_quoted(self.text)}.")
@@ -116,7 +116,7 @@ def _quoted(text: str) -> str:
 
 
 def _lines(path: Path, header: int = 0) -> Iterator[_Line]:
-    """Yield the lines of a file, gunzipped where the name says so; raise if it has no rows."""
+    """Yield the lines of a file, decompressed if it is named ``.gz``; raise if it has no rows."""
     number = 0
     try:
         with path.open("rb") as raw:

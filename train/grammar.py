@@ -1,4 +1,4 @@
-"""A built-in agreement grammar: English-like prefixes with a gold subject, no file needed.
+"""Generate an agreement corpus from a built-in grammar: English-like prefixes with a gold subject.
 
 Each example is a sentence up to, but excluding, its main verb:
 
@@ -193,7 +193,7 @@ def generate(
 
 
 class _Prefix:
-    """One prefix in the making: the words so far, and what the next modifier may hang on."""
+    """A prefix being built: the words so far, and what the next modifier may attach to."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -232,7 +232,7 @@ class _Prefix:
         self.words.append(",")
 
     def modifier(self, numbers: list[int]) -> None:
-        """Append one modifier, taking the numbers of its nouns off the end of ``numbers``."""
+        """Append one modifier, removing the numbers of its nouns from the end of ``numbers``."""
         # Only a prepositional phrase can follow a clause's verb or a parenthesis.
         shares = (0.44, 0.13, 0.15, 0.22, 0.06) if self.on_noun else (0.75, 0.25)
         kind = self.rng.weighted(shares)
@@ -330,7 +330,7 @@ def _example(rng: Random, n_attractors: int, n_others: int) -> Example | None:
     return Example(" ".join(prefix.words), label, n_attractors, subject)
 
 
-# Whoever changes one of these raises GRAMMAR_VERSION too, or caches keep the old corpus.
+# A change here needs a higher GRAMMAR_VERSION, else caches keep the old corpus.
 TRAIN_SIZE = 40_000
 HELD_OUT_SIZES = {"val": 1_000, "test": 2_000} | {f"test_{k}": 300 for k in range(1, 6)}
 TRAIN_WEIGHTS = (0.40, 0.20, 0.14, 0.11, 0.08, 0.07)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that the system releases when its holder dies."""
+"""Lock a folder for one process at a time; the system releases the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxflow.errors import InputError
 # Errors of a file system that has no such locks.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
-# Names of what is written beside its place and renamed: ``.NAME.PROCESS``, ``.NAME.PROCESS.part``,
+# Temporary names of files that are renamed when written: ``.NAME.PROCESS``, ``.NAME.PROCESS.part``,
 # and ``.NAME.PROCESS.old``, which was moved out of the way for it.
 _BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?P<kind>|\.part|\.old)", re.DOTALL)
 
@@ -31,8 +31,8 @@ def hold(folder: Path) -> Iterator[None]:
     Parameters
     ----------
     folder
-        Made if it is not there, and removed again if the block leaves nothing in it. What a killed
-        process left half-written beside its place is deleted.
+        Made if it is not there, and removed again if the block leaves nothing in it. Temporary
+        files of a killed process are deleted.
 
     Raises
     ------
@@ -42,9 +42,8 @@ def hold(folder: Path) -> Iterator[None]:
     Notes
     -----
     The lock is `filelock.FileLock` on ``.lock`` in the folder, which also names its holder. It is
-    advisory. The system releases it when the process ends, however it ends: a killed one blocks
-    nobody. Where a file system has no such locks nothing is locked, and keeping two processes apart
-    is up to the user.
+    advisory. The system releases it when the process ends, also when it is killed. Where a file
+    system has no such locks nothing is locked, and the user must avoid two processes at a time.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     path = folder / ".lock"
@@ -96,7 +95,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what processes that run no more left beside its place."""
+    """Delete temporary files of processes that have ended."""
     for path in list(folder.iterdir()):
         match = _BESIDE.fullmatch(path.name)
         if match is None or _runs(int(match["process"])):
@@ -111,7 +110,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether another process has that number; this one has nothing under way yet."""
+    """Return whether another process has that number; this one has no temporary files yet."""
     if process == os.getpid():
         return False
     try:

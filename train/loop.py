@@ -1,4 +1,4 @@
-"""The training loop: from the first step, or the last checkpoint, to a finished model."""
+"""Run the training loop: from the first step, or the last checkpoint, to a finished model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOG_EVERY = 50
 WATCHED = ("val", "subjects", "dev")
 
 Scores = dict[str, dict[str, float | int]]
-"""Split -> ``accuracy`` and what else there is to say of it, such as its size ``n``."""
+"""Split -> ``accuracy`` and further numbers such as its size ``n``."""
 
 Score = Callable[[Callable[[Any], jax.Array]], Scores]
 """Function of ``predict(inputs) -> probabilities [B, C]`` that returns the accuracy of splits."""
@@ -115,7 +115,7 @@ def fit(
     stop_after: int | None = None,
     layout: Layout | None = None,
 ) -> TrainResult:
-    """Train any model with a classification head into a run's folder, or go on with the run there.
+    """Train any model with a classification head into a run's folder, or resume the run there.
 
     Public as ``jaxflow.train.fit``. The same arguments give the same parameters, bit for bit, also
     where the run was cut off in between.
@@ -140,7 +140,7 @@ def fit(
         Returns the accuracy of the finished model by split, from ``predict(inputs)``, the classes'
         probabilities ``[B, C]`` of a batch of inputs.
     watch
-        Likewise, called after every epoch for the journal; None leaves it out.
+        The same, called after every epoch for the journal; None leaves it out.
     optimizer
         By default AdamW by the configuration: `jaxflow.train.make_optimizer`.
     report
@@ -148,7 +148,7 @@ def fit(
     stop_after
         Steps after which to stop without a model, as if cut off right after a checkpoint.
     layout
-        The devices to train on, and what lies on each; None takes all, each with all parameters.
+        The devices to train on, and the arrays on each; None takes all, each with all parameters.
         It is no part of the run: one begun on eight devices can go on with one, and in one process
         if it was begun by several.
 
@@ -201,7 +201,7 @@ def fit(
 
 @dataclasses.dataclass(frozen=True)
 class _Loop:
-    """The loop's fixed surroundings; the state goes through `run` and nowhere else."""
+    """The fixed inputs of the loop; the training state is passed through `run` alone."""
 
     batches: Batches
     rows: slice  # of each batch those of this process
@@ -222,7 +222,7 @@ class _Loop:
         pending: list[Metrics],
         watch: Callable[[TrainState], Scores] | None,
     ) -> TrainState:
-        """Take steps until `until`, logging, scoring and keeping checkpoints on the way.
+        """Train up to step `until`, logging, scoring and writing checkpoints.
 
         `pending` are the metrics of the last steps before, which no line of the journal has yet.
         """
@@ -306,7 +306,7 @@ def train(
     *,
     layout: Layout | None = None,
 ) -> TrainResult:
-    """Train an agreement encoder into a run's folder, or go on with the run that is there.
+    """Train an agreement encoder into a run's folder, or resume the run that is there.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Placement of a run's arrays: one mesh of devices, rows split over it, parameters on every device.
+"""Place a run's arrays on one mesh of devices: rows split over it, parameters on every device.
 
-A step, a forward pass or a reference score is a function of whole arrays; XLA divides it by where
-its arguments lie and adds what has to be exchanged. Random numbers are a function of an element's
-place in the whole array: no number of devices changes them, and results differ from one device's by
-the order of sums alone.
+A step, a forward pass or a reference score is a function of whole arrays; XLA divides it by the
+sharding of its arguments and adds the exchanges. Random numbers are a function of an element's
+place in the whole array, so they do not depend on the number of devices; results differ from one
+device's by the order of sums alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxflow.errors import InputError
 
 AXIS = "batch"
 
-# Smaller matrices are kept whole: to gather one takes longer than its share of memory is worth.
+# Smaller matrices are kept whole: gathering one costs more time than splitting saves memory.
 LARGE = 1 << 12
 
 T = TypeVar("T")
@@ -42,14 +42,14 @@ def fsdp_axis(shape: tuple[int, ...], devices: int) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a run's arrays lie on its devices.
+    """The placement of a run's arrays on its devices.
 
     Attributes
     ----------
     mesh
         One axis of devices, over which the rows of batches are split.
     shard_params
-        Whether large parameters, and the optimiser's memory of them, are split over it too
+        Whether large parameters, and the optimiser's moments of them, are split over it too
         (`fsdp_axis`), each device holding its part; else every device holds all.
 
     Notes
@@ -68,7 +68,7 @@ class Layout:
 
     @functools.cached_property
     def shared(self) -> bool:
-        """Whether other processes have a part of the devices."""
+        """Return whether other processes have a part of the devices."""
         own = jax.process_index()
         return any(device.process_index != own for device in self.mesh.devices.flat)
 
@@ -88,11 +88,11 @@ class Layout:
             )
 
     def put_replicated(self, tree: T) -> T:
-        """Lay arrays on every device, whole."""
+        """Put whole arrays on every device."""
         return self._put(tree, lambda leaf: PartitionSpec())
 
     def put_state(self, tree: T) -> T:
-        """Lay parameters, or a whole state of training, as `shard_params` says."""
+        """Put parameters, or a whole training state, on the devices according to `shard_params`."""
         return self._put(tree, self._state_spec)
 
     def put_batch(self, tree: T) -> T:
@@ -146,7 +146,7 @@ class Layout:
         return step
 
     def whole(self, tree: T) -> T:
-        """Bring arrays back: each whole, on JAX's default device."""
+        """Return whole arrays on JAX's default device."""
         if self.devices == 1:
             return tree
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(self.own(leaf))), tree)
@@ -182,7 +182,7 @@ class Layout:
         return _WHOLE if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
     def _keep(self, tree: T, spec: Callable[[Any], PartitionSpec]) -> T:
-        """Fix inside `jit` where arrays lie, which XLA would choose otherwise."""
+        """Constrain the sharding of arrays inside `jit`, which XLA would choose otherwise."""
         return jax.tree.map(
             lambda leaf: jax.lax.with_sharding_constraint(
                 leaf, NamedSharding(self.mesh, spec(leaf))
@@ -198,7 +198,7 @@ class Layout:
             sharding = NamedSharding(self.mesh, spec(leaf))
             if not self.shared:
                 return jax.device_put(leaf, sharding)
-            # Every process has the same values, and lays down the parts of its own devices.
+            # Every process has the same values, and puts the parts of its own devices.
             values = np.asarray(leaf)
             return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
 
@@ -215,7 +215,7 @@ def _same(leaf: jax.Array) -> jax.Array:
 def layout_of(
     devices: int | None = None, *, shard_params: bool = False, own: bool = False
 ) -> Layout:
-    """Lay a mesh over the first devices.
+    """Return the layout over the first devices.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def layout_of(
         If there are not so many.
     """
     there = jax.local_devices() if own else jax.devices()
-    # Process by process, so that the rows of each lie together.
+    # Process by process, so that the rows of each are contiguous.
     there = sorted(there, key=lambda device: device.process_index)
     if devices is not None and not 1 <= devices <= len(there):
         raise InputError(f"devices must be from 1 to the {len(there)} that JAX sees, got {devices}")

@@ -1,9 +1,9 @@
-"""Corpora that TFDS prepares once and reads back, as blocks of rows with a checksum each.
+"""Prepare corpora once by TFDS and read them back, as blocks of rows with a checksum each.
 
 TFDS writes into a temporary folder and renames it when all is done, so that a run that fails or is
 killed leaves nothing that a later one would take. It records in files of its own which splits there
 are and how many records each has, and its reader does not check them: with one number changed, rows
-are missing or stand twice without an error. So a block's checksum covers what it holds, its corpus,
+are missing or doubled without an error. So a block's checksum covers what it holds, its corpus,
 its split, its place among how many, and what splits there are.
 """
 
@@ -127,7 +127,7 @@ def prepared_sources(
     Parameters
     ----------
     make
-        Returns the builder, whose files lie under `data_dir`; it imports TFDS.
+        Returns the builder, whose files are under `data_dir`; it imports TFDS.
     data_dir
         Folder of this corpus alone, named after everything it is made from.
     downloads
@@ -209,7 +209,7 @@ def _prepared(
 
 @contextmanager
 def damage_reported(data_dir: Path) -> Iterator[None]:
-    """Report whatever is raised in a block as damage of the prepared corpus."""
+    """Report every error raised in a block as damage of the prepared corpus."""
     try:
         yield
     except Exception as error:  # TFDS, protobuf and array_record each raise kinds of their own

@@ -1,4 +1,4 @@
-r"""The subject noun's share of the flow to ``[CLS]``, as a term that training can raise.
+r"""Compute the subject noun's share of the flow to ``[CLS]``, as a term of the training loss.
 
 Statement: flow is differentiable, its derivative being a minimum cut (`jaxflow.flow`), so a share
 of it is a term of a loss like any other. The loss of a sentence becomes
@@ -55,7 +55,7 @@ def subject_share(
 
 
 def check_derivative() -> None:
-    """Refuse a regulariser before training, not in the middle of it, where flow has no derivative.
+    """Raise `InputError` before training where flow has no derivative.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""A run's folder: configuration, journal of metrics and checkpoints, as all its processes see it.
+"""Manage a run's folder: configuration, journal of metrics and checkpoints, for all its processes.
 
-Process 0 reads and writes, and the others receive the outcome: nothing but the corpus need be seen
-from every host, and an error with the folder ends all processes with the same sentence.
+Process 0 reads and writes, and the others receive the outcome: only the corpus must be readable on
+every host, and an error with the folder ends all processes with the same message.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from jaxflow.train.step import TrainState
 
 C = TypeVar("C", bound=FitConfig)
 
-_FLOAT32 = 2.0**128  # where its numbers end
+_FLOAT32 = 2.0**128  # above its largest number
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside the file and rename it."""
+    """Write JSON to a file, atomically."""
     write_together(path.parent, {path.name: json.dumps(value, indent=2) + "\n"})
 
 
@@ -86,7 +86,7 @@ class Journal:
         kept: list[bytes] = []
         try:
             lines = self._path.read_bytes().split(b"\n") if self._path.is_file() else []
-            # After the last line end is nothing, or what was being written at the cut.
+            # After the last line end is nothing, or a line that was interrupted.
             for number, line in enumerate(lines[:-1], start=1):
                 line_step, seconds = _parse(self._path, number, line, self.seconds_before)
                 if line_step > step:
@@ -114,7 +114,7 @@ class Journal:
             ) from error
 
     def write_pending(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """Keep the metrics of the steps up to `step` that have no line yet."""
+        """Write the metrics of the steps up to `step` that have no line yet."""
         write_json(self._pending, {"step": step, "metrics": list(rows)})
 
     def read_pending(self, step: int) -> list[dict[str, float]]:
@@ -262,7 +262,7 @@ def open_run(
     config
         The run's configuration, which is written there.
     layout
-        Where the run's state lies.
+        The placement of the run's state.
     warn
         Called with one line for each checkpoint that is not used.
     """
@@ -274,7 +274,7 @@ def open_run(
 
 
 def _check_processes(config: FitConfig) -> None:
-    """Refuse processes whose options differ; where the corpus lies may differ by host."""
+    """Refuse processes whose options differ; the corpus's path may differ by host."""
     theirs = by_first(config.to_dict)
 
     def check() -> None:

@@ -1,4 +1,4 @@
-"""SST-2 as arrays in memory: whole sentences of film reviews, negative or positive.
+"""Load SST-2 into memory: whole sentences of film reviews, negative or positive.
 
 Socher et al. (2013), as GLUE (Wang et al., 2019) divides it; prepared and kept as the agreement
 corpora are (`jaxflow.train.corpus`).
@@ -48,7 +48,7 @@ class Sentences:
 
     @property
     def labelled(self) -> bool:
-        """Whether the labels are given."""
+        """Return whether the labels are given."""
         return bool((self.labels != UNLABELLED).all())
 
     def at(self, rows: np.ndarray) -> Sentences:
@@ -64,7 +64,7 @@ def load_sst2(
     Parameters
     ----------
     folder : path, optional
-        Where ``train.tsv``, ``dev.tsv`` and, if there is one, ``test.tsv`` lie: lines of
+        Folder of ``train.tsv``, ``dev.tsv`` and, if there is one, ``test.tsv``: lines of
         ``sentence<TAB>label``. Without a folder TFDS's ``glue/sst2`` is taken, and fetched the
         first time; its training split has 67,349 phrases and sentences, and its test split no
         labels.

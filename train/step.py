@@ -1,4 +1,4 @@
-"""The training step: state in, state out, one jitted and donated function of any loss."""
+"""Build the training step of any loss: one jitted function from state to state."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Metrics = dict[str, jax.Array]
 Loss = Callable[..., tuple[jax.Array, Metrics]]
 """``(params, rng, **batch) -> (what is minimised, {"loss": ..., "accuracy": ...})``."""
 
-# A mean cross entropy of 1e4 says that right answers are held for impossible at odds of exp(1e4).
+# A mean cross entropy above this stops training: right answers have a probability of exp(-1e4).
 EXPLODED = 1e4
 
-# First parts of the names of parameters: what lies below the first block, what above the last.
+# First parts of the names of parameters below the first block.
 _BELOW = ("word", "position", "token_type", "patch", "cls")
 
 
@@ -282,7 +282,7 @@ def from_rows(rows: Sequence[Mapping[str, float]]) -> list[Metrics]:
 
 
 def check_steps(last: int, found: Sequence[Metrics]) -> None:
-    """Refuse to go on after a step whose loss or gradient is out of all bounds.
+    """Raise an error after a step whose loss or gradient is not finite or too large.
 
     Parameters
     ----------
