@@ -1,9 +1,9 @@
-"""Score models, compare methods and report results; what is named here is public."""
+"""Score models, compare methods and report results."""
 
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
-# Imported when first used, so that one part does not bring in all others.
+# Imported when first used, so that one part does not import all others.
 _MODULES = {
     "Cell": "stats",
     "Column": "report.table",

@@ -1,4 +1,4 @@
-"""Means, intervals and paired tests over sentences; undefined values (NaN) are left out.
+"""Compute means, intervals and paired tests over sentences; undefined values (NaN) are left out.
 
 SciPy has the signed-rank test for many differences and the binomial interval. The exact test for
 few and the bootstrap are our own: SciPy's exact signed-rank distribution is of ranks without ties
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxflow.errors import InputError
 
-#: Bootstrap resamples behind every interval.
+#: Bootstrap resamples of every interval.
 RESAMPLES = 2000
 
 # Differences of correlations below this are rounding, not evidence.
@@ -223,7 +223,7 @@ def binomial_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 def share_of(holds: ArrayLike, decided: ArrayLike) -> Share:
-    """Count how often something holds where it is decided; the other cases are ties.
+    """Return the share of decided cases in which something holds; the other cases are ties.
 
     Parameters
     ----------

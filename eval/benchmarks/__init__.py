@@ -1,1 +1,1 @@
-"""Timing of the project against its peers on the same work."""
+"""Time the project against other libraries on the same work."""

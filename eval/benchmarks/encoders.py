@@ -1,4 +1,4 @@
-"""A training step and published models against PyTorch and the transformers library.
+"""Time a training step and published models against PyTorch and the transformers library.
 
 Both are optional peers, imported only when they are timed.
 """
@@ -75,8 +75,8 @@ def run_train(
         output = cast(EncoderOutput, AgreementEncoder(model).apply(params, tokens))
         for name, half in (("PyTorch, float32", False), ("PyTorch, bfloat16 autocast", True)):
             peer, logits = make_torch_step(params, model, config, bfloat16=half)
-            apart = float(np.abs(np.asarray(output.logits) - logits(tokens)).max())
-            run, error = partial(peer, tokens, labels), partial(_always, apart)
+            largest = float(np.abs(np.asarray(output.logits) - logits(tokens)).max())
+            run, error = partial(peer, tokens, labels), partial(_always, largest)
             contenders.append(Contender(name, run, error, compiles=True))
     else:
         missing = {"PyTorch": "not installed"}
@@ -292,7 +292,7 @@ def difference(output: Any, ours: EncoderOutput) -> float:
 
 
 def time_loading(names: Sequence[str], tiny: Path, folder: Path, rounds: int) -> tuple[Timing, ...]:
-    """Load a checkpoint in a fresh process for each round, the contenders in turns."""
+    """Time loading a checkpoint, in a fresh process for each round, the contenders in turns."""
     found: dict[str, list[tuple[float, int | None]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:

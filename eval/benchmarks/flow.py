@@ -1,4 +1,4 @@
-"""Attention flow against other people's maximum-flow solvers, on the same edge weights."""
+"""Time attention flow against other maximum-flow solvers, on the same edge weights."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _logits(kind: str, rng: np.random.Generator, shape: tuple[int, int, int, int
         ends = np.broadcast_to(np.where((place == 0) | (place == n - 1), 5.0, 0.0), (n, n))
         bias = np.stack([ends, 4.0 * (distance == -1), 4.0 * (distance == 1), np.zeros((n, n))])
         return content + bias[rng.integers(0, 4, (layers, heads))]
-    # Heads whose queries all look at the same few keys, and local ones, as in small encoders.
+    # Heads whose queries all attend to the same few keys, and local ones, as in small encoders.
     columns = rng.normal(scale=2.5, size=(layers, heads, 1, n))
     middle = place[:, None] + rng.integers(-2, 3, (layers, heads, 1, 1))
     column = rng.random((layers, heads, 1, 1)) < 0.6
@@ -79,7 +79,7 @@ class Work(NamedTuple):
     tokens: int
     sentences: int
     measure: str = "table"  # growth in tokens, growth in layers or batch
-    slow_sentences: int = 2  # so many of the sentences are done by networkx
+    slow_sentences: int = 2  # sentences that networkx computes
 
 
 def flow_works(
@@ -173,7 +173,7 @@ def run_flow(
 def compare_tables(attention: Array, work: Work, budget: Budget) -> Comparison:
     """Compute the flows of one token by every solver, for each of ``[S, L, H, n, n]`` in turn."""
     sentences, layers, n = len(attention), attention.shape[1], attention.shape[-1]
-    source = n - 1 if work.kind == "causal" else 0  # a decoder's first token sees itself only
+    source = n - 1 if work.kind == "causal" else 0  # a decoder's first token attends to itself only
     solvers, missing = available_solvers(layers * n)
     for solver in solvers.values():
         solver(np.full((1, 2, 2), 0.5), 0)  # its imports are not timed
@@ -342,7 +342,7 @@ def or_tools(edges: Array, source: int) -> Array:
         solver = max_flow.SimpleMaxFlow()
         capacity = np.rint(weights * scale).astype(np.int64)
         solver.add_arcs_with_capacity(tails.astype(np.int32), heads.astype(np.int32), capacity)
-        for sink in set(range(n)) & set(heads.tolist()):  # it refuses nodes that no arc names
+        for sink in set(range(n)) & set(heads.tolist()):  # igraph refuses nodes without arcs
             status = solver.solve((layer + 1) * n + source, sink)
             if status != solver.OPTIMAL:
                 raise RuntimeError(f"OR-tools failed with status {status}")

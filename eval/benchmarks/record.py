@@ -1,4 +1,4 @@
-"""Comparisons of several ways to do one piece of work: their JSON record and their tables."""
+"""Record comparisons of several implementations as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PEERS = ("torch", "transformers", "igraph", "ortools")
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Several ways of doing one piece of work."""
+    """The timings of several implementations of one piece of work."""
 
     benchmark: str  # flow, rollout, train or models
     work: str  # the work in words

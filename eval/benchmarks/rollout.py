@@ -1,4 +1,4 @@
-"""Attention rollout against the ways in which others compute it."""
+"""Time attention rollout against other implementations."""
 
 from __future__ import annotations
 

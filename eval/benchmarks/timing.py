@@ -1,4 +1,4 @@
-"""Fair timing: contenders take turns in one process, and medians are compared."""
+"""Time several implementations in turns in one process, and compare medians."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-#: How the numbers came about; printed beside them.
+#: How the numbers were measured; printed beside them.
 METHOD = (
     "Contenders take turns in one process; each time is the median over the rounds, a round being "
     "as many calls as fill 2 ms. A contender stops when its budget is spent, those too slow for a "
@@ -38,12 +38,12 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contender:
-    """One way to do the work."""
+    """One implementation to time."""
 
     name: str
     run: Callable[[], Any]  # does the whole work once, to the end
     error: Callable[[Any], float] | None = None  # from its result to the largest absolute error
-    compiles: bool = False  # whether the first call must not stand for the others
+    compiles: bool = False  # whether the first call compiles and must be timed separately
     units: int = 1  # how many times a call does the work; every time is divided by it
 
 
@@ -58,7 +58,7 @@ class Timing:
     first_call: float  # with compilation where there is any
     error: float | None = None  # of the first call's result
     peak_memory: int | None = None  # of a call, beyond what was there before
-    parts: tuple[float, ...] = ()  # of each sentence, where they were timed apart
+    parts: tuple[float, ...] = ()  # of each sentence, where they were timed separately
 
 
 def ratio(timing: Timing, base: Timing) -> float:
@@ -89,7 +89,7 @@ def over_parts(parts: Sequence[Sequence[Timing]]) -> tuple[Timing, ...]:
 
 
 def take_turns(contenders: Sequence[Contender], budget: Budget) -> tuple[Timing, ...]:
-    """Time contenders against each other, in turns, in the order given."""
+    """Time contenders in turns, round after round, in the order given."""
     first, errors, calls, peaks = [], [], [], []
     times: list[list[float]] = [[] for _ in contenders]
     for contender, measured in zip(contenders, times, strict=True):
@@ -136,7 +136,7 @@ def take_turns(contenders: Sequence[Contender], budget: Budget) -> tuple[Timing,
 
 
 def measure(run: Callable[[], Any]) -> tuple[float, Any, int | None]:
-    """Call once; return seconds, the result, and how many bytes resident memory rose by."""
+    """Call once; return seconds, the result, and the rise of resident memory in bytes."""
     before = _reset_peak()
     start = time.perf_counter()
     result = run()
@@ -145,7 +145,7 @@ def measure(run: Callable[[], Any]) -> tuple[float, Any, int | None]:
 
 
 def traced_peak(run: Callable[[], Any]) -> int:
-    """Call once and return the most bytes that Python and NumPy held of it at a time."""
+    """Call once and return the peak of bytes that Python and NumPy allocated."""
     tracemalloc.start()
     try:
         run()

@@ -53,7 +53,7 @@ def bottlenecks(
     Returns
     -------
     tuple of Bottleneck
-        Each token once, in the order asked for.
+        Each token once, in the order given.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Explain one sentence: what the model predicts, and every method's score of each token.
+"""Explain one sentence: the model's prediction, and every method's score of each token.
 
-A table needs the same program thousands of times, an explanation needs it once. So the layers are a
-loop (`jaxflow.models.model`), and two programs are compiled side by side and with less care: quick
-to compile rather than quick to run. The scores are those of `jaxflow.eval.score.engine`.
+A table runs the same program thousands of times, an explanation runs it once. So the layers are a
+loop (`jaxflow.models.model`), and two programs are compiled in parallel with fewer optimisations.
+The scores are those of `jaxflow.eval.score.engine`.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def _sentence_scores(model: Model, scoring: Scoring) -> Callable[..., dict[str, 
             )
             change = jnp.abs(probabilities[0, label] - changed)
         units, weights = join.any(-1), join.astype(jnp.float32)
-        highest = jax.lax.Precision.HIGHEST  # where tokens are units, nothing is to change
+        highest = jax.lax.Precision.HIGHEST  # exact, so that nothing changes where tokens are units
         attention = jnp.einsum(
             "ui,lhij,wj->lhuw", weights, attentions[0], weights, precision=highest
         )
@@ -274,14 +274,14 @@ def _join(members: jax.Array, mask: jax.Array) -> jax.Array:
 def _jit_with(
     function: Callable[..., dict[str, jax.Array]], options: dict[str, Any]
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Compile with options of the compiler, or without any where it does not know one of them."""
+    """Compile with options of the compiler, or without any if it does not support one of them."""
     chosen, plain = jax.jit(function, compiler_options=options), jax.jit(function)
 
     def call(*arguments: Any) -> dict[str, jax.Array]:
         try:
             return chosen(*arguments)
         except jax.errors.JaxRuntimeError as error:
-            if "No such compile option" not in str(error):  # they come and go with its versions
+            if "No such compile option" not in str(error):  # they depend on its version
                 raise
             return plain(*arguments)
 

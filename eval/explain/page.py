@@ -1,4 +1,4 @@
-"""Explanations as one interactive HTML page that needs no network and no other file."""
+"""Write explanations as one interactive HTML page that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def as_page(explanations: Sequence[Explanation]) -> str:
 
 
 def _content(explanation: Explanation) -> Content:
-    """Prepare the views; what the page works out itself for every layer and head is left to it."""
+    """Prepare the views, without the scores that the page computes for every layer and head."""
     return prepare(
         explanation.attention,
         [token.text for token in explanation.tokens],

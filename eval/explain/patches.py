@@ -1,4 +1,4 @@
-"""Pictures as a vision model takes them, and occlusion and gradients as references."""
+"""Read pictures for a vision model, and score their patches by occlusion and gradients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "Y
 _FORMATS = (
     "PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX",
 )  # fmt: skip
-# What any file may unfold to, and how many pixels a byte of a larger one may stand for.
+# Pixels that any file may have, and pixels that a larger file may have for each of its bytes.
 _PIXELS, _PIXELS_A_BYTE = 1 << 24, 1_000
 
 
@@ -49,7 +49,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
     PNG, JPEG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF, TGA, ICO and PCX.
 
-    Turned upright where its camera says how it was held; what is transparent becomes white.
+    Turned upright by its orientation tag; what is transparent becomes white.
 
     Returns
     -------
@@ -139,7 +139,7 @@ Fill = Literal["mean", "grey", "black"]
 """What a hidden patch shows: the image's own mean colour, the middle between black and white, or
 black."""
 
-_AT_ONCE = 64  # images the model sees at a time
+_AT_ONCE = 64  # images a batch
 
 
 def occluded(pixels: NDArray, config: ViTConfig, fill: Fill = "mean") -> NDArray[np.float32]:
@@ -199,7 +199,7 @@ def occlusion_maps(
     pixels
         ``[S, H, W, C]``, normalised.
     labels
-        ``[S]``, the class of each image that is asked about.
+        ``[S]``, the class of each image that is explained.
     fill
         What a hidden patch shows.
     report

@@ -1,4 +1,4 @@
-"""Explanations as PNG pictures: heat maps of sentences, and of patches over their image."""
+"""Draw explanations as PNG pictures: heat maps of sentences, and of patches over their image."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
     axis.set_title(title, fontsize=10, loc="left", parse_math=False)
 
 
-# The colours that such tools are known for, without the false edges of "jet". The ends of the map
+# The usual colours of such overlays, without the false edges of "jet". The ends of the map
 # cannot be distinguished from a dark picture, and are left out.
 _COLOURS, _ENDS = "turbo", (0.06, 0.92)
 OPACITY = 0.55
@@ -210,7 +210,7 @@ def save_overlay(
     Raises
     ------
     InputError
-        If a method is not in the explanation, `bare` is asked for with more than one, or the file
+        If a method is not in the explanation, `bare` is given with more than one, or the file
         cannot be written.
     """
     if bare:

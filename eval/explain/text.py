@@ -1,4 +1,4 @@
-"""Explanations of sentences and images as text on a terminal and as JSON."""
+"""Write explanations of sentences and images as text on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def headline(explanation: Explanation) -> str:
 
 
 def notes(explanation: Explanation) -> list[str]:
-    """Return what qualifies the scores: unknown words, saturated flow, gradients, cuts."""
+    """Return notes on the scores: unknown words, saturated flow, gradients, cuts."""
     lines = []
     if explanation.unknown:
         words = ", ".join(visible(word) for word in explanation.unknown)
@@ -99,7 +99,7 @@ FORMAT = "jaxflow-explanation-1"
 
 
 def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
-    """Turn explanations into what JSON has.
+    """Return explanations as JSON values.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
         ``agreement``     method -> method -> Spearman's correlation, null where undefined
         ``layers``        ``raw``, ``rollout``, ``flow`` -> L lists of n numbers, bottom first
         ``saturated``     n booleans: flow is at the bound of its token
-        ``cuts``          for each token asked for ``{"token", "value", "edges", "words",
+        ``cuts``          for each token chosen ``{"token", "value", "edges", "words",
                           "summary"}``: its index, the flow to it, the edges
                           ``[layer, query, key]`` that hold it down, from 0, and the same in words,
                           layers from 1
@@ -186,7 +186,7 @@ def image_record(explanation: ImageExplanation) -> dict[str, Any]:
 
 
 def as_image_json(explanation: ImageExplanation) -> str:
-    """`image_record` as strict JSON text."""
+    """Write `image_record`'s result as strict JSON text."""
     return json_text(image_record(explanation))
 
 

@@ -1,4 +1,4 @@
-"""Where on an image a vision Transformer's prediction came from."""
+"""Explain a vision Transformer's prediction by scores of the image's patches."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class ImageExplanation:
         Method -> float64 ``[L, rows, columns]``, patches of every layer's readout row; occlusion,
         which has no layers, is not among them.
     scores
-        Method -> float64 ``[rows, columns]``: the top layer; ``occlusion``, where it was asked
-        for, among them.
+        Method -> float64 ``[rows, columns]``: the top layer; ``occlusion``, if requested,
+        among them.
     cls_share
         Method -> float64 ``[L]``: the part of the readout row that is on ``[CLS]``, not on the
         image, and that no map shows.

@@ -66,7 +66,7 @@ def read_npz(
 
 
 def write_npz(path: str | PathLike[str], arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
-    """Write arrays under their names, each before the next is asked for.
+    """Write named arrays, each before the next is computed.
 
     The bytes are those of `numpy.savez_compressed`, which has all arrays in memory at once.
 
@@ -137,5 +137,5 @@ def _array(
             )
     with archive.open(member) as stream:
         array: NDArray[Any] = form.read_array(stream, allow_pickle=False)
-        stream.read(1)  # to the end, where the checksum is looked at
+        stream.read(1)  # to the end, where the checksum is compared
     return array

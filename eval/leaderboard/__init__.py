@@ -1,1 +1,1 @@
-"""The leaderboard: every method on the same sentences, with what is known of each."""
+"""Compare every method on the same sentences."""

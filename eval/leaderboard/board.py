@@ -1,6 +1,6 @@
-r"""Judge every method by every measure, sentence by sentence.
+r"""Measure every method on every sentence.
 
-**Faithfulness by removal**: how the prediction moves as tokens are taken away, best first. A
+**Faithfulness by removal**: how the prediction changes as tokens are removed, best first. A
 sentence has m tokens that can be removed. For a ranking of them, :math:`p^-(q)` is the class's
 probability without the share q of them that ranks best (rounded up to whole tokens),
 :math:`p^+(q)` with that share alone, and :math:`p = p^-(0) = p^+(1)`; q = 0, .1, .2 ... 1.
@@ -15,9 +15,9 @@ deletion_auc           area under :math:`p^-(q)`, by trapezia; low is good
 insertion_auc          area under :math:`p^+(q)`, by trapezia
 ====================== ===========================================================================
 
-DeYoung et al., ERASER, ACL 2020; Petsiuk et al., RISE, BMVC 2018. A removed token is replaced by
-the token that blank-out puts in. Rankings share most of the sets that they remove, so every set of
-a sentence is worked out once.
+DeYoung et al., ERASER, ACL 2020; Petsiuk et al., RISE, BMVC 2018. A removed token is replaced as
+in blank-out. Rankings share most of the sets that they remove, so every set of a sentence is
+computed once.
 
 **Agreement** with blank-out and with the gradient's norm over the tokens of a sentence: Spearman's
 correlation and Kendall's :math:`\tau_b = (C - D) / \sqrt{(P - T_a) (P - T_b)}`, C concordant and D
@@ -75,7 +75,7 @@ _BLOCK = 64  # sentences whose signs of differences are held at once
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Board:
-    """R rows judged on S sentences.
+    """The measures of R rows on S sentences.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ def run_board(
     threads: int | None = None,
     report: Report = lambda what, done, total: None,
 ) -> Board:
-    """Score the tokens of sentences by every method, then judge the scores.
+    """Score the tokens of sentences by every method, then measure the scores.
 
     Every row is correlated with both references; the rows of the top layers are judged by removal
     too.
@@ -260,7 +260,7 @@ def ranking(scores: NDArray[np.floating], removable: NDArray[np.bool_]) -> NDArr
 
 
 def kept_sets(ranked: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return the sets that stay, as bits: without the best of each share, and these alone.
+    """Return the kept sets, as bits: without the best of each share, and these alone.
 
     Both ``[R, 11]``, for the shares 0, .1 ... 1.
     """
@@ -283,7 +283,7 @@ def set_probabilities(
     at_once: int = 2048,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[NDArray[np.float64]]:
-    """Work out the class's probability for sets of tokens that stay.
+    """Return the class's probability for sets of kept tokens.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Sentences to judge methods on, as a model reads them, with their classes and subjects."""
+"""Draw the sentences that methods are compared on, with their classes and subjects."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def from_split(
     Raises
     ------
     InputError
-        If there are fewer than asked for, or the model has no classes.
+        If there are fewer than requested, or the model has no classes.
     """
     rows = _draw(len(split), samples, seed)
     n = int(split.lengths[rows].max())

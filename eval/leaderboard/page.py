@@ -1,4 +1,4 @@
-"""The leaderboard as one interactive HTML page that needs no network and no other file."""
+"""Write the leaderboard as one interactive HTML page that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bokeh.models import ColumnDataSource, CustomJS, TableColumn, UIElement
 
 
-EVERYONE = "all"  # stands for every family
+EVERYONE = "all"  # the choice of every family
 TALLEST, HEAD = 520, 64  # pixels: of the table, and of its header with the scroll bar
 
 _STYLE = """
@@ -56,7 +56,7 @@ keep.booleans = Array.from(name, (one, row) =>
 
 
 def line_columns(summary: Summary) -> dict[str, Any]:
-    """Return one row for each line that stands for its method, best first.
+    """Return one row for each method's main line, best first.
 
     Numbers to sort by, in which an undefined one counts as the worst, and ``X_text``, the text of
     X; of a measure also ``X_spread`` between seeds, ``X_more``, its interval in words, and
@@ -303,7 +303,7 @@ def as_html(shown: Shown) -> str:
 
 
 def shading(summary: Summary, board: Board, shown: Shown, source: ColumnDataSource) -> CustomJS:
-    """Return what shades the sentences by the row of `source` that is selected."""
+    """Return the callback that shades the sentences by the selected row of `source`."""
     from bokeh.models import CustomJS
 
     names = [line.method.name for line in summary.finals]
@@ -336,7 +336,7 @@ def _scores(board: Board, shown: Shown, name: str) -> NDArray[np.float32]:
 
 
 def _shares(scores: NDArray[np.float32], shown: Shown) -> NDArray[np.uint8]:
-    """Relate scores ``[T]`` to the largest one of their sentence."""
+    """Divide scores ``[T]`` by the largest one of their sentence."""
     ends = np.cumsum(shown.cases.lengths[list(shown.rows)])[:-1]
     parts = [relative(part.astype(np.float64)) for part in np.split(scores, ends)]
     return np.rint(SHADES * np.concatenate(parts)).astype(np.uint8)

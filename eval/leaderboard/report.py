@@ -1,4 +1,4 @@
-"""The leaderboard on a console, and its files: Markdown, JSON, HTML, Parquet and figures."""
+"""Print the leaderboard, and write its files: Markdown, JSON, HTML, Parquet and figures."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def write_board(
     *,
     shown: int = 30,
 ) -> list[Path]:
-    """Write a board to a folder, all files or none.
+    """Write a board to a folder, atomically.
 
     Parameters
     ----------

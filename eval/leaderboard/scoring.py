@@ -1,4 +1,4 @@
-"""Score every token by every method, batch after batch, with the time that each takes."""
+"""Score every token by every method, batch after batch, and measure each method's time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Report = Callable[[str, int, int], None]
 
 
 def tokens_at_once() -> int:
-    """Return how many tokens a model is best given together where any number would do.
+    """Return how many tokens a batch should have for a model.
 
     A processor is fastest while a batch's activations stay in its cache; an accelerator wants much.
     """
@@ -85,7 +85,7 @@ class Programs:
         self.classify = jax.jit(classify)
 
     def fit(self, model: Model) -> bool:
-        """Whether they are those of a model."""
+        """Return whether the programs are those of a model."""
         return _key(model) == self._key
 
     def __getitem__(self, key: tuple[str, Shape]) -> Callable[..., Any]:
@@ -116,7 +116,7 @@ class Programs:
                 report(done, len(waiting))
 
     def _lowering(self, params: Any, batch: Batch) -> dict[str, Callable[[], Any]]:
-        """Return what lowers each program for a batch."""
+        """Return functions that lower each program for a batch."""
         given = (params, batch.tokens, batch.mask, batch.labels)
         abstract = jax.eval_shape(self._of_model["trace"], *given)
         boolean = jax.ShapeDtypeStruct(batch.special.shape, jnp.bool_)
@@ -174,7 +174,7 @@ def _aggregation(held: bool, below: bool) -> str:
 
 
 def _weigh(edge: EdgeWeight, trace: Trace) -> tuple[jax.Array, jax.Array | None]:
-    """Return the edges of all layers, and what they hold below others where that differs."""
+    """Return the edges of all layers, and those of a layer below others where they differ."""
     return weigh(trace, edge), weigh_below(trace, edge)
 
 
@@ -217,7 +217,7 @@ class Scores:
 
 
 class _Clock:
-    """Adds up seconds by name."""
+    """Sums of seconds by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -237,7 +237,7 @@ class _Table:
         self.values: dict[str, NDArray[np.float32]] = {}
 
     def put(self, name: str, batch: Batch, found: Any) -> None:
-        """Keep ``[B, L, n]`` or ``[B, n]`` of a batch."""
+        """Store ``[B, L, n]`` or ``[B, n]`` of a batch."""
         found = np.asarray(found, np.float32)
         found = found if found.ndim == 3 else found[:, None]
         if name not in self.values:
@@ -308,7 +308,7 @@ def _score_edge(
         if how in kept:
             table.put(f"{edge.name}/{how}", batch, scores)
     tops = np.asarray(tops)
-    # Of the layer as others above it see it.
+    # The edges of the layer when it is below others.
     bound = (tops if rest is None else np.asarray(rest))[:, 0].sum(-2)
     bounds.put(edge.name, batch, bound)
     if edge.name == "raw":
@@ -324,7 +324,7 @@ def _score_edge(
 
 
 def _normalise(table: _Table, cases: Cases) -> None:
-    """Divide a causal model's attention by what its readout's place alone explains."""
+    """Divide a causal model's attention by its readout's receptive field."""
     for how, normalised in NORMALISED.items():
         scores = table.values[f"raw/{how}"]
         found = np.zeros_like(scores)
@@ -337,7 +337,7 @@ def _normalise(table: _Table, cases: Cases) -> None:
 
 
 def _baselines(batch: Batch, seed: int) -> dict[str, NDArray]:
-    """Return what needs no model, ``[B, n]``; random scores are drawn by sentence."""
+    """Return the baselines' scores ``[B, n]``; random scores are drawn by sentence."""
     n = batch.tokens.shape[1]
     random = np.zeros(batch.tokens.shape)
     for place, row in enumerate(batch.rows):

@@ -5,10 +5,10 @@ a difference is equally likely if neither is better. The p-value is the share of
 choices whose :math:`|\sum_s \pm d_s|` reaches the observed one, the observed choice counted in:
 :math:`(1 + \#) / (1 + P)`. Two kinds of pairs do without most of the choices:
 
-* those so far apart that Hoeffding's inequality, :math:`p \le 2 \exp(-(\sum_s d_s)^2 / 2 \sum_s
-  d_s^2)`, says more than P choices could: the bound is their p-value;
-* those so close that 400 choices have reached the observed sum: the share of the choices made
-  by then is theirs (Besag and Clifford, Sequential Monte Carlo p-values, Biometrika 1991).
+* very different ones, for which Hoeffding's inequality, :math:`p \le 2 \exp(-(\sum_s d_s)^2 / 2
+  \sum_s d_s^2)`, is below what P choices can show: the bound is their p-value;
+* similar ones, of which 400 choices have reached the observed sum: the p-value is their share of
+  the choices made by then (Besag and Clifford, Sequential Monte Carlo p-values, Biometrika 1991).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def permutation_tests(
             sums[rows] = np.where(common, table[rows], 0).astype(np.float32) @ signs
             for some in np.array_split(places, max(1, len(places) * size // 4_000_000)):
                 moved = np.abs(sums[pairs[some, 0]] - sums[pairs[some, 1]])
-                # What single precision rounds is no sign of a smaller difference.
+                # A sum below the observed one by no more than rounding counts as reaching it.
                 slack = 1e-5 * np.maximum(observed[some], 1e-6)
                 reached[some] += (moved >= (observed[some] - slack)[:, None]).sum(-1)
                 tried[some] += size
@@ -176,7 +176,7 @@ def compare(
 ) -> Significance:
     """Compare R methods on S sentences by one measure, ``[R, S]``, NaN where it is not defined.
 
-    `high_is_good` says whether rank 1 is the highest; the others are as in `permutation_tests`.
+    `high_is_good`: whether rank 1 is the highest. The others are as in `permutation_tests`.
     """
     from scipy.stats import rankdata
 

@@ -15,14 +15,14 @@ from jaxflow.eval.leaderboard.methods import Method, find_method
 from jaxflow.eval.leaderboard.significance import PERMUTATIONS, Significance, compare
 from jaxflow.eval.stats import Cell, summarise
 
-#: Of the largest score: what single precision rounds is no difference.
+#: Share of the largest score below which a difference is rounding in single precision.
 TOLERANCE = 1e-4
 _FEW = 50  # sentences on which most methods differ
 
 #: Measures that methods are tested by, pair by pair.
 TESTED = ("comprehensiveness_area", "sufficiency_area", "spearman_blank_out", "spearman_gradient")
 
-#: How tables call the measures; the arrow says what is good.
+#: Headings of the measures in tables; the arrow shows whether high or low is good.
 TITLES: Mapping[str, str] = {
     "spearman_blank_out": "ρ blank-out ↑",
     "kendall_blank_out": "τ blank-out ↑",
@@ -75,7 +75,7 @@ class Summary:
     Attributes
     ----------
     lines
-        Every method and layer; those that stand for their methods sorted by `key` first.
+        Every method and layer; the methods' main lines (`final`) first, sorted by `key`.
     significance
         Measure (`TESTED`) -> ranks and tests of the first lines, in their order.
     key
@@ -85,7 +85,7 @@ class Summary:
     left_out
         Edge weight or other method -> why it is not there.
     equal_methods
-        Groups of methods that say the same of every token of every sentence, by their names.
+        Groups of methods that have equal scores of every token of every sentence, by name.
     """
 
     lines: tuple[Line, ...]
@@ -98,7 +98,7 @@ class Summary:
 
     @property
     def finals(self) -> tuple[Line, ...]:
-        """The lines that stand for their methods, best first."""
+        """The methods' main lines, best first."""
         return tuple(line for line in self.lines if line.final)
 
 
@@ -150,7 +150,7 @@ def summarise_boards(
     for place, (name, layer) in enumerate(first.rows):
         try:
             method = find_method(name)
-        except InputError:  # a method that only this board knows
+        except InputError:  # a method that the list of all methods lacks
             method = Method(name, name, "edges")
         seconds = np.mean([board.scores.seconds.get(name, np.nan) for board in boards])
         lines.append(

@@ -1,4 +1,4 @@
-"""The paper's claims as per-sentence differences, positive if the claim is true, and their tests.
+"""Test the paper's claims by per-sentence differences, positive if the claim is true.
 
 * **C1**, raw attention loses its correlation in higher layers: its correlation at L1 minus its mean
   over the upper half of the layers (L4-L6 of 6).
@@ -36,7 +36,7 @@ HOLDS = "holds"
 DOES_NOT_HOLD = "does not hold"
 NOT_DECIDED = "not decided"
 
-#: What the reader of the verdicts has to know, in one paragraph.
+#: The note printed with the verdicts.
 NOTE = (
     "C1 to C5 are claims of the paper, E1 to E3 questions that its tables raise. Effects are mean "
     "differences per sentence, positive in favour of the claim, with 95 % bootstrap intervals; "
@@ -57,9 +57,9 @@ class Claim:
     Attributes
     ----------
     name
-        ``C1`` to ``C5``, or ``E1`` to ``E3`` for a question the paper does not ask.
+        ``C1`` to ``C5``, or ``E1`` to ``E3`` for a question that is not in the paper.
     statement
-        What would be true if the claim held.
+        The claim as a sentence.
     target
         ``blank_out``, ``gradient`` or ``gradient_norm``; None where the claim is about none.
     verdict
@@ -72,7 +72,7 @@ class Claim:
     n
         Sentences on which everything compared is defined.
     detail
-        The figures behind it, as one sentence.
+        The numbers that support it, as one sentence.
     """
 
     name: str
@@ -176,7 +176,7 @@ def _verdict(test: PairedTest, p_holm: float, curve: bool | None) -> str:
 
 
 def _ask(scores: Scores) -> Iterator[_Asked]:
-    """Yield all questions in the order of their names, each computed when it is asked for."""
+    """Yield all questions in the order of their names, each computed when it is reached."""
     for question in (_raw_falls, _rollout_rises, _flow_is_earlier):
         for target in TARGETS:
             yield question(scores, target)

@@ -28,7 +28,7 @@ from jaxflow.train.run import config_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Accuracy by split, tables, claims, the scores they are of, how these were made, and files."""
+    """Accuracy by split, tables, claims, their scores, the configuration, and the files written."""
 
     accuracy: Mapping[str, Mapping[str, float | int]]
     tables: Tables
@@ -151,7 +151,7 @@ def write_evaluation(
 def spread(model: Model) -> Callable[[np.ndarray], jax.Array]:
     """Return ``tokens [B, n] -> probabilities [B', C]`` on all of this process's devices.
 
-    B' is B, or the next multiple of the devices: the first B rows are those asked for.
+    B' is B, or the next multiple of the devices: the first B rows are those of `tokens`.
     """
     layout = layout_of(own=True)
     model = dataclasses.replace(model, params=layout.put_replicated(model.params))
@@ -180,7 +180,7 @@ def evaluate_run(
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written, before the work; nothing is created.
+    """Raise `InputError` if a folder cannot be written, before the work; nothing is created.
 
     Raises
     ------

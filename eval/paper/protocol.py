@@ -1,9 +1,9 @@
-r"""Score sentences by the paper's protocol: which are chosen, their token scores, correlations.
+r"""Score sentences by the paper's protocol: choose them, score their tokens, correlate the scores.
 
 Every sentence gives the ``[CLS]`` row of raw attention, rollout and flow for every layer, and
 reference scores from the model itself: blank-out and input gradients. The tables are Spearman's
 correlations between the two kinds over the sentence's tokens. The model's part runs on its devices,
-flow on the host. What the authors did otherwise for Table 3 is a matter of three options.
+flow on the host. Three options select the authors' different protocol of Table 3.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class ProtocolConfig:
         For flow; None takes all cores.
     target, replacement
         What gradients are taken of and what blank-out puts in (`jaxflow.eval.score.target`); None
-        takes the default of the model's kind. Table 3 knows the logit of the ``predicted`` class,
-        and that of the ``last`` one.
+        takes the default of the model's kind. Table 3 uses the logit of the ``predicted`` class,
+        or that of the ``last`` one.
     reading
         A token's relevance at a layer: the ``readout`` row, that of the token that the class is
         read off (``[CLS]``), or the ``maximum`` over all queries (Table 3), for which the authors
@@ -100,7 +100,7 @@ class ProtocolConfig:
             raise InputError(f"residual must be from 0 to 1, got {self.residual}")
 
     def resolved(self, model: Model) -> ProtocolConfig:
-        """Return the same with the target and the replacement of a model spelt out.
+        """Return the same with the target and the replacement of a model filled in.
 
         Raises
         ------
@@ -160,7 +160,7 @@ class TokenScores:
 
 
 def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[str, jax.Array]]:
-    """Build all that runs on the device, as one function to compile once for each length.
+    """Build the device's part as one function, compiled once for each length.
 
     It maps ``(params, tokens [B, n], labels [B])`` to the attention, what is read of raw attention
     and rollout ``[B, L, n]``, and the references' scores ``[B, n]``: blank-out, ``gradient``, the
@@ -209,7 +209,7 @@ def _one_ahead(work: Iterator[_Begun]) -> Iterator[_Begun]:
 def _flow(
     attention: np.ndarray, places: np.ndarray, reading: str, options: dict[str, Any]
 ) -> np.ndarray:
-    """Return what is read of flow, ``[B, L, n]``."""
+    """Return the token scores by flow, ``[B, L, n]``."""
     if reading == "readout":
         return flow_at(attention, places, **options)
     flows = np.asarray(jaxflow.flow(attention, **options))
@@ -263,7 +263,7 @@ def token_scores(
     work = ((*each, on_device(params, **layout.put_filled(each[1]))) for each in batches)
     for rows, batch, found in _one_ahead(work):
         now = jax.tree.map(np.asarray, found)
-        # Of the whole batch: each number of rows that JAX sees costs a program that stays.
+        # Of the whole batch: JAX compiles a program for each number of rows.
         places = np.asarray(read_places(model, batch["tokens"] != split.pad_id))[: len(rows)]
         # A batch may end in rows of padding, which belong to no sentence.
         now = {name: values[: len(rows)] for name, values in now.items()}
@@ -303,7 +303,7 @@ def score_sentences(
     Returns
     -------
     tuple
-        The scores by sentence, and the token scores behind them by their names in ``scores.npz``:
+        The scores by sentence, and their token scores by the names in ``scores.npz``:
         every method (float32, NaN where there is no token), the rows of the split and the tokens'
         numbers.
     """

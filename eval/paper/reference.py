@@ -1,4 +1,4 @@
-"""The numbers of the paper's Tables 1, 2 and 3, with which ours are compared.
+"""Hold the numbers of the paper's Tables 1, 2 and 3, with which ours are compared.
 
 Abnar & Zuidema, Quantifying Attention Flow in Transformers, ACL 2020 (arXiv 2005.00928): mean and
 standard deviation over sentences of Spearman's correlation over the tokens of a sentence. Tables 1

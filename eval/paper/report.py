@@ -1,4 +1,4 @@
-"""Tables 1 to 3 beside the paper's: on a console, as Markdown, and the files of a run."""
+"""Print Tables 1 to 3 beside the paper's, and write them as the files of a run."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def markdown(
     """Write what `print_report` prints as a Markdown document.
 
     Layers go from L1 (bottom) up; a model of another depth than the paper's gets no comparison,
-    and the text says so.
+    and the text states that.
     """
     title = "Agreement of token scores with blank-out and input gradients"
     if authors is not None:
@@ -230,7 +230,7 @@ def _sections(
 
 
 def _accuracy_section(accuracy: Accuracy) -> Section:
-    # Splits may differ in what is known of them: every figure of any is a column.
+    # Splits may have different numbers: each is a column.
     names = list(dict.fromkeys(name for figures in accuracy.values() for name in figures))
     table = Table.of(
         ["split", *(Column(name.replace("_", " "), _figure) for name in names)],
@@ -280,7 +280,7 @@ def _layers(
 
 
 def _about(tables: Tables, targets: Collection[str]) -> str:
-    """Return what the numbers of tables are, how many were undefined, and what they are besides."""
+    """Return the text on a report's tables: what their numbers are, and how many were undefined."""
     undefined = [
         f"{row.replace('_', ' ')} {max(cell.nan for cell in cells)} ({TARGET_TITLES[target]})"
         for target in targets

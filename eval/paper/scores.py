@@ -17,7 +17,7 @@ from jaxflow.eval.io.npz import read_npz, write_npz
 from jaxflow.files import write_together
 
 #: What the token scores are compared with: Table 1, Table 2, and the gradient's norm, because the
-#: sum that Table 2 takes vanishes behind LayerNorms.
+#: sum of Table 2 is 0 but for rounding where a LayerNorm follows.
 TARGETS = ("blank_out", "gradient", "gradient_norm")
 #: The compared scores, in the order of the tables: the paper's three, then the baselines.
 ROWS = ("raw", "rollout", "flow", "column_sum", "random", "position")

@@ -1,4 +1,4 @@
-"""Table 3: attention and gradients of a sentiment classifier, and how much of these is rounding.
+"""Compute Table 3: attention and gradients of a sentiment classifier, and their rounding errors.
 
 Two protocols. The *authors'*: a token's relevance is the maximum over all queries, the gradient is
 that of the last class's logit (their labels are those of GLUE's test split, all -1, and index the
@@ -7,11 +7,11 @@ row of ``[CLS]``, the target and the replacement of every other command
 (`jaxflow.eval.score.target`), average ranks, every sentence, and intervals.
 
 Both sum the gradient over an embedding's coordinates, as the paper does: the derivative for adding
-the same number to all of them. A LayerNorm takes that number off again, and BERT normalises its
-embeddings first of all, so that the sum is 0 but for rounding. `measure_rounding` measures this in
+the same number to all of them. A LayerNorm subtracts that number again, and BERT normalises its
+embeddings first, so that the sum is 0 but for rounding. `measure_rounding` measures this in
 two ways: how far the sum falls below the sum of magnitudes, in single and in double precision, and
 whether the ranks of the tokens stay the same between the two. The norm of the gradient and
-blank-out stand beside it.
+blank-out are shown for comparison.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Rounding:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sst2Evaluation:
-    """Accuracy by split, both tables, claims, rounding, scores, how they were made, and files."""
+    """Accuracy by split, both tables, claims, rounding, scores, configurations, and files."""
 
     accuracy: Mapping[str, Mapping[str, float | int]]
     authors: Tables
@@ -139,12 +139,12 @@ class Sst2Evaluation:
 
 
 def check_classifier(model: Model) -> None:
-    """Refuse a model that Table 3 cannot be made of.
+    """Raise `InputError` for a model that Table 3 cannot be computed with.
 
     Raises
     ------
     InputError
-        If it has not two classes or reads them off another token than the first.
+        If it does not have two classes, or computes them from another token than the first.
     """
     config = model.config
     if config.head != "classification" or config.classes != 2:

@@ -1,4 +1,4 @@
-"""Means over per-sentence scores: the numbers of Tables 1 to 3, as JSON and as CSV."""
+"""Average per-sentence scores to the numbers of Tables 1 to 3, and write them as JSON and CSV."""
 
 from __future__ import annotations
 

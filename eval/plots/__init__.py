@@ -1,1 +1,1 @@
-"""Figures: pure functions from data to a matplotlib figure, a file for each family."""
+"""Draw figures: pure functions from data to a matplotlib figure, a file for each family."""

@@ -1,4 +1,4 @@
-"""All figures of an evaluation, a run and a sentence: what they are drawn from, and their files."""
+"""Draw all figures of an evaluation, a run and a sentence, and write their files."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ Figures = dict[str, "Figure"]
 
 
 def table_figures(tables: Tables) -> Figures:
-    """Draw what needs nothing but the tables."""
+    """Draw the figures that need only the tables."""
     return {
         **{
             f"agreement-{target.replace('_', '-')}": draw_agreement(tables, target)
@@ -92,12 +92,12 @@ def table_figures(tables: Tables) -> Figures:
 
 
 def score_figures(scores: SentenceScores, seed: int = 0) -> Figures:
-    """Draw what needs every sentence's scores."""
+    """Draw the figures that need every sentence's scores."""
     return {"lengths": draw_lengths(scores, seed)}
 
 
 def training_figures(journey: Journey) -> Figures:
-    """Draw what a run's measures show."""
+    """Draw the figures of a run's measures."""
     return {"training": draw_training(journey)}
 
 

@@ -1,4 +1,4 @@
-"""Lines over layers, lengths and steps: the tables, the bound, the focus, and training."""
+"""Draw lines over layers, lengths and steps: the tables, the bound, the entropy, and training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# What looking into JSON of another form than expected may raise.
+# Errors of reading JSON of another form than expected.
 _SPOILT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 #: The measures of training that are drawn where a run has them, and what they are called.
@@ -289,7 +289,7 @@ def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
 
 
 def draw_training(journey: Journey) -> Figure:
-    """Draw a run's measures over its steps, with the accuracies on what was held out."""
+    """Draw a run's measures over its steps, with the accuracies on held-out splits."""
     figure = new_figure(COLUMN, 0.6 + 1.15 * len(journey.curves))
     panels = figure.subplots(len(journey.curves), 1, sharex=True, squeeze=False)[:, 0]
     handles = []
@@ -309,7 +309,7 @@ def draw_training(journey: Journey) -> Figure:
 
 
 def _range(tables: Tables) -> tuple[float, float]:
-    """Give the ends of the correlations' axis, the same for every target: they get compared."""
+    """Return the limits of the correlations' axis, the same for every target."""
     shown = [
         edge
         for rows in tables.correlations.values()

@@ -1,4 +1,4 @@
-"""The attention graph: tokens across, layers upward, edges as wide as they are strong."""
+"""Draw the attention graph: tokens across, layers upward, edges as wide as their weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leaderboard's figures: mean ranks with what does not differ, and measures over layers."""
+"""Draw the leaderboard's figures: mean ranks with equivalent groups, and measures over layers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 WIDE = 0.2  # of all ranks shown: wider gaps are left out
-BREAK = 0.3  # inches that stand for one
+BREAK = 0.3  # inches drawn for a gap
 MARGIN = 0.03  # of the ranks kept: beyond the first and last of each piece
 TICKS = 8
 STEPS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -213,7 +213,7 @@ def _joined(significance: Significance, shown: Sequence[int]) -> list[tuple[int,
 
 
 def _levels(ends: Sequence[tuple[float, float]]) -> list[int]:
-    """Assign bars, sorted by their beginning, on as few levels as keep them apart."""
+    """Assign bars, sorted by their beginning, to the fewest levels on which none overlap."""
     last: list[float] = []
     found = []
     for begin, end in ends:
@@ -277,7 +277,7 @@ def _write(
     )
 
 
-#: What is drawn if nothing else is asked for, beside the best -> its name in other figures.
+#: Methods drawn by default, beside the best -> their names in other figures.
 _USUAL = {"raw/none": "raw", "raw/rollout": "rollout", "raw/flow": "flow"}
 _BEST = 3
 
@@ -337,7 +337,7 @@ def _chosen(summary: Summary, measure: str, lines: Iterable[str]) -> list[str]:
 
 
 def _look(name: str, place: int) -> Look:
-    """Return the look that a method has in all figures, or one of the cycle."""
+    """Return a method's look in all figures, or one of the cycle."""
     if name in _USUAL:
         shown = look(_USUAL[name])
     else:

@@ -1,4 +1,4 @@
-"""Token scores as heat maps and bars."""
+"""Draw token scores as heat maps and bars."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-PITCH = 0.128  # inches from one token to the next, so that labels of 7 points stay apart
+PITCH = 0.128  # inches from one token to the next, so that labels of 7 points do not overlap
 LETTER = 0.062  # inches, an average letter of 7 points
 GAP = 0.1  # inches between panels
 HEADING = 0.36  # inches above a panel: two lines
@@ -124,8 +124,8 @@ def _draw_panels(
 def _grid(panels: int, columns: int, beside: float) -> tuple[int, float]:
     """Choose how many panels go side by side and the figure's width.
 
-    A column's width if labels stay apart there, else a page's, else what two panels need; three
-    are never two and one.
+    A column's width if labels do not overlap there, else a page's, else what two panels need;
+    three panels are never split into two and one.
     """
     need = PITCH * columns + GAP
     # Three panels in rows of two would leave a hole; six in rows of two are a column.

@@ -1,4 +1,4 @@
-"""Bars of a masked pronoun's referents, as in the paper's Figure 4, and agreement over layers."""
+"""Draw a masked pronoun's referents as bars (the paper's Figure 4), and agreement over layers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-#: Colour and hatch of the referent that stands first and of the other. No method has these colours.
+#: Colour and hatch of the first referent and of the second. No method has these colours.
 REFERENTS = (("#3B3B3B", ""), ("#E69F00", "////"))
 
 TITLES = {"raw": "raw attention", "rollout": "attention rollout", "flow": "attention flow"}
@@ -69,7 +69,7 @@ def _draw_case(panels: Sequence[Axes], case: Case, layers: int) -> None:
         f"{clipped(name)} ({filler})"
         for name, filler in zip(case.schema.referents, case.schema.fillers, strict=True)
     ]
-    # Room for two lines of titles; the first one goes across all panels, as no title can.
+    # Space for two lines of titles; the first one goes across all panels, as no title can.
     first.set_title(" \n ", loc="left", fontsize=TITLE + 3, pad=4)
     first.annotate(
         clipped(case.schema.sentence, max(20, LETTERS - sum(map(len, labels)))),

@@ -1,4 +1,4 @@
-"""The look of every figure, how its parts are drawn, and how figures become files.
+"""Define the look of every figure, draw its common parts, and save figures.
 
 Figures are made at the size at which they are printed: a column is 8.5 cm wide and no text is
 smaller than 7 points. Nothing of matplotlib's global state is read for the look or changed.
@@ -149,7 +149,7 @@ def add_legend(figure: Figure, handles: Sequence[Any], columns: int = 3) -> None
 
 
 def finish(figure: Figure) -> Figure:
-    """Place everything on a figure once and for all, so that all its files are alike."""
+    """Compute a figure's layout once, so that all its files have the same."""
     from matplotlib.text import Text
 
     for artist in figure.findobj():
@@ -232,7 +232,7 @@ def draw_cells(
 
 
 def legend_key(title: str, shown: Look, hollow: bool = False) -> Any:
-    """Return an entry of a legend that stands for several lines."""
+    """Return one entry of a legend for several lines."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=title, **strokes(shown, hollow=hollow))

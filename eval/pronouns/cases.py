@@ -31,7 +31,7 @@ TIE = 1e-9
 # The normal distribution's two-sided 95 % quantile.
 _Z95 = 1.959963984540054
 
-#: What knows nothing of the mask's row: the column sums of A[1], and the referents' places.
+#: Baselines that do not use the mask's row: column sums of A[1], and the referents' places.
 BASELINES = ("column_sum", "nearest", "first")
 
 BATCH = 16  # sentences encoded at once; every batch has the same shape and is compiled once
@@ -46,7 +46,7 @@ class Case:
     schema
         The sentence.
     tokens
-        Its n tokens as the model sees them.
+        The n tokens of the model's input.
     pieces
         How many of them each referent has.
     log_probabilities
@@ -238,9 +238,9 @@ class Agreement:
         prefers the same place has 0 here, a random one .25.
     correlations
         Method -> for each layer, Spearman's correlation over sentences of
-        ``(w₁ - w₂) / (w₁ + w₂)`` with the model's log-odds, the referent that stands first being 1.
+        ``(w₁ - w₂) / (w₁ + w₂)`` with the model's log-odds, the first referent being 1.
     model_first
-        Share in which the model prefers the referent that stands first.
+        Share in which the model prefers the first referent.
     model_intended
         Share in which the model prefers the referent that people mean, where there is one.
     undecided

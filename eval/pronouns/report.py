@@ -1,4 +1,4 @@
-"""The study of masked pronouns: measure, print, and write its tables and figures."""
+"""Run the study of masked pronouns: measure, print, and write its tables and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences with a masked pronoun and two referents: their files, and their tokens for a model.
+"""Read sentences with a masked pronoun and two referents, and encode them for a model.
 
 The format, and how the bundled sentences were written, is in ``eval/schemas/README.md``.
 """
@@ -36,7 +36,7 @@ class Schema:
     sentence
         With `MASK` once.
     referents
-        The two, as they stand in the sentence and in its order; each occurs once as a whole word.
+        The two, spelt as in the sentence and in its order; each occurs once as a whole word.
     fillers
         The pronoun that means each of them.
     intended
@@ -111,7 +111,7 @@ def read_schemas(path: Path = SHIPPED) -> tuple[Schema, ...]:
     ------
     InputError
         If the file cannot be read, holds no sentence, or a line of it is no schema: the message
-        names the line. A sentence may stand in it once, and a pair's name twice.
+        names the line. A sentence may occur in it once, and a pair's name twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -200,7 +200,7 @@ def _read_line(where: str, columns: Sequence[str], fields: Sequence[str]) -> Sch
 
 
 def _check_once(schemas: Sequence[Schema]) -> None:
-    """Refuse a sentence that would be counted twice, and pairs of more than two."""
+    """Raise `InputError` for a sentence that occurs twice, and for pairs of more than two."""
     first: dict[str, Schema] = {}
     pairs: Counter[str] = Counter()
     for schema in schemas:

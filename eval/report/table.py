@@ -1,4 +1,4 @@
-"""Tables of results and the text around them: on a console, as Markdown, CSV or records."""
+"""Format tables of results and their text for a console, as Markdown, CSV or records."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Column:
         Returns the text of a value. Strings are shown as they are, None as nothing; by default a
         float gets two decimals.
     text
-        Whether it holds words, which stand left and may be broken into lines between words, rather
-        than numbers, which stand right.
+        Whether it holds words, which are aligned left and wrapped between words, rather than
+        numbers, which are aligned right.
     code
         Whether Markdown shows it as code.
     """

@@ -1,4 +1,4 @@
-"""Numbers as text, two decimals without a leading zero as in the paper's tables; values as JSON."""
+"""Format numbers as in the paper's tables, without a leading zero, and values as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work out token attention from attention: of npz files of any framework, of a model, by edges."""
+"""Compute token attention from npz files of any framework, from a model, or by edge weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SavedAttention:
 
 @dataclasses.dataclass(frozen=True)
 class AttributionOptions:
-    """How token attention is worked out; None takes the method's default.
+    """Options of token attention; None takes the method's default.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class AttributionOptions:
     residual
         Share of the residual connection; raw attention has none.
     heads
-        ``mean``, ``max``, ``min`` or the index of one head; head rollout keeps them apart.
+        ``mean``, ``max``, ``min`` or the index of one head; head rollout does not fuse them.
     layers, sources
         0-based indices of the layers and of the tokens explained that are kept.
     threads, patient
@@ -131,7 +131,7 @@ def read_attention(path: Path) -> SavedAttention:
 
 
 def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution:
-    """Work out token attention.
+    """Compute token attention.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution
 
 
 def write_attribution(path: Path, attribution: Attribution) -> None:
-    """Write ``token_attention``, ``mask`` and ``tokens`` where there were any, and how, as npz.
+    """Write ``token_attention``, ``mask``, ``tokens`` if there were any, and the options, as npz.
 
     How is ``method`` (text) and ``options`` (JSON text). Raises `InputError` if the file cannot be
     written.

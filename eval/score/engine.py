@@ -1,4 +1,4 @@
-"""Score the tokens of a batch: the definitions that every command shares, as pure functions.
+"""Score the tokens of a batch by pure functions that every command shares.
 
 ``apply`` is a module's, ``params`` an argument, so that each caller compiles as it needs: the
 tables once for thousands of sentences, an explanation quickly for one.
@@ -145,7 +145,7 @@ def removal_scores(
 
 
 def read_places(model: Model, mask: Any) -> jax.Array:
-    """Return the token ``[B]`` that each class is read off: the last real one, or the first."""
+    """Return the token ``[B]`` that each class is computed from: the last real one or the first."""
     mask = jnp.asarray(mask)
     return last_real(mask) if model.config.reads_last else jnp.zeros(len(mask), int)
 

@@ -1,4 +1,4 @@
-"""Read a text as a model does: its tokens, the words they are pieces of, and the readout."""
+"""Encode a text for a model: its tokens, the words they are pieces of, and the readout."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Reading:
 
     @property
     def readout(self) -> int:
-        """The unit that the model's output is read off."""
+        """The unit that the model's output is computed from."""
         return self.members[self.place]
 
     def padded(self, length: int, pad_id: int | None) -> NDArray[np.int32]:
@@ -181,7 +181,7 @@ def _place(read: Pieces, model: Model) -> int:
 
 
 def _token(text: str, read: Pieces, group: list[int], model: Model) -> Token:
-    """Return one unit: the text that its tokens stand for."""
+    """Return one unit: the text of its tokens."""
     entries = [read.tokens[number] for number in group]
     ids = [read.ids[number] for number in group]
     begin, end = read.spans[group[0]][0], read.spans[group[-1]][1]

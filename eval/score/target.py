@@ -1,7 +1,6 @@
-"""Decide what gradients are taken of and which token replaces one that is blanked out.
+"""Choose the target of gradients and the token that replaces blanked-out ones.
 
-Every score that depends on one of the two takes it from here, whichever command asks for it.
-Defaults by the kind of model:
+Every command takes both from here. Defaults by the kind of model:
 
 ================================================== ============== ===========
 model                                              target         replacement
@@ -33,7 +32,7 @@ from jaxflow.models import EncoderConfig, Model
 Target = Literal["difference", "log-odds", "probability", "predicted", "last"]
 Replacement = Literal["mask", "unk"]
 
-#: Target of the gradient -> how a text calls it.
+#: Target of the gradient -> its name in text.
 TARGETS: dict[Target, str] = {
     "difference": "p₀ − p₁",
     "log-odds": "the log-odds of the explained output",
@@ -79,7 +78,7 @@ def scoring_of(
     Raises
     ------
     InputError
-        If the model has not the classes that the target needs, or its tokenizer lacks the token.
+        If the model lacks the classes that the target needs, or its tokenizer the token.
     """
     config = model.config
     classes = getattr(config, "classes", 0) if config.head == "classification" else 0

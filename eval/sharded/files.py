@@ -1,4 +1,4 @@
-"""Shards on disk: a Parquet file each, a row a sentence; and scores that are read from them."""
+"""Write and read shards, a Parquet file each with one row a sentence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Shard:
 
 
 def write_shard(path: Path, shard: Shard) -> None:
-    """Write a shard beside its place and rename it.
+    """Write a shard, atomically.
 
     Columns are ``row`` and ``label``, ``length``, and for each score a list of one float64 a layer.
 
@@ -145,7 +145,7 @@ def _refused(path: Path) -> Iterator[None]:
 
 
 def _check_columns(file: Any, size: int) -> None:
-    """Refuse a ParquetFile of `size` bytes whose columns are not those of a shard, before reading.
+    """Raise `InputError`, before reading, if a ParquetFile of `size` bytes is not a shard.
 
     The numbers of `row` differ, so that each takes one byte at least.
     """
@@ -183,7 +183,7 @@ def _stacked(column: Any) -> np.ndarray:
 class ShardScores:
     """The scores of S sentences over L layers, as `jaxflow.eval.paper.scores.Scores`.
 
-    Each array is read from all shards when it is asked for and not kept, so that memory holds only
+    Each array is read from all shards when it is accessed and not kept, so that memory holds only
     those in use.
 
     Parameters
@@ -251,7 +251,7 @@ class ShardScores:
 
 
 class _Arrays(Mapping[str, NDArray]):
-    """Arrays by name, each read anew where it is asked for."""
+    """Arrays by name, each read anew at every access."""
 
     def __init__(self, names: Mapping[str, str], read: Callable[[str], NDArray]) -> None:
         self._names, self._read = names, read

@@ -1,10 +1,10 @@
-"""An evaluation in shards: each process scores its own, and finished shards are never done again.
+"""Evaluate in shards: each process scores its own, and finished shards are not repeated.
 
 A shard is a run of the chosen sentences, and with them its part of every held-out split, whose
 right answers it counts. What a shard holds depends on the plan alone, not on the process that makes
-it: its file appears under its name when it is whole, and made twice it has the same bytes. So
-processes need not communicate. A killed one is started again and finds what it had finished; the
-last step puts the shards together into what an evaluation in one piece writes.
+it: its file is renamed to its name when it is complete, and made twice it has the same bytes. So
+processes need not communicate. A killed one is restarted and finds what it had finished; the last
+step merges the shards into the files of an evaluation in one process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _Sentences = tuple[EncodedSplit, dict[str, EncodedSplit]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShardedEvaluation:
-    """All that every process must agree on, and what it works with.
+    """The plan that all processes share, with the run's model and data.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ class ShardedEvaluation:
             self.model.config.layers,
             length,
         )
-        # All shards are there: what is left beside them is of killed processes.
+        # All shards are there: other files are of killed processes.
         for unfinished in (*self.folder.glob(".*.part"), *self.folder.glob(".plan.json.*")):
             unfinished.unlink(missing_ok=True)
         return write_evaluation(
@@ -285,7 +285,7 @@ def open_sharded(
 
 
 def claim_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Write the plan into the folder, or check that it is the one that is there.
+    """Write the plan into the folder, or check that it equals the one there.
 
     Raises
     ------
@@ -300,7 +300,7 @@ def claim_plan(folder: Path, plan: Mapping[str, Any]) -> None:
             raise InputError(
                 f"the folder {folder} cannot be written: {error.strerror or error}"
             ) from error
-        # Processes that begin together write the same, each beside its place and renamed.
+        # Processes that begin together write the same content, each atomically.
         write_json(path, plan)
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
