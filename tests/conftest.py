@@ -1,7 +1,7 @@
-"""Strict numerics, and what the tests of one session share.
+"""Set strict numerics for all tests, and provide the fixtures of a session.
 
-**For whoever writes a test.** What is expensive is made once a session, by the worker that needs
-it first, and must not be written to: a test that changes files takes a copy (`shutil.copytree`).
+Expensive fixtures are made once a session, by the worker that needs them first, and must not be
+written to: a test that changes files takes a copy (`shutil.copytree`).
 
 * ``corpus``: folder of the small agreement corpus (`small_corpus.write_small_corpus`).
 * ``trained_run``: a run trained on it by ``small_config(corpus, epochs=1, layers=2)``.
@@ -25,8 +25,8 @@ import signal
 import tempfile
 from pathlib import Path
 
-# A shell lets what it starts in the background ignore Ctrl-C, and processes inherit that: the tests
-# of signals ask for what a command in the foreground does.
+# A shell has background processes ignore Ctrl-C, which is inherited: the tests of signals need the
+# handling of a foreground process.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""What is accepted as an attention, how heads are fused, what edges weigh, half precision."""
+"""Test the checks of attention, fused heads, edge weights and half precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores by gradient and removal beside Captum's, on a model and its PyTorch twin."""
+"""Compare scores by gradient and removal with Captum's, on a model and its PyTorch twin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spearman's rank correlation, against scipy where that is defined."""
+"""Test Spearman's rank correlation against SciPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Discarding the lowest entries: against counting in loops, and by what must hold of any ratio."""
+"""Test discarding the lowest entries against loops, and its properties for any ratio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents say runs: docstring examples, code blocks, commands; and links lead on."""
+"""Run the docstring examples, code blocks and commands of the documents, and check links."""
 
 import doctest
 import importlib

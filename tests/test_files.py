@@ -1,4 +1,4 @@
-"""The one writer of files: readers see all of a file or nothing, whatever happens meanwhile."""
+"""Test that files are written atomically, also with errors and signals in between."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Gradient scores: closed forms for linear and quadratic functions, else finite differences."""
+"""Test gradient scores against closed forms and finite differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attention graph: nodes, edges and capacities by their definition."""
+"""Test the attention graph: nodes, edges and capacities by definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The core alone: what `pip install jaxflow` without extras can do, and what it says it lacks."""
+"""Test an installation without extras, and its errors for missing packages."""
 
 from __future__ import annotations
 

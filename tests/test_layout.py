@@ -1,4 +1,4 @@
-"""The layout: what the archives hold, which package may import which, signatures as promised."""
+"""Test the layout: content of the archives, imports between packages, signatures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers at their ends: one token, many layers, ones and zeros, single precision, much memory."""
+"""Test extreme numbers: one token, many layers, ones and zeros, single precision, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linters and types, as the project's configuration has them."""
+"""Run the linters and type checkers as configured."""
 
 from __future__ import annotations
 

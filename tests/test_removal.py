@@ -1,4 +1,4 @@
-"""Removal of tokens, against one call a token of a model that depends on order and length."""
+"""Test removal of tokens against one call a token of an order-dependent model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rollout, of all heads and of single ones: against loops, and by what must not matter."""
+"""Test rollout, of all heads and of single ones, against loops and by invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation site: built with warnings as errors, the tutorial executed on the way."""
+"""Build the documentation site with warnings as errors, executing the tutorial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals wait for the block that asks for them, and the second does not wait."""
+"""Test that the first signal waits for the block, and the second does not."""
 
 import os
 import signal

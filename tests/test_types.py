@@ -1,4 +1,4 @@
-"""What a type checker accepts and rejects in a user's code, by one run of mypy."""
+"""Test what a type checker accepts and rejects in a user's code, by one run of mypy."""
 
 from __future__ import annotations
 

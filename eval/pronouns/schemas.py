@@ -20,7 +20,7 @@ MASK = "[MASK]"
 FOLDER = Path(__file__).parents[1] / "schemas"
 
 #: The bundled pairs, and the two sentences of the paper's Figure 4.
-SHIPPED, PAPER = FOLDER / "pronouns.tsv", FOLDER / "paper.tsv"
+BUNDLED, PAPER = FOLDER / "pronouns.tsv", FOLDER / "paper.tsv"
 
 REQUIRED = ("pair", "sentence", "referent_1", "filler_1", "referent_2", "filler_2")
 OPTIONAL = ("intended",)
@@ -99,7 +99,7 @@ class Schema:
         return places[0].span()
 
 
-def read_schemas(path: Path = SHIPPED) -> tuple[Schema, ...]:
+def read_schemas(path: Path = BUNDLED) -> tuple[Schema, ...]:
     """Read a file of sentences.
 
     Parameters

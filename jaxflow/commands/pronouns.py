@@ -36,12 +36,12 @@ class ReproducePronouns:
         """Measure, print and write."""
         from jaxflow.commands._runtime import compilation_cache
         from jaxflow.eval.pronouns.report import print_study, study, write_study
-        from jaxflow.eval.pronouns.schemas import SHIPPED, parse_schema, read_schemas
+        from jaxflow.eval.pronouns.schemas import BUNDLED, parse_schema, read_schemas
         from jaxflow.models import load
         from jaxflow.train.lock import hold
 
         own = [parse_schema(text) for text in self.sentence]
-        schemas = read_schemas(self.schemas or SHIPPED)  # refused before a model is fetched
+        schemas = read_schemas(self.schemas or BUNDLED)  # refused before a model is fetched
         out = self.out or Path("runs") / f"pronouns-{_plain_name(self.model)}"
         with hold(out):
             with compilation_cache():

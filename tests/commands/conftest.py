@@ -1,4 +1,4 @@
-"""What tests of commands share: a working folder of their own, and refusals in one line."""
+"""Provide tests of commands with a working folder each and a check of errors in one line."""
 
 from __future__ import annotations
 

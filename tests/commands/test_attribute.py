@@ -1,4 +1,4 @@
-"""``jaxflow attribute``: other frameworks' attention in, token attention out."""
+"""Test ``jaxflow attribute`` on attention that other frameworks saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jaxflow benchmark``: it prints its tables and writes its record. No time is checked."""
+"""Test the tables and the record of ``jaxflow benchmark``, not its times."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""``jaxflow edges``: the catalogue, and the scores of methods, against the library."""
+"""Test ``jaxflow edges``: the list of methods, and scores against the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jaxflow explain``: its scores, every form of output, and that no token is more than text."""
+"""Test ``jaxflow explain``: scores, every form of output, and that tokens are only text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jaxflow export``: a run on disk becomes a folder that loads, with what it is worth measured."""
+"""Test ``jaxflow export``: the folder loads, and its card has the measured accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jaxflow figures``: which figures it draws from what it finds, and what it leaves out."""
+"""Test ``jaxflow figures``: which figures it draws from which files."""
 
 from __future__ import annotations
 

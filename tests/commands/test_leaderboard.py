@@ -1,4 +1,4 @@
-"""``jaxflow leaderboard``: which sentences it draws, what it prints and leaves behind."""
+"""Test ``jaxflow leaderboard``: the sentences drawn, the output and the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jaxflow reproduce pronouns``, end to end on a model that has learned a rule."""
+"""Test ``jaxflow reproduce pronouns`` end to end on a model that has learned a rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jaxflow``, ``train``, ``evaluate`` and ``reproduce``: what they print and leave behind."""
+"""Test ``jaxflow``, ``train``, ``evaluate`` and ``reproduce``: output and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Around every command: signals, programs kept on disk, memory kept by the C library."""
+"""Test what every command runs in: signals, the compilation cache, memory of the C library."""
 
 from __future__ import annotations
 

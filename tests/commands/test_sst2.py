@@ -1,4 +1,4 @@
-"""``jaxflow reproduce sst2``, end to end: a bare model is fine-tuned, a classifier is not."""
+"""Test ``jaxflow reproduce sst2`` end to end, with fine-tuning and with a classifier."""
 
 from __future__ import annotations
 

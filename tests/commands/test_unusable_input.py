@@ -1,4 +1,4 @@
-"""Unusable input to any command: exit 2, one line that names what was wrong, nothing written."""
+"""Test every command on unusable input: exit 2, one line naming the error, nothing written."""
 
 from __future__ import annotations
 

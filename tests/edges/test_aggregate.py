@@ -1,4 +1,4 @@
-"""Aggregators and receptive fields against NumPy, networkx and the public functions."""
+"""Test aggregators and receptive fields against NumPy, networkx and the public functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoder and decoder as one graph against networkx, relevance against the paper's matrices."""
+"""Test encoder-decoder graphs against networkx, and relevance against the paper's matrices."""
 
 from __future__ import annotations
 

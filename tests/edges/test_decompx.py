@@ -1,4 +1,4 @@
-"""DecompX: loops written from the paper, and sums that are the model's own."""
+"""Test DecompX against loops from the paper, and its sums against the model's output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of the methods' authors' own programs on tiny models: see the READMEs in ``golden/``."""
+"""Compare with numbers of the authors' own programs on tiny models; see ``golden/``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every edge weight against loops, against the authors' numbers, or against public functions."""
+"""Test every edge weight against loops, the authors' numbers or public functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Per-sentence scores with means that a test chooses."""
+"""Provide per-sentence scores with means that a test chooses."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The benchmark: fair turns, peers that do the same work, one record. No time is checked."""
+"""Test the benchmark: order of calls, correct peers, one record. No time is checked."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The claims on scores whose answer is known, in both directions."""
+"""Test the claims on scores for which they are known to hold or not to hold."""
 
 import math
 

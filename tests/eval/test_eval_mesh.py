@@ -1,4 +1,4 @@
-"""Attributions on eight devices against those on one."""
+"""Compare attributions on eight devices with those on one."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""From a model or a run to the files of an evaluation."""
+"""Test an evaluation from a model or a run to its files."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""Figures as pictures and as files: readable, always the same, and none of the world's business."""
+"""Test figures as files: readable, reproducible, independent of matplotlib's global settings."""
 
 from __future__ import annotations
 

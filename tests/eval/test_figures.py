@@ -1,4 +1,4 @@
-"""What the figures show is what they were given."""
+"""Test that figures show the values they were given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The board of a small model, against the public functions one by one and loops in NumPy."""
+"""Test the board of a small model against the public functions and loops in NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The critical-difference picture and the curves over layers show what they were given."""
+"""Test that critical-difference figures and layer curves show the values given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leaderboard's page as a file, and as people use it in a real browser without a network."""
+"""Test the leaderboard's page as a file, and in a browser without a network."""
 
 from __future__ import annotations
 

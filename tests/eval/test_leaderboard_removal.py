@@ -1,4 +1,4 @@
-"""Removal against loops over sentences, agreement against SciPy."""
+"""Test removal against loops over sentences, and agreement against SciPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Permutation tests against all sign choices and SciPy, ranks and groups by hand."""
+"""Test permutation tests against all sign choices and SciPy, ranks and groups by hand."""
 
 from __future__ import annotations
 

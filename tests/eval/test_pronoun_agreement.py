@@ -1,4 +1,4 @@
-"""Agreement is counted as it is defined, and its intervals are what their theorems say."""
+"""Test the counts of agreement and their intervals against the definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of masked pronouns show the numbers that they were given."""
+"""Test that the figures of masked pronouns show the numbers given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on masked pronouns: every number, whatever the width, and text as it stands."""
+"""Test the report on masked pronouns: every number, at any console width, text unchanged."""
 
 from __future__ import annotations
 

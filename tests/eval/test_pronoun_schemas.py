@@ -1,4 +1,4 @@
-"""The sentences that come along are what their page says, and bad files name the line."""
+"""Test the bundled sentences, and errors that name the line of a bad file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronouns.schemas import MASK, PAPER, SHIPPED, Schema, parse_schema, read_schemas
+from jaxflow.eval.pronouns.schemas import BUNDLED, MASK, PAPER, Schema, parse_schema, read_schemas
 
 HEAD = "pair\tsentence\treferent_1\tfiller_1\treferent_2\tfiller_2"
 LINE = "a\tAnn met Paul near [MASK] car.\tAnn\ther\tPaul\this"
@@ -87,7 +87,7 @@ def test_pairs_differ_in_one_thing():
 
 
 def test_no_sentence_comes_twice_and_none_is_the_papers():
-    sentences = [schema.sentence for path in (SHIPPED, PAPER) for schema in read_schemas(path)]
+    sentences = [schema.sentence for path in (BUNDLED, PAPER) for schema in read_schemas(path)]
     assert len(set(sentences)) == len(sentences) == 102
 
 

@@ -1,4 +1,4 @@
-"""Referents and fillers among word pieces of both kinds, against the library's own offsets."""
+"""Test the places of referents and fillers among word pieces against the library's offsets."""
 
 from __future__ import annotations
 

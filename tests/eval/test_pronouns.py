@@ -1,4 +1,4 @@
-"""Probabilities and weights of masked pronouns, against transformers and plain definitions."""
+"""Test probabilities and weights of masked pronouns against transformers and definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol against plain computations of one sentence at a time, unpadded, in float64."""
+"""Test the protocol against computations of one unpadded sentence at a time in float64."""
 
 import dataclasses
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Explanations of published models, against what the public functions say one by one."""
+"""Test explanations of published models against the public functions."""
 
 from __future__ import annotations
 

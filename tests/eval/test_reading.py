@@ -1,4 +1,4 @@
-"""How models read text: pieces, the words they are joined to, and where the answer is read off."""
+"""Test how text is encoded: pieces, words and the readout."""
 
 from __future__ import annotations
 

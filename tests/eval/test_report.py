@@ -1,4 +1,4 @@
-"""Tables 1 and 2 as JSON, CSV, Markdown and on consoles; the files of a run, all or none."""
+"""Test Tables 1 and 2 as JSON, CSV, Markdown and on consoles, and the files of a run."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The file of per-sentence scores: complete, readable back, and refused if it is something else."""
+"""Test the file of per-sentence scores: round trip, and errors for other files."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""One engine: every command's scores agree, and the target and the replacement are its choices."""
+"""Test that all commands share one scoring engine, its target and its replacement."""
 
 from __future__ import annotations
 

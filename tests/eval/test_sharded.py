@@ -1,4 +1,4 @@
-"""An evaluation in shards against one in one piece, with killed workers and damaged files."""
+"""Compare an evaluation in shards with one in one process, also after kills and damage."""
 
 import contextlib
 import dataclasses

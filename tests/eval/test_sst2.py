@@ -1,4 +1,4 @@
-"""Table 3's two protocols against plain computations of one sentence at a time, unpadded."""
+"""Test Table 3's two protocols against computations of one unpadded sentence at a time."""
 
 import dataclasses
 import json

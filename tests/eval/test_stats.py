@@ -1,4 +1,4 @@
-"""Means, intervals and tests against NumPy, SciPy, enumeration and hand calculation."""
+"""Test means, intervals and tests against NumPy, SciPy, enumeration and hand calculation."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""One table on consoles of all widths, as Markdown, as CSV and as records."""
+"""Test tables on consoles of all widths, as Markdown, CSV and records."""
 
 import io
 import math

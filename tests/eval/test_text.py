@@ -1,4 +1,4 @@
-"""How numbers are written."""
+"""Test the format of numbers."""
 
 import math
 

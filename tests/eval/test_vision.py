@@ -1,4 +1,4 @@
-"""Attribution of images: pictures, occlusion, gradients, maps and overlays."""
+"""Test attribution of images: pictures, occlusion, gradients, maps and overlays."""
 
 from __future__ import annotations
 

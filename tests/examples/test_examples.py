@@ -1,4 +1,4 @@
-"""The scripts in examples/ run on tiny settings; what they compute is checked by hand."""
+"""Run the scripts in examples/ on tiny settings, and check their results by hand."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""``python -m tests.faults``: kills, damages and full disks, counted; not in the installation."""
+"""Count the results of kills, damage and full disks: ``python -m tests.faults``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few faults of every kind on whole commands; `python -m tests.faults` makes hundreds."""
+"""Inject a few faults of every kind into commands; `python -m tests.faults` injects hundreds."""
 
 from __future__ import annotations
 

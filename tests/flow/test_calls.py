@@ -1,4 +1,4 @@
-"""What a call of flow takes: batches, padding, choices, threads, large batches, too much work."""
+"""Test the arguments of flow: batches, padding, choices, threads, and the limit of work."""
 
 from __future__ import annotations
 

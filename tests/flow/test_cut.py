@@ -1,4 +1,4 @@
-"""Minimum cuts: as heavy as the flow, separating, nearest to the source, and right in words."""
+"""Test minimum cuts: weight, separation, nearness to the source, and their description."""
 
 from __future__ import annotations
 

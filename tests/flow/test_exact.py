@@ -1,4 +1,4 @@
-"""Flow and cuts against igraph and networkx, and the theorems that hold for every attention."""
+"""Test flow and cuts against igraph, networkx and theorems for every attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow where numba is missing: OR-tools, and SciPy's integer solver."""
+"""Test flow without numba: OR-tools, and SciPy's integer solver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow as a function like any other in JAX: same values, derivatives that differences confirm."""
+"""Test flow under JAX's transformations: equal values, derivatives against differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saturation against its definition on the flow table, and flow of single heads."""
+"""Test saturation against its definition on the flow table, and flow of single heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow for a long time: a hundred thousand sentences, memory flat, every result the same."""
+"""Compute flow of a hundred thousand sentences: constant memory, reproducible results."""
 
 from __future__ import annotations
 

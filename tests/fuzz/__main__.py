@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz``: millions of hostile files, counted; not part of the installation."""
+"""Read millions of hostile files and count the results: ``python -m tests.fuzz``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile files: those that readers once failed on, and nightly some hundred of every reader."""
+"""Test readers on files that they once failed on, and nightly on hundreds of hostile ones."""
 
 from __future__ import annotations
 

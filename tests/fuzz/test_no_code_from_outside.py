@@ -1,4 +1,4 @@
-"""Nothing that is read is run: no pickle, no eval, no shell; imports ask nobody, write nothing."""
+"""Test that nothing read is executed, and that imports use no network and write nothing."""
 
 from __future__ import annotations
 

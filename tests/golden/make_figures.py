@@ -1,4 +1,4 @@
-"""Writes figures.json, the fingerprints of the figures: look at the figures before you trust it.
+"""Write figures.json, the fingerprints of the figures, which must be inspected before.
 
 python tests/golden/make_figures.py FOLDER also writes the figures to the folder, to be looked at.
 """

@@ -1,4 +1,4 @@
-"""Makes ``rollout.npz``: ``python tests/golden/make_rollout.py``. Needs NumPy only.
+"""Write ``rollout.npz``: ``python tests/golden/make_rollout.py``. Needs NumPy only.
 
 Independent of the project: matrices of exact fractions, converted to float64 at the very end.
 Two sentences, the second of three tokens padded to four; 3 layers, 2 heads.

@@ -1,4 +1,4 @@
-"""One page for all tests of this folder: nasty tokens, and cuts of more than one shape."""
+"""Provide one page for all tests here, with hostile tokens and several kinds of cuts."""
 
 from __future__ import annotations
 

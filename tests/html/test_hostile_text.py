@@ -1,4 +1,4 @@
-"""Text that means harm stays text in every page that is written, and in a notebook's cell."""
+"""Test that hostile text stays text in every page and in a notebook's cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as a file: its numbers are those of the public functions, and all text is only text."""
+"""Test the page as a file: numbers of the public functions, and text that is only text."""
 
 from __future__ import annotations
 

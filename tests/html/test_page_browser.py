@@ -1,4 +1,4 @@
-"""The page as people use it, in a real browser without a network."""
+"""Test the page in a browser without a network."""
 
 from __future__ import annotations
 

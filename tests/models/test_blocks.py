@@ -1,4 +1,4 @@
-"""Scaled dot-product attention that returns its weights, and the dropout in it."""
+"""Test scaled dot-product attention that returns its weights, and its dropout."""
 
 from __future__ import annotations
 

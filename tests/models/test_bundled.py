@@ -1,4 +1,4 @@
-"""The model that comes with the package: small, whole, and right on sentences written by hand."""
+"""Test the bundled model: size, checksum, and predictions on sentences written by hand."""
 
 from __future__ import annotations
 

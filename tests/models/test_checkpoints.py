@@ -1,4 +1,4 @@
-"""Published checkpoints: every layout of the same parameters, writing, and what is refused."""
+"""Test published checkpoints: layouts of parameters, writing, and errors."""
 
 from __future__ import annotations
 

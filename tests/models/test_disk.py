@@ -1,4 +1,4 @@
-"""An agreement encoder on disk: what is written comes back, and damage never passes as a model."""
+"""Test agreement encoders on disk: round trip, and errors for damaged files."""
 
 from __future__ import annotations
 

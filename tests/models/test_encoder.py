@@ -1,4 +1,4 @@
-"""The encoder, against the whole forward pass in NumPy and by what must not matter."""
+"""Test the encoder against a forward pass in NumPy, and its invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models by their names on the hub: its cache, a path of the same name, and one clear sentence."""
+"""Test models by hub name: the cache, a path of the same name, and one error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers against Flax's own, and their written-out derivatives against automatic ones."""
+"""Test layers against Flax's, and their derivatives against automatic ones."""
 
 from functools import partial
 

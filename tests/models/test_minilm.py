@@ -1,4 +1,4 @@
-"""A real checkpoint, six layers of 384 with their tokenizer, beside transformers."""
+"""Compare a real checkpoint, six layers of 384 with its tokenizer, with transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made of a model: another head, bfloat16, and its blocks as one loop."""
+"""Test models derived from a model: another head, bfloat16, blocks as one loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every architecture beside that of transformers: heads, sizes, padding, values and gradients."""
+"""Compare every architecture with transformers: heads, sizes, padding, values, gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Word pieces from the files of published models, beside the tokenizers of transformers."""
+"""Compare word pieces from published tokenizer files with transformers."""
 
 from __future__ import annotations
 

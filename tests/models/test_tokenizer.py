@@ -1,4 +1,4 @@
-"""Words to numbers and back."""
+"""Test the tokenizer of whole words."""
 
 from __future__ import annotations
 

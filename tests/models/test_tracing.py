@@ -1,4 +1,4 @@
-"""What a trace holds: the model's own numbers, and gradients that differences confirm."""
+"""Test traces against the model's own numbers, and gradients against differences."""
 
 from __future__ import annotations
 

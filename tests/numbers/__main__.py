@@ -1,4 +1,4 @@
-"""``python -m tests.numbers``: errors against their bounds, and the bits on several Pythons."""
+"""Measure errors against their bounds on several Pythons: ``python -m tests.numbers``."""
 
 from __future__ import annotations
 

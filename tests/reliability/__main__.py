@@ -1,4 +1,4 @@
-"""``python -m tests.reliability``: the page of counts, and with ``--run`` the counts themselves."""
+"""Write the page of counts, with ``--run`` also count: ``python -m tests.reliability``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page says what the counts say."""
+"""Test that the page shows the counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m tests.scale``: how an evaluation in shards grows; not in the installation."""
+"""Measure how an evaluation in shards scales: ``python -m tests.scale``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards take no memory that stays; and the page says what was measured."""
+"""Test that shards do not accumulate memory, and that the page shows the measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random attentions for all tests, as Hypothesis strategies and as plain functions.
+"""Generate random attentions, as Hypothesis strategies and as functions.
 
 Shapes come from a short list, because every new shape is compiled anew.
 """

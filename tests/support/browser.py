@@ -1,4 +1,4 @@
-"""A page in a real Chromium with the network cut: where things are, what they look like."""
+"""Show a page in Chromium without a network, and query its elements."""
 
 from __future__ import annotations
 

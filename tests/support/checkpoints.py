@@ -1,4 +1,4 @@
-"""What tests of checkpoints share: two models compared, and a folder that must be refused."""
+"""Compare two models, and check that a folder is refused."""
 
 from __future__ import annotations
 

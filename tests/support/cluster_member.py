@@ -1,4 +1,4 @@
-"""One of the tasks that a batch system starts: see `tests/train/test_clusters.py`."""
+"""Run one task of a batch system; see `tests/train/test_clusters.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoder and decoder: random attention, and the graph through both as its definition has it.
+"""Generate encoder-decoder attention, and compute the graph through both by definition.
 
 Loops over float64, one sentence pair at a time; nothing is shared with the code under test.
 """

@@ -1,4 +1,4 @@
-"""The layouts in which versions before this one wrote an agreement encoder."""
+"""Write agreement encoders in the layouts of earlier versions."""
 
 from __future__ import annotations
 

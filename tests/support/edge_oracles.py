@@ -1,4 +1,4 @@
-"""Random forward passes in NumPy, and edge weights in float64 loops, from the papers' equations.
+"""Compute random forward passes and edge weights in NumPy loops, from the papers' equations.
 
 All oracles take one layer of one sentence without padding.
 """

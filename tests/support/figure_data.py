@@ -1,4 +1,4 @@
-"""Made-up results with known values, and every figure of them."""
+"""Provide made-up results with known values, and every figure of them."""
 
 from __future__ import annotations
 

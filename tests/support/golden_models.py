@@ -1,4 +1,4 @@
-"""The tiny models whose numbers were worked out by the methods' authors' own programs.
+"""Build the tiny models whose numbers the methods' authors' programs computed.
 
 See tests/edges/golden/README-relevance.md for where the numbers come from.
 """

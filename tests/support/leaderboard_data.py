@@ -1,4 +1,4 @@
-"""A made-up board with known values: no model, every method, sentences of random tokens."""
+"""Provide a made-up board with known values: every method, sentences of random tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python started anew with more devices than this process has: JAX counts them only once."""
+"""Start Python with more devices: JAX counts them once a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``jaxflow train`` in several processes on this host, which find each other."""
+"""Run ``jaxflow train`` in several processes on this host."""
 
 from __future__ import annotations
 

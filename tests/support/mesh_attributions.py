@@ -1,4 +1,4 @@
-"""Every attribution on this process's devices, as a program of its own: see `test_eval_mesh.py`."""
+"""Compute every attribution on this process's devices; run by `test_eval_mesh.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of several processes that train together: see `tests/train/test_processes.py`."""
+"""Train as one of several processes; run by `tests/train/test_processes.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training runs on eight devices, as a program of its own: see `tests/train/test_mesh.py`."""
+"""Train on eight devices; run by `tests/train/test_mesh.py`."""
 
 from __future__ import annotations
 

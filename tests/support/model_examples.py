@@ -1,4 +1,4 @@
-"""One model of every architecture with its own kind of input, for what all have in common."""
+"""Provide one model of every architecture with its kind of input."""
 
 from __future__ import annotations
 

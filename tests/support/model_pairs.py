@@ -1,4 +1,4 @@
-"""The same model twice, theirs and ours, on the same input: what parity tests compare."""
+"""Provide the same model of transformers and of this project, on the same input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far from exact the numbers are, against what is promised of them; which bits never change."""
+"""Measure errors against their documented bounds, and which results are reproducible bits."""
 
 from __future__ import annotations
 

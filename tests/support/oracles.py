@@ -1,4 +1,4 @@
-"""The definitions, written as plainly as they can be: loops over float64, one sentence at a time.
+"""Compute the definitions by loops over float64, one sentence at a time.
 
 Nothing here is shared with the code under test, and nothing is meant to be fast.
 """

@@ -1,4 +1,4 @@
-"""Reads an interactive page back: its HTML as a browser splits it up, and the data inside."""
+"""Parse an interactive page: its HTML as a browser does, and the data in it."""
 
 from __future__ import annotations
 

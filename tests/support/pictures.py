@@ -1,4 +1,4 @@
-"""What a test can see in a picture: a fingerprint that bears small changes, and where text is."""
+"""Compute a picture's fingerprint, which tolerates small changes, and the places of text."""
 
 from __future__ import annotations
 

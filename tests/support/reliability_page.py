@@ -1,4 +1,4 @@
-"""The page of what was tried and what came of it."""
+"""Write the page of the faults injected and their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluations in shards of several sizes, watched from outside, and the page of what was seen."""
+"""Measure evaluations in shards of several sizes, and write the page of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders made once a test session, whichever of its workers needs them first."""
+"""Make folders once a test session, for all workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many shards made in one process: after each, what it holds; see `tests/scale/test_scale.py`."""
+"""Measure memory after each of many shards; run by `tests/scale/test_scale.py`."""
 
 from __future__ import annotations
 

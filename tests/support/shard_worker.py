@@ -1,4 +1,4 @@
-"""A worker of an evaluation in shards, which may kill itself: see `tests/eval/test_sharded.py`."""
+"""Score shards, and kill itself on request; run by `tests/eval/test_sharded.py`."""
 
 from __future__ import annotations
 

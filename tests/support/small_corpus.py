@@ -1,4 +1,4 @@
-"""A small agreement corpus in the public form, and the options of runs that take seconds."""
+"""Write a small agreement corpus in the public format, and configure runs of seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of a few seconds: what they leave, and whether two are one."""
+"""Train for a few seconds, and compare two runs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Generated reviews whose words decide their label, and random models to read them."""
+"""Generate reviews whose words decide their label, and random models for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny BERT that has learned which referent a masked pronoun takes, by a rule that we know.
+"""Train a tiny BERT to choose the referent of a masked pronoun by a known rule.
 
 The rule: after a verb of `OF_FIRST` the pronoun means the first referent, after one of `OF_SECOND`
 the second. To follow it, a model must join the verb with the gender of one of the two.

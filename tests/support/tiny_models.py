@@ -1,4 +1,4 @@
-"""Tiny published models with a tokenizer of word pieces, to be explained; random parameters."""
+"""Build tiny published models with random parameters and a tokenizer of word pieces."""
 
 from __future__ import annotations
 

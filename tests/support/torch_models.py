@@ -1,4 +1,4 @@
-"""Models of the transformers library with random parameters: what ours are held against."""
+"""Build models of the transformers library with random parameters."""
 
 from __future__ import annotations
 

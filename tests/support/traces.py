@@ -1,4 +1,4 @@
-"""Traces of small models with random parameters, for tests of edge weights."""
+"""Trace small models with random parameters, for tests of edge weights."""
 
 from __future__ import annotations
 

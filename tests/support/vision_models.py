@@ -1,4 +1,4 @@
-"""Vision Transformers small enough to know what they do."""
+"""Build Vision Transformers small enough for known results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sdist and the wheel of this tree, built once a session, and the wheel unpacked."""
+"""Build the sdist and the wheel of this tree once a session, and unpack the wheel."""
 
 from __future__ import annotations
 

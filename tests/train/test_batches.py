@@ -1,4 +1,4 @@
-"""Batches: every row in its turn, the same ones from the same seed, whole and rightly padded."""
+"""Test batches: each row once an epoch, reproducible by seed, correctly padded."""
 
 import dataclasses
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A block that was changed, moved or lost is found by its checksum."""
+"""Test that changed, moved and missing blocks are detected by their checksum."""
 
 import itertools
 

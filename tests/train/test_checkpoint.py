@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, cannot be written or not be deleted, and what is said of them."""
+"""Test damaged checkpoints, failing writes and deletions, and their messages."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Corpora through TFDS: the same rows in the same order, and no broken or stale cache."""
+"""Test corpora through TFDS: rows in order, and no broken or stale cache."""
 
 import csv
 import gzip

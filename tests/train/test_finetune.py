@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that was killed ends with the same bits, and what it learns can be read."""
+"""Test fine-tuning: a killed run resumes bit for bit, and the result loads."""
 
 import dataclasses
 

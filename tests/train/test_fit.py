@@ -1,4 +1,4 @@
-"""`jaxflow.train.fit` on any model with a classification head: here a vision Transformer."""
+"""Test `jaxflow.train.fit` on a Vision Transformer."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Readers of the agreement files: good rows, and one clear error for each kind of bad one."""
+"""Test the readers of agreement files: valid rows, and one error for each kind of bad one."""
 
 import csv
 import gzip

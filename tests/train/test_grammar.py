@@ -1,4 +1,4 @@
-"""The synthetic grammar: gold answers recomputed from the text by independent readings."""
+"""Test the synthetic grammar: labels recomputed from the text by independent parsers."""
 
 import hashlib
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, and nothing that blocks or is left when one has ended."""
+"""Test the lock of a folder: one process at a time, released when it ends."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""``jaxflow train`` in several processes: the run of one, and all end together however it ends."""
+"""Test ``jaxflow train`` in several processes: the result of one, and a common end."""
 
 import json
 import os

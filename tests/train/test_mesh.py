@@ -1,4 +1,4 @@
-"""Training on eight devices against one: the same curve, whoever holds which part."""
+"""Compare training on eight devices with training on one."""
 
 import json
 import socket

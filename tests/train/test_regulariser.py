@@ -1,4 +1,4 @@
-"""The subject's share of flow: its value, its derivative, and what it leaves alone."""
+"""Test the subject's share of flow: its value and its derivative."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Runs that are cut off, killed, stopped, damaged or diverge: none ends as anything but a whole."""
+"""Test runs that are interrupted, killed, damaged or diverge: they resume or raise an error."""
 
 import functools
 import json

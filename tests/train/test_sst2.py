@@ -1,4 +1,4 @@
-"""SST-2 from folders and from GLUE's files: the rows that were written, in order, or a refusal."""
+"""Test reading SST-2 from folders and from GLUE's files: rows in order, or an error."""
 
 import csv
 import http.server

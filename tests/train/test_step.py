@@ -1,4 +1,4 @@
-"""The training step against AdamW written out in NumPy, and what must hold of any step."""
+"""Test the training step against AdamW written out in NumPy, and its invariances."""
 
 import dataclasses
 import functools

@@ -1,7 +1,6 @@
-"""Faults injected into whole commands, and what they leave counted.
+"""Inject faults into whole commands, and count the results.
 
-`server` is a process that has imported everything and forks one child for each command; `faults`
-are what a child does to itself on the way; `works` are the commands with the folders they fill and
-what of these must come out equal; `kills`, `damages`, `disks` and `signals` are the trials, and
-`campaign` counts them. The command is ``python -m tests.faults``.
+`server` forks one child for each command from a process that has imported everything, and injects
+faults into it; `works` are the commands and the comparison of their folders; `trials` are kills,
+damage, full disks and signals, and `campaign` counts them. Run by ``python -m tests.faults``.
 """

@@ -1,7 +1,7 @@
-"""Many faults of every kind, counted; a run that is cut off goes on where it was.
+"""Count the results of many faults of every kind; an interrupted campaign resumes.
 
-A trial is a function of its kind, its work and its number, so a fault can be had again by these
-three alone. By the clock it does not come at the same place twice.
+A trial is a function of its kind, its work and its number, so a fault can be repeated by these
+three alone. Its time by the clock differs, though.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A process that has imported everything and forks a child for each job, which a fault may meet.
+"""Fork a child with everything imported for each job, and inject a fault into it.
 
 Python tells an audit hook of each opening, renaming and making of a folder before it happens, and
 the hook kills the child or refuses the operation. Writes by compiled code are met by killing at a

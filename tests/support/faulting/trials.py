@@ -1,4 +1,4 @@
-"""Trials: a work, a fault in it, a look at what it left, and the same work again to its end."""
+"""Run trials: a work with a fault, a check of its files, and the same work to its end."""
 
 from __future__ import annotations
 

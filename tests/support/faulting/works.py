@@ -1,4 +1,4 @@
-"""The commands that faults come to, and what of their folders must come out equal.
+"""Define the commands that faults are injected into, and compare their folders.
 
 All is compared, byte for byte or number for number, but times: ``seconds`` in ``metrics.jsonl``,
 the milliseconds of the leaderboard, whose page also has identifiers drawn at random, and

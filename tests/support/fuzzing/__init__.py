@@ -1,1 +1,1 @@
-"""Hostile files for every reader, judged by one contract and counted."""
+"""Give hostile files to every reader, check one contract and count the results."""

@@ -1,4 +1,4 @@
-"""Cases that readers once failed on, by the reader's name and what they were; none may come back.
+"""List cases that readers once failed on, by reader.
 
 Each is refused in one line, if not said otherwise.
 """

@@ -1,4 +1,4 @@
-"""Cases of readers, judged and counted: a right answer or one `InputError`, soon and in bounds.
+"""Run cases of readers: each must return a right answer or one `InputError` within limits.
 
 A case is a function of its reader's name and its number. Time is that of the processor, because a
 busy machine lets every process wait. Memory is what Python and NumPy ask for (`tracemalloc`,

@@ -1,4 +1,4 @@
-"""Mutations of files: bytes, lines, cells, JSON trees, zip members, safetensors headers."""
+"""Mutate files: bytes, lines, cells, JSON trees, zip members, safetensors headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every reader of the project: its name, good files, the function, and an independent reading."""
+"""List every reader: its name, valid files, the function and an independent oracle."""
 
 from __future__ import annotations
 
