@@ -1,4 +1,4 @@
-"""Attention rollout: cumulative products of the layers' edge weights.
+"""Compute attention rollout: cumulative products of the layers' edge weights.
 
 Each function checks its input and hands arrays to a jitted function of one stack of layers; batch
 axes broadcast. `discard` drops the lowest attention first, as is usual for images.
@@ -107,7 +107,7 @@ def rollout(
     mask: ArrayLike | None = None,
     start_layer: int = 0,
 ) -> Array:
-    r"""Attention rollout: how much of each input token reaches each token of each layer.
+    r"""Return attention rollout (Abnar and Zuidema 2020): products of the layers' edge weights.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def head_rollout(
 def head_rollout(
     attention: ArrayLike, *, residual: SupportsFloat = 0.5, mask: ArrayLike | None = None
 ) -> Array:
-    r"""Attention rollout of single heads: one head on top, lower layers averaged over heads.
+    r"""Return rollout of single heads: one head on top, lower layers averaged over heads.
 
     Parameters
     ----------

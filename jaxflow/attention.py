@@ -329,8 +329,8 @@ def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
     r"""Turn attention in half precision into float32 whose rows sum to 1.
 
     The functions here take float32 and float64 and refuse rows that do not sum to 1: half precision
-    looks like a wrong axis. Where rounding is all that is wrong, this corrects it by dividing each
-    row by its sum.
+    looks like a wrong axis. Where the deviation is rounding alone, this corrects it by dividing
+    each row by its sum.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ def spearman(a: ArrayLike, b: jax.Array, mask: ArrayLike | None = None) -> jax.A
 @overload
 def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray: ...
 def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> Array:
-    r"""Spearman's rank correlation over the last axis, ties given their average rank.
+    r"""Return Spearman's rank correlation over the last axis, ties given their average rank.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def _spearman(a: jax.Array, b: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def _centred_ranks(values: jax.Array, counted: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Average ranks among the counted tokens minus their mean; 0 elsewhere, NaN if one is NaN."""
+    """Return average ranks of the counted tokens minus their mean; 0 elsewhere, NaN for NaN."""
     mine, others = values[..., :, None], values[..., None, :]
     pairs = counted[..., None, :]
     below = (pairs & (others < mine)).sum(-1)

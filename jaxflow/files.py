@@ -19,8 +19,8 @@ def write_together(
 ) -> list[Path]:
     """Write several files of a folder: all under temporary names first, then renamed.
 
-    A new folder appears at once, with all its files. In a folder that is there the files take
-    their places in the order given, so that the last may be the one that readers look for first.
+    A new folder appears at once, with all its files. In an existing folder the files are renamed
+    in the order given, so that the last may mark the others as complete.
 
     Parameters
     ----------

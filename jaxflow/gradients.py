@@ -1,4 +1,4 @@
-r"""Token scores from gradients at the embeddings.
+r"""Score tokens by gradients at the embeddings.
 
 All functions take `score`, a pure JAX function f from embeddings ``[..., n, d]`` to one number an
 example, ``[...]``, and `embeddings`, the floating-point array ``[..., n, d]`` that f is explained
@@ -141,7 +141,7 @@ def integrated_gradients(
     baseline: ArrayLike | float | None = None,
     steps: int = 64,
 ) -> Array:
-    r"""Integrated gradients (Sundararajan, Taly and Yan 2017) on a line from a baseline, signed.
+    r"""Return integrated gradients (Sundararajan, Taly and Yan 2017) from a baseline, signed.
 
     .. math:: s_t = \sum_d (e_{t,d} - b_{t,d}) \int_0^1
               \frac{\partial f}{\partial e_{t,d}} \big(b + \alpha (e - b)\big) \, d\alpha
@@ -276,7 +276,7 @@ def smooth_grad(
     *,
     mask: ArrayLike | None = None,
 ) -> Array:
-    r"""SmoothGrad (Smilkov et al. 2017): the norm of the gradient averaged over noisy embeddings.
+    r"""Return SmoothGrad (Smilkov et al. 2017): the norm of the gradient averaged over noise.
 
     .. math:: s_t = \Big\| \frac{1}{S} \sum_{s = 1}^S
               \frac{\partial f}{\partial e_t} (e + \varepsilon_s) \Big\|_2, \qquad

@@ -1,4 +1,4 @@
-"""Token scores from removal: the change of the prediction when tokens are replaced or removed."""
+"""Score tokens by removal: the change of the prediction when tokens are replaced or removed."""
 
 from __future__ import annotations
 

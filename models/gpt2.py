@@ -35,7 +35,7 @@ class Gpt2Config(ConfigRecord):
     dropout, attention_dropout, embedding_dropout
         Rates while training: branches, attention weights, embeddings.
     tied
-        Whether the next tokens are read off with the word embeddings.
+        Whether the head's kernel is the word embeddings.
     pad_id
         The padding token's number; None where there is none, and every token is real.
     """

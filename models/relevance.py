@@ -62,8 +62,8 @@ def attention_relevance(
     """
     if not has_relevance(config):
         raise InputError(
-            "relevance must start at classes read off one token, which this model has not: load it "
-            "with a classification head"
+            "relevance must start at classes computed from one token, which this model lacks: load "
+            "it with a classification head"
         )
     parts, pooled = params["params"], output.pooled
     assert pooled is not None

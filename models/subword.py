@@ -225,7 +225,7 @@ def _word_pieces(file: Path, settings: Mapping[str, Any]) -> Any:
     vocabulary = {word.rstrip("\r"): number for number, word in enumerate(words) if word}
     missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
     if missing:
-        raise InputError(f"it must have {', '.join(missing)}, and has not")
+        raise InputError(f"it must have {', '.join(missing)}, which it lacks")
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(
         lowercase=_flag(settings, "do_lower_case", True),
@@ -250,7 +250,7 @@ def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
 
     merges = file.with_name("merges.txt")
     if not merges.is_file():
-        raise InputError("merges.txt must lie beside it, and does not")
+        raise InputError("merges.txt must be in the same folder, and is not")
     vocabulary = _settings(file)
     if not all(isinstance(number, int) for number in vocabulary.values()):  # else skipped
         raise InputError("it must number every entry")

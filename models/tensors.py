@@ -344,7 +344,7 @@ def _vit(config: ViTConfig) -> Iterator[Rule]:
 
 
 def to_ours(rule: Rule, tensors: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    """Lay published tensors out as the parameter that a rule makes of them."""
+    """Return a rule's parameter made of published tensors."""
     first = np.asarray(tensors[0], np.float32)
     if rule.layout == "joined":
         return np.concatenate([np.asarray(part, np.float32).T for part in tensors], -1)
@@ -356,7 +356,7 @@ def to_ours(rule: Rule, tensors: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
 
 
 def to_published(rule: Rule, values: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Lay a parameter out as the published tensors that it is made of; undoes `to_ours`."""
+    """Return the published tensors of a rule's parameter; the inverse of `to_ours`."""
     values = np.asarray(values, np.float32)
     if rule.layout == "joined":
         parts = np.split(values, len(rule.published), axis=-1)

@@ -67,7 +67,7 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
         The model's configuration.
     target
         The output whose gradient with respect to attention is wanted, and the relevance of
-        attention where the model reads classes off one token; None leaves both out.
+        attention where classes are computed from one token; None leaves both out.
     """
     module = make_module(config)
 

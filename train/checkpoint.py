@@ -79,7 +79,7 @@ class Checkpoints:
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._sort_out(warn)
+            self._move_incomplete(warn)
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
             if len(self._steps()) > KEPT:  # a run ended between its last checkpoint and deleting
                 self._prune()
@@ -147,7 +147,7 @@ class Checkpoints:
         (self._folder / str(step)).rename(aside)
         shutil.rmtree(aside)
 
-    def _sort_out(self, warn: Callable[[str], None]) -> None:
+    def _move_incomplete(self, warn: Callable[[str], None]) -> None:
         """Move incomplete checkpoints away, because Orbax opens all of them."""
         bad: dict[int, str] = {}
         steps = self._steps()
@@ -166,7 +166,7 @@ class Checkpoints:
                 "from the beginning"
             )
         for step, why in bad.items():
-            warn(self._put_aside(step, why, last if last > step else None))
+            warn(self._move_away(step, why, last if last > step else None))
         for unfinished in (".*.deleted", f".*.{SEAL}", "*.orbax-checkpoint-tmp*"):
             for left in self._folder.glob(unfinished):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -188,7 +188,7 @@ class Checkpoints:
                 f"train from the beginning: {error}"
             ) from error
 
-    def _put_aside(self, step: int, why: str, last: int | None = None) -> str:
+    def _move_away(self, step: int, why: str, last: int | None = None) -> str:
         """Move a checkpoint away and return a line about it; `last` is a later one that is used."""
         folder = self._folder / str(step)
         if why == "cut off":

@@ -79,7 +79,7 @@ def join(
         )
     if cluster and (coordinator is not None or processes is not None):
         raise InputError(
-            "cluster must be given alone: coordinator, processes and process say what it would find"
+            "cluster must be given alone: it finds what coordinator, processes and process state"
         )
     if coordinator is not None and processes is None:
         raise InputError("coordinator needs processes and process beside it, got neither")

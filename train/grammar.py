@@ -11,9 +11,9 @@ whose number differs from the subject's; proper names do not count, as in Linzen
 
 What keeps the gold subject unambiguous: it is never coordinated (other nouns are, after ``both``
 or as subjects of a relative clause), determiners and adjectives carry no number, and a relative
-clause on the subject itself has a past-tense verb. As many nouns of the subject's own number stand
-between it and the verb as there are attractors, in distribution. Hence the subject noun alone
-decides the answer: whatever the other words are, both labels are equally likely.
+clause on the subject itself has a past-tense verb. Between subject and verb, nouns of the subject's
+number and attractors have the same distribution. Hence the subject noun alone decides the answer:
+whatever the other words are, both labels are equally likely.
 
 References
 ----------

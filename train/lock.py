@@ -53,7 +53,7 @@ def hold(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _acquire(lock, folder)
-            _sweep(folder)
+            _delete_leftovers(folder)
         except OSError as error:
             raise InputError(
                 f"the folder {folder} cannot be written: {error.strerror or error}"
@@ -94,7 +94,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             return
 
 
-def _sweep(folder: Path) -> None:
+def _delete_leftovers(folder: Path) -> None:
     """Delete temporary files of processes that have ended."""
     for path in list(folder.iterdir()):
         match = _BESIDE.fullmatch(path.name)

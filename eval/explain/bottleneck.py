@@ -48,7 +48,7 @@ def bottlenecks(
     residual
         Share of the residual connection.
     readout
-        The token that the prediction is read off.
+        The token that the prediction is computed from.
 
     Returns
     -------

@@ -90,7 +90,7 @@ class Explanation:
     cuts
         The minimum cuts of the tokens given to `with_cuts`.
     readout
-        The token that the prediction is read off: ``[CLS]``, the mask, or the last one.
+        The token that the prediction is computed from: ``[CLS]``, the mask, or the last one.
     """
 
     text: str

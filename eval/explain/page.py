@@ -36,7 +36,7 @@ def as_page(explanations: Sequence[Explanation]) -> str:
     """Write explanations as a page.
 
     Every sentence gets its prediction, its tokens shaded by every method, and the agreement
-    between methods; the first `MOST_VIEWS` also bars, heat map and flow graph to look into.
+    between methods; the first `MOST_VIEWS` also bars, heat map and flow graph.
 
     Parameters
     ----------

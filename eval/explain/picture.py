@@ -132,7 +132,7 @@ def blended(
     smooth: bool = True,
     opacity: float = OPACITY,
 ) -> NDArray[np.uint8]:
-    """Lay a heat map ``[rows, columns]`` over a picture uint8 ``[height, width, 3]``.
+    """Blend a heat map ``[rows, columns]`` with a picture uint8 ``[height, width, 3]``.
 
     The lowest score is shown in the first colour and the highest in the last, whatever they are;
     where all are equal there is only the first.

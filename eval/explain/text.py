@@ -112,7 +112,7 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
         ``prediction``    the likeliest class or token: ``"singular"`` or ``"plural"``
         ``probabilities`` ``{"singular": p, "plural": p}``
         ``tokens``        n objects ``{"text", "seen", "known"}``
-        ``readout``       index of the token that the prediction is read off, of ``[CLS]`` 0
+        ``readout``       index of the token that the prediction is computed from, of ``[CLS]`` 0
         ``target``        what the gradient is of, `jaxflow.eval.score.target`
         ``replacement``   what blank-out puts in, ``mask`` or ``unk``
         ``unknown``       the words that the vocabulary does not have

@@ -32,7 +32,7 @@ class Cases:
     special
         bool ``[S, n]``: special tokens, which are never removed.
     readout
-        int ``[S]``: the token that the class is read off.
+        int ``[S]``: the token that the class is computed from.
     subject
         int ``[S]``: the token of the subject's head noun, -1 where it is not known.
     """

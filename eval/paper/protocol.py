@@ -70,8 +70,8 @@ class ProtocolConfig:
         or that of the ``last`` one.
     reading
         A token's relevance at a layer: the ``readout`` row, that of the token that the class is
-        read off (``[CLS]``), or the ``maximum`` over all queries (Table 3), for which the authors
-        make each row of flows sum to 1.
+        computed from (``[CLS]``), or the ``maximum`` over all queries (Table 3), for which the
+        authors make each row of flows sum to 1.
     ranks
         Spearman's correlation of ``average`` ranks, or `dense_spearman`, the authors' of Table 3.
     """
@@ -197,7 +197,7 @@ def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[st
     return scores
 
 
-def _one_ahead(work: Iterator[_Begun]) -> Iterator[_Begun]:
+def _prefetched(work: Iterator[_Begun]) -> Iterator[_Begun]:
     """Yield each piece of work after starting the next, so that host and device work at once."""
     before = next(work, None)
     while before is not None:
@@ -261,7 +261,7 @@ def token_scores(
     done = 0
     batches = evaluation_batches(split, lengths, config.batch)
     work = ((*each, on_device(params, **layout.put_filled(each[1]))) for each in batches)
-    for rows, batch, found in _one_ahead(work):
+    for rows, batch, found in _prefetched(work):
         now = jax.tree.map(np.asarray, found)
         # Of the whole batch: JAX compiles a program for each number of rows.
         places = np.asarray(read_places(model, batch["tokens"] != split.pad_id))[: len(rows)]
@@ -361,7 +361,7 @@ def _correlations(
 
 
 def _relative_entropy(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Entropy of the normalised ``[S, L, n]`` rows, from 0 (one token) to 1 (uniform)."""
+    """Return the entropy of normalised rows ``[S, L, n]``, from 0 (one token) to 1 (uniform)."""
     weights = np.where(counted[:, None], np.nan_to_num(values), 0)
     weights = weights / weights.sum(-1, keepdims=True)
     entropy = -np.sum(weights * np.log(np.where(weights > 0, weights, 1)), axis=-1)

@@ -107,7 +107,7 @@ class SentenceScores:
         return int(self.saturated.shape[1])
 
     def arrays(self) -> dict[str, NDArray]:
-        """All arrays under the flat names that the file has, such as ``blank_out/raw``."""
+        """All arrays under their flat names in the file, such as ``blank_out/raw``."""
         return {**self._floats(), "saturated": self.saturated, "length": self.length}
 
     def save(self, path: str | PathLike[str], extra: Mapping[str, NDArray] | None = None) -> None:

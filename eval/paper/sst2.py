@@ -154,7 +154,7 @@ def check_classifier(model: Model) -> None:
         )
     if isinstance(config, Gpt2Config) or not hasattr(config, "vocabulary"):
         raise InputError(
-            "Table 3 reads the attention of [CLS], so that the model must be BERT or one of its kin"
+            "Table 3 reads the attention of [CLS], so the model must be BERT, DistilBERT or RoBERTa"
         )
 
 

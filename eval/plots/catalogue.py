@@ -49,7 +49,7 @@ class SentenceMaps:
     scores
         Method -> float64 ``[n]``, the score of each token after the last layer.
     readout
-        The token that the prediction is read off.
+        The token that the prediction is computed from.
     """
 
     tokens: tuple[str, ...]

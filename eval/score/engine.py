@@ -64,7 +64,7 @@ def gradient_scores(
     """Return scores (`GRADIENTS`) of tokens ``[B, n]`` by the gradient of the target; 0 at padding.
 
     `labels` ``[B]`` are the explained outputs, by default the predicted ones; `places` ``[B]`` the
-    tokens that a language model's output is read off.
+    tokens that a language model's output is computed from.
     """
     embeddings = apply(params, tokens, method="embed")
 

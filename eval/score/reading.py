@@ -51,7 +51,7 @@ class Reading:
     members
         The unit of each token.
     place
-        The token that the model's output is read off.
+        The token that the model's output is computed from.
     """
 
     ids: tuple[int, ...]

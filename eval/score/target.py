@@ -7,7 +7,7 @@ model                                              target         replacement
 ================================================== ============== ===========
 two classes                                        ``difference``
 more classes, or a language model                  ``log-odds``
-a mask token in the vocabulary (BERT and its kin)                 ``mask``
+a mask token in the vocabulary (BERT, RoBERTa ...)                ``mask``
 trained with word dropout (the agreement encoder),                ``unk``
 or without a mask token (GPT-2)
 ================================================== ============== ===========

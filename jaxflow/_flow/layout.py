@@ -203,11 +203,11 @@ def lifted(
     for column in range(0, width, LANES):
         diagonal = zero
         for i in range(n):
-            wish, arc = load(demand, i, column), load(transposed, i, column)
+            wanted, arc = load(demand, i, column), load(transposed, i, column)
             others = most(spread(column_sums[i]) - arc, zero)
-            part = least(one, wish / (others + tiny))
+            part = least(one, wanted / (others + tiny))
             store(share, i, 0, part)
-            diagonal = diagonal + least(arc, most(lowered(wish, part, others), zero))
+            diagonal = diagonal + least(arc, most(lowered(wanted, part, others), zero))
         store(share, n, 0, diagonal)
         for k in range(n):
             sums = zero

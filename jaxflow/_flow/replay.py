@@ -50,10 +50,10 @@ def _replay_one_layer(
         supply[0, j] -= passed
         used = spread((passed - to_own) / (out + TINY))
         for column in range(start, last, LANES):
-            wish, limit = load(demand, 0, column), load(arcs, j, column)
-            part = least(wish, limit)
+            wanted, limit = load(demand, 0, column), load(arcs, j, column)
+            part = least(wanted, limit)
             store(free, j, column, lowered(limit, used, part))
-            store(demand, 0, column, lowered(wish, used, part))
+            store(demand, 0, column, lowered(wanted, used, part))
         free[j, sink] = arcs[j, sink] - to_own
     demand[0, sink] = own
     net.transposed[1] = False
@@ -174,10 +174,10 @@ def _unlift(
     )
     start = first // LANES * LANES
     for i in range(first, last):
-        arc, wish = layer[sink, i], demand[i, sink]
+        arc, wanted = layer[sink, i], demand[i, sink]
         others = max(column_sums[i] - arc, 0.0)
-        share[0, i] = min(1.0, wish / (others + TINY))
-        own[0, i] = min(arc, max(wish - share[0, i] * others, 0.0))
+        share[0, i] = min(1.0, wanted / (others + TINY))
+        own[0, i] = min(arc, max(wanted - share[0, i] * others, 0.0))
     for k in range(first, last):
         lifted = above[k, sink]
         used = spread((lifted - left[0, k]) / lifted if lifted > 0.0 else 0.0)

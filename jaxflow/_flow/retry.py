@@ -171,7 +171,7 @@ def _pass(
             rest = least(one, (passed - used) / (others + tiny))
             more = used / (served + tiny) - rest
             for i in range(first, last):
-                wish = load(demand, i, 0)
+                wanted = load(demand, i, 0)
                 share = raised(rest, more, load(unmet, i, 0))
-                store(demand, i, 0, lowered(wish, share, least(wish, broadcast(arcs, j, i))))
+                store(demand, i, 0, lowered(wanted, share, least(wanted, broadcast(arcs, j, i))))
     return sent

@@ -93,11 +93,11 @@ def residual_cut(
         reach = spread(0.0)
         for j in range(first, last):
             reach = raised(reach, broadcast(transposed, i, j), load(supply, j, 0))
-        wish = load(bottom, i, column)
-        cut = cut + least(reach, wish)
-        sink_side = exceeds(wish, reach)
+        wanted = load(bottom, i, column)
+        cut = cut + least(reach, wanted)
+        sink_side = exceeds(wanted, reach)
         store(beyond, i, 0, sink_side)
-        below = below + lowered(wish, sink_side, wish)
+        below = below + lowered(wanted, sink_side, wanted)
     for j in range(first, last):
         reach = spread(0.0)
         for i in range(first, last):
@@ -157,8 +157,8 @@ def sweep_one_layer(
         own = own - to_own
         used = (passed - to_own) / (out + tiny)
         for i in range(first, last):
-            wish = load(demand, i, 0)
-            store(demand, i, 0, lowered(wish, used, least(wish, broadcast(arcs, j, i))))
+            wanted = load(demand, i, 0)
+            store(demand, i, 0, lowered(wanted, used, least(wanted, broadcast(arcs, j, i))))
     return sent
 
 
@@ -223,13 +223,13 @@ def sweep_two_layers(
         )  # fmt: skip
         sent = sent + passed
         for j in range(first, last):
-            have, wish = load(supply, j, 0), load(demand, j, 0)
+            have, wanted = load(supply, j, 0), load(demand, j, 0)
             given, taken = (
                 least(have, broadcast(transposed, k, j)),
-                least(wish, broadcast(lower, k, j)),
+                least(wanted, broadcast(lower, k, j)),
             )
             store(supply, j, 0, lowered(have, used_in, given))
-            store(demand, j, 0, lowered(wish, used_out, taken))
+            store(demand, j, 0, lowered(wanted, used_out, taken))
         if turn > 0:
             continue
         # The sinks' own nodes: every lane reads a row and a column of its own.
@@ -245,9 +245,9 @@ def sweep_two_layers(
         )  # fmt: skip
         sent = sent + passed
         for j in range(first, last):
-            have, wish = load(supply, j, 0), load(demand, j, 0)
+            have, wanted = load(supply, j, 0), load(demand, j, 0)
             given = least(have, load(columns.upper, j, column))
-            taken = least(wish, load(columns.back, j, column))
+            taken = least(wanted, load(columns.back, j, column))
             store(supply, j, 0, lowered(have, used_in, given))
-            store(demand, j, 0, lowered(wish, used_out, taken))
+            store(demand, j, 0, lowered(wanted, used_out, taken))
     return sent

@@ -172,7 +172,7 @@ def flow(
     threads: int | None = None,
     patient: bool = False,
 ) -> Any:
-    r"""Exact attention flow, the maximum flow from tokens of higher layers to the input tokens.
+    r"""Return exact attention flow (Abnar and Zuidema 2020), the maximum flow to the input tokens.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def head_flow(
     threads: int | None = None,
     patient: bool = False,
 ) -> np.ndarray:
-    r"""Attention flow of single heads: one head on top, lower layers averaged over heads.
+    r"""Return attention flow of single heads: one head on top, lower layers averaged over heads.
 
     Parameters
     ----------

@@ -125,7 +125,7 @@ class TrainOptions:
     width: int | None = None
     """Width of the embeddings."""
     causal: bool = False
-    """Train a decoder: no word attends to later ones, and the class is read off the last word."""
+    """Train a decoder: no word attends to later ones, and the class comes from the last word."""
     positions: int | None = None
     """Longest sentence in tokens, with [CLS]."""
     checkpoint_every: int | None = None

@@ -164,7 +164,7 @@ class Explain:
             sentences += terminal.read_sentences(self.file)
         if self.png is not None and len(sentences) > PICTURED:
             raise InputError(
-                f"png must be asked for at most {PICTURED} sentences, got {len(sentences)}: a "
+                f"png must be used for at most {PICTURED} sentences, got {len(sentences)}: a "
                 "picture has no space for more"
             )
         if not sentences:

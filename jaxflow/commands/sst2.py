@@ -27,7 +27,7 @@ class ReproduceSst2:
     """A folder with train.tsv and dev.tsv of sentence<TAB>label lines; by default glue/sst2, which
     is fetched."""
     model: Annotated[str, "PATH|NAME"] = "distilbert-base-uncased-finetuned-sst-2-english"
-    """BERT or one of its kin: a folder, or a name on the hub."""
+    """BERT, DistilBERT or RoBERTa: a folder, or a name on the hub."""
     out: Path | None = None
     """Folder for the results, with the fine-tuning run inside; by default runs/sst2-MODEL."""
     samples: int | None = None

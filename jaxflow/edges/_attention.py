@@ -1,4 +1,4 @@
-r"""Edge weights from attention alone: fused heads, one head, residual shares, discarding, sinks.
+r"""Define edge weights from attention alone: fused heads, one head, residual, discarding, sinks.
 
 ``discard-NUMBER`` is `jaxflow.discard`, heads averaged, with half of the weight residual.
 ``head-NUMBER`` is appendix A.1 of the paper: one head in the top layer, the average of all below;
@@ -10,11 +10,11 @@ Many models have attention sinks, tokens such as ``[CLS]``, ``[SEP]`` or the fir
 attention has no effect. With S these tokens, heads averaged, and m a token's attention to S,
 
 * ``no-...`` drops m and divides the row by the rest: m is distributed in proportion;
-* ``shared-...`` distributes m evenly over the other tokens that the token can see.
+* ``shared-...`` distributes m evenly over the other tokens that the token attends to.
 
 Rows sum to 1. A row with all its attention on S, or without other tokens to distribute it over, is
 one of zeros, which aggregators treat as all residual. Rows of the special tokens themselves are
-treated like any others: a class is read off one of them.
+treated like any others: a class is computed from one of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Relevance through an encoder and a decoder from attention and its gradients.
+r"""Compute relevance through an encoder and a decoder from attention and its gradients.
 
 With H heads, A attention of a layer, s the target tokens and q the source tokens [1]_:
 
@@ -11,8 +11,8 @@ With H heads, A attention of a layer, s the target tokens and q the source token
           && \text{then its cross-attention } (10)
 
 from :math:`R^{ss} = I`, :math:`R^{qq} = I`, :math:`R^{sq} = 0`. Equation 11, the change of
-:math:`R^{ss}` by cross-attention, adds :math:`\bar A R^{qs}`, which is 0: an encoder does not look
-at the decoder.
+:math:`R^{ss}` by cross-attention, adds :math:`\bar A R^{qs}`, which is 0: an encoder does not
+attend to the decoder.
 
 Where equations and the authors' program differ, this follows the equations:
 
@@ -57,7 +57,7 @@ def cross_relevance(trace: CrossTrace, *, sources: Indices = None) -> Any:
         Attention of the three kinds and the gradient of the explained output with respect to each.
     sources
         Decoder tokens whose rows to return: an int, a sequence, or None for all. An output is
-        explained by the row of the token that it was read off.
+        explained by the row of the token that it was computed from.
 
     Returns
     -------

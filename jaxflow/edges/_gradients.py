@@ -1,4 +1,4 @@
-r"""Edge weights from gradients: attention times gradient, and transformer attribution.
+r"""Define edge weights from gradients: attention times gradient, and transformer attribution.
 
 With :math:`\nabla A` the gradient of the explained output with respect to the attention of the
 same layer, R the relevance of the same entries by the rules of `jaxflow.models.relevance`, and H

@@ -1,4 +1,4 @@
-r"""Edge weights from the vectors that tokens contribute: norms, ALTI, GlobEnc, effective attention.
+r"""Define edge weights from contributed vectors: norms, ALTI, GlobEnc, effective attention.
 
 Attention of one layer adds to token i's stream :math:`\sum_j F_{ij} + b_O`, with
 :math:`F_{ij} = \sum_h \alpha^h_{ij} v^h_j W_O^h`, value vectors with their bias. With

@@ -1,10 +1,10 @@
-r"""Receptive-field normalisation of a causal model: scores relative to uniform attention.
+r"""Normalise a causal model's scores by its receptive field, that is by uniform attention.
 
 Under a causal mask the first token is visible to all tokens in all layers, the last one to itself
 alone. Attention uniform over the visible tokens, :math:`U_{ij} = 1 / i` for :math:`j \le i`,
 combined over L layers, is what token j gets for its position alone. Scores divided by that are 1
-where a model looks no more at a token than its position explains, whichever aggregator combines
-the layers. Abnar and Zuidema propose such a normalisation for decoders and leave it open.
+where a token gets no more attention than its position explains, for every aggregator of the
+layers. Abnar and Zuidema propose such a normalisation for decoders and leave it open.
 """
 
 from __future__ import annotations

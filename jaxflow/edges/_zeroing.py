@@ -1,4 +1,4 @@
-r"""Value zeroing: the change of direction of a token's output when a value vector is zeroed.
+r"""Define value zeroing: the change of a token's output direction when a value vector is zeroed.
 
 With :math:`y_i` the whole block's output for token i, feed-forward layer and normalisations
 included, and :math:`y_i^{\neg j}` its output when all heads read a value of 0 from token j, the

@@ -106,7 +106,7 @@ def _require(trace: CrossTrace, edge: CrossEdge, what: str) -> None:
         ]
     if missing:
         raise InputError(
-            f"{what} needs {' and '.join(missing)}, which this trace has not: have the model "
+            f"{what} needs {' and '.join(missing)}, which this trace lacks: have the model "
             "return the attention of encoder, decoder and cross-attention"
             + (", and differentiate an output with respect to each" if edge == "gradient" else "")
         )

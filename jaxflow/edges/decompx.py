@@ -1,4 +1,4 @@
-r"""DecompX (Modarressi et al. 2023): hidden states and logits as sums over the input tokens.
+r"""Compute DecompX (Modarressi et al. 2023): hidden states and logits as sums over input tokens.
 
 Input token k enters as its own vector, embedding with position, and every operation of a block is
 applied to the parts :math:`x_{i \Leftarrow k}` of token i's vector instead of to their sum:
@@ -63,7 +63,7 @@ def decompose(
     blocks: Any = trace.blocks
     if blocks.value is None or blocks.value_bias is None:
         raise InputError(
-            "DecompX needs the parameters of value vectors, which this trace has not: trace the "
+            "DecompX needs the parameters of value vectors, which this trace lacks: trace the "
             "model with jaxflow.models.trace, or give its blocks a value and a value_bias"
         )
     layers, heads, size, width = jnp.shape(blocks.projection)

@@ -121,7 +121,7 @@ def require(trace: Trace, needs: tuple[str, ...], what: str) -> None:
     missing = [_FIELDS[name] for name in needs if getattr(trace, name) is None]
     if missing:
         raise InputError(
-            f"{what} needs {' and '.join(missing)}, which this trace has not: trace the model with "
+            f"{what} needs {' and '.join(missing)}, which this trace lacks: trace the model with "
             "jaxflow.models.trace, or choose an edge weight that needs attention alone"
         )
 

@@ -155,7 +155,7 @@ class Maps:
     steps
         uint16 ``[L, K, n, n]``, the mean of the heads and then, if they are kept, each head.
     step
-        The weight that 1 in `steps` stands for.
+        The weight of one step.
     """
 
     steps: NDArray[np.uint16]
