@@ -83,10 +83,7 @@ class ConfigRecord:
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Build a configuration from `to_dict`'s result.
 
-        Raises
-        ------
-        InputError
-            If a field is unknown or holds an impossible value.
+        Raises `InputError` if a field is unknown or holds an impossible value.
         """
         try:
             check_fields(cls, fields)

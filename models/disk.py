@@ -199,10 +199,7 @@ def save(
 def rounded(model: Model, precision: Precision) -> Model:
     """Return the model that is read from files of a precision.
 
-    Raises
-    ------
-    InputError
-        If a parameter is too large for the precision.
+    Raises `InputError` if a parameter is too large for the precision.
     """
     with np.errstate(over="ignore"):  # an error below, not a warning here
         params = jax.tree.map(

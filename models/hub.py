@@ -24,10 +24,7 @@ def bundled_names() -> tuple[str, ...]:
 def bundled_model(name: str = DEFAULT) -> Path:
     """Return the folder of a bundled model.
 
-    Raises
-    ------
-    InputError
-        If there is none of that name.
+    Raises `InputError` if there is none of that name.
     """
     if name not in bundled_names():
         raise InputError(
@@ -46,10 +43,8 @@ def is_hub_name(name: str) -> bool:
 def from_hub(name: str) -> Path:
     """Fetch a model from the hub, or find it in the hub library's cache, and return its folder.
 
-    Raises
-    ------
-    InputError
-        If the hub has no such model, or cannot be reached and the cache does not have it.
+    Raises `InputError` if the hub has no such model, or cannot be reached and the cache does not
+    have it.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

@@ -82,10 +82,8 @@ class Tokenizer(Protocol):
 def stack(rows: Sequence[Sequence[int]], length: int | None, pad_id: int | None) -> np.ndarray:
     """Pad rows of numbers to int32 ``[B, n]``.
 
-    Raises
-    ------
-    InputError
-        If a row is longer than `length`, or rows differ and there is nothing to pad with.
+    Raises `InputError` if a row is longer than `length`, or rows differ and there is nothing to pad
+    with.
     """
     longest = max((len(row) for row in rows), default=1)
     if length is not None and longest > length:

@@ -40,7 +40,7 @@ def test_the_site_is_built_with_the_tutorial_executed(tmp_path: Path) -> None:
 
     for part in ("data:image/png;base64,", "[CLS]", "Table 1"):
         assert part in text("tutorial")
-    for part in ("jaxflow.flow_cut", "Exact attention flow", "Raises"):
+    for part in ("jaxflow.flow_cut", "Return exact attention flow", "Raises"):
         assert part in text("api/flow")
     assert "agreement-gradient-norm.svg" in text("")
     assert "fonts.googleapis" not in text("")  # nothing is fetched from elsewhere

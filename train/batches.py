@@ -61,10 +61,7 @@ def encode_sentences(
 
     Nothing is known of their attractors and subjects.
 
-    Raises
-    ------
-    InputError
-        If the tokenizer has no padding token.
+    Raises `InputError` if the tokenizer has no padding token.
     """
     pad = tokenizer.pad_id
     if pad is None:

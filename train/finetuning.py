@@ -90,10 +90,7 @@ def prepare_model(
 ) -> Model:
     """Return the model to begin with: a classifier of these classes, with the run's dropout.
 
-    Raises
-    ------
-    InputError
-        If the model has no text, or classes of another number.
+    Raises `InputError` if the model has no text, or classes of another number.
     """
     if model.tokenizer is None or not hasattr(model.config, "vocabulary"):
         raise InputError("fine-tuning on sentences needs a model of text with its tokenizer")

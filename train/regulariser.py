@@ -57,10 +57,7 @@ def subject_share(
 def check_derivative() -> None:
     """Raise `InputError` before training where flow has no derivative.
 
-    Raises
-    ------
-    InputError
-        If numba, which finds the minimum cuts, cannot be imported.
+    Raises `InputError` if numba, which finds the minimum cuts, cannot be imported.
     """
     try:
         import jaxflow._flow.kernel  # noqa: F401

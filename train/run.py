@@ -63,10 +63,7 @@ def read_config(run: Path, kind: type[FitConfig] = TrainConfig) -> FitConfig | N
 def config_of(run: Path, data: Path | None = None) -> TrainConfig:
     """Return how a run was trained, its corpus replaced by the one in `data` where that is given.
 
-    Raises
-    ------
-    InputError
-        If there is no run.
+    Raises `InputError` if there is no run.
     """
     config = read_config(run)
     if config is None:

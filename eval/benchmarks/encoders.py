@@ -186,10 +186,7 @@ def run_models(
     `folder` holds a published BERT, DistilBERT or RoBERTa; without it the model has `config`'s
     sizes and random parameters. Each contender loads it in `loads` processes.
 
-    Raises
-    ------
-    InputError
-        If the folder holds another model, or a batch has too many tokens for it.
+    Raises `InputError` if the folder holds another model, or a batch has too many tokens for it.
     """
     with tempfile.TemporaryDirectory() as scratch:
         which = "random" if folder is None else "given"

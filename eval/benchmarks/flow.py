@@ -128,10 +128,8 @@ def trained_attention(
     agreement corpus in the folder `data`. Where too few sentences have n tokens, the beginnings of
     longer ones are taken, and B is less than `sentences` where the corpus has fewer.
 
-    Raises
-    ------
-    InputError
-        If there is no run or no such corpus; the function, if no sentence is long enough.
+    Raises `InputError` if there is no run or no such corpus; the function, if no sentence is long
+    enough.
     """
     config = AGREEMENT if run is None else read_config(run)
     if config is None:

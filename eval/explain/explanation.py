@@ -320,10 +320,7 @@ def _named(model: Model, probabilities: NDArray[np.float64]) -> dict[str, float]
 def with_cuts(explanation: Explanation, wanted: Sequence[str]) -> Explanation:
     """Add the minimum cuts of tokens, as they were written or by index from 0; see `bottlenecks`.
 
-    Raises
-    ------
-    InputError
-        If the sentence has no such token.
+    Raises `InputError` if the sentence has no such token.
     """
     tokens = [token.text for token in explanation.tokens]
     cuts = bottlenecks(explanation.attention, tokens, wanted, RESIDUAL, explanation.readout)

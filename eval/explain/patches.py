@@ -31,10 +31,7 @@ _PIXELS, _PIXELS_A_BYTE = 1 << 24, 1_000
 def vision_config(model: Model) -> ViTConfig:
     """Return the configuration of a model that classifies images.
 
-    Raises
-    ------
-    InputError
-        If it is another model, or a ViT without a classification head.
+    Raises `InputError` if it is another model, or a ViT without a classification head.
     """
     if not isinstance(model.config, ViTConfig) or model.config.head != "classification":
         raise InputError(
@@ -114,10 +111,7 @@ def to_pixels(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.float
     published ViTs do it, with the same (bilinear) filter; 1 channel takes the luminance. Returns
     float32 ``[H, W, C]``.
 
-    Raises
-    ------
-    InputError
-        If the model has another number of channels.
+    Raises `InputError` if the model has another number of channels.
     """
     from PIL import Image
 
@@ -145,10 +139,7 @@ _AT_ONCE = 64  # images a batch
 def occluded(pixels: NDArray, config: ViTConfig, fill: Fill = "mean") -> NDArray[np.float32]:
     """Return copies ``[P, H, W, C]`` of a normalised image with one patch hidden, row by row.
 
-    Raises
-    ------
-    InputError
-        If there is no such fill.
+    Raises `InputError` if there is no such fill.
     """
     if fill == "mean":
         colour = pixels.mean((0, 1), dtype=np.float64)

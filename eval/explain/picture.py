@@ -137,10 +137,8 @@ def blended(
     The lowest score is shown in the first colour and the highest in the last, whatever they are;
     where all are equal there is only the first.
 
-    Raises
-    ------
-    InputError
-        If the scores are not finite numbers of rows and columns, or the opacity is out of range.
+    Raises `InputError` if the scores are not finite numbers of rows and columns, or the opacity is
+    out of range.
     """
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 2 or not np.isfinite(scores).all():
@@ -207,11 +205,8 @@ def save_overlay(
 ) -> Path:
     """Write the overlays as a PNG, or with `bare` the blended picture of one method alone.
 
-    Raises
-    ------
-    InputError
-        If a method is not in the explanation, `bare` is given with more than one, or the file
-        cannot be written.
+    Raises `InputError` if a method is not in the explanation, `bare` is given with more than one,
+    or the file cannot be written.
     """
     if bare:
         from PIL import Image

@@ -117,10 +117,7 @@ def compare_models(
 def read_card(path: Path) -> str:
     """Read a model's card, or begin one.
 
-    Raises
-    ------
-    InputError
-        If it cannot be read, or has no one place for the measured part.
+    Raises `InputError` if it cannot be read, or has no one place for the measured part.
     """
     try:
         card = path.read_text(encoding="utf-8")
@@ -138,10 +135,7 @@ def read_card(path: Path) -> str:
 def with_measured(card: str, part: str) -> str:
     """Replace the measured part of a card, or add it at the end.
 
-    Raises
-    ------
-    InputError
-        If only one of the two marks around it is there.
+    Raises `InputError` if only one of the two marks around it is there.
     """
     before, start, rest = card.partition(START)
     _, end, after = rest.partition(END)

@@ -70,10 +70,7 @@ def write_npz(path: str | PathLike[str], arrays: Iterable[tuple[str, NDArray[Any
 
     The bytes are those of `numpy.savez_compressed`, which has all arrays in memory at once.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
+    Raises `OSError` if the file cannot be written.
     """
     with open(path, "wb") as opened, zipfile.ZipFile(opened, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays:

@@ -111,10 +111,7 @@ def from_split(
 ) -> Cases:
     """Draw sentences of an encoded split; None takes 2,000, or all where there are fewer.
 
-    Raises
-    ------
-    InputError
-        If there are fewer than requested, or the model has no classes.
+    Raises `InputError` if there are fewer than requested, or the model has no classes.
     """
     rows = _draw(len(split), samples, seed)
     n = int(split.lengths[rows].max())
@@ -130,10 +127,7 @@ def from_split(
 def from_texts(model: Model, texts: Sequence[str], labels: Sequence[int]) -> Cases:
     """Encode texts; those that are too long for the model are an error.
 
-    Raises
-    ------
-    InputError
-        If a text is too long, or the model has no classes.
+    Raises `InputError` if a text is too long, or the model has no classes.
     """
     if not texts or len(texts) != len(labels):
         raise InputError(
@@ -183,11 +177,8 @@ def agreement_cases(
 def labelled_cases(model: Model, data: Path, samples: int | None, seed: int) -> Cases:
     """Draw sentences of ``dev.tsv`` in a folder of labelled sentences.
 
-    Raises
-    ------
-    InputError
-        If the corpus cannot be read, its labels are no classes of the model, or it has too few
-        sentences.
+    Raises `InputError` if the corpus cannot be read, its labels are no classes of the model, or it
+    has too few sentences.
     """
     from jaxflow.train.sst2 import load_sst2
 

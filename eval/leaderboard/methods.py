@@ -87,10 +87,7 @@ def all_methods(heads: int = 0, causal: bool = False) -> list[Method]:
 def find_method(name: str) -> Method:
     """Return the method of a name.
 
-    Raises
-    ------
-    InputError
-        If there is none.
+    Raises `InputError` if there is none.
     """
     edge_name, _, how = name.partition("/")
     if how:

@@ -168,10 +168,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Evaluate a finished run on its own corpus, or on the one in `data`.
 
-    Raises
-    ------
-    InputError
-        If there is no finished run, or its corpus is gone.
+    Raises `InputError` if there is no finished run, or its corpus is gone.
     """
     config = config_of(run, data)
     model = load(run)
@@ -182,10 +179,7 @@ def evaluate_run(
 def check_out(out: Path) -> None:
     """Raise `InputError` if a folder cannot be written, before the work; nothing is created.
 
-    Raises
-    ------
-    InputError
-        If the folder, or the nearest one above it that exists, cannot be written.
+    Raises `InputError` if the folder, or the nearest one above it that exists, cannot be written.
     """
     place = out.absolute()
     while not place.exists() and place != place.parent:

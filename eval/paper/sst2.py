@@ -141,10 +141,8 @@ class Sst2Evaluation:
 def check_classifier(model: Model) -> None:
     """Raise `InputError` for a model that Table 3 cannot be computed with.
 
-    Raises
-    ------
-    InputError
-        If it does not have two classes, or computes them from another token than the first.
+    Raises `InputError` if it does not have two classes, or computes them from another token than
+    the first.
     """
     config = model.config
     if config.head != "classification" or config.classes != 2:

@@ -119,10 +119,7 @@ def sentence_figures(sentence: SentenceMaps, residual: float = 0.5) -> Figures:
 def check_formats(formats: Sequence[str]) -> None:
     """Refuse formats that figures cannot be written in.
 
-    Raises
-    ------
-    InputError
-        If there is none, or one is unknown.
+    Raises `InputError` if there is none, or one is unknown.
     """
     unknown = [form for form in formats if form not in FORMATS]
     if unknown or not formats:
@@ -136,10 +133,7 @@ def write_figures(
 ) -> list[Path]:
     """Write figures to a folder, all of them or none.
 
-    Raises
-    ------
-    InputError
-        If a format is unknown or the folder cannot be written to.
+    Raises `InputError` if a format is unknown or the folder cannot be written to.
     """
     check_formats(formats)
     writers: dict[str, Callable[[Path], None]] = {

@@ -70,10 +70,7 @@ class Journey:
 def read_tables(folder: Path) -> Tables:
     """Read ``tables.json`` back, without the claims.
 
-    Raises
-    ------
-    InputError
-        If the folder has none, or it is not what an evaluation writes.
+    Raises `InputError` if the folder has none, or it is not what an evaluation writes.
     """
     path = folder / "tables.json"
     try:
@@ -112,10 +109,7 @@ def read_tables(folder: Path) -> Tables:
 def read_journey(run: Path) -> Journey:
     """Read a run's ``metrics.jsonl``.
 
-    Raises
-    ------
-    InputError
-        If the run has none, or it holds nothing that can be drawn.
+    Raises `InputError` if the run has none, or it holds nothing that can be drawn.
     """
     path = run / "metrics.jsonl"
     try:

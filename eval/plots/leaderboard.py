@@ -124,10 +124,7 @@ def draw_critical_difference(
     how many are left out. Ranks stay those among all methods (Demšar 2006, Figure 1; here bars are
     of paired permutation tests, not of one critical difference for all).
 
-    Raises
-    ------
-    InputError
-        If names and ranks are not as many, or fewer than two methods have a rank.
+    Raises `InputError` if names and ranks are not as many, or fewer than two methods have a rank.
     """
     if len(names) != len(significance.ranks):
         raise InputError(
@@ -292,10 +289,8 @@ def draw_layers(
     By default raw attention, its rollout and flow, and the three others that are best by this
     measure at the top.
 
-    Raises
-    ------
-    InputError
-        If there is no such measure, it is known at the top only, or a method has no layers.
+    Raises `InputError` if there is no such measure, it is known at the top only, or a method has no
+    layers.
     """
     if measure not in TITLES:
         raise InputError(f"measure must be one of {', '.join(TITLES)}, got {measure!r}")

@@ -109,10 +109,7 @@ def write_study(out: Path, done: Study) -> list[Path]:
     ``figure4.svg`` has the paper's sentences, ``agreement.svg`` the shares by layer, and
     ``sentences.svg`` the further sentences, if there are any.
 
-    Raises
-    ------
-    InputError
-        If the folder cannot be written to.
+    Raises `InputError` if the folder cannot be written to.
     """
     from jaxflow.eval.plots.pronouns import draw_pronoun_agreement, draw_referents
     from jaxflow.eval.plots.style import save

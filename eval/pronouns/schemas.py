@@ -84,10 +84,7 @@ class Schema:
     def span(self, which: int) -> tuple[int, int]:
         """Return where a referent begins and ends in the sentence, in characters.
 
-        Raises
-        ------
-        InputError
-            If it does not occur there exactly once as whole words.
+        Raises `InputError` if it does not occur there exactly once as whole words.
         """
         word = self.referents[which]
         places = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", self.sentence))

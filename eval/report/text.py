@@ -68,10 +68,7 @@ def layer_names(layers: int) -> list[str]:
 def to_json(value: Any) -> Any:
     """Return the JSON form of a value: None for NaN and infinity, an object for a dataclass.
 
-    Raises
-    ------
-    InputError
-        If something in it has no JSON form.
+    Raises `InputError` if something in it has no JSON form.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value

@@ -105,11 +105,8 @@ class Attribution:
 def read_attention(path: Path) -> SavedAttention:
     """Read the arrays ``attention``, ``mask`` and ``tokens`` of an npz file.
 
-    Raises
-    ------
-    InputError
-        If there is no such file, it is damaged or no npz, an array is missing or holds pickled
-        objects, or the shapes do not go together.
+    Raises `InputError` if there is no such file, it is damaged or no npz, an array is missing or
+    holds pickled objects, or the shapes do not go together.
     """
     arrays = read_npz(path, ("attention", "mask", "tokens"))
     if "attention" not in arrays:
@@ -300,10 +297,7 @@ class EdgeScores:
 def edge_method(name: str) -> tuple[EdgeWeight, Aggregator]:
     """Read ``EDGE/AGGREGATOR``; an edge weight alone is followed by rollout.
 
-    Raises
-    ------
-    InputError
-        If there is no such edge weight or aggregator.
+    Raises `InputError` if there is no such edge weight or aggregator.
     """
     edge, slash, how = name.partition("/")
     for known in AGGREGATORS:

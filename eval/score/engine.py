@@ -105,10 +105,8 @@ def removal_scores(
 
     Copies of the sentences are classified as many at once as there are sentences, or all together.
 
-    Raises
-    ------
-    InputError
-        If the tokenizer lacks the token, or ``mask-out`` is what ``blank-out`` does already.
+    Raises `InputError` if the tokenizer lacks the token, or ``mask-out`` is what ``blank-out`` does
+    already.
     """
     apply: Apply = model.module.apply
     size, n = tokens.shape

@@ -75,10 +75,8 @@ def scoring_of(
 ) -> Scoring:
     """Return the choices for a model of text; None takes the default of its kind.
 
-    Raises
-    ------
-    InputError
-        If the model lacks the classes that the target needs, or its tokenizer the token.
+    Raises `InputError` if the model lacks the classes that the target needs, or its tokenizer the
+    token.
     """
     config = model.config
     classes = getattr(config, "classes", 0) if config.head == "classification" else 0

@@ -48,10 +48,7 @@ def write_shard(path: Path, shard: Shard) -> None:
 
     Columns are ``row`` and ``label``, ``length``, and for each score a list of one float64 a layer.
 
-    Raises
-    ------
-    InputError
-        If the folder cannot be written.
+    Raises `InputError` if the folder cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -75,10 +72,7 @@ def write_shard(path: Path, shard: Shard) -> None:
 def read_shard(path: Path) -> Shard:
     """Read what `write_shard` wrote.
 
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged or none of these.
+    Raises `InputError` if the file is missing, damaged or none of these.
     """
     import pyarrow.parquet as pq
 

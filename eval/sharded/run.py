@@ -147,10 +147,7 @@ class ShardedEvaluation:
         Scores stay in the shards and are read a few arrays ``[S, L]`` at a time, so that memory
         holds these and some 400 MB, however many sentences there are.
 
-        Raises
-        ------
-        InputError
-            If a shard is missing, damaged or of another plan.
+        Raises `InputError` if a shard is missing, damaged or of another plan.
         """
         missing = self.missing()
         if missing:
@@ -287,10 +284,7 @@ def open_sharded(
 def claim_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     """Write the plan into the folder, or check that it equals the one there.
 
-    Raises
-    ------
-    InputError
-        If the folder cannot be written, or holds another plan.
+    Raises `InputError` if the folder cannot be written, or holds another plan.
     """
     path = folder / "plan.json"
     if not path.exists():

@@ -66,10 +66,7 @@ def save(path: Path, content: str | bytes | Callable[[Path], None]) -> None:
 def read_sentences(file: Path) -> list[str]:
     """Return the lines of a file that are not empty; ``-`` is standard input.
 
-    Raises
-    ------
-    InputError
-        If it cannot be read or is not UTF-8 text.
+    Raises `InputError` if it cannot be read or is not UTF-8 text.
     """
     standard = str(file) == "-"
     try:

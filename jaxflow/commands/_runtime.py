@@ -195,10 +195,7 @@ def named_model(run: str | Path | None, model: str | None) -> Model:
 
     Without either it is the bundled model.
 
-    Raises
-    ------
-    InputError
-        If both are given, or there is no such model.
+    Raises `InputError` if both are given, or there is no such model.
     """
     from jaxflow.models import load
     from jaxflow.models.hub import bundled_model, bundled_names
