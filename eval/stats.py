@@ -223,13 +223,7 @@ def binomial_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 def share_of(holds: ArrayLike, decided: ArrayLike) -> Share:
-    """Return the share of decided cases in which something holds; the other cases are ties.
-
-    Parameters
-    ----------
-    holds, decided
-        ``[S]`` boolean each.
-    """
+    """Return the share of `decided` cases ``[S]`` in which something `holds`; others are ties."""
     holds, decided = np.asarray(holds, bool), np.asarray(decided, bool)
     n, successes = int(decided.sum()), int((holds & decided).sum())
     share = successes / n if n else math.nan

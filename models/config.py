@@ -203,19 +203,10 @@ _NAMES = {
 def check_fields(record: type, fields: Mapping[str, Any]) -> None:
     """Check values read from JSON against the types of a dataclass's fields.
 
-    Parameters
-    ----------
-    record
-        Whose fields are bool, int, float, str, `Path`, tuples of one of these, literals, or None.
-    fields
-        Name -> value.
-
-    Raises
-    ------
-    InputError
-        If it is no mapping, or a field is unknown, of another kind or a whole number of more than
-        63 bits. A whole number passes for a float, a list for a tuple, and text for a path; nothing
-        else passes for something else.
+    Types may be bool, int, float, str, `Path`, tuples of one of these, literals, or None. A whole
+    number passes for a float, a list for a tuple, and text for a path. Raises `InputError` if
+    `fields` is no mapping, or a field is unknown, of another type or a whole number of more than 63
+    bits.
     """
     if not isinstance(fields, Mapping):
         raise InputError(f"fields must be one JSON object, got {fields!r}")

@@ -20,13 +20,7 @@ Target = Callable[[jax.Array], jax.Array]
 
 
 def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
-    """Stack the parameters of all blocks along a first axis.
-
-    Parameters
-    ----------
-    config, params
-        A model's configuration and variables, blocks one by one.
-    """
+    """Stack the parameters of all blocks, which are stored one by one, along a first axis."""
     parts = params["params"]
     blocks: Any = jax.tree.map(
         lambda *leaves: jnp.stack(leaves),
@@ -59,15 +53,10 @@ def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
 
 
 def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., Trace]:
-    """Build the pure function ``(params, tokens, mask) -> Trace``, to be jitted by the caller.
+    """Return the pure function ``(params, tokens, mask) -> Trace``, to be jitted by the caller.
 
-    Parameters
-    ----------
-    config
-        The model's configuration.
-    target
-        The output whose gradient with respect to attention is wanted, and the relevance of
-        attention where classes are computed from one token; None leaves both out.
+    With `target` the trace has the gradient of that output with respect to attention, and the
+    relevance of attention where classes are computed from one token.
     """
     module = make_module(config)
 

@@ -146,23 +146,11 @@ def _lines(path: Path, header: int = 0) -> Iterator[_Line]:
 
 
 def read_simple(path: str | Path) -> Iterator[Example]:
-    """Read one ``numpred.*`` file of the simple layout.
+    """Yield the rows of one ``numpred.*`` file of the simple layout, the subject index unknown.
 
-    Parameters
-    ----------
-    path : path
-        A name that ends in ``.1`` ... ``.5`` states the number of attractors of its rows.
-
-    Yields
-    ------
-    Example
-        In file order; the subject index is always unknown.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, empty or not UTF-8, or at the first row without a tab, with an
-        unknown label or an empty prefix.
+    A name that ends in ``.1`` ... ``.5`` states the number of attractors of its rows. Raises
+    `InputError` if the file is missing, empty or not UTF-8, or at the first row without a tab, with
+    an unknown label or an empty prefix.
     """
     path = Path(path)
     suffix = path.suffix[1:]
@@ -173,22 +161,10 @@ def read_simple(path: str | Path) -> Iterator[Example]:
 
 
 def read_subjects(path: str | Path) -> Iterator[Example]:
-    """Read ``subjects.tsv``: label, prefix, subject index and attractors, under a header.
+    """Yield the rows of ``subjects.tsv``: label, prefix, subject index and attractors.
 
-    Parameters
-    ----------
-    path : path
-        The header is ``label prefix subject_index n_attractors``, separated by tabs.
-
-    Yields
-    ------
-    Example
-        In file order, with nothing unknown.
-
-    Raises
-    ------
-    InputError
-        As `read_simple`, and for other columns or a subject index outside the prefix.
+    Its header is ``label prefix subject_index n_attractors``, separated by tabs. Raises
+    `InputError` as `read_simple`, and for other columns or a subject index outside the prefix.
     """
     for line in _lines(Path(path), header=1):
         cells = line.text.split("\t")
@@ -211,24 +187,12 @@ def read_subjects(path: str | Path) -> Iterator[Example]:
 
 
 def read_full(path: str | Path) -> Iterator[Example]:
-    """Read ``agr_50_mostcommon_10K.tsv``, gzipped or not, by the names in its header.
+    """Yield the rows of ``agr_50_mostcommon_10K.tsv``, gzipped if its name ends in ``.gz``.
 
-    Parameters
-    ----------
-    path : path
-        Gzipped if the name ends in ``.gz``. The prefix is made of the words of ``sentence``
-        before ``verb_index``; both indices count from 1.
-
-    Yields
-    ------
-    Example
-        In file order, with nothing unknown.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, empty, truncated or not UTF-8, lacks a needed column, or at the
-        first row with a wrong number of cells, an unknown label or an index out of range.
+    The prefix is made of the words of ``sentence`` before ``verb_index``; both indices count from
+    1. Raises `InputError` if the file is missing, empty, truncated or not UTF-8, lacks a needed
+    column, or at the first row with a wrong number of cells, an unknown label or an index out of
+    range.
     """
     path = Path(path)
     line = _Line(path, 0, "")
@@ -278,26 +242,11 @@ def _full_row(cells: list[str], line: _Line) -> Example:
 
 
 def read_labelled(path: str | Path, *, hidden: bool = False) -> Iterator[Labelled]:
-    """Read a file of ``sentence<TAB>label`` lines.
+    """Yield the rows of a UTF-8 file of ``sentence<TAB>label`` lines without a header.
 
-    Parameters
-    ----------
-    path : path
-        UTF-8 text without a header.
-    hidden : bool
-        Whether the labels may all be -1, as those of GLUE's test split are.
-
-    Yields
-    ------
-    Labelled
-        In file order; spaces around a sentence are dropped.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, empty or not UTF-8, or at the first row without exactly one tab,
-        with an empty sentence, or with another label than 0 or 1. Labels of -1 are taken where
-        they may be hidden, and only if all are.
+    Spaces around a sentence are dropped. Where labels may be `hidden`, they may all be -1, as those
+    of GLUE's test split are. Raises `InputError` if the file is missing, empty or not UTF-8, or at
+    the first row without exactly one tab, with an empty sentence, or with another label.
     """
     names = {str(label): label for label in range(len(LABEL_NAMES))}
     first = ""

@@ -215,21 +215,10 @@ def _same(leaf: jax.Array) -> jax.Array:
 def layout_of(
     devices: int | None = None, *, shard_params: bool = False, own: bool = False
 ) -> Layout:
-    """Return the layout over the first devices.
+    """Return the layout over the first devices, by default all.
 
-    Parameters
-    ----------
-    devices
-        How many; None takes all.
-    shard_params
-        As in `Layout`.
-    own
-        Whether only this process's devices count, where there are several processes.
-
-    Raises
-    ------
-    InputError
-        If there are not so many.
+    With `own` only this process's devices count, where there are several processes. Raises
+    `InputError` if there are not so many.
     """
     there = jax.local_devices() if own else jax.devices()
     # Process by process, so that the rows of each are contiguous.

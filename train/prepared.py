@@ -124,14 +124,8 @@ def prepared_sources(
 ) -> dict[str, Sequence[Block]]:
     """Open a corpus's blocks of rows by split, preparing it first if that was not done before.
 
-    Parameters
-    ----------
-    make
-        Returns the builder, whose files are under `data_dir`; it imports TFDS.
-    data_dir
-        Folder of this corpus alone, named after everything it is made from.
-    downloads
-        Where fetched files are kept.
+    `make` returns the builder, whose files are under `data_dir`, a folder named after everything it
+    is made from; it imports TFDS. Fetched files are kept in `downloads`.
     """
     _check_writable(data_dir)
     with _quiet_tfds():

@@ -250,18 +250,9 @@ class RunFolder:
 def open_run(
     run: Path, config: FitConfig, layout: Layout, warn: Callable[[str], None]
 ) -> Iterator[RunFolder]:
-    """Lock and open a run's folder for the duration of a block.
+    """Lock and open a run's folder for the duration of a block; its configuration is written there.
 
-    Parameters
-    ----------
-    run
-        The folder.
-    config
-        The run's configuration, which is written there.
-    layout
-        The placement of the run's state.
-    warn
-        Called with one line for each checkpoint that is not used.
+    `warn` is called with one line for each checkpoint that is not used.
     """
     _check_processes(config)
     folder = RunFolder(run, layout)

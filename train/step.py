@@ -284,12 +284,7 @@ def from_rows(rows: Sequence[Mapping[str, float]]) -> list[Metrics]:
 def check_steps(last: int, found: Sequence[Metrics]) -> None:
     """Raise an error after a step whose loss or gradient is not finite or too large.
 
-    Parameters
-    ----------
-    last
-        The number of the last step, from 1.
-    found
-        The metrics of the steps up to that one.
+    `found` are the metrics of the steps up to number `last`, which counts from 1.
     """
     shown = {"gradient_norm": "gradient's norm", "subject_share": "subject's share"}
     rows = to_rows(found)

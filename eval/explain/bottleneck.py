@@ -36,29 +36,10 @@ def bottlenecks(
 ) -> tuple[Bottleneck, ...]:
     """Return the minimum cuts between the readout at the top layer and some tokens.
 
-    Parameters
-    ----------
-    attention
-        ``[L, H, n, n]``, without padding.
-    tokens
-        The n tokens as they were written.
-    wanted
-        Tokens, each as it was written, wherever it occurs, or as its index from 0. What is both a
-        word of the sentence and a number is the word.
-    residual
-        Share of the residual connection.
-    readout
-        The token that the prediction is computed from.
-
-    Returns
-    -------
-    tuple of Bottleneck
-        Each token once, in the order given.
-
-    Raises
-    ------
-    InputError
-        If the sentence has no such token.
+    `attention` is ``[L, H, n, n]`` without padding, `residual` the share of the residual
+    connection. Each of the `wanted` is a token as it was written, wherever it occurs, or its index
+    from 0; text that is both is the word. Returns each token once, in the order given. Raises
+    `InputError` if the sentence has no such token.
     """
     places: dict[int, None] = {}
     for word in wanted:

@@ -33,25 +33,11 @@ td { text-align: right; padding: .15rem .6rem; font-variant-numeric: tabular-num
 
 
 def as_page(explanations: Sequence[Explanation]) -> str:
-    """Write explanations as a page.
+    """Return explanations, at least one, as a whole HTML document.
 
-    Every sentence gets its prediction, its tokens shaded by every method, and the agreement
-    between methods; the first `MOST_VIEWS` also bars, heat map and flow graph.
-
-    Parameters
-    ----------
-    explanations
-        At least one.
-
-    Returns
-    -------
-    str
-        The whole HTML document.
-
-    Raises
-    ------
-    InputError
-        If there is no explanation.
+    Every sentence gets its prediction, its tokens shaded by every method, and the agreement between
+    methods; the first `MOST_VIEWS` also bars, heat map and flow graph. Raises `InputError` if there
+    is no explanation.
     """
     if not explanations:
         raise InputError("explanations must hold at least one, got none")

@@ -42,22 +42,12 @@ def vision_config(model: Model) -> ViTConfig:
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a picture of a usual format, the first frame where it has several.
+    """Read a picture, the first frame where it has several, as uint8 ``[height, width, 3]``.
 
-    PNG, JPEG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF, TGA, ICO and PCX.
-
-    Turned upright by its orientation tag; what is transparent becomes white.
-
-    Returns
-    -------
-    array
-        uint8 ``[height, width, 3]``, red, green and blue.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, is no picture, has more than 8 bits a channel, or claims more
-        pixels than 16 million and 1,000 a byte.
+    PNG, JPEG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF, TGA, ICO and PCX, turned upright by the
+    orientation tag; what is transparent becomes white. Raises `InputError` if the file cannot be
+    read, is no picture, has more than 8 bits a channel, or claims more pixels than 16 million and
+    1,000 a byte.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 

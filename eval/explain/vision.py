@@ -105,29 +105,11 @@ def explain_image(
     methods: Sequence[str] = METHODS,
     occlusion: Fill | None = None,
 ) -> ImageExplanation:
-    """Classify a picture, and score its patches by every method.
+    """Classify the picture of a file by a ViT, and score its patches by every method.
 
-    Parameters
-    ----------
-    model
-        A ViT with a classification head, see `jaxflow.models.load`.
-    path
-        The picture, of a usual format, see `jaxflow.eval.explain.patches.read_picture`.
-    options
-        How attention becomes a map; None takes the defaults.
-    methods
-        Of ``raw``, ``rollout`` and ``flow``.
-    occlusion
-        Hide each patch in turn too, showing this instead; that is a forward pass a patch.
-
-    Returns
-    -------
-    ImageExplanation
-
-    Raises
-    ------
-    InputError
-        If the model is of another kind, the picture cannot be read, or an option is unusable.
+    `methods` are among ``raw``, ``rollout`` and ``flow``; `occlusion` hides each patch in turn too,
+    showing this fill instead: a forward pass a patch. Raises `InputError` if the model is of
+    another kind, the picture cannot be read, or an option is unusable.
     """
     options = options or VisionOptions()
     config = vision_config(model)

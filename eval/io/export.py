@@ -33,29 +33,11 @@ _SETTINGS = (
 def export_run(
     run: Path, out: Path, *, data: Path | None = None, precision: Precision = "float16"
 ) -> list[Path]:
-    """Export a finished run.
+    """Export a finished run to the folder `out` and return the files (see `jaxflow.models.disk`).
 
-    Parameters
-    ----------
-    run
-        The run's folder.
-    out
-        The folder to write; see `jaxflow.models.disk`. The model's card there, ``README.md``,
-        keeps its own words, only its measured part is replaced.
-    data
-        The corpus's folder, if it has moved since training.
-    precision
-        Of the stored parameters.
-
-    Returns
-    -------
-    list of Path
-        The files.
-
-    Raises
-    ------
-    InputError
-        If there is no finished run, its corpus is gone, or a folder cannot be read or written.
+    Of the model's card there, ``README.md``, only the measured part is replaced. `data` is the
+    corpus's folder, if it has moved since training. Raises `InputError` if there is no finished
+    run, its corpus is gone, or a folder cannot be read or written.
     """
     config = config_of(run, data)
     card = read_card(out / CARD)
@@ -80,21 +62,12 @@ def compare_models(
     splits: Mapping[str, EncodedSplit],
     lengths: tuple[int, ...],
 ) -> dict[str, dict[str, Any]]:
-    """Compare two models' predictions on splits that neither was trained on.
+    """Compare a trained model with its `stored`, rounded form on splits it was not trained on.
 
-    Parameters
-    ----------
-    trained, stored
-        A model, and the same model with its parameters rounded.
-    splits, lengths
-        Encoded sentences by split, and the lengths to pad them to.
-
-    Returns
-    -------
-    dict
-        Split -> ``n`` sentences, those left out as too long included; ``accuracy`` of `stored`,
-        which counts those as wrong; ``accuracy_trained`` of `trained`; how many predictions
-        ``changed``; and the ``max_probability_change`` of any sentence.
+    Returns split -> ``n`` sentences, those left out as too long included; ``accuracy`` of `stored`,
+    which counts those as wrong; ``accuracy_trained`` of `trained`; how many predictions
+    ``changed``; and the ``max_probability_change`` of any sentence. Sentences are padded to
+    `lengths`.
     """
     result = {}
     for name, split in splits.items():

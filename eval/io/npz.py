@@ -27,20 +27,10 @@ _DEFLATE = 1_040
 def read_npz(
     path: str | PathLike[str], names: Collection[str] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Read arrays of an npz file, as `numpy.savez` and `numpy.savez_compressed` write it.
+    """Read arrays of an npz file: those of `names` that are there, or all.
 
-    Parameters
-    ----------
-    path
-        The file.
-    names
-        The arrays to read, those of them that are there; None reads all.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or is damaged, an array is one of pickled objects, or the arrays
-        would take more than 1 GiB and more than 100 times the file's own size.
+    Raises `InputError` if the file cannot be read or is damaged, an array is one of pickled
+    objects, or the arrays would take more than 1 GiB and more than 100 times the file's own size.
     """
     name = ""
     try:

@@ -117,22 +117,9 @@ def run_board(
     """Score the tokens of sentences by every method, then measure the scores.
 
     Every row is correlated with both references; the rows of the top layers are judged by removal
-    too.
-
-    Parameters
-    ----------
-    model
-        A model with classes.
-    cases
-        The sentences.
-    programs
-        Of another model of the same configuration, to be used again.
-    seed
-        Of the random baseline.
-    threads
-        For flow; None takes all cores.
-    report
-        Called with the name of the step, how much of it is done, and of how much.
+    too. `model` has classes, `programs` are of another model of the same configuration, `seed` is
+    that of the random baseline, and `report` is called with the name of the step, how much of it is
+    done, and of how much.
     """
     programs = Programs(model) if programs is None else programs
     scores = score_cases(model, cases, programs, seed=seed, threads=threads, report=report)
@@ -283,28 +270,12 @@ def set_probabilities(
     at_once: int = 2048,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[NDArray[np.float64]]:
-    """Return the class's probability for sets of kept tokens.
+    """Return the class's probability for sets of kept tokens, a float64 array for each sentence.
 
-    Parameters
-    ----------
-    predict
-        From tokens ``[B, n]`` and their mask to probabilities ``[B, C]``; called with one B for
-        each length, so that it is compiled once for it.
-    cases
-        S sentences.
-    sets
-        For each sentence its sets, as bits over its removable tokens, each once.
-    blank
-        The token in place of a removed one.
-    at_once
-        About how many tokens a call has.
-    report
-        Called with the sets done and their number.
-
-    Returns
-    -------
-    list
-        For each sentence the probabilities of its sets, float64.
+    `predict` maps tokens ``[B, n]`` and their mask to probabilities ``[B, C]`` and is called with
+    one B for each length, of about `at_once` tokens. `sets` are, for each of the sentences, bits
+    over its removable tokens, each set once; `blank` replaces a removed token. `report` is called
+    with the sets done and their number.
     """
     found = [np.empty(len(each)) for each in sets]
     total = sum(len(each) for each in sets)

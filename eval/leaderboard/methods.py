@@ -66,12 +66,8 @@ def aggregators_of(edge: EdgeWeight) -> tuple[Aggregator, ...]:
 def all_methods(heads: int = 0, causal: bool = False) -> list[Method]:
     """Return every method, edge weights first.
 
-    Parameters
-    ----------
-    heads
-        How many heads of the model are methods of their own.
-    causal
-        Whether the model is, so that attention is divided by its receptive field too.
+    The first `heads` heads are methods of their own; for a `causal` model, attention is divided by
+    its receptive field too.
     """
     names = [
         f"{edge.name}/{how}"

@@ -354,34 +354,12 @@ def as_leaderboard_page(
     *,
     probabilities: Sequence[float] | None = None,
 ) -> str:
-    """Write a leaderboard as a page: a table to sort and filter, and below it sentences.
+    """Return a leaderboard as an HTML document: a table to sort and filter, and below it sentences.
 
-    A click on a method shades the sentences by its scores and shows its measures on each.
-
-    Parameters
-    ----------
-    summary
-        The board in numbers.
-    board
-        Of the first seed: what the sentences are shaded by.
-    tokens
-        Of each sentence shown, padding left out.
-    labels
-        The names of the classes.
-    shown
-        Which sentences, places among ``board.cases``.
-    probabilities
-        Of each sentence shown: that of its labelled class.
-
-    Returns
-    -------
-    str
-        The whole HTML document.
-
-    Raises
-    ------
-    InputError
-        If there is no sentence, or what is given does not fit the board.
+    A click on a method shades the sentences by its scores on `board`, the first seed's, and shows
+    its measures on each. `tokens`, without padding, and `probabilities`, of the labelled class, are
+    those of the sentences `shown`, places among ``board.cases``; `labels` are the classes' names.
+    Raises `InputError` if there is no sentence, or an argument does not fit the board.
     """
     from bokeh.document import Document
     from bokeh.models import ColumnDataSource

@@ -41,17 +41,7 @@ _METHOD = Column("method", text=True, code=True)
 
 
 def print_summary(console: Console, summary: Summary, most: int | None = None) -> None:
-    """Print the methods, best first.
-
-    Parameters
-    ----------
-    console
-        A rich console.
-    summary
-        The board in numbers.
-    most
-        How many methods; None is all.
-    """
+    """Print the best `most` methods, or all, best first."""
     shown = summary.finals[:most]
     notes = [f"… and {len(summary.finals) - len(shown)} more"] if shown != summary.finals else []
     notes += [f"the same on this model: {', '.join(group)}" for group in summary.equal_methods]
@@ -186,31 +176,12 @@ def write_board(
     *,
     shown: int = 30,
 ) -> list[Path]:
-    """Write a board to a folder, atomically.
+    """Write a board to a folder, atomically, and return the files.
 
-    Parameters
-    ----------
-    out
-        The folder.
-    summary, boards, names
-        The results, the boards that they summarise, and the names of their runs.
-    model
-        The first run's, whose sentences the page shows.
-    config
-        What made it.
-    shown
-        How many sentences the page shows.
-
-    Returns
-    -------
-    list of Path
-        ``leaderboard.md``, ``.json``, ``.parquet``, ``.html``, ``critical-difference.svg``, and
-        ``layers.svg`` of a model with more than one layer.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be written.
+    They are ``leaderboard.md``, ``.json``, ``.parquet``, ``.html``, ``critical-difference.svg``,
+    and ``layers.svg`` of a model with more than one layer. `names` are those of the boards' runs,
+    `model` is the first run's, and the page shows `shown` sentences. Raises `InputError` if the
+    folder cannot be written.
     """
     from jaxflow.eval.leaderboard.page import as_leaderboard_page
     from jaxflow.eval.plots.leaderboard import draw_critical_difference, draw_layers

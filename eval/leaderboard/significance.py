@@ -72,22 +72,10 @@ class Significance:
 def permutation_tests(
     values: NDArray[np.floating], *, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Test every pair of R methods.
+    """Return the p-values float64 ``[R, R]`` of every pair of R methods, not corrected.
 
-    Parameters
-    ----------
-    values
-        ``[R, S]``, NaN where a method is not defined.
-    permutations
-        Most random sign choices, the same for all pairs.
-    seed
-        Of these.
-
-    Returns
-    -------
-    ndarray
-        float64 ``[R, R]``, symmetric, not corrected; NaN on the diagonal and where no sentence has
-        both.
+    `values` are ``[R, S]``, NaN where a method is not defined. The same random sign choices, at
+    most `permutations`, serve all pairs. NaN on the diagonal and where no sentence has both.
     """
     if values.ndim != 2 or np.isinf(values).any():
         raise InputError(f"values must be finite or NaN, [methods, sentences], got {values.shape}")

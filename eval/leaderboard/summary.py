@@ -117,21 +117,10 @@ def summarise_boards(
     seed: int = 0,
     permutations: int = PERMUTATIONS,
 ) -> Summary:
-    """Summarise boards of the same sentences, one for each training seed.
+    """Summarise boards of the same rows and sentences, one for each training seed, sorted by `key`.
 
-    Parameters
-    ----------
-    boards
-        At least one, all with the same rows and sentences.
-    key
-        The measure to sort by.
-    seed, permutations
-        Of bootstrap and tests.
-
-    Raises
-    ------
-    InputError
-        If the boards are of different rows or sentences, or there is no such measure.
+    `seed` and `permutations` are those of bootstrap and tests. Raises `InputError` if the boards
+    are of different rows or sentences, or there is no such measure.
     """
     if key not in MEASURES:
         raise InputError(f"sort must be one of {', '.join(MEASURES)}, got {key!r}")

@@ -105,18 +105,9 @@ _Asked = tuple[_Question, NDArray[np.float64]]
 def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
     """Test every claim on the per-sentence scores of one model.
 
-    Parameters
-    ----------
-    scores
-        Any number of layers; a claim about depth is not decided on a single layer.
-    seed
-        Of the bootstrap intervals.
-
-    Returns
-    -------
-    tuple of Claim
-        C1, C2, C3 (all targets each), C4, C5 (two scores, two baselines, all targets), E1-E3.
-        The module's docstring defines each.
+    Returns C1, C2, C3 (all targets each), C4, C5 (two scores, two baselines, all targets) and
+    E1-E3, as the module's docstring defines them. A claim about depth is not decided on a single
+    layer; `seed` is that of the bootstrap intervals.
     """
     questions: list[_Question] = []
 
@@ -145,17 +136,9 @@ def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
 
 
 def plateau(means: NDArray[np.float64]) -> int | None:
-    """Return the first layer from which on every mean is within 0.02 of the largest of them.
+    """Return the first layer from which on every mean of ``[L]`` is within 0.02 of the largest.
 
-    Parameters
-    ----------
-    means
-        ``[L]``, one mean per layer, bottom to top.
-
-    Returns
-    -------
-    int or None
-        Counted from 1; the last layer at the latest; None if its mean is undefined.
+    Layers count from 1; at the latest it is the last one, and None if that one's mean is undefined.
     """
     for layer in range(len(means)):
         later = means[layer:]

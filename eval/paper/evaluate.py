@@ -49,27 +49,12 @@ def evaluate(
     seconds: float | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Score a model's test sentences and write the tables.
+    """Score a model's test sentences and write the tables and scores to the folder `out`.
 
-    Parameters
-    ----------
-    model, splits, config
-        The model, the splits it was not trained on (``test`` among them) and how it was trained.
-    protocol
-        How sentences are scored.
-    out
-        Folder for ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and
-        ``config.json``.
-    accuracy, seconds
-        By split, and of training, where they are known already.
-    report
-        Called with the number of sentences done and their total.
-
-    Raises
-    ------
-    InputError
-        If there are too few sentences, the model cannot serve the protocol or the folder cannot be
-        written.
+    `splits` are those it was not trained on, ``test`` among them, `config` is how it was trained;
+    `accuracy` by split and the `seconds` of training are recorded where they are known. `report` is
+    called with the number of sentences done and their total. Raises `InputError` if there are too
+    few sentences, the model cannot serve the protocol or the folder cannot be written.
     """
     protocol = protocol.resolved(model)
     test = splits["test"]
@@ -104,25 +89,9 @@ def write_evaluation(
 ) -> Evaluation:
     """Make tables and claims of scores and write the files of an evaluation.
 
-    Parameters
-    ----------
-    out
-        The folder.
-    scores, extra
-        By sentence, and further arrays for ``scores.npz``.
-    model, config, protocol
-        The model, how it was trained and how sentences were scored.
-    accuracy
-        By split, ``test`` among them.
-    too_long
-        Test sentences left out for their length.
-    seconds
-        Of training, for the record.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be written.
+    `extra` are further arrays for ``scores.npz``, `accuracy` is by split, ``test`` among them,
+    `too_long` is the number of test sentences left out for their length, and `seconds` is recorded.
+    Raises `InputError` if the folder cannot be written.
     """
     protocol = protocol.resolved(model)
     tables = build_tables(scores, protocol.seed)

@@ -300,12 +300,8 @@ def score_sentences(
 ) -> tuple[SentenceScores, dict[str, np.ndarray]]:
     """Choose the sentences of a split and score them.
 
-    Returns
-    -------
-    tuple
-        The scores by sentence, and their token scores by the names in ``scores.npz``:
-        every method (float32, NaN where there is no token), the rows of the split and the tokens'
-        numbers.
+    Returns the scores by sentence, and by the names in ``scores.npz`` their token scores by every
+    method (float32, NaN where there is no token), the rows of the split and the tokens' numbers.
     """
     chosen = choose(split, config)
     tokens = token_scores(model, chosen, lengths, config, report)

@@ -68,13 +68,8 @@ def print_report(
 ) -> None:
     """Print the tables beside the paper's, the rows the paper lacks, and the claims.
 
-    Parameters
-    ----------
-    console
-        A rich console on standard output. Tables wider than it are printed in parts of some layers
-        each, so that no number is cut; colours appear only where the console has them.
-    tables, claims, accuracy, authors, rounding
-        As for `write_reports`.
+    Tables wider than the console are printed in parts of some layers each, so that no number is
+    cut. The results are as for `write_reports`.
     """
     print_sections(console, _sections(tables, accuracy or {}, authors, rounding))
     _print_claims(console, claims)
@@ -119,32 +114,12 @@ def write_reports(
 ) -> list[Path]:
     """Write ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and ``config.json``.
 
-    Parameters
-    ----------
-    out
-        Folder, made if it is not there.
-    scores, tables, claims
-        Results of one model. ``tables.json`` is as `jaxflow.eval.paper.tables.record` has it.
-    accuracy, accuracy_by_split
-        Of the model: on the split that is scored, and on each held-out split.
-    authors, rounding
-        Of Table 3: the tables by the authors' own protocol, and how much of the summed gradient is
-        rounding; ``tables.json`` has them as ``authors_protocol`` and ``rounding``.
-    config, versions
-        What produced it; ``config.json`` holds both.
-    extra
-        Further arrays for ``scores.npz``.
-
-    Returns
-    -------
-    list of Path
-        The five files.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be written to or something given has no JSON form. Every file is
-        complete before the first one takes its place.
+    ``tables.json`` is as `jaxflow.eval.paper.tables.record` has it, with `authors`, Table 3 by the
+    authors' own protocol, and `rounding`, how much of its summed gradient is rounding. `accuracy`
+    is of the split that is scored, `extra` are further arrays for ``scores.npz``, and
+    ``config.json`` holds `config` and `versions`. Returns the five files. Raises `InputError` if
+    the folder cannot be written to or something given has no JSON form; every file is complete
+    before the first one is renamed.
     """
     content = record(
         tables,

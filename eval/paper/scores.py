@@ -159,10 +159,7 @@ class SentenceScores:
 def write_scores(path: Path, scores: Scores, extra: Mapping[str, NDArray] | None = None) -> None:
     """Write the file in place, holding one array at a time; `SentenceScores.save` is safer.
 
-    Raises
-    ------
-    InputError
-        As `SentenceScores.save`, but for a file that cannot be written, which is an OSError.
+    Raises `InputError` as that does, but `OSError` for a file that cannot be written.
     """
     arrays, further = scores.arrays(), dict(extra or {})
     for name, values in further.items():

@@ -167,27 +167,13 @@ def evaluate_sst2(
     accuracy: Mapping[str, Mapping[str, float | int]] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sst2Evaluation:
-    """Score a classifier's ``dev`` sentences by both protocols and write the tables.
+    """Score a classifier's ``dev`` sentences by both protocols and write the tables to `out`.
 
-    Parameters
-    ----------
-    model, splits, lengths
-        The classifier, encoded labelled splits (``dev`` among them) and the padded lengths.
-    config
-        How sentences are scored.
-    out
-        Folder for ``tables.md``, ``tables.json``, ``tables.csv`` (the corrected protocol),
-        ``scores.npz`` and ``config.json``.
-    made_with, accuracy
-        For the record how the model was made; by split, if it is known already.
-    report
-        Called with the number of sentences done and their total, of both protocols.
-
-    Raises
-    ------
-    InputError
-        If the model is no such classifier, there are too few sentences or the folder cannot be
-        written.
+    `splits` are encoded labelled splits, ``dev`` among them; the files are those of
+    `jaxflow.eval.paper.report.write_reports`, their tables by the corrected protocol. `made_with`
+    and `accuracy` by split are recorded; `report` is called with the number of sentences done and
+    their total, of both protocols. Raises `InputError` if the model is no such classifier, there
+    are too few sentences or the folder cannot be written.
     """
     check_classifier(model)
     scoring = scoring_of(model, config.target, config.replacement)

@@ -62,16 +62,9 @@ def build_tables(
     resamples: int = RESAMPLES,
     reference: Reference = AGREEMENT,
 ) -> Tables:
-    """Compute means, deviations and intervals of per-sentence scores.
+    """Compute means, deviations and bootstrap intervals of one model's per-sentence scores.
 
-    Parameters
-    ----------
-    scores
-        Of one model.
-    seed, resamples
-        Of the bootstrap intervals.
-    reference
-        The paper's tables to compare them with.
+    `reference` are the paper's tables to compare them with.
     """
     # All columns in one call: they share the bootstrap's resamples, which cost the time.
     cells = summarise(_columns(scores), seed, resamples=resamples)
@@ -99,12 +92,9 @@ def _columns(scores: Scores) -> Iterator[NDArray[np.float64]]:
 def beside_paper(
     tables: Tables, target: str, row: str
 ) -> tuple[tuple[float, float, float], ...] | None:
-    """Return the paper's mean and standard deviation of a row, and our mean minus the paper's.
+    """Return the paper's mean and deviation of a row and our mean minus the paper's, one per layer.
 
-    Returns
-    -------
-    tuple of (mean, std, difference), or None
-        One per layer; None where the paper has nothing to compare.
+    None where the paper has nothing to compare.
     """
     theirs = tables.reference.row(target, row, tables.layers)
     if theirs is None:
@@ -126,29 +116,11 @@ def record(
 ) -> dict[str, Any]:
     """Return the content of ``tables.json``: JSON values, None where a number is undefined.
 
-    Parameters
-    ----------
-    tables, claims
-        Results.
-    accuracy
-        Of the model on the test split: a number, or a mapping with the parts.
-    accuracy_by_split
-        Split -> its figures, such as ``{"accuracy", "n", "too_long"}``.
-    config, versions
-        What produced it: dataclasses, mappings or anything that has a JSON form.
-
-    Returns
-    -------
-    dict
-        Keys ``tables`` (target -> row -> list of cells), ``saturation`` (list of cells),
-        ``entropy`` (row -> list of cells), ``claims`` (list), ``accuracy``,
-        ``accuracy_by_split``, ``samples``, ``config``, ``versions``; a cell is
-        ``{"mean", "std", "ci95": [low, high], "n", "nan"}``.
-
-    Raises
-    ------
-    InputError
-        If something given has no JSON form.
+    Keys are ``tables`` (target -> row -> list of cells), ``saturation`` (list of cells),
+    ``entropy`` (row -> list of cells), ``claims`` (list), ``accuracy`` (a number, or a mapping with
+    the parts), ``accuracy_by_split`` (split -> numbers such as ``accuracy``, ``n``, ``too_long``),
+    ``samples``, ``config``, ``versions``; a cell is ``{"mean", "std", "ci95": [low, high], "n",
+    "nan"}``. Raises `InputError` if something given has no JSON form.
     """
     return {
         "tables": to_json(tables.correlations),

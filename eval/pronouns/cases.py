@@ -90,23 +90,9 @@ def measure(
 ) -> tuple[Case, ...]:
     """Compute fillers' probabilities and each method's weights at the mask of every sentence.
 
-    Parameters
-    ----------
-    model
-        A masked language model of `jaxflow.models`.
-    schemas
-        The sentences.
-    residual
-        Share of the residual connection in rollout and flow.
-    threads
-        Threads for flow; None takes all cores.
-    report
-        Called with the number of sentences done and their total.
-
-    Raises
-    ------
-    InputError
-        If the model does not predict masked words, or a sentence does not fit it.
+    `model` is a masked language model, `residual` the share of the residual connection in rollout
+    and flow; `report` is called with the number of sentences done and their total. Raises
+    `InputError` if the model does not predict masked words, or a sentence does not fit it.
     """
     head = getattr(model.config, "head", None)
     if head != "masked-lm" or model.text.mask_id is None:

@@ -75,25 +75,11 @@ def study(
     threads: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Study:
-    """Measure the paper's sentences, those that are counted, and further ones.
+    """Measure the paper's sentences, those that are counted, and the further ones of `own`.
 
-    Parameters
-    ----------
-    model
-        A masked language model.
-    schemas
-        The sentences to count.
-    own
-        Further sentences, which are shown like the paper's.
-    described
-        Where the model and the sentences are from, for the files.
-    residual, threads, report
-        As for `jaxflow.eval.pronouns.cases.measure`.
-
-    Raises
-    ------
-    InputError
-        If the model or a sentence is not usable, or there is none to count.
+    `described` states where the model and the sentences are from, for the files; the other
+    arguments are those of `jaxflow.eval.pronouns.cases.measure`. Raises `InputError` if the model
+    or a sentence is not usable, or there is none to count.
     """
     paper = read_schemas(PAPER)
     every = [*paper, *own, *schemas]

@@ -97,18 +97,10 @@ class Schema:
 
 
 def read_schemas(path: Path = BUNDLED) -> tuple[Schema, ...]:
-    """Read a file of sentences.
+    """Read a file of sentences, tabs between its columns; by default the bundled pairs.
 
-    Parameters
-    ----------
-    path
-        Text with tabs between its columns; by default the bundled pairs.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, holds no sentence, or a line of it is no schema: the message
-        names the line. A sentence may occur in it once, and a pair's name twice.
+    Raises `InputError` if the file cannot be read, holds no sentence, or a line of it is no schema:
+    the message names the line. A sentence may occur in it once, and a pair's name twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -238,22 +230,12 @@ class Placed:
 
 
 def place(tokenizer: Any, schema: Schema) -> Placed:
-    """Find the mask, the referents and the fillers among a tokenizer's ids.
+    """Find the mask, the referents and the fillers among the ids of a masked model's tokenizer.
 
     Nothing is assumed of how words are cut: whatever changes when the mask token replaces a
     referent is the referent, and whatever replaces the mask in a filled sentence is the filler.
-
-    Parameters
-    ----------
-    tokenizer
-        Of a masked language model.
-    schema
-        The sentence.
-
-    Raises
-    ------
-    InputError
-        If a filler is not one word piece, or the tokenizer's text cannot be laid over the sentence.
+    Raises `InputError` if a filler is not one word piece, or the tokenizer's text cannot be aligned
+    with the sentence.
     """
     mask_id = tokenizer.mask_id
     (token,) = tokenizer.decode([mask_id])

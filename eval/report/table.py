@@ -243,16 +243,8 @@ def to_markdown(
 ) -> str:
     """Write sections as a Markdown document.
 
-    Parameters
-    ----------
-    title
-        Of the document.
-    sections
-        Its parts.
-    made_with
-        Configuration and versions, which are written as JSON at the end; None leaves them out.
-    escape
-        What to do to every text, such as `escaped`.
+    `made_with`, configuration and versions, is written as JSON at the end; `escape` is applied to
+    every text, such as `escaped`.
     """
     blocks = [f"# {title}"]
     for section in sections:

@@ -204,19 +204,10 @@ def attention_of(
 ) -> SavedAttention:
     """Run a model on texts and return its attention in the form of a file.
 
-    Pieces of one word are joined where `words` is set, as `join` does; `report` is called with how
-    many texts are done, and of how many.
-
-    Returns
-    -------
-    SavedAttention
-        Attention float32 ``[S, L, H, n, n]`` with n the longest text's tokens, the mask of real
-        tokens, and the tokens as text.
-
-    Raises
-    ------
-    InputError
-        If a text is empty, too long for the model or no valid Unicode, or the model is of images.
+    Attention is float32 ``[S, L, H, n, n]`` with n the longest text's tokens, with the mask of real
+    tokens and the tokens as text. Pieces of one word are joined where `words` is set, as `join`
+    does; `report` is called with how many texts are done, and of how many. Raises `InputError` if a
+    text is empty, too long for the model or no valid Unicode, or the model is of images.
     """
     if isinstance(model.config, ViTConfig):
         raise InputError("the model must be one of text, got one of images")

@@ -159,16 +159,8 @@ def flow_at(
 ) -> NDArray[np.float64]:
     """Return the flow from one token a sentence, float64 ``[B, L, n]``.
 
-    Parameters
-    ----------
-    attention
-        ``[B, L, H, n, n]``.
-    places
-        ``[B]``, the tokens.
-    mask
-        ``[B, n]`` boolean, True at real tokens.
-    residual, threads
-        As in `jaxflow.flow`.
+    `attention` is ``[B, L, H, n, n]``, `places` ``[B]`` are the tokens, and `mask` ``[B, n]`` is
+    True at real tokens; the rest as in `jaxflow.flow`.
     """
 
     def flows(these: Any, source: int) -> Any:

@@ -78,22 +78,12 @@ def with_mask_token(text: str, model: Model) -> str:
 
 
 def reader(model: Model, *, words: bool = False, answer: bool = True) -> Callable[[str], Reading]:
-    """Prepare a model for reading texts.
+    """Prepare a model of text for encoding texts: return the function from a text to its `Reading`.
 
-    Parameters
-    ----------
-    model
-        A model of text.
-    words
-        Whether pieces of one word are joined to one unit.
-    answer
-        Whether the place of the model's output is wanted; else it is that of the first token.
-
-    Returns
-    -------
-    callable
-        From a text to its `Reading`. It raises `InputError` for a text that is empty, too long for
-        the model or not valid Unicode, and, for a masked language model, without one mask token.
+    Pieces of one word are joined to one unit where `words` is set. The readout is the place of the
+    model's output, without `answer` the first token. The function raises `InputError` for a text
+    that is empty, too long for the model or not valid Unicode, and, for a masked language model,
+    without one mask token.
     """
     if isinstance(model.text, WordTokenizer):
         return lambda text: _whole_words(text, model)

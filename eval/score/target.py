@@ -108,21 +108,9 @@ def scoring_of(
 
 
 def target_value(target: Target, logits: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-    """Return the number that gradients are taken of.
+    """Return the number ``[B]`` that gradients are taken of, from the readout's logits ``[B, C]``.
 
-    Parameters
-    ----------
-    target
-        Which.
-    logits
-        ``[B, C]`` of the readout.
-    labels
-        ``[B]`` explained outputs; None takes the predicted ones.
-
-    Returns
-    -------
-    jax.Array
-        ``[B]``.
+    `labels` ``[B]`` are the explained outputs; None takes the predicted ones.
     """
     if target == "predicted":
         return logits.max(-1)

@@ -103,12 +103,8 @@ def read_shard(path: Path) -> Shard:
 def read_shard_scores(path: Path, name: str) -> NDArray[np.float64]:
     """Read the score of one name (`jaxflow.eval.paper.scores.SCORES`) alone, float64 ``[S, L]``.
 
-    The file's checksum, which covers all scores, is checked by `read_shard` only.
-
-    Raises
-    ------
-    InputError
-        As `read_shard`.
+    The file's checksum, which covers all scores, is checked by `read_shard` only; errors are the
+    same.
     """
     import pyarrow.parquet as pq
 

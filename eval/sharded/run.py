@@ -231,22 +231,12 @@ class ShardedEvaluation:
 def open_sharded(
     run: Path, protocol: ProtocolConfig, out: Path, shards: int, *, data: Path | None = None
 ) -> ShardedEvaluation:
-    """Open a finished run's evaluation in shards, or join one that has begun.
+    """Open a finished run's evaluation in shards in the folder `out`, or join one that has begun.
 
-    Parameters
-    ----------
-    run, protocol, data
-        As in `jaxflow.eval.paper.evaluate.evaluate_run`; `samples` of None takes every sentence.
-    out
-        The evaluation's folder; shards are in ``shards/``, beside their plan.
-    shards
-        How many.
-
-    Raises
-    ------
-    InputError
-        If there is no finished run, its corpus is gone, there are more shards than sentences, or
-        the folder holds shards of another evaluation.
+    `run`, `protocol` and `data` are as in `jaxflow.eval.paper.evaluate.evaluate_run`; `samples` of
+    None takes every sentence. Shards are in ``shards/``, beside their plan. Raises `InputError` if
+    there is no finished run, its corpus is gone, there are more shards than sentences, or the
+    folder holds shards of another evaluation.
     """
     config = config_of(run, data)
     model = load(run)

@@ -216,17 +216,8 @@ def joined(**hosts: object) -> Iterator[Processes]:
 
     An error that all processes have (`jaxflow.train.distributed.is_shared`) is raised when all have
     reached it. After an error of this process alone, it ends at once; the others notice at their
-    next exchange.
-
-    Parameters
-    ----------
-    hosts
-        The options of `jaxflow.commands._options.HostOptions`.
-
-    Raises
-    ------
-    InputError
-        If the options do not go together, or the others cannot be found.
+    next exchange. `hosts` are the options of `jaxflow.commands._options.HostOptions`; raises
+    `InputError` if they do not go together, or the others cannot be found.
     """
     from jaxflow.train.distributed import is_shared, join
 

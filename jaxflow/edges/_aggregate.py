@@ -62,18 +62,10 @@ def identity_like(edges: jax.Array) -> jax.Array:
 def capacities(
     edges: jax.Array, *, held: bool, residual: Share = 0.5, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Return A of the module's docstring, rows of real tokens summing to 1.
+    """Return A of the module's docstring, ``[..., L, n, n]``, rows of real tokens summing to 1.
 
-    Parameters
-    ----------
-    edges
-        ``[..., L, n, n]``.
-    held
-        Whether they include the residual connection.
-    residual
-        Its share, where they do not. A row of zeros is all residual.
-    mask
-        ``[..., n]`` boolean, True at real tokens.
+    `held` is whether the edges include the residual connection, `residual` its share where they do
+    not; a row of zeros is all residual.
     """
     rows = row_normalised(edges)
     share = jnp.where(rows.sum(-1, keepdims=True) > 0, 0.0 if held else residual, 1.0)

@@ -44,15 +44,8 @@ def linear_norm(parts: jax.Array, whole: jax.Array, norm: Norm) -> jax.Array:
 def block_output(stream: jax.Array, added: jax.Array, block: BlockWeights) -> jax.Array:
     """Return a block's output ``[..., n, D]`` from its input and what its attention adds.
 
-    Parameters
-    ----------
-    stream
-        ``[..., n, D]``, the block's input.
-    added
-        ``[..., n, D]``, the sum over heads and keys of attention x values x projection, without
-        the projection's bias.
-    block
-        One layer's parameters, without the layer axis.
+    `added` is ``[..., n, D]``, the sum over heads and keys of attention x values x projection,
+    without the projection's bias; `block` holds one layer's parameters.
     """
     middle = stream + added + jnp.broadcast_to(block.projection_bias, stream.shape)
     if not block.norm_first:

@@ -128,10 +128,8 @@ def _shares(residual: Any) -> tuple[Any, Any, Any]:
 def cross_edges(parts: tuple[Any, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Fuse the heads of each kind of `check_cross`'s result: attention, times gradient if there.
 
-    Returns
-    -------
-    tuple
-        ``[..., Le, m, m]``, ``[..., Ld, n, n]`` and ``[..., Ld, n, m]`` of one dtype, 0 at padding.
+    Returns ``[..., Le, m, m]``, ``[..., Ld, n, n]`` and ``[..., Ld, n, m]`` of one dtype, 0 at
+    padding.
     """
     attention, (source, target), gradients = parts[:3], parts[3:5], parts[5:]
     masks = (source, source), (target, target), (target, source)

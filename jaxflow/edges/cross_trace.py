@@ -55,27 +55,12 @@ _KINDS = {
 
 
 def check_cross(trace: CrossTrace, edge: CrossEdge, what: str) -> tuple[Any, ...]:
-    """Check a trace for one use of it; return its fields as arrays, values untouched.
+    """Check a trace for one use of it; return its fields in order as arrays, values untouched.
 
-    Parameters
-    ----------
-    trace
-        NumPy, JAX or anything with ``__array__`` in its fields.
-    edge
-        ``raw`` needs attention, ``gradient`` its gradient too, ``given`` takes any finite edges.
-    what
-        The use, for error messages.
-
-    Returns
-    -------
-    tuple
-        The fields in their order; gradients are None unless they are needed.
-
-    Raises
-    ------
-    InputError
-        Naming what is missing or does not fit. Values are checked where they are known: not under
-        ``jit``, ``vmap`` or ``grad``.
+    `edge` ``raw`` needs attention, ``gradient`` its gradient too, ``given`` takes any finite edges;
+    gradients are None unless they are needed. Raises `InputError` that names the use `what`, and
+    what is missing or does not fit. Values are checked where they are known: not under ``jit``,
+    ``vmap`` or ``grad``.
     """
     _require(trace, edge, what)
     arrays = {name: as_array(name, getattr(trace, name)) for name in _KINDS}
