@@ -50,7 +50,7 @@ def test_what_was_lost_is_on_the_page():
     page = as_page(FOUND)
     assert "| faults in whole commands | 20 | 14 | 6 |" in page
     assert "| damaged checkpoints | 50 | 49 | 1 |" in page
-    assert "| hostile files | 1,000 | 999 | 1 |" in page
+    assert "| malicious files | 1,000 | 999 | 1 |" in page
     assert f"| {KINDS['kill'][0]} | train | 10 | 9 | 7 |" in page
     assert "made 1,000 of 5,000 cases so far" in page
     assert "In 49 of 50 cases" in page
@@ -62,10 +62,10 @@ def test_what_was_lost_is_on_the_page():
 def test_numbers_that_differ_are_on_the_page():
     page = as_page(FOUND)
     assert "| float32 | 6 | 9 | 2.1e-07 | 2.4e-05 | 1.1e-08 | 1.2e-07 |" in page
-    assert "took 1.8 times the 1.0 GB" in page
+    assert "needs 1.8 times the 1.0 GB" in page
     assert "“flow may take up to 5 days”" in page
     assert "On Python 3.11.7, 3.13.0 (x86_64) 1 of 2 results are the same" in page
-    assert "One thread and two give different bits." in page
+    assert "One thread and two threads give different bits." in page
 
 
 @pytest.mark.nightly

@@ -169,11 +169,11 @@ def as_section(found: Mapping[str, Any]) -> str:
     lines = [
         "## Numbers",
         "",
-        "The largest error of rollout's top layer and of flow out of the first token, as a share "
-        "of the value in float64, beside the bound that the tests hold. Half precision is read by "
+        "The largest relative error of the top layer of rollout and of flow from the first token, "
+        "compared with float64, and the bound that the tests check. Half precision is converted by "
         "`jaxflow.widen`.",
         "",
-        "| given in | layers | tokens | rollout off by | bound | flow off by | bound |",
+        "| input | layers | tokens | error of rollout | bound | error of flow | bound |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in found["rounding"]:
@@ -184,15 +184,15 @@ def as_section(found: Mapping[str, Any]) -> str:
     same = [name for name, digests in found["digests"].items() if len(digests) == 1]
     lines += [
         "",
-        f"Rollout of {large['tokens']:,} tokens, 4 layers and 4 heads, took "
+        f"Rollout of {large['tokens']:,} tokens, 4 layers and 4 heads, needs "
         f"{large['taken'] / large['bytes']:.1f} times the {large['bytes'] / 1e9:.1f} GB of its "
-        f"attention, and rows sum to 1 within {large['error']:.0e}. Flow of the same answers: "
-        f"“{large['refusal']}”.",
+        f"attention, and rows sum to 1 within {large['error']:.0e}. Flow of the same attention is "
+        f"refused: “{large['refusal']}”.",
         "",
         f"On Python {', '.join(found['pythons'])} ({found['machine']}) {len(same)} of "
         f"{len(found['digests'])} results are the same to the bit"
         + (f" in all {count}" if count > 1 else "")
-        + f": {', '.join(same)}. One thread and two give "
+        + f": {', '.join(same)}. One thread and two threads give "
         + ("the same bits." if found["threads"] else "different bits."),
     ]
     return "\n".join(lines) + "\n"

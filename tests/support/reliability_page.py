@@ -11,17 +11,16 @@ from numeric_limits import as_section
 INTRODUCTION = """\
 # Reliability
 
-Runs are killed, disks fill up, files are cut off, and what is read may be hostile. The tests
-inject these faults into whole commands and count what comes of them. This page is made of the
-counts by one command; the counts are in [reliability.json](reliability.json).
+Runs are killed, disks fill up, files are truncated, and input may be malicious. The tests inject
+these faults into whole commands and count the outcomes. One command runs the tests and writes this
+page from the counts, which are in [reliability.json](reliability.json).
 
 ```sh
 python -m tests.reliability --run counts
 ```
 
-It runs for about an hour, on one core for the most part, and goes on where it was cut off. The
-three campaigns are commands of their own too: `python -m tests.fuzz`, `tests.faults` and
-`tests.numbers`.
+It runs for about an hour, mostly on one core, and continues after an interruption. The three
+campaigns can also be run separately: `python -m tests.fuzz`, `tests.faults` and `tests.numbers`.
 """
 
 #: Campaigns, and how the page's are run.
@@ -32,46 +31,48 @@ CAMPAIGNS = {
 }
 
 PROMISES = """\
-## What is promised
+## Guarantees
 
-**Killed at any moment** (`kill -9`), a command leaves no half-written file under its final name:
-files are written beside their place, put on the disk and renamed. The same command then goes on
-from what is kept and ends with the bytes of a run that nothing disturbed. A lock never outlives
-its holder.
+**After a kill at any moment** (`kill -9`), no file under its final name is incomplete: a file is
+written under a temporary name, synchronised to disk and renamed. The same command then continues
+from the files that are complete, and its results have the same bytes as those of an uninterrupted
+run. A lock ends with the process that holds it.
 
-**Told to stop** (SIGTERM, SIGINT), training finishes its step, writes a checkpoint, says so in
-one line and exits with 143 or 130; the metrics go on as if it had never stopped. Every other
-command stops without half-written files and with the same status. A second signal ends the
-process at once.
+**After SIGTERM or SIGINT**, training finishes its step, writes a checkpoint, reports this in one
+line and exits with 143 or 130; the metrics of the continued run are those of an uninterrupted run.
+Every other command stops without incomplete files and with the same status. A second signal ends
+the process at once.
 
-**Two runs on one folder**: the second is refused, in one sentence that names the process that has
-it. The lock is `filelock`'s on `.lock` in the folder. Where a file system has none (some network
-file systems) nothing is locked.
+**Two runs on one folder**: the second is refused, with one sentence that names the process that
+holds the lock. The lock is `filelock`'s, on `.lock` in the folder. On a file system without locks
+(some network file systems) nothing is locked.
 
-**A damaged checkpoint** is found by its checksum and moved to `checkpoints-damaged` in the run's
-folder; the one before is used, and one line says so. Only if none is whole the run is refused.
+**A damaged checkpoint** is detected by its checksum and moved to `checkpoints-damaged` in the run's
+folder. The checkpoint before it is used, which is reported in one line. The run is refused only if
+no checkpoint is intact.
 
-**A full disk, a read-only folder, a permission lost on the way**: one sentence, exit status 2,
-nothing half-written. When the fault is gone the same command ends as if nothing had been.
+**A full disk, a read-only folder or a lost permission** gives one sentence, exit status 2 and no
+incomplete file. After the fault is removed, the same command gives the results of an undisturbed
+run.
 
-**A loss or a gradient that is not finite**, or a loss beyond 10,000, stops the run and names the
-step; the last good checkpoint is kept.
+**A loss or a gradient that is not finite**, or a loss above 10,000, stops the run with an error
+that names the step; the last good checkpoint is kept.
 
-**Hostile input** is answered or refused in one line, within a second and within bounded memory.
+**Malicious input** is processed or refused with one line, within a second and with bounded memory.
 
-**Numbers** are off by no more than the bounds below, in single and half precision, at one token and
-at thousands, at one layer and at 96; threads and versions of Python change no bit.
+**Numerical errors** are within the bounds below, in single and half precision, for one token and
+for thousands, for one layer and for 96. The number of threads and the version of Python change no
+bit.
 """
 
 LIMITS = """\
-## What is not
+## Limits
 
-- Times differ from run to run: `seconds` in `metrics.jsonl`, the milliseconds of the leaderboard.
-  The checkpoints' files have names that Orbax draws at random; their numbers are
-  compared.
-- A power cut was not tried. Files are synchronised before they are renamed, folders are not.
-- JAX writes the compiled programs that `jaxflow leaderboard` keeps in the user's cache straight
-  to their place. One that is cut off is not used: its program is compiled again, each time.
+- Times differ between runs: `seconds` in `metrics.jsonl`, the milliseconds of the leaderboard.
+  Orbax gives the files of checkpoints random names; the tests compare their numbers.
+- A power failure was not tested. Files are synchronised before they are renamed, folders are not.
+- JAX writes the compiled programs that `jaxflow leaderboard` keeps in the user's cache directly
+  under their final names. A truncated one is not used: its program is compiled again, each time.
 """
 
 
@@ -104,9 +105,9 @@ def _sums(counts: dict[str, Any]) -> str:
     rows = [
         ("faults in whole commands", trials["tried"], trials["survived"]),
         ("damaged checkpoints", damages["tried"], damages["tried"] - len(damages["wrong"])),
-        ("hostile files", total["cases"], total["cases"] - sum(total[kind] for kind in FAULTS)),
+        ("malicious files", total["cases"], total["cases"] - sum(total[kind] for kind in FAULTS)),
     ]
-    lines = ["| | cases tried | survived | lost |", "|---|---:|---:|---:|"]
+    lines = ["| | cases | survived | failed |", "|---|---:|---:|---:|"]
     lines += [f"| {name} | {tried:,} | {held:,} | {tried - held:,} |" for name, tried, held in rows]
     return "\n".join(lines) + "\n"
 
@@ -115,13 +116,13 @@ def _faults(faults: dict[str, Any]) -> str:
     lines = [
         "## Faults in whole commands",
         "",
-        "Each trial is a command on a small corpus, the fault at a random moment, a look at every "
-        "file under its final name, and the same command again to its end. It is survived if each "
-        "file that stood there was one of an undisturbed run, if the end is that of an undisturbed "
-        "run, every file and number compared, and if nothing is left over. Struck are the trials "
-        "in which the fault came before the command had ended.",
+        "Each trial runs a command on a small corpus, causes the fault at a random moment, checks "
+        "every file under its final name, and runs the same command again to its end. The trial is "
+        "survived if every file after the fault is one of an undisturbed run, if all files and "
+        "numbers at the end are those of an undisturbed run, and if no temporary file is left. "
+        "“In time” counts the trials in which the fault occurred before the command had ended.",
         "",
-        "| fault | command | tried | struck | survived |",
+        "| fault | command | tried | in time | survived |",
         "|---|---|---:|---:|---:|",
     ]
     for kind, (what, _) in KINDS.items():
@@ -134,7 +135,7 @@ def _faults(faults: dict[str, Any]) -> str:
     lines.append(f"| all | | {sums['tried']:,} | {sums['struck']:,} | {sums['survived']:,} |")
     if not faults["finished"]:
         asked = sum(faults["asked"].values())
-        lines += ["", f"The run had made {sums['tried']:,} trials so far, of at least {asked:,}."]
+        lines += ["", f"The run has made {sums['tried']:,} trials so far, of at least {asked:,}."]
     return "\n".join(lines) + "\n"
 
 
@@ -142,20 +143,20 @@ def _damages(faults: dict[str, Any]) -> str:
     made = faults["damages"]
     return (
         "## Damaged checkpoints\n\n"
-        "Every file of a checkpoint was cut off at every 4 KiB boundary, its beginning included "
+        "Every file of a checkpoint was truncated at every 4 KiB boundary, from length 0 on "
         f"({made['cut']:,} cases), and a random bit of a file flipped ({made['flip']:,} cases). In "
-        f"{made['tried'] - len(made['wrong']):,} of {made['tried']:,} cases the damage was found, "
-        "said in one line, the damaged checkpoint moved aside and the one before used.\n"
+        f"{made['tried'] - len(made['wrong']):,} of {made['tried']:,} cases the damage was found "
+        "and reported in one line, the damaged checkpoint was moved, and the one before was used.\n"
     )
 
 
 def _fuzz(found: dict[str, Any]) -> str:
     cases, asked = found["total"]["cases"], found["asked"]
-    unfinished = f" The run had made {cases:,} of {asked:,} cases so far." if cases < asked else ""
+    unfinished = f" The run has made {cases:,} of {asked:,} cases so far." if cases < asked else ""
     return (
-        "## Hostile input\n\n"
-        "Good files of every kind that is read are cut, repeated, spliced and rewritten at random. "
-        "A reader is at fault if it crashes, takes more than a second or more memory than the file "
-        "warrants, does not refuse in one line, or takes a file for what an independent reader "
-        f"says it is not.{unfinished}\n\n" + as_table(found)
+        "## Malicious input\n\n"
+        "Valid files of every format that jaxflow reads are truncated, repeated, spliced and "
+        "rewritten at random. A reader fails if it crashes, takes more than a second, needs more "
+        "memory than the size of the file justifies, does not refuse with one line, or accepts a "
+        f"file that an independent reader does not accept.{unfinished}\n\n" + as_table(found)
     )

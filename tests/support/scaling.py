@@ -278,63 +278,63 @@ def _write(out: Path, found: dict[str, Any]) -> None:
 INTRODUCTION = """\
 # Scale
 
-`jaxflow evaluate --shards` was run as a user runs it, in processes of its own that were watched
-from outside: resident memory twenty times a second, processor time, and how many shards were
-there. The encoder is a tiny one ({layers} layer, {heads} heads, width {width}), so that what is
-measured is everything around the model: reading, flow, correlations, files, tables. Sentences
-are of the built-in grammar, 10 tokens in the mean. This page is made of the numbers by one
-command; they are in [scale.json](scale.json).
+`jaxflow evaluate --shards` was run in separate processes, as by a user. Another process measured
+their resident memory twenty times a second, their processor time and the number of finished
+shards. The encoder is tiny ({layers} layer, {heads} heads, width {width}), so the measurement
+shows the work outside the model: reading, flow, correlations, files, tables. Sentences are from
+the built-in grammar, 10 tokens in the mean. One command writes this page from the numbers in
+[scale.json](scale.json).
 
 ```sh
 python -m tests.scale --sentences {sentences} --shards {shards} --out scale.json
 python -m tests.scale --out scale.json --page docs/scale.md
 ```
 
-Measured on {cores} cores ({machine}) with JAX {jax}, NumPy {numpy} and PyArrow {pyarrow}. Where
-the clock and processor time are far apart, other programs were running.
+Measured on {cores} cores ({machine}) with JAX {jax}, NumPy {numpy} and PyArrow {pyarrow}. If
+elapsed time and processor time differ much, other programs were running.
 """
 
 MEMORY = """\
-## Memory while shards are made
+## Memory while shards are computed
 
-{sentences:,} sentences in {shards} shards. Resident memory of the process when each tenth of
-the shards was there:
+{sentences:,} sentences in {shards} shards. Resident memory of the process after each tenth of the
+shards:
 
 | {heads} |
 |{rule}|
 | {cells} |
 
-From the first tenth to the last shard it grew by {growth:+.1f} MB, {bytes:+.0f} bytes a
-sentence scored. The most was {most:.0f} MB while shards were made and {last:.0f} MB in the last
-step, which puts them together, draws the bootstrap's resamples and writes the tables.
+From the first tenth to the last shard it changed by {growth:+.1f} MB, {bytes:+.0f} bytes a scored
+sentence. The peak was {most:.0f} MB while shards were computed and {last:.0f} MB in the last step,
+which combines them, draws the bootstrap's resamples and writes the tables.
 """
 
 GROWTH = """\
 ## Growth with the corpus
 
-Shards hold as many sentences in each corpus. Seconds are of processor time: until the first
-shard was there (imports and compiling among it), for all shards at the pace of those behind the
-first, and for the last step. An installation's first evaluation, as the first row may be, also
-compiles the flow kernel, which is kept: some 40 s and 200 MB.
+Shards of all corpora have the same number of sentences. Times are processor time: “start” until
+the first shard was finished (with imports and compilation), “shards” for all shards at the rate
+of those after the first, and “last step”. The first evaluation of an installation, possibly the
+first row, also compiles the flow kernel, which is then cached: some 40 s and 200 MB.
 
 | sentences | shards | start | shards | last step | a second | memory, shards | last step |
 |---:|---:|---:|---:|---:|---:|---:|---:|
 """
 
 EXPONENTS = """
-Fitted as a power of the number of sentences, the shards' time grows with exponent {work}, the
-last step's with {last}; the most memory with {memory} while shards are made and {memory_last}
-in the last step. 1 is growth in proportion, 0 is none.
+Fitted as a power of the number of sentences, the time of the shards grows with exponent {work},
+that of the last step with {last}; peak memory with {memory} while shards are computed and
+{memory_last} in the last step. Exponent 1 is linear growth, 0 is no growth.
 """
 
 TOGETHER = """\
 ## Devices and processes
 
-A quarter of the sentences. Each device has a core of its own, to which its process is confined.
-The devices of one process are XLA's on the host's cores
-(`--xla_force_host_platform_device_count`).
+A quarter of the sentences. Each device has its own core, and each process may use only the cores of
+its devices. Several devices of one process are XLA's virtual devices on the host
+(`--xla_force_host_platform_device_count`). The last column is sentences a second of processor time.
 
-| processes | devices of each | cores | sentences a second | a second of processor time |
+| processes | devices each | cores | sentences a second | a processor second |
 |---:|---:|---:|---:|---:|
 """
 

@@ -240,10 +240,10 @@ def small_disk(stage: Stage, work: Work, whole: Undisturbed, number: int) -> Out
 
 KINDS = {
     "kill": ("killed (SIGKILL) at a random moment", kill),
-    "stop": ("told to stop (SIGTERM, SIGINT)", stop),
+    "stop": ("stopped by SIGTERM or SIGINT", stop),
     "twice": ("started twice on one folder", two_at_once),
     "fail": ("disk full, read-only or permission lost from a random file operation on", fail),
-    "limit": ("no file may grow beyond a random size", limit),
+    "limit": ("file size limited to a random size", limit),
     "disk": ("a file system of a few pages, or a read-only one", small_disk),
 }
 WORK_NAMES = ("train", "prepare", "evaluate", "shards", "finetune", "leaderboard")
