@@ -125,7 +125,7 @@ def test_a_second_copy_that_differs_is_a_decoder(
     ours, theirs = load(folder), torch_models.read(folder, "BertForMaskedLM")
     assert not ours.config.tied
     tokens = tokens_with_padding((5, 3), 0)
-    assert_close(ours(tokens).logits, torch_models.tell(theirs, tokens, tokens != 0).logits)
+    assert_close(ours(tokens).logits, torch_models.run(theirs, tokens, tokens != 0).logits)
 
 
 def test_gpt2s_causal_masks_and_missing_prefix(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_there_and_back_through_transformers(tmp_path: Path) -> None:
         save_pretrained(ours, pair.ours)
         assert_same_parameters(load(ours), pair.ours)
         back = torch_models.read(ours, type(pair.theirs).__name__)
-        told = torch_models.tell(back, pair.inputs, pair.mask)
-        np.testing.assert_array_equal(told.logits, pair.told.logits)
+        expected_output = torch_models.run(back, pair.inputs, pair.mask)
+        np.testing.assert_array_equal(expected_output.logits, pair.expected_output.logits)
         assert back.config.id2label == pair.theirs.config.id2label
 
 
@@ -179,8 +179,8 @@ def test_an_untied_decoder_goes_there_and_back(name: str, tmp_path: Path) -> Non
     assert_same_parameters(load(tmp_path / "ours"), ours)
     back = torch_models.read(tmp_path / "ours", name)
     tokens = tokens_with_padding((7, 4), 1)
-    told = [torch_models.tell(one, tokens, tokens != 1).logits for one in (back, theirs)]
-    np.testing.assert_array_equal(*told)
+    expected_output = [torch_models.run(one, tokens, tokens != 1).logits for one in (back, theirs)]
+    np.testing.assert_array_equal(*expected_output)
 
 
 def test_fresh_parameters_are_read_by_transformers(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_fresh_parameters_are_read_by_transformers(tmp_path: Path) -> None:
     back = torch_models.read(tmp_path, "AutoModelForSequenceClassification")
     assert list(back.config.id2label.values()) == list(config.labels)
     tokens = tokens_with_padding((8, 3), 0)
-    assert_close(model(tokens).logits, torch_models.tell(back, tokens, tokens != 0).logits)
+    assert_close(model(tokens).logits, torch_models.run(back, tokens, tokens != 0).logits)
 
 
 @pytest.mark.parametrize("before", [False, True])

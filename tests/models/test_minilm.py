@@ -84,14 +84,14 @@ def test_its_numbers_are_those_of_transformers(
     largest = dict.fromkeys(queries, 0.0)
     tokens = model.text.encode_batch(SENTENCES, LENGTH)
     mask = tokens != 0
-    output, told = model(tokens), torch_models.tell(theirs, tokens, mask)
+    output, expected_output = model(tokens), torch_models.run(theirs, tokens, mask)
     for name, axis in queries.items():
-        mine, other = np.asarray(getattr(output, name)), getattr(told, name)
+        mine, other = np.asarray(getattr(output, name)), getattr(expected_output, name)
         assert mine.shape == other.shape
         if axis is not None:
             mine, other = (np.moveaxis(part, axis, 1)[mask] for part in (mine, other))
         largest[name] = float(np.abs(mine - other).max())
-    assert np.abs(told.hidden).max() > 1
+    assert np.abs(expected_output.hidden).max() > 1
     padded = np.broadcast_to(~mask[:, None, None, None, :], output.attention.shape)
     assert not np.asarray(output.attention)[padded].any()
     record_property("measured", f"MiniLM beside transformers, largest differences: {largest}")

@@ -122,7 +122,7 @@ def entering(theirs: Any, module: Any, pair: Pair) -> np.ndarray:
     """Return what a part of theirs returns while it runs."""
     found: list[Any] = []
     handle = module.register_forward_hook(lambda _, __, given: found.append(given))
-    torch_models.tell(theirs, pair.inputs, pair.mask)
+    torch_models.run(theirs, pair.inputs, pair.mask)
     handle.remove()
     return np.asarray(found[0].detach().numpy())
 
@@ -155,8 +155,8 @@ def test_the_configuration_and_what_is_pooled_are_theirs(pair: Pair) -> None:
         if architecture == "GPT2" and config.head != "lm":
             normed = entering(theirs, torch_models.base(theirs).ln_f, pair)
             expected = normed[np.arange(3), pair.mask.sum(-1) - 1]  # type: ignore[union-attr]
-        elif pair.told.pooled is not None:
-            expected = pair.told.pooled
+        elif pair.expected_output.pooled is not None:
+            expected = pair.expected_output.pooled
         elif config.head == "classification":
             kernel, bias = (
                 pair.ours.params["params"]["readout"][key] for key in ("kernel", "bias")
@@ -208,9 +208,9 @@ def test_another_head_of_a_checkpoint(tmp_path: Path) -> None:
     pair = make_pair(tmp_path, "BertForPreTraining", {}, tokens, tokens != 0)
     output = load(tmp_path, head="none")(tokens)
     assert output.logits is None
-    assert_close(output.hidden, pair.told.hidden)
+    assert_close(output.hidden, pair.expected_output.hidden)
     # The pooler of such a checkpoint is read by its head for the next sentence.
-    theirs = torch_models.tell(torch_models.base(pair.theirs), tokens, tokens != 0)
+    theirs = torch_models.run(torch_models.base(pair.theirs), tokens, tokens != 0)
     assert_close(output.pooled, theirs.pooled)
     for head in ("lm", "something"):
         with pytest.raises(InputError, match=f"head must be one of none, .* bert, got '{head}'"):
@@ -258,13 +258,15 @@ def test_classes_of_the_patches_mean_and_hidden_patches(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(fields | {"jaxflow_readout": "mean"}))
     mean = load(tmp_path)
     with torch.no_grad():
-        normed = torch_models.base(pair.theirs).layernorm(torch.tensor(pair.told.hidden[:, -1]))
+        normed = torch_models.base(pair.theirs).layernorm(
+            torch.tensor(pair.expected_output.hidden[:, -1])
+        )
         pooled = normed[:, 1:].mean(1)
         logits = pair.theirs.classifier(pooled)
     output = mean(pair.inputs)
     assert_close(output.pooled, pooled.numpy())
     assert_close(output.logits, logits.numpy())
-    assert np.abs(logits.numpy() - pair.told.logits).max() > 0.05
+    assert np.abs(logits.numpy() - pair.expected_output.logits).max() > 0.05
 
     mask = np.ones((2, mean.config.positions), bool)
     mask[0, 1 + 4] = False  # second row, second column of two rows of three patches
@@ -374,7 +376,7 @@ def their_gradient(example: Example, weights: np.ndarray) -> np.ndarray:
 
 
 def test_gradients_at_the_embeddings_are_theirs(example: Example) -> None:
-    logits = example.pair.told.logits
+    logits = example.pair.expected_output.logits
     weights = np.random.default_rng(2).normal(size=logits.shape).astype(np.float32)
     if logits.ndim == 3:  # padding's logits do not count
         weights = weights * example.mask[..., None] / np.sqrt(logits.shape[-1])

@@ -119,7 +119,7 @@ def flow_attentions(draw: st.DrawFn) -> np.ndarray:
 
 @st.composite
 def paddings(draw: st.DrawFn, n: int, extra: int = 2) -> np.ndarray:
-    """Where `n` tokens stand in a sentence of ``n + extra``: at the front, the end or apart."""
+    """Places of `n` tokens in a sentence of ``n + extra``: at the front, at the end or anywhere."""
     places = draw(st.permutations(range(n + extra)).map(lambda order: sorted(order[:n])))
     return np.array(places)
 

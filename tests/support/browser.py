@@ -30,7 +30,7 @@ _QUIET = """() => new Promise(done => {
 
 
 def reason_for_none() -> str | None:
-    """Say why there is no browser to test with, or None if there is one."""
+    """Return why there is no browser to test with, or None if there is one."""
     try:
         import playwright  # noqa: F401
     except ImportError:
@@ -92,7 +92,7 @@ class View:
         return left, top
 
     def point(self, plot: str, x: float, y: float) -> None:
-        """Move the pointer onto a place of a plot, as a hand does: not in one jump."""
+        """Move the pointer onto a place of a plot in several steps."""
         left, top = self.where(plot, x, y)
         self.page.mouse.move(left - 3, top - 3)
         self.page.mouse.move(left, top, steps=3)
@@ -102,7 +102,7 @@ class View:
         self.settle()
 
     def tooltip(self) -> str:
-        """Return what is told beside the pointer, in one line."""
+        """Return the tooltip's text, in one line."""
         shown = self.page.locator(".bk-tooltip-content").all_inner_texts()
         return " ".join(" ".join(shown).split())
 

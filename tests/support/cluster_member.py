@@ -16,7 +16,7 @@ from jaxflow.train.mesh import AXIS, layout_of
 
 
 def main() -> int:
-    """Join by what the batch system says alone, and add a number of every process."""
+    """Join by the batch system's settings alone, and add a number of every process."""
     try:
         joined = HostOptions(cluster=True).join()
     except InputError as error:

@@ -34,7 +34,7 @@ class Ended:
     err: list[str]
 
     def said(self) -> list[str]:
-        """What each said last."""
+        """Return the last line of each one's standard error."""
         return [(text.splitlines() or [""])[-1] for text in self.err]
 
 
@@ -69,7 +69,7 @@ def start(
 
 
 def end(started: list[subprocess.Popen[str]]) -> Ended:
-    """Wait for processes; none may wait for ever for one that is no more."""
+    """Wait for processes; none may wait for ever for one that has ended."""
     try:
         said = [process.communicate(timeout=600) for process in started]
     finally:

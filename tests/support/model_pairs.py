@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A model of transformers, ours read from the files it wrote, and what both say.
+    """A model of transformers, ours read from the files it wrote, and the output of both.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Pair:
         The models.
     inputs, mask
         What both were given; a mask of None leaves them to find the padding.
-    told, output
+    expected_output, output
         What they answered.
     """
 
@@ -34,7 +34,7 @@ class Pair:
     ours: Model
     inputs: np.ndarray
     mask: np.ndarray | None
-    told: torch_models.Told
+    expected_output: torch_models.TorchOutput
     output: EncoderOutput
 
 
@@ -51,10 +51,10 @@ def make_pair(
     theirs = torch_models.random_model(name, changes)
     ours = load(torch_models.write(theirs, folder))
     more = {} if token_types is None else {"token_type_ids": token_types}
-    told = torch_models.tell(theirs, inputs, mask, **more)
+    expected_output = torch_models.run(theirs, inputs, mask, **more)
     types = {} if token_types is None else {"token_types": token_types}
     output = ours(inputs, mask, **types, **options)
-    return Pair(theirs, ours, inputs, mask, told, output)
+    return Pair(theirs, ours, inputs, mask, expected_output, output)
 
 
 def tokens_with_padding(lengths: Sequence[int], pad_id: int, *, left: bool = False) -> np.ndarray:
@@ -80,19 +80,23 @@ def assert_same_numbers(pair: Pair, rows: np.ndarray | None = None) -> None:
 
     Queries outside of `rows` ``[B, n]`` are passed over: what padding reads is nobody's business.
     """
-    told, output = pair.told, pair.output
+    expected_output, output = pair.expected_output, pair.output
     assert output.attention.dtype == np.float32
     assert_close(
-        np.moveaxis(output.attention, 3, 1), np.moveaxis(told.attention, 3, 1), rows
+        np.moveaxis(output.attention, 3, 1), np.moveaxis(expected_output.attention, 3, 1), rows
     )  # [B, n, L, H, n]
-    assert_close(np.moveaxis(output.hidden, 2, 1), np.moveaxis(told.hidden, 2, 1), rows)
-    if told.logits is None:
+    assert_close(np.moveaxis(output.hidden, 2, 1), np.moveaxis(expected_output.hidden, 2, 1), rows)
+    if expected_output.logits is None:
         assert output.logits is None
     else:
-        assert_close(output.logits, told.logits, rows if told.logits.ndim == 3 else None)
+        assert_close(
+            output.logits,
+            expected_output.logits,
+            rows if expected_output.logits.ndim == 3 else None,
+        )
 
 
 def assert_attention_counts(pair: Pair) -> None:
     """Check that the comparison could fail: attention is neither even nor one token's."""
-    largest = pair.told.attention.max(-1)
-    assert 1 / pair.told.attention.shape[-1] + 0.05 < np.median(largest) < 0.95
+    largest = pair.expected_output.attention.max(-1)
+    assert 1 / pair.expected_output.attention.shape[-1] + 0.05 < np.median(largest) < 0.95

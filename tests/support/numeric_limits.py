@@ -98,7 +98,7 @@ def single_flow_share() -> float:
 
 
 def flow_share(dtype: str) -> float:
-    """Return the share of flow that half precision may be off by, as `jaxflow.widen` says."""
+    """Return the share of flow that half precision may be off by, as `jaxflow.widen` documents."""
     unit = HALF_UNITS[dtype]
     return 2 * unit / (1 - unit) + 1e-6  # and what float32 rounds
 

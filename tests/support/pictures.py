@@ -18,7 +18,7 @@ NOTICEABLE = 2.0  # of 255: smaller steps between cells are rounding
 
 
 def fingerprint(figure: Figure) -> str:
-    """Say where the picture gets lighter to the right and downward (a difference hash).
+    """Return where the picture gets lighter to the right and downward (a difference hash).
 
     The picture is averaged over 17 x 17 cells, in which letters of another cut or lines that lie a
     pixel further are lost, and every step between neighbouring cells gives a bit.

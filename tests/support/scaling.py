@@ -31,7 +31,7 @@ _PAGE, _TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 
 
 class Sample(NamedTuple):
-    """One look: seconds by the clock and of processor, bytes of the largest process, shards."""
+    """One measurement: seconds by clock and processor, bytes of the largest process, shards."""
 
     seconds: float
     processor: float
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was seen of an evaluation until all its processes had ended."""
+    """The measurements of an evaluation until all its processes had ended."""
 
     samples: tuple[Sample, ...]
     seconds: float
@@ -97,7 +97,7 @@ def evaluate(
     cores: int | None = None,
     every: float = 0.05,
 ) -> Seen:
-    """Run ``jaxflow evaluate`` with `arguments` into `out` and look at it, `every` seconds.
+    """Run ``jaxflow evaluate`` with `arguments` into `out` and measure it, `every` seconds.
 
     `more` is of the environment; `devices` of each of the `processes`, confined to `cores` of its
     own. Several processes write no tables.

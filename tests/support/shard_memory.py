@@ -26,12 +26,12 @@ class _Heap(ctypes.Structure):
 
 
 def allocated() -> int | None:
-    """Bytes of the C library's heap that are in use; None where it cannot tell."""
-    tell = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if tell is None:
+    """Return the bytes of the C library's heap in use; None where that is unknown."""
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None:
         return None
-    tell.restype = _Heap
-    heap = tell()
+    mallinfo.restype = _Heap
+    heap = mallinfo()
     return int(heap.uordblks + heap.hblkhd)
 
 

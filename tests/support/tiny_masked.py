@@ -76,7 +76,7 @@ def tokenizer() -> SubwordTokenizer:
 
 
 def byte_pairs() -> SubwordTokenizer:
-    """RoBERTa's kind: spaces belong to the words after them, and the mask takes its own along."""
+    """RoBERTa's kind: spaces belong to the words after them, and the mask includes its space."""
     special = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-#: The tiniest sizes that still tell one axis from another, by the names of each architecture.
+#: The smallest sizes that differ for every axis, by the names of each architecture.
 SIZES: dict[str, dict[str, Any]] = {
     "Bert": {
         "vocab_size": 37,
@@ -63,7 +63,7 @@ PROJECTIONS = {
 
 @functools.cache
 def library() -> Any:
-    """Return ``transformers``, told to be quiet; skips where it is not installed."""
+    """Return ``transformers``, made quiet; skips where it is not installed."""
     reason = "transformers and torch are the oracle: pip install 'jaxflow[test]'"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -78,15 +78,15 @@ def library() -> Any:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Let the other library warn: its warnings are none of ours."""
+    """Ignore the warnings of the other library."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """What one of their models says, as ours would: NumPy, layers on the second axis.
+class TorchOutput:
+    """The output of a model of transformers in our form: NumPy, layers on the second axis.
 
     Attributes
     ----------
@@ -143,9 +143,9 @@ def base(model: Any) -> Any:
     return getattr(model, model.base_model_prefix, model)
 
 
-def tell(
+def run(
     model: Any, tokens: np.ndarray, mask: np.ndarray | None = None, **inputs: np.ndarray
-) -> Told:
+) -> TorchOutput:
     """Run one of their models on tokens ``[B, n]``, or on pixels ``[B, height, width, channels]``.
 
     GPT-2's last hidden state is theirs after the closing norm; what enters that norm is returned.
@@ -171,7 +171,7 @@ def tell(
         hidden[-1] = entered[0]
     logits = getattr(found, "logits", getattr(found, "prediction_logits", None))
     pooled = getattr(found, "pooler_output", None)
-    return Told(
+    return TorchOutput(
         None if logits is None else logits.numpy(),
         np.stack([part.numpy() for part in found.attentions], 1),
         np.stack([part.numpy() for part in hidden], 1),
@@ -190,7 +190,7 @@ def written_to_the_stream(
     for layer in range(model.config.num_hidden_layers):
         part = encoder.get_submodule(path.format(layer))
         handles.append(part.register_forward_hook(lambda _, __, given: found.append(given)))
-    tell(model, tokens, mask)
+    run(model, tokens, mask)
     for handle in handles:
         handle.remove()
     return np.stack([part.numpy().reshape(len(tokens), -1, part.shape[-1]) for part in found], 1)

@@ -29,7 +29,7 @@ class Undisturbed(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Whether the fault came before the work had ended, and what should not have been, in words."""
+    """Whether the fault came before the work had ended, and the faults found, in words."""
 
     struck: bool
     wrong: list[str]
@@ -89,7 +89,7 @@ class Stage:
         return Undisturbed(looks[0], seconds, int(ended.out.split()[-1]))
 
     def half_written(self, work: Work, folder: Path, files: dict[str, str]) -> list[str]:
-        """Say what stands under a final name and is not what an undisturbed work leaves there."""
+        """Return the files under final names that differ from those of an undisturbed work."""
         try:
             there = self.look(work, folder)
         except RuntimeError as error:
@@ -98,7 +98,7 @@ class Stage:
                 if files.get(name, digest) != digest]  # fmt: skip
 
     def finish(self, work: Work, folder: Path, files: dict[str, str]) -> list[str]:
-        """Run a work again to its end and say in what it is not as an undisturbed one."""
+        """Run a work again to its end and return how it differs from an undisturbed one."""
         ended = self.server.run(folder, work.job(self.inputs, folder))
         if ended.status != 0:
             return [f"the same command ends with {ended.status}: {ended.err[-2000:]}"]
@@ -108,7 +108,7 @@ class Stage:
         return wrong + [f"{name} is left over" for name in leftovers(str(folder / work.out))]
 
     def after(self, work: Work, folder: Path, whole: Undisturbed) -> list[str]:
-        """Look at what a fault left, then run the work to its end."""
+        """Check the files after a fault, then run the work to its end."""
         wrong = self.half_written(work, folder, whole.files)
         return wrong + self.finish(work, folder, whole.files)
 
@@ -138,7 +138,7 @@ def kill(stage: Stage, work: Work, whole: Undisturbed, number: int) -> Outcome:
 
 
 def stop(stage: Stage, work: Work, whole: Undisturbed, number: int) -> Outcome:
-    """Tell a work to stop by SIGTERM or SIGINT at a random time."""
+    """Stop a work by SIGTERM or SIGINT at a random time."""
     rng = Random(f"stop {work.name} {number}")
     sent = rng.choice((signal.SIGTERM, signal.SIGINT))
     with stage.folder() as folder:
@@ -187,7 +187,7 @@ def two_at_once(stage: Stage, work: Work, whole: Undisturbed, number: int) -> Ou
 
 
 def _refusal(ended: Ended) -> list[str]:
-    """Say in what a refused command was not: status 2, one sentence on one line, no traceback."""
+    """Return the deviations of a refusal from status 2, one sentence on one line, no traceback."""
     lines = [line for line in ended.lines if line.startswith("jaxflow: error: ")]
     if ended.status and (ended.status != 2 or len(lines) != 1 or "Traceback" in ended.err):
         return [f"it ended with {ended.status}: {ended.err[-3000:]}"]

@@ -128,7 +128,7 @@ def look(name: str, out: str) -> dict[str, str]:
 
 
 def _each_once(out: Path) -> None:
-    """Let no sentence be in two shards, and the tables' be those of all shards."""
+    """Check that no sentence is in two shards, and that the tables' are those of all shards."""
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -145,7 +145,7 @@ def _hidden(name: str) -> bool:
 
 
 def leftovers(out: str) -> list[str]:
-    """Return what lies in a folder beside final names."""
+    """Return the files of a folder that have no final name."""
     folder = Path(out)
     return sorted(
         str(path.relative_to(folder))
@@ -237,7 +237,7 @@ def _digest(content: bytes) -> str:
 
 
 def damaged_checkpoints(run: str, scratch: str, count: int) -> dict[str, Any]:
-    """Damage the last checkpoint of a run again and again, and open its checkpoints each time.
+    """Damage the last checkpoint of a run repeatedly, and open its checkpoints each time.
 
     Every file is cut off at every 4 KiB, then random bits are flipped.
     """

@@ -37,11 +37,11 @@ KEPT = 20  # faults of a reader that are kept in full
 
 
 def no_oracle(folder: Path, case: Case, value: Any) -> None:
-    """Stand for an oracle where there is none."""
+    """Accept every result, where there is no oracle."""
 
 
 class Reader(NamedTuple):
-    """One way into the project.
+    """A function that reads files from outside.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Reader(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a case: its kind, the error's message or trace, seconds, and bytes at most."""
+    """The result of a case: its kind, the error's message or trace, seconds, and peak bytes."""
 
     kind: str
     detail: str = ""
@@ -80,7 +80,7 @@ class Verdict(NamedTuple):
 
 
 class Hang(BaseException):
-    """Raised in a reader that has had its time; no reader may swallow it."""
+    """Raised in a reader that takes too long; no reader may catch it."""
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def case_of(reader: Reader, seeds: Sequence[Case], number: int) -> Case:
 
 
 def judge(reader: Reader, case: Case, folder: Path) -> Verdict:
-    """Read a case out of a folder of its own and judge what came of it."""
+    """Read a case from a folder of its own and check the result."""
     verdict = _judged(reader, case, folder)
     if verdict.kind == "hang" and tracemalloc.is_tracing():
         # To watch memory takes several times as long: judged again without.
@@ -191,7 +191,7 @@ def _limited() -> Iterator[None]:
 
 @dataclasses.dataclass
 class Tally:
-    """What became of a reader's cases; `told` has the first faults in full."""
+    """The results of a reader's cases; `told` has the first faults in full."""
 
     cases: int = 0
     accepted: int = 0
@@ -213,7 +213,7 @@ class Tally:
 
 
 def each(reader: Reader, numbers: range, folder: Path) -> Iterator[tuple[int, Verdict]]:
-    """Judge cases, with what the first reading imports and compiles out of the way."""
+    """Check cases, after a first reading that imports and compiles."""
     seeds = reader.seeds()
     for seed in seeds:
         lay_out(folder, seed)
@@ -229,7 +229,7 @@ def each(reader: Reader, numbers: range, folder: Path) -> Iterator[tuple[int, Ve
 
 
 def run(readers: Sequence[Reader], cases: int, out: Path, first: int = 0) -> dict[str, Any]:
-    """Judge cases of every reader and write the counts after each; readers in `out` are done."""
+    """Check cases of every reader and write the counts after each; readers in `out` are done."""
     found: dict[str, Any] = {"readers": {}}
     if out.is_file():
         found = json.loads(out.read_text(encoding="utf-8"))

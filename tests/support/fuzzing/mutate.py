@@ -50,7 +50,7 @@ HEADERS = (
 
 
 class Boom:
-    """What a pickle must never be allowed to make: unpickling it raises."""
+    """An object whose unpickling raises, to detect that a pickle was read."""
 
     def __reduce__(self) -> Any:
         return (exit, ("a pickle was loaded",))
@@ -264,7 +264,7 @@ _BY_ENDING: dict[str, Callable[[Random, bytes], bytes]] = {
 
 
 def mutate_file(rng: Random, name: str, content: bytes) -> bytes:
-    """Change a file as its ending says, or as bytes."""
+    """Change a file by its ending, or as bytes."""
     change = _BY_ENDING.get(name.rpartition("/")[2].rpartition(".")[2], mutate_bytes)
     if change is not mutate_bytes and rng.random() < 0.1:
         change = mutate_bytes

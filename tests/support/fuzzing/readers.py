@@ -272,7 +272,7 @@ def shard_seeds() -> list[Case]:
 
 
 def changed_shard(name: str, values: list[Any], **about: Any) -> Case:
-    """Return a shard with another column, sealed as one who means harm can."""
+    """Return a shard with another column and a valid checksum, as an attacker can make it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -295,7 +295,7 @@ def changed_shard(name: str, values: list[Any], **about: Any) -> Case:
 
 
 def shard_oracle(folder: Path, case: Case, value: Any) -> None:
-    """Every number is the one that stands in its row of the table."""
+    """Check that every number is that of its row in the table."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(folder / SHARD)
@@ -320,7 +320,7 @@ def plan_oracle(folder: Path, case: Case, value: Any) -> None:
 
 
 def config_oracle(folder: Path, case: Case, value: Any) -> None:
-    """What was read is what the JSON says, value by value and kind by kind."""
+    """Check the result against the JSON, value by value and type by type."""
     if value is None:
         assert not case.get("config.json")
         return
@@ -418,7 +418,7 @@ def checkpoint_oracle(folder: Path, case: Case, value: Any) -> None:
 
 
 def lock_holder(folder: Path) -> None:
-    """Ask for a folder that another holder, who wrote into the lock what the case says, has."""
+    """Lock a folder that another process holds, whose lock file has the case's content."""
     import fcntl
 
     with open(folder / ".lock", "a") as lock:
@@ -432,7 +432,7 @@ MEASURED = f"{START}\n\nmeasured anew\n\n{END}"
 
 
 def card_oracle(folder: Path, case: Case, value: Any) -> None:
-    """What stands around the measured part is kept."""
+    """Check that the text around the measured part is kept."""
     text = (case["card.md"] or b"").decode().replace("\r\n", "\n").replace("\r", "\n")
     before, _, after = value.partition(MEASURED)
     if START in text:
@@ -530,7 +530,7 @@ def run_model() -> Case:
 
 
 def sealed(case: Case) -> Case:
-    """Return a case whose checksums fit its files, as one who means harm can make it."""
+    """Return a case whose checksums fit its files, as an attacker can make it."""
 
     def seal(name: str) -> bytes:
         card = json.loads(case[name] or b"")
@@ -630,7 +630,7 @@ def vocabulary_oracle(folder: Path, case: Case, value: Any) -> None:
 
 
 def load_name(folder: Path) -> Any:
-    """Load a model by what somebody typed, where it names nothing on the hub."""
+    """Load a model by a text that names nothing on the hub."""
     from jaxflow.models.hub import is_hub_name
 
     if is_hub_name(text_of(folder)) or text_of(folder) in ("", "."):
@@ -639,7 +639,7 @@ def load_name(folder: Path) -> Any:
 
 
 def read_and_split(folder: Path) -> Any:
-    """Read a tokenizer and split texts with it; a text that cannot be split is no fault of it."""
+    """Read a tokenizer and split texts with it; a text that cannot be split is no fault."""
     tokenizer = read_tokenizer(folder)
     found = []
     for text in TEXTS if tokenizer else ():
@@ -649,7 +649,7 @@ def read_and_split(folder: Path) -> Any:
 
 
 def tokenizer_oracle(folder: Path, case: Case, value: Any) -> None:
-    """What was split is what the library splits."""
+    """Check the result against the library's."""
     from tokenizers import Tokenizer
 
     tokenizer, found = value
