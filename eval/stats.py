@@ -1,8 +1,8 @@
 """Compute means, intervals and paired tests over sentences; undefined values (NaN) are left out.
 
-SciPy has the signed-rank test for many differences and the binomial interval. The exact test for
-few and the bootstrap are our own: SciPy's exact signed-rank distribution is of ranks without ties
-and zeros, which correlations of short sentences are full of, and its bootstrap draws anew for every
+The signed-rank test of many differences and the binomial interval are SciPy's. The exact test of
+few and the bootstrap are our own: SciPy's exact signed-rank distribution excludes ties and zeros,
+which are frequent in correlations of short sentences, and its bootstrap draws again for every
 column, where one draw here serves all columns in a matrix product.
 """
 

@@ -2,11 +2,11 @@
 
     python examples/decoders.py --data DIR --epochs 2 --out runs/decoders
 
-A causal encoder's class is read off its last word. Of every sentence the row of that word is taken,
-by raw attention, rollout and flow, as it is and divided by the receptive field: what uniform causal
-attention gives each token. Trains the encoder (a finished run in the folder is not trained again)
-and prints the shares of the first token, and correlations with the position, with blank-out and
-with gradients. The results are in docs/results/decoders.
+A causal encoder's class is computed from its last word. Of every sentence the row of that word is
+taken, by raw attention, rollout and flow, as it is and divided by the receptive field: what uniform
+causal attention gives each token. Trains the encoder (a finished run in the folder is not trained
+again) and prints the shares of the first token, and correlations with the position, with blank-out
+and with gradients. The results are in docs/results/decoders.
 """
 
 import dataclasses

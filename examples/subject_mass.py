@@ -120,7 +120,7 @@ def main(
     split
         Which held-out sentences.
     data
-        Where the corpus lies now, if it has moved since training.
+        Folder of the corpus, if it has moved since training.
     threads
         Threads for attention flow; by default all cores.
     """

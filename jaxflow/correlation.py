@@ -96,7 +96,7 @@ def _centred_ranks(values: jax.Array, counted: jax.Array, dtype: jnp.dtype) -> j
     below = (pairs & (others < mine)).sum(-1)
     above = (pairs & (others > mine)).sum(-1)
     # The rank minus the mean rank is half of (tokens below - tokens above): whole numbers until
-    # the last step, so ties and constants come out exact in any precision.
+    # the last step, so ties and constants are exact in any precision.
     ranks = jnp.where(counted, (below - above).astype(dtype) / 2, jnp.zeros((), dtype))
     undefined = (counted & jnp.isnan(values)).any(-1, keepdims=True)
     return jnp.where(undefined, jnp.nan, ranks)

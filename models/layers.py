@@ -2,8 +2,8 @@
 
 `PLAIN` has them as formulas, differentiable in every mode of JAX. `TRAINING` has the same
 values with a reverse derivative written out, and no forward one: it needs fewer passes over memory
-than automatic differentiation, and keeps small matrix products in the order that compilers are
-good at. On a CPU that is a quarter of a training step.
+than automatic differentiation, and orders small matrix products as compilers handle them best. On
+a CPU that saves a quarter of a training step.
 """
 
 from __future__ import annotations

@@ -3,15 +3,15 @@ r"""Propagate relevance from a class down through all blocks to their attention.
 The rules are those of Chefer, Gur and Wolf (CVPR 2021), biases ignored and x ⊘ y standing for
 :math:`x / (y + 10^{-9})`, 0 where y is:
 
-* a linear layer hands on along contributions that are positive:
+* a linear layer propagates along positive contributions:
   :math:`R_j = \sum_i (x_j w_{ji})^+ \big(R_i ⊘ \sum_k (x_k w_{ki})^+\big)`;
-* a product of two matrices hands each factor :math:`x \odot \partial(R ⊘ z)`, halved;
-* a sum of two hands each addend :math:`x \odot (R ⊘ z)`, rescaled so that both together hold what
-  came in, shared out by the absolute sums of the two over a whole sentence;
-* normalisation, activation and softmax hand on what they get.
+* each factor of a matrix product receives :math:`x \odot \partial(R ⊘ z)`, halved;
+* each addend of a sum receives :math:`x \odot (R ⊘ z)`, rescaled so that the total is kept, in
+  proportion to the absolute sums of the two over a whole sentence;
+* normalisation, activation and softmax propagate relevance unchanged.
 
-The relevance of attention is what its product with the values hands it. Rescaling is by sentence:
-examples of a batch do not meet, and padding is handed nothing.
+The relevance of attention is what it receives from its product with the values. Rescaling is by
+sentence: examples of a batch are independent, and padding receives 0.
 """
 
 from __future__ import annotations

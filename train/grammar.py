@@ -295,8 +295,8 @@ def _stream(
     for _ in count() if size is None else range(size):
         example = None
         while example is None:
-            # Both numbers are drawn anew if the prefix comes out too long: only so does the pair
-            # (attractors, other nouns) stay as likely as its mirror image.
+            # Both numbers are drawn again if the prefix is too long, so that the pair (attractors,
+            # other nouns) stays as likely as its mirror image.
             k = rng.weighted(weights) if n_attractors is None else n_attractors
             others = rng.weighted(weights)
             if k + others <= _MAX_NOUNS:

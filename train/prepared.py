@@ -1,10 +1,10 @@
 """Prepare corpora once by TFDS and read them back, as blocks of rows with a checksum each.
 
 TFDS writes into a temporary folder and renames it when all is done, so that a run that fails or is
-killed leaves nothing that a later one would take. It records in files of its own which splits there
-are and how many records each has, and its reader does not check them: with one number changed, rows
-are missing or doubled without an error. So a block's checksum covers what it holds, its corpus,
-its split, its place among how many, and what splits there are.
+killed leaves nothing that a later one would read. It records the splits and their numbers of
+records in files of its own, which its reader does not check: with one number changed, rows are
+missing or doubled without an error. So a block's checksum covers what it holds, its corpus, its
+split, its place among how many, and what splits there are.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Explanation:
     attention
         float32 ``[L, H, n, n]``, what the methods on attention started from.
     scoring
-        What the gradient is of, and which token blank-out puts in.
+        Target of the gradient, and the token that replaces blanked-out ones.
     cuts
         The minimum cuts of the tokens given to `with_cuts`.
     readout
@@ -134,7 +134,7 @@ def explainer(
         and is attended with their sum, its gradient norm is their sum, and all of it is blanked
         out at once.
     target, replacement
-        What the gradient is of, and what blank-out puts in; None takes the defaults of
+        Target of the gradient and replacement of blank-out; None takes the defaults of
         `jaxflow.eval.score.target`. The explained output is the predicted one.
 
     Returns

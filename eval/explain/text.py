@@ -114,7 +114,7 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
         ``tokens``        n objects ``{"text", "seen", "known"}``
         ``readout``       index of the token that the prediction is computed from, of ``[CLS]`` 0
         ``target``        what the gradient is of, `jaxflow.eval.score.target`
-        ``replacement``   what blank-out puts in, ``mask`` or ``unk``
+        ``replacement``   of blank-out, ``mask`` or ``unk``
         ``unknown``       the words that the vocabulary does not have
         ``scores``        method -> n numbers, top layer, readout row
         ``agreement``     method -> method -> Spearman's correlation, null where undefined

@@ -1,7 +1,7 @@
 """Write arrays to an npz file one by one, and read npz files of unknown origin safely.
 
-No pickles; and in reading memory stays in proportion to the file. A zip member, or an array's
-header, may claim any size, so both are checked against the file before memory is allocated.
+Pickles are refused, and the memory for reading is bounded by the file's size. A zip member, or an
+array's header, may claim any size, so both are checked against the file before memory is allocated.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def rank_correlations(
 
     `scores` are ``[R, n]``, the others ``[n]``; tokens where the mask is False do not count. NaN
     where either side is constant over those that count. A token's rank is half the sum of its signs
-    of differences, so that both come out of these.
+    of differences, so that both follow from these.
     """
     pairs = mask[:, None] & mask[None]
     mine = jnp.where(pairs[None], jnp.sign(scores[:, :, None] - scores[:, None, :]), 0)

@@ -62,7 +62,7 @@ class Programs:
     Attributes
     ----------
     scoring
-        What gradients are of and what blank-out puts in.
+        Target of gradients and replacement of blank-out.
     edges
         The edge weights that are scored, by name.
     refused
@@ -204,7 +204,7 @@ class Scores:
         Method -> seconds a sentence, compiling left out. That of an aggregator but flow is that of
         its edge weight through all of them.
     left_out
-        Edge weight or other method -> why it could not be worked out.
+        Edge weight or other method -> why it could not be computed.
     bounds
         Edge weight -> float32 ``[S, n]``, the sum of each token's column of capacities in layer 1,
         the upper bound of every flow to it.

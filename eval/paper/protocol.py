@@ -65,7 +65,7 @@ class ProtocolConfig:
     threads
         For flow; None takes all cores.
     target, replacement
-        What gradients are taken of and what blank-out puts in (`jaxflow.eval.score.target`); None
+        Target of gradients and replacement of blank-out (`jaxflow.eval.score.target`); None
         takes the default of the model's kind. Table 3 uses the logit of the ``predicted`` class,
         or that of the ``last`` one.
     reading

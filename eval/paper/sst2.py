@@ -59,7 +59,7 @@ class Sst2Config:
     threads
         For flow; None takes all cores.
     target, replacement
-        What gradients of the corrected protocol are of, and what blank-out puts in; None takes the
+        Target of gradients and replacement of blank-out in the corrected protocol; None takes the
         defaults of `jaxflow.eval.score.target`.
     """
 

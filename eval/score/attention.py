@@ -92,7 +92,7 @@ class Attribution:
     token_attention
         ``[..., L', S, n]``, for head rollout ``[..., L', H, S, n]``.
     source
-        What it was worked out from.
+        What it was computed from.
     options
         How, with every default spelt out.
     """

@@ -12,9 +12,9 @@ trained with word dropout (the agreement encoder),                ``unk``
 or without a mask token (GPT-2)
 ================================================== ============== ===========
 
-The explained output is the gold class where there is one, else the predicted class or token. Word
-pieces leave next to nothing unknown, so that a pretrained model has hardly seen ``[UNK]``, while
-``[MASK]`` is what it was trained to see in place of a missing word.
+The explained output is the gold class where there is one, else the predicted class or token. With
+word pieces ``[UNK]`` hardly occurs in the training of a pretrained model, while ``[MASK]`` replaced
+words there.
 """
 
 from __future__ import annotations

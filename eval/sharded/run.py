@@ -1,7 +1,7 @@
 """Evaluate in shards: each process scores its own, and finished shards are not repeated.
 
-A shard is a run of the chosen sentences, and with them its part of every held-out split, whose
-right answers it counts. What a shard holds depends on the plan alone, not on the process that makes
+A shard is a range of the chosen sentences, with a part of every held-out split, whose correct
+predictions it counts. What a shard holds depends on the plan alone, not on the process that makes
 it: its file is renamed to its name when it is complete, and made twice it has the same bytes. So
 processes need not communicate. A killed one is restarted and finds what it had finished; the last
 step merges the shards into the files of an evaluation in one process.
@@ -79,7 +79,7 @@ class ShardedEvaluation:
         return self.folder / f"shard-{shard:05d}-of-{self.shards:05d}.parquet"
 
     def part(self, shard: int, rows: int) -> slice:
-        """Return a shard's part of so many rows: a run of them, all nearly equally long."""
+        """Return a shard's range of so many rows; all ranges are of nearly equal length."""
         return slice(shard * rows // self.shards, (shard + 1) * rows // self.shards)
 
     def missing(self) -> list[int]:

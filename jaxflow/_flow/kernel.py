@@ -1,9 +1,9 @@
 """Fill tables of flows, sum minimum cuts, and weigh edges: numba's entry points.
 
 The lowest two layers have closed forms. Above them every pair gets an upper bound, the weight of
-its cheapest simple cut, and a lower bound from a sweep; where the two meet, that is the flow. What
-is left of three layers is retried, and what is left then is searched pair by pair. In a table of
-all sources, sinks that all of one layer have brought to their bound are skipped above.
+its cheapest simple cut, and a lower bound from a sweep; where the two meet, that is the flow. Of
+the remaining pairs, those of three layers are retried, and the rest is searched pair by pair. In a
+table of all sources, sinks that all sources of a layer bring to their bound are skipped above.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prepare one sentence's graph for the kernel: arrays shared by all its sources and layers.
 
-Whatever depends on neither source nor layer is computed once per sentence. Two of these results
-fold a deep graph down to two layers:
+Everything that depends on neither source nor layer is computed once per sentence. Two of these
+results reduce a deep graph to two layers:
 
 * *Lifted demands*: if every node k of a layer can send ``E[k]`` to the sink, all at the same time,
   then a flow that brings at most ``E[k]`` to each k continues to the sink as a whole.
