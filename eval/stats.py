@@ -92,7 +92,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Share:
-    """How often something holds.
+    """The share of cases in which something holds, with its interval.
 
     Attributes
     ----------

@@ -11,7 +11,7 @@ from jaxflow.errors import InputError
 from jaxflow.stopping import stopping
 
 Content = bytes | str | Callable[[Path], object]
-"""What a file is to hold, or a function that writes the whole file to the path it is given."""
+"""The content of a file, or a function that writes the whole file to the path it is given."""
 
 
 def write_together(

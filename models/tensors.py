@@ -164,7 +164,7 @@ Layout = Literal["same", "transposed", "joined", "patches", "one row", "one imag
 
 
 class Rule(NamedTuple):
-    """Where one parameter is found: `ours` its path here, joined by dots.
+    """The published tensors of one parameter: `ours` is its path here, joined by dots.
 
     It is made of the tensors `published`, without the encoder's prefix, each of `shape`, laid out
     as ``same``; ``transposed``; ``joined`` along the output, transposed if matrices; ``patches``,

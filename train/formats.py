@@ -28,7 +28,7 @@ FULL_COLUMNS = ("sentence", "verb_pos", "subj_index", "verb_index", "n_diff_inte
 
 LABEL_NAMES = ("negative", "positive")
 UNLABELLED = -1
-"""What GLUE writes for a label that it does not publish."""
+"""GLUE's label of a sentence whose label it does not publish."""
 
 _MOST_DIGITS = 9
 # A compressed file may hold a line of any length.

@@ -30,7 +30,7 @@ _SHORTEST_ROUND = 2e-3  # seconds: well above what the clock and the loop cost
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long a contender may take: seconds after its first call, and at most so many rounds."""
+    """Limits of a contender's time: seconds after its first call, and the number of rounds."""
 
     seconds: float = 1.0
     rounds: int = 15

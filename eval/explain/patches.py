@@ -120,7 +120,7 @@ def to_pixels(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.float
 
 
 Fill = Literal["mean", "grey", "black"]
-"""What a hidden patch shows: the image's own mean colour, the middle between black and white, or
+"""Fill of a hidden patch: the image's own mean colour, the middle between black and white, or
 black."""
 
 _AT_ONCE = 64  # images a batch

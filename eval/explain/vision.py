@@ -26,7 +26,7 @@ METHODS = ("raw", "rollout", "flow")
 
 @dataclasses.dataclass(frozen=True)
 class VisionOptions:
-    """How attention becomes a map of the image.
+    """Options of maps of attention over the image.
 
     Attributes
     ----------

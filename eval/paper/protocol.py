@@ -44,7 +44,7 @@ _Begun = tuple[np.ndarray, Batch, dict[str, jax.Array]]
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolConfig:
-    """How sentences are scored.
+    """Configuration of the scoring of sentences.
 
     Attributes
     ----------

@@ -42,7 +42,7 @@ from jaxflow.train.batches import EncodedSplit, accuracies, evaluation_batches
 
 @dataclasses.dataclass(frozen=True)
 class Sst2Config:
-    """How Table 3 is made.
+    """Configuration of Table 3.
 
     Attributes
     ----------

@@ -54,7 +54,7 @@ SEQUENTIAL = ((255, 255, 255), (198, 219, 239), (107, 174, 214), (8, 81, 156))
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is shown in every figure: its title, colour, marker and dashes."""
+    """The style of a method in every figure: its title, colour, marker and dashes."""
 
     title: str
     colour: str

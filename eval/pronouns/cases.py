@@ -212,7 +212,7 @@ class Correlation:
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How often, and how closely, the methods' preferences agree with the model's.
+    """Shares and correlations of the methods' agreement with the model's preferences.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ def _as_text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """How the values of a column are shown.
+    """The title and format of a column.
 
     Attributes
     ----------

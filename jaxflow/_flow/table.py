@@ -357,7 +357,7 @@ def flow_of_tops(
 
 
 class Saturation(NamedTuple):
-    """Which flows of a table meet the bound of their sinks.
+    """The result of `saturation`: bounds, and the pairs whose flow meets them.
 
     Attributes
     ----------

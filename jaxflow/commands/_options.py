@@ -166,20 +166,20 @@ def _corpus_in(data: Path | None) -> Literal["synthetic", "simple", "full"]:
 
 @options
 class ScoringOptions:
-    """What gradients are taken of, and what replaces a token that is blanked out."""
+    """The target of gradients, and the replacement of a token that is blanked out."""
 
     target: Literal["difference", "log-odds", "probability", "predicted", "last"] | None = None
-    """What gradients are taken of: difference is p0 - p1, the default of two classes; log-odds and
+    """Target of gradients: difference is p0 - p1, the default of two classes; log-odds and
     probability are of the explained output, log-odds the default of other models; predicted and
     last are logits."""
     replacement: Literal["mask", "unk"] | None = None
-    """What replaces a token that is blanked out: the mask token, the default of a pretrained model
+    """Replacement of a token that is blanked out: the mask token, the default of a pretrained model
     that has one, or the token for unknown words, the default of others."""
 
 
 @options
 class ProtocolOptions(ScoringOptions):
-    """Which sentences are scored, on which tokens, and how."""
+    """The sentences that are scored, on which tokens, and how."""
 
     samples: int | None = None
     """Test sentences to score, drawn at random; by default all, but at most 2000."""
@@ -220,7 +220,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 @options
 class HostOptions:
-    """How one process of several finds the others."""
+    """The connection of one process of several to the others."""
 
     cluster: bool = False
     """Let JAX find the other processes: under Slurm, Open MPI, Kubernetes or on Cloud TPU."""

@@ -31,7 +31,7 @@ def test_the_trace_is_the_models_forward_pass(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_can_be_run_from_the_trace(kind):
-    """What a block returns, worked out in float64 from what the trace holds of it."""
+    """Return a block's output, computed in float64 from the trace."""
     found = traced(kind)
     blocks, stream = found.blocks, np.asarray(found.stream, np.float64)
     for layer in range(stream.shape[1] - 1):

@@ -33,7 +33,7 @@ class Ended:
     out: list[str]
     err: list[str]
 
-    def said(self) -> list[str]:
+    def last_lines(self) -> list[str]:
         """Return the last line of each one's standard error."""
         return [(text.splitlines() or [""])[-1] for text in self.err]
 

@@ -54,7 +54,7 @@ def of_protocol(model: Model, **options: Any) -> dict[str, np.ndarray]:
 
 
 def of_arrays(model: Model) -> dict[str, np.ndarray]:
-    """What users call on arrays that they have laid out themselves."""
+    """Compute attributions of arrays that the user has placed on devices."""
     layout = layout_of()
     params = layout.put_replicated(model.params)
     tokens = layout.put_filled(split_for(model).tokens)

@@ -24,7 +24,7 @@ def wide_config(data: Path, **options: object) -> TrainConfig:
 
 
 def shards(layout: Layout, config: TrainConfig) -> dict[str, list[int]]:
-    """How large the first device's part of some arrays is."""
+    """Return the sizes of the first device's parts of some arrays."""
     encoder = loop.encoder_config(config, loop.prepare(config).tokenizer)
     state = layout.put_state(init_state(init(encoder), make_optimizer(config, 1)))
     block = state.params["params"]["blocks_0"]

@@ -199,8 +199,8 @@ def test_the_same_step_damaged_twice_is_kept_twice(tmp_path, saved, capfd):
     assert len(capfd.readouterr().err.splitlines()) == 2
 
 
-def test_checksums_that_lie_together_are_read(tmp_path, saved):
-    """Where they lay before they lay with the checkpoints."""
+def test_checksums_in_one_file_are_read(tmp_path, saved):
+    """Earlier versions kept them in one file."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)
     together = {step: (folder / step / "sha256").read_text() for step in ("5", "9")}

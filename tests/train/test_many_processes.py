@@ -91,7 +91,9 @@ def test_of_a_killed_process_all_end_and_go_on_together(tmp_path, two, corpus, p
     # Without the first, which the others were joined by, JAX itself may end them, by SIGABRT.
     assert ended.codes[1 - process] in ((2, -signal.SIGABRT) if process == 0 else (2,)), ended
     if process == 1:
-        assert ended.said()[0].startswith("jaxflow: error: another process of the run has ended (")
+        assert ended.last_lines()[0].startswith(
+            "jaxflow: error: another process of the run has ended ("
+        )
     assert not (run / "model").exists()
     if process == 0:  # which may have been writing
         again = whole(2, run, corpus, "--shard-params")
@@ -116,7 +118,7 @@ def test_a_signal_to_one_stops_all_after_one_step(
     kept = max(int(place.name) for place in (run / "checkpoints").iterdir())
     assert 6 <= kept < 30
     stopped = f"jaxflow: stopped by {number.name} after step {kept}, whose checkpoint is written"
-    assert ended.said() == [f"{stopped}; the same command goes on from there"] * 2
+    assert ended.last_lines() == [f"{stopped}; the same command goes on from there"] * 2
     assert not (run / "model").exists()
     whole(count, run, corpus, "--shard-params" if count == 2 else "--devices=1")
     if count == 2:
@@ -128,8 +130,8 @@ def test_a_signal_to_one_stops_all_after_one_step(
 def assert_refused(ended, said):
     """All end with status 2 and the same sentence, which for the second is all."""
     assert ended.codes == [2] * len(ended.codes), ended
-    assert said in ended.said()[0]
-    assert set(ended.said()) == {ended.said()[0]}
+    assert said in ended.last_lines()[0]
+    assert set(ended.last_lines()) == {ended.last_lines()[0]}
     assert all(len(text.splitlines()) == 1 for text in ended.err[1:]), ended
 
 

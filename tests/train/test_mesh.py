@@ -121,7 +121,7 @@ def test_devices_that_are_not_there_are_refused(devices):
 
 @pytest.fixture(scope="module")
 def together():
-    """What two processes with two devices each say."""
+    """The output of two processes with two devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"

@@ -49,7 +49,7 @@ class Ended(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """What standard error has besides progress."""
+        """Return the lines of standard error other than progress."""
         return [line for line in self.err.splitlines() if line.startswith("jaxflow: ")]
 
 
