@@ -42,8 +42,8 @@ found = {
     "flow on one thread": digest(jaxflow.flow(weights, threads=1)),
     "flow on two threads": digest(jaxflow.flow(weights, threads=2)),
     "flow of single heads": digest(jaxflow.head_flow(weights, sources=0)),
-    "the shipped model's attention": digest(output.attention),
-    "the shipped model's logits": digest(output.logits),
+    "the bundled model's attention": digest(output.attention),
+    "the bundled model's logits": digest(output.logits),
 }
 for edges, way in (("alti", "flow"), ("gradient", "product"), ("norm", "rollout")):
     found[f"{edges} by {way}"] = digest(aggregate(forward, edges, way, sources=0))
