@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the table of edge weights, written from what there is."""
+"""A hook of mkdocs that writes the table of edge weights from the registry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MARK = "<!-- edge weights -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the catalogue's rows where a page has the mark."""
+    """Replace the mark in a page by the rows of the table."""
     return markdown.replace(MARK, rows()) if MARK in markdown else markdown
 
 
