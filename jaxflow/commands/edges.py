@@ -124,7 +124,8 @@ def _print(console: Console, one: EdgeScores, layer: int) -> None:
             cells.append(Text(f" {row[place]:.3g} ", style=style))
         table.add_row(*cells)
     console.print(table)
-    print(NOTE)
+    if console.color_system is not None:
+        print(NOTE)
 
 
 def _record(one: EdgeScores) -> dict[str, Any]:
