@@ -250,7 +250,7 @@ def test_the_page_shows_every_token_as_text_and_has_views_of_every_sentence(expl
     assert len(list(document(page).select({"name": "map"}))) == len(explanations)
     # Bars start from the top layer, mean of the heads.
     found = explanations[0]
-    data = columns(page, "bars-0")
+    data = columns(as_page([found]), "bars-0")
     for place, (name, scores) in enumerate(found.scores.items()):
         bars = data["method"] == place
         if name in found.layers:

@@ -5,6 +5,8 @@ import pytest
 from many_devices import run_on_devices
 from mesh_attributions import SENTENCES, attributions
 
+pytestmark = pytest.mark.nightly  # the mesh itself is tested with the training step
+
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):

@@ -89,7 +89,8 @@ def test_everyone_is_there_or_said_to_be_left_out(model, board):
 
 
 def test_scores_are_those_of_the_public_functions(model, cases, board):
-    for sentence in range(len(cases)):
+    # Two sentences of different lengths, one padded: each length compiles all programs anew.
+    for sentence in (0, int(np.argmin(cases.lengths))):
         n = cases.lengths[sentence]
         tokens = cases.tokens[sentence : sentence + 1, :n]
         label = LABELS[sentence]

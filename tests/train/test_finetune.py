@@ -132,6 +132,7 @@ def test_what_cannot_be_fine_tuned_is_refused():
         encode_sentences(("a",), np.zeros(1, np.int32), nothing, 8)
 
 
+@pytest.mark.nightly
 def test_other_architectures_are_fine_tuned_too(tmp_path):
     words = tokenizer()
     gpt2 = Gpt2Config(
