@@ -109,6 +109,7 @@ def report(threads, seed):
     return done.stdout
 
 
+@pytest.mark.nightly
 def test_the_same_bytes_from_run_to_run_and_for_any_number_of_threads():
     first = report(1, "1")
     assert first.count("\n") == 8

@@ -163,6 +163,7 @@ def test_what_cannot_be_regularised_is_refused_before_training(tmp_path, corpus,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly
 def test_training_moves_the_flow_to_the_subject_and_goes_on_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load_corpus", functools.partial(load_corpus, size=1_500))
     config = TrainConfig(
