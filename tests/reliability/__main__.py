@@ -40,6 +40,8 @@ def main() -> int:
         given = getattr(options, name)
         if given is not None:
             counts[name] = shortened(json.loads(given.read_text(encoding="utf-8")))
+    if all(getattr(options, name) is not None for name in CAMPAIGNS):
+        counts.pop("note", None)  # of counts that an earlier version of the campaigns made
     if missing := CAMPAIGNS.keys() - counts.keys():
         parser.error(f"{stored} has no counts of {' and '.join(sorted(missing))}: give them")
     stored.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")

@@ -89,7 +89,8 @@ def shortened(found: dict[str, Any]) -> dict[str, Any]:
 
 def as_page(counts: dict[str, Any]) -> str:
     """Write the page in Markdown."""
-    return "\n".join([INTRODUCTION, _sums(counts), PROMISES, _faults(counts["faults"]),
+    note = f"\n{counts['note']}\n" if "note" in counts else ""
+    return "\n".join([INTRODUCTION + note, _sums(counts), PROMISES, _faults(counts["faults"]),
                       _damages(counts["faults"]), _fuzz(counts["fuzz"]),
                       as_section(counts["numbers"]), LIMITS])  # fmt: skip
 
