@@ -150,13 +150,18 @@ def training() -> Iterator[Callable[[Progress], None]]:
 def counting(task: str) -> Iterator[Callable[[int, int], None]]:
     """Show how much of a task is done, and off a terminal the time that is left."""
     with _bar(task) as (show, _):
-        begun = time.monotonic()
+        first: tuple[float, int] | None = None
 
         def report(done: int, total: int) -> None:
-            spent = time.monotonic() - begun
-            left = spent * (total - done) / done if done else math.nan
-            # A bar shows the time itself; for less than half a minute it is not worth a word.
-            known = not math.isnan(left) and spent + left > 30 and not sys.stderr.isatty()
+            nonlocal first
+            now = time.monotonic()
+            if first is None:  # what comes before it is compiling, mostly
+                first = now, done
+            begun, before = first
+            rate = (done - before) / (now - begun) if now > begun else 0.0
+            left = (total - done) / rate if rate else math.nan
+            # A bar shows the time itself; less than half a minute is not worth a word.
+            known = left > 30 and not sys.stderr.isatty()
             show(done, total, f"{datetime.timedelta(seconds=round(left))} left" if known else "")
 
         yield report
