@@ -154,6 +154,9 @@ class Explain:
         occlusion: Literal["mean"] | None = "mean" if self.picture.occlusion else None
         found = explain_image(named_model(None, self.model), image, chosen, occlusion=occlusion)
         png = self.png or image.with_name(f"{image.stem}.overlay.png")
+        if str(png) == "-":  # the picture alone: a summary would be mixed into it
+            terminal.save(png, lambda path: save_overlay(found, path))
+            return
         written = save_overlay(found, png)
         print_image_explanation(terminal.console(), found)
         terminal.print_written([written])

@@ -356,7 +356,7 @@ def test_a_published_model(published, capsys):
     assert "Not in the vocabulary, read as [UNK]: quux" in out
 
 
-def test_maps_are_laid_over_a_picture(here, capsys):
+def test_maps_are_laid_over_a_picture(here, capsysbinary):
     config = models.ViTConfig(
         image=(16, 16), patch=4, layers=2, heads=2, width=16, labels=("cat", "dog"), readout="mean"
     )
@@ -366,10 +366,13 @@ def test_maps_are_laid_over_a_picture(here, capsys):
     Image.fromarray(pixels).save(here / "flower.jpg")
     arguments = ["explain", "--image", "flower.jpg", "--model", "vit"]
     assert main([*arguments, "--heads", "max", "--discard", "0.5", "--occlusion"]) == 0
-    out = capsys.readouterr().out
+    out = capsysbinary.readouterr().out.decode()
     assert "cat" in out
     assert "occlusion" in out
     with Image.open(here / "flower.overlay.png") as overlay:
         assert overlay.width > overlay.height
+    assert main([*arguments, "--png", "-"]) == 0
+    assert capsysbinary.readouterr().out.startswith(b"\x89PNG")
+    assert not (here / "-").exists()
     assert main([*arguments, "--heads", "most"]) == 2
-    assert "heads must be" in capsys.readouterr().err
+    assert b"heads must be" in capsysbinary.readouterr().err
