@@ -6,8 +6,8 @@ import html
 from collections.abc import Sequence
 
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.explanation import METHODS, RESIDUAL, Explanation
 from jaxflow.eval.explain.text import headline, notes
+from jaxflow.eval.explanation import METHODS, RESIDUAL, Explanation
 from jaxflow.eval.plots.style import NOTE, ink, relative, shade, visible
 from jaxflow.eval.report.text import short
 from jaxflow.html.content import Content, prepare

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.explanation import METHODS, Explanation
 from jaxflow.eval.explain.text import headline
+from jaxflow.eval.explanation import METHODS, Explanation
 from jaxflow.eval.plots.style import (
     GREY,
     INK,

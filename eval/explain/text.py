@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxflow.eval.explain.explanation import METHODS, Explanation
+from jaxflow.eval.explanation import METHODS, Explanation
 from jaxflow.eval.plots.style import ink, relative, shade, visible
 from jaxflow.eval.report.table import Table as ReportTable
 from jaxflow.eval.report.text import json_text, to_json

@@ -31,7 +31,7 @@ from jaxflow.files import write_together
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jaxflow.eval.explain.explanation import Explanation
+    from jaxflow.eval.explanation import Explanation
 
 
 @dataclass(frozen=True, eq=False)

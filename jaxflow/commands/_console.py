@@ -35,7 +35,7 @@ def print_written(files: list[Path] | tuple[Path, ...]) -> None:
         print(f"wrote {file}")
 
 
-def save(path: Path, content: str | bytes | Callable[[Path], None]) -> None:
+def save(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
     """Write a result to a file, or to standard output for ``-``.
 
     Parameters

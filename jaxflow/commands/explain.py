@@ -14,7 +14,7 @@ from jaxflow.commands._runtime import compilation_cache, named_model
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.eval.explain.explanation import Explanation
+    from jaxflow.eval.explanation import Explanation
 
 PICTURED = 20  # sentences that fit one picture
 
@@ -109,7 +109,7 @@ class Explain:
                 print(NOTE)
 
     def _explain(self, sentences: list[str]) -> list[Explanation]:
-        from jaxflow.eval.explain.explanation import explainer, with_cuts
+        from jaxflow.eval.explanation import explainer, with_cuts
 
         with compilation_cache():
             explain = explainer(

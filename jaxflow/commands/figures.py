@@ -96,7 +96,7 @@ class Figures:
         return None
 
     def _of_sentences(self, run: Path | None) -> dict[str, Figure]:
-        from jaxflow.eval.explain.explanation import explainer
+        from jaxflow.eval.explanation import explainer
         from jaxflow.eval.plots.catalogue import sentence_figures, sentence_maps
 
         # A named model takes precedence over the run found with the results.

@@ -89,7 +89,7 @@ def show(
     ----------
     attention
         ``[L, H, n, n]``, the attention of one sentence, or an explanation with `attention`,
-        `tokens` and `scores`, as `jaxflow.eval.explain.explanation` makes them.
+        `tokens` and `scores`, as `jaxflow.eval.explanation` makes them.
     tokens
         The n tokens; None names them by their index.
     scores

@@ -22,10 +22,10 @@ import jaxflow
 from jaxflow import models
 from jaxflow.commands import main
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.explanation import METHODS, explainer
 from jaxflow.eval.explain.page import as_page
 from jaxflow.eval.explain.picture import draw, save_png
 from jaxflow.eval.explain.text import print_explanation
+from jaxflow.eval.explanation import METHODS, explainer
 from jaxflow.eval.plots.style import ink, relative, shade, visible
 
 README = Path(__file__).parents[2] / "README.md"
@@ -64,7 +64,7 @@ def run(tmp_path_factory, model):
 @pytest.fixture
 def command(run, explain, monkeypatch, capsys):
     """A function: run the command with programs that are compiled already; what it printed."""
-    monkeypatch.setattr("jaxflow.eval.explain.explanation.explainer", lambda *_, **__: explain)
+    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda *_, **__: explain)
 
     def call(*arguments):
         assert main(["explain", *map(str, arguments), "--run", str(run)]) == 0

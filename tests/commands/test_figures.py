@@ -35,7 +35,7 @@ def explained(monkeypatch):
             tokens=words, attention=maps.attention, scores=maps.scores, readout=0
         )
 
-    monkeypatch.setattr("jaxflow.eval.explain.explanation.explainer", lambda *_, **__: explain)
+    monkeypatch.setattr("jaxflow.eval.explanation.explainer", lambda *_, **__: explain)
     monkeypatch.setattr(
         "jaxflow.commands.figures.named_model", lambda run, _: seen.runs.append(run)
     )

@@ -10,7 +10,7 @@ from tiny_models import tiny
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.explanation import explainer
+from jaxflow.eval.explanation import explainer
 from jaxflow.eval.score.attention import attention_of, join
 from jaxflow.eval.score.reading import reader
 from jaxflow.models import ViTConfig, init
@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_public_functions(model, words):
 def test_long_texts_are_blanked_in_parts(monkeypatch):
     model = tiny("masked-lm")
     whole = explainer(model)(TEXT)
-    monkeypatch.setattr("jaxflow.eval.explain.explanation._MEMORY", 1 << 12)
+    monkeypatch.setattr("jaxflow.eval.explanation._MEMORY", 1 << 12)
     parts = explainer(model)(TEXT)
     for name, values in whole.scores.items():
         np.testing.assert_allclose(parts.scores[name], values, rtol=1e-3, atol=1e-5)

@@ -11,7 +11,7 @@ from tiny_models import sharpened, tiny
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.explanation import FORWARD, _jit_with, explainer
+from jaxflow.eval.explanation import FORWARD, _jit_with, explainer
 from jaxflow.eval.leaderboard import scoring as board_scoring
 from jaxflow.eval.leaderboard.board import run_board
 from jaxflow.eval.leaderboard.cases import from_texts

@@ -14,8 +14,8 @@ from page_reader import Reader
 from tiny_models import tiny
 
 import jaxflow
-from jaxflow.eval.explain.explanation import explainer
 from jaxflow.eval.explain.page import as_page
+from jaxflow.eval.explanation import explainer
 from jaxflow.eval.leaderboard.page import as_leaderboard_page
 from jaxflow.html.style import visible
 
