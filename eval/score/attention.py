@@ -8,15 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.attention import check_attention
-from jaxflow.edges import AGGREGATORS, EdgeWeight, aggregate, edge_weight
+from jaxflow.edges import (
+    AGGREGATORS,
+    EdgeWeight,
+    Propagation,
+    aggregate,
+    edge_weight,
+    propagate,
+    propagations,
+)
 from jaxflow.edges._aggregate import Aggregator
 from jaxflow.errors import InputError
 from jaxflow.eval.io.npz import read_npz
+from jaxflow.eval.score.engine import readout_logits
 from jaxflow.eval.score.reading import Reading, Token, reader
 from jaxflow.files import write_together
 from jaxflow.models import Model, ViTConfig, trace
@@ -263,6 +273,13 @@ def join(attention: NDArray[np.float32], members: Sequence[int]) -> NDArray[np.f
     return (np.add.reduceat(summed, begins, axis=-2) / sizes[:, None]).astype(np.float32)
 
 
+EdgeMethod = tuple[EdgeWeight, Aggregator] | Propagation
+"""An edge weight with its aggregator, or a method that needs none."""
+
+#: Methods that score a sentence by default; those on gradients where the model has an output.
+USUAL = ("raw/rollout", "raw/flow", "norm/rollout", "alti/rollout", "gradient/product")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class EdgeScores:
     """Scores of one sentence of n tokens by edge weights.
@@ -276,7 +293,8 @@ class EdgeScores:
     readout
         The token whose rows the scores are.
     scores
-        ``EDGE/AGGREGATOR`` -> float64 ``[L, n]``, the row of the readout after every layer.
+        ``EDGE/AGGREGATOR``, or the name of a propagation -> float64 ``[L, n]``, the row of the
+        readout after every layer.
     """
 
     text: str
@@ -285,36 +303,61 @@ class EdgeScores:
     scores: Mapping[str, NDArray[np.float64]]
 
 
-def edge_method(name: str) -> tuple[EdgeWeight, Aggregator]:
-    """Read ``EDGE/AGGREGATOR``; an edge weight alone is followed by rollout.
+def edge_method(name: str) -> EdgeMethod:
+    """Read ``EDGE/AGGREGATOR`` or a propagation; an edge weight alone is followed by rollout.
 
-    Raises `InputError` if there is no such edge weight or aggregator.
+    Raises `InputError` if there is no such edge weight, propagation or aggregator.
     """
     edge, slash, how = name.partition("/")
+    if edge in propagations():
+        if slash:
+            raise InputError(f"{edge} combines the layers itself: leave out /{how}")
+        return propagations()[edge]
     for known in AGGREGATORS:
         if known == (how if slash else "rollout"):
             return edge_weight(edge), known
     raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
 
 
+def usual_methods(model: Model) -> list[EdgeMethod]:
+    """Return the methods of `USUAL`, without a head those that need no gradient."""
+    return [
+        edge_method(name)
+        for name in USUAL
+        if model.config.head != "none" or not name.startswith("gradient")
+    ]
+
+
 def score_sentence(
     model: Model,
     text: str,
-    methods: Sequence[tuple[EdgeWeight, Aggregator]],
+    methods: Sequence[EdgeMethod] | None = None,
     *,
     threads: int | None = None,
 ) -> EdgeScores:
-    """Score a sentence's tokens by edge weights and aggregators.
+    """Score a sentence's tokens by edge weights and aggregators, None the usual ones.
 
-    Gradients and relevance are of the logit of the class that the model predicts; `threads` are for
-    flow. Raises `InputError` if the sentence cannot be read, or the model cannot serve a method.
+    Gradients and relevance are of the output that the model ranks highest, a class's or token's
+    logit; `threads` are for flow. Raises `InputError` if the sentence cannot be read, or the model
+    cannot serve a method.
     """
-    reading = reader(model, answer=model.config.head != "none")(text)
-    found = trace(model, np.asarray([reading.ids], np.int32))
-    scores = {
-        f"{edge.name}/{how}": np.asarray(
-            aggregate(found, edge, how, sources=reading.place, threads=threads), np.float64
-        )[0, :, 0]
-        for edge, how in methods
-    }
+    reading = reader(model)(text)
+    target = None
+    if model.config.head != "none":
+
+        def target(logits: jax.Array) -> jax.Array:
+            return readout_logits(logits, np.array([reading.place])).max(-1)
+
+    ids = np.asarray([reading.ids], np.int32)
+    found = trace(model, ids, np.ones(ids.shape, bool), target)
+    scores: dict[str, NDArray[np.float64]] = {}
+    rows: Any
+    for method in usual_methods(model) if methods is None else methods:
+        if isinstance(method, Propagation):
+            name, rows = method.name, propagate(found, method)[0, :, reading.place]
+        else:
+            edge, how = method
+            options: dict[str, Any] = {"sources": reading.place, "threads": threads}
+            name, rows = f"{edge.name}/{how}", aggregate(found, edge, how, **options)[0, :, 0]
+        scores[name] = np.asarray(rows, np.float64)
     return EdgeScores(text, reading.units, reading.place, scores)

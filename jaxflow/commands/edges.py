@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 
     from jaxflow.eval.score.attention import EdgeScores
 
-#: Methods that score a sentence by default.
-USUAL = ("raw/rollout", "raw/flow", "norm/rollout", "alti/rollout", "gradient/product")
-
 
 @options
 class Edges:
     """List the edge weights and aggregators there are, or score sentences by some of them.
 
     Without a sentence it lists them. A method is EDGE/AGGREGATOR, such as alti/flow; an edge weight
-    alone is followed by rollout. jaxflow leaderboard compares their faithfulness.
+    alone is followed by rollout, and decompx needs no aggregator. jaxflow leaderboard compares
+    their faithfulness.
     """
 
     sentences: tyro.conf.Positional[Annotated[tuple[str, ...], "SENTENCE"]] = ()
@@ -85,7 +83,7 @@ class Edges:
         from jaxflow.commands._runtime import compilation_cache, named_model
         from jaxflow.eval.score.attention import edge_method, score_sentence
 
-        methods = [edge_method(name) for name in self.by or USUAL]
+        methods = [edge_method(name) for name in self.by] or None
         with compilation_cache():
             model = named_model(self.run_folder, self.model)
             layers = model.config.layers

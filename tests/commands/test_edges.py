@@ -6,6 +6,7 @@ import importlib.util
 import json
 
 import numpy as np
+import pytest
 import wheel
 from tiny_models import tiny
 
@@ -43,6 +44,36 @@ def test_scores_are_those_of_the_library(agreement, capsys):
     row = next(line for line in out.splitlines() if line.startswith("keys")).split()
     shown = [sentence["scores"][name][1][2] for name in sentence["scores"]]
     np.testing.assert_allclose([float(cell) for cell in row[1:]], shown, rtol=6e-3)
+
+
+def test_all_that_is_listed_works(capsys):
+    assert main(["edges"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines[1:-1] if line[0] != " "]
+    names = [name.replace("-NUMBER:", "-0") for name in names]
+    asked = [part for name in names for part in ("--by", name)]
+    long = "the keys to " * 6  # more tokens than a head is wide, for effective attention
+    assert main(["edges", long, *asked, "--json"]) == 0
+    (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
+    assert [name.removesuffix("/rollout") for name in sentence["scores"]] == names
+    assert all(np.any(values) for values in sentence["scores"].values())
+
+
+HEADS = {"head": "masked-lm"}, {"head": "lm", "causal": True}, {"head": "none"}
+
+
+@pytest.mark.parametrize("changes", HEADS, ids=lambda changes: changes["head"])
+def test_defaults_suit_every_head_and_no_real_token_is_masked(here, capsys, changes):
+    found = []
+    for pad in (0, 6):  # the number of "key": what the tokenizer returned is real
+        save_pretrained(here / f"model-{pad}", tiny(**changes, pad_id=pad))
+        assert main(["edges", "the key [MASK]", "--model", f"model-{pad}", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["sentences"][0])
+    assert found[0] == found[1]
+    last = len(found[0]["tokens"]) - 1
+    assert found[0]["readout"] == {"masked-lm": 3, "lm": last, "none": 0}[changes["head"]]
+    gradients = {name for name in found[0]["scores"] if name.startswith("gradient")}
+    assert bool(gradients) == (changes["head"] != "none")
 
 
 def test_a_published_model_reads_its_last_token(here, capsys):
