@@ -6,7 +6,7 @@ from jaxflow.models.disk import load, save, save_pretrained
 from jaxflow.models.encoder import AgreementEncoder
 from jaxflow.models.gpt2 import Gpt2, Gpt2Config
 from jaxflow.models.model import Model, in_bfloat16, init, make_module, with_head
-from jaxflow.models.output import EncoderOutput, Values
+from jaxflow.models.output import Answer, EncoderOutput, Values, answer_values
 from jaxflow.models.relevance import attention_relevance
 from jaxflow.models.subword import SubwordTokenizer, read_tokenizer
 from jaxflow.models.tokenizer import Pieces, Tokenizer, WordTokenizer
@@ -15,6 +15,7 @@ from jaxflow.models.vit import ViT, ViTConfig
 
 __all__ = [
     "AgreementEncoder",
+    "Answer",
     "Bert",
     "BertConfig",
     "EncoderConfig",
@@ -29,6 +30,7 @@ __all__ = [
     "ViT",
     "ViTConfig",
     "WordTokenizer",
+    "answer_values",
     "attention_relevance",
     "in_bfloat16",
     "init",

@@ -13,9 +13,13 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import BlockConfig
 from jaxflow.models.layers import ACTIVATIONS, EPSILON
+from jaxflow.models.output import Answer
 
 Head = Literal["none", "classification", "masked-lm", "lm"]
 """The head of a model: none, classes, the masked tokens, or the next ones."""
+
+Problem = Literal["single-label", "multi-label", "regression"]
+"""What a classification head was trained for: one class, any number of them, or numbers."""
 
 #: Sizes beyond these are refused before anything is allocated for them.
 LARGEST, MOST_LAYERS = 1 << 24, 1 << 10
@@ -49,6 +53,17 @@ class ConfigRecord:
     def classes(self) -> int:
         """Number of classes."""
         return len(self.labels)  # type: ignore[attr-defined]
+
+    @property
+    def answer(self) -> Answer:
+        """The kind of the model's answer; one output without a stated problem is a regression."""
+        config: Any = self
+        if config.head == "none":
+            return "none"
+        if config.head != "classification":
+            return "tokens"
+        stated: Problem | None = getattr(config, "problem", None)
+        return stated or ("regression" if self.classes == 1 else "single-label")
 
     @property
     def block(self) -> BlockConfig:
@@ -123,10 +138,28 @@ def check_config(config: Any, heads: tuple[Head, ...]) -> None:
             f"labels must be named for the head classification alone, got {config.labels} for "
             f"{config.head}"
         )
+    if len(set(config.labels)) < config.classes:
+        raise InputError(f"labels must be of different names, got {config.labels}")
+    _check_problem(config)
     pad_id = getattr(config, "pad_id", None)
     if pad_id is not None and not (type(pad_id) is int and 0 <= pad_id < config.vocabulary):
         raise InputError(
             f"pad_id must be a number of the vocabulary, below {config.vocabulary}, got {pad_id!r}"
+        )
+
+
+def _check_problem(config: Any) -> None:
+    problem = getattr(config, "problem", None)
+    if problem is None:
+        return
+    if problem not in get_args(Problem):
+        raise InputError(f"problem must be {' or '.join(get_args(Problem))}, got {problem!r}")
+    if config.head != "classification":
+        raise InputError(f"problem must be None without classes, got {problem!r}")
+    if problem == "single-label" and config.classes == 1:
+        raise InputError(
+            "a single-label problem must have at least 2 classes, got 1, whose probability is "
+            "always 1: state a regression or a multi-label problem"
         )
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,7 @@ from jaxflow.models.tensors import (
     SINGLE,
     Rule,
     Weights,
+    has_unread_head,
     not_needed,
     open_weights,
     rules,
@@ -73,7 +75,8 @@ def load(path_or_name: str | os.PathLike[str], *, head: Head | None = None) -> M
         ``"bert-base-uncased"``. A folder of such a name is given as ``"./agreement"`` or a `Path`.
     head
         The head to read of a published model: ``none``, ``classification``, ``masked-lm`` or
-        ``lm``; None takes the one that its configuration names.
+        ``lm``; None takes the one that its configuration names, or whose tensors are there. A head
+        of another kind (token classification, question answering) is left out with a warning.
 
     Returns
     -------
@@ -381,11 +384,18 @@ def _read_published(folder: Path, fields: dict[str, Any], head: Head | None) -> 
                 fields,
                 head=head,
                 classes=_classes(weights, names),
-                pooler="pooler.dense.weight" in names,
+                tensors=names,
                 images=_json(images) if images.is_file() else None,
             )
         except InputError as error:
             raise InputError(f"the model in {folder} cannot be read: {error}") from error
+        if head is None and config.head == "none" and has_unread_head(names):
+            named = fields.get("architectures") or ["of another kind"]
+            warnings.warn(
+                f"the head of the model in {folder} ({named[0]}) is not read here: the model is "
+                "loaded without it, for its attention alone",
+                stacklevel=4,
+            )
         config = _untied(config, weights, names)
         wanted = rules(config)
         _check(folder, kind, wanted, weights, names)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from jaxflow.models.blocks import LayerNorm, Transformer, make_blocks, normal
-from jaxflow.models.config import ConfigRecord, Head, check_config
+from jaxflow.models.config import ConfigRecord, Head, Problem, check_config
 from jaxflow.models.layers import layers_of
 from jaxflow.models.output import at_last_real, at_least_float32
 
@@ -30,6 +30,9 @@ class Gpt2Config(ConfigRecord):
         Blocks, heads a block, width of the stream and of the feed-forward layer.
     labels
         The classes' names; empty without a classification head.
+    problem
+        ``single-label``, ``multi-label`` or ``regression``, what the classes were trained for;
+        None is the last for one class, else the first.
     activation, epsilon
         Of the feed-forward layers, by the name in published configurations; of the norms.
     dropout, attention_dropout, embedding_dropout
@@ -48,6 +51,7 @@ class Gpt2Config(ConfigRecord):
     width: int = 768
     hidden_width: int = 3072
     labels: tuple[str, ...] = ()
+    problem: Problem | None = None
     activation: str = "gelu_new"
     epsilon: float = 1e-5
     dropout: float = 0.1

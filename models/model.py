@@ -7,7 +7,7 @@ blocks run as one loop.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from jaxflow.models.bert import Bert, BertConfig
 from jaxflow.models.config import EncoderConfig, Head
 from jaxflow.models.encoder import AgreementEncoder
 from jaxflow.models.gpt2 import Gpt2, Gpt2Config
-from jaxflow.models.output import EncoderOutput
+from jaxflow.models.output import Answer, EncoderOutput, answer_values
 from jaxflow.models.tokenizer import Tokenizer, WordTokenizer
 from jaxflow.models.vit import ViT, ViTConfig
 
@@ -80,6 +80,16 @@ class Model:
         return make_module(self.config)
 
     @property
+    def answer(self) -> Answer:
+        """The kind of the model's answer, which decides what its logits mean.
+
+        ``single-label``: one of the classes; ``multi-label``: each class for itself;
+        ``regression``: numbers; ``tokens``: one of the vocabulary, of a language model; or
+        ``none``, without a head.
+        """
+        return self.config.answer
+
+    @property
     def text(self) -> Tokenizer:
         """The tokenizer.
 
@@ -119,7 +129,7 @@ class Model:
     @cached_property
     def _probabilities(self) -> Callable[..., jax.Array]:
         classify: Any = partial(self.module.apply, method="classify")
-        return jax.jit(lambda params, tokens: jax.nn.softmax(classify(params, tokens)))
+        return jax.jit(lambda *given, **more: answer_values(classify(*given, **more), self.answer))
 
     def __call__(self, tokens: Any, mask: Any = None, **options: Any) -> EncoderOutput:
         """Run the model on a batch, compiled once for each shape.
@@ -145,23 +155,35 @@ class Model:
         InputError
             If a shape or dtype is wrong or a number is outside the vocabulary.
         """
-        self._check(tokens)
-        self._check_range("token_types", options.get("token_types"))
+        self._check(tokens, options)
         return self._apply(self.params, tokens, mask, **options)
 
-    def probabilities(self, tokens: Any) -> jax.Array:
-        """Return the classes' probabilities ``[B, C]`` of ``[B, n]`` tokens.
+    def probabilities(self, tokens: Any, mask: Any = None, **inputs: Any) -> jax.Array:
+        """Return the values of the answer: probabilities, or the numbers of a regression.
+
+        Parameters
+        ----------
+        tokens, mask
+            As the model is called.
+        **inputs
+            ``token_types`` of BERT.
+
+        Returns
+        -------
+        jax.Array
+            ``[B, C]``, of the classes (`answer_values`); ``[B, n, V]`` of a language model.
 
         Raises
         ------
         InputError
-            As calling the model does.
+            As calling the model does, or if it has no head.
         """
-        self._check(tokens)
-        return self._probabilities(self.params, tokens)
+        self._check(tokens, inputs)
+        return self._probabilities(self.params, tokens, mask, **inputs)
 
-    def _check(self, tokens: Any) -> None:
+    def _check(self, tokens: Any, inputs: Mapping[str, Any]) -> None:
         self._check_range("tokens", tokens, "vocabulary")
+        self._check_range("token_types", inputs.get("token_types"))
 
     def _check_range(self, name: str, numbers: Any, size: str = "token_types") -> None:
         # An index outside the table would silently give the last word.
@@ -208,6 +230,7 @@ def with_head(
         raise InputError("an agreement encoder has its one head: train another model")
     if isinstance(model.config, BertConfig) and head != "none":
         changes["pooler"] = False  # a head has its own, or none
+    changes = {"problem": None} | changes
     try:
         config = dataclasses.replace(model.config, head=head, labels=tuple(labels), **changes)
     except TypeError as error:

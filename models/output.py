@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxflow.errors import InputError
+
+Answer = Literal["single-label", "multi-label", "regression", "tokens", "none"]
+"""The kind of a model's answer: a classification head's problem, or a vocabulary's tokens."""
 
 
 @flax.struct.dataclass
@@ -58,6 +61,29 @@ class EncoderOutput:
     hidden: jax.Array
     pooled: jax.Array | None = None
     values: Values | None = None
+
+
+def answer_values(logits: jax.Array, answer: Answer) -> jax.Array:
+    """Return the values of a model's answer, from its logits ``[..., C]``.
+
+    Parameters
+    ----------
+    logits
+        Of the classes or the vocabulary, on the last axis.
+    answer
+        `Model.answer`: ``single-label`` and ``tokens`` take softmax, ``multi-label`` the sigmoid
+        of each class, and the numbers of a ``regression`` are the logits themselves.
+
+    Raises
+    ------
+    InputError
+        If the model has no answer.
+    """
+    if answer == "none":
+        raise InputError("the model must have a head to answer with, and has none")
+    if answer == "regression":
+        return logits
+    return jax.nn.sigmoid(logits) if answer == "multi-label" else jax.nn.softmax(logits)
 
 
 def at_least_float32(logits: jax.Array) -> jax.Array:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import collections
+import types
 from collections.abc import Mapping
 from typing import Any
 
 from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
-from jaxflow.models.config import LARGEST, MOST_LAYERS, Head
+from jaxflow.models.config import LARGEST, MOST_LAYERS, Head, Problem
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.model import PublishedConfig
+from jaxflow.models.tensors import heads_in
 from jaxflow.models.vit import ViTConfig
 
 #: The architectures, by ``model_type``, and the names of their heads' classes.
@@ -38,6 +41,25 @@ KINDS: dict[str, dict[Head, str]] = {
 }
 # Two heads in one: only the masked-LM head is built here.
 _ALIASES: dict[str, Head] = {"BertForPreTraining": "masked-lm"}
+
+#: Endings of the classes whose head is not built here: their encoder is read without it.
+_HEADLESS = (
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForNextSentencePrediction",
+    "ForCausalLM",
+    "LMHeadModel",
+    "DoubleHeadsModel",
+    "ForMaskedImageModeling",
+)
+_CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "gpt2": "GPT2"}
+
+_PROBLEMS: dict[str, Problem] = {
+    "single_label_classification": "single-label",
+    "multi_label_classification": "multi-label",
+    "regression": "regression",
+}
 
 # Fields that change the numbers, with the only value that is built here.
 _ONLY: dict[str, Any] = {
@@ -128,7 +150,7 @@ def read_published(
     *,
     head: Head | None = None,
     classes: int | None = None,
-    pooler: bool = False,
+    tensors: Mapping[str, str] = types.MappingProxyType({}),
     images: Mapping[str, Any] | None = None,
 ) -> PublishedConfig:
     """Return the configuration that the content of a ``config.json`` describes.
@@ -138,11 +160,12 @@ def read_published(
     fields
         The JSON object.
     head
-        The head that is wanted; None takes the one that the file names.
+        The head that is wanted; None takes the one that the file names, or if it names none the
+        one whose tensors are there.
     classes
         The number of classes of the checkpoint's head, where the file does not name them.
-    pooler
-        Whether the checkpoint has a pooler, for a model without a head.
+    tensors
+        The tensors' names without the encoder's prefix -> those in the checkpoint.
     images
         The content of ``preprocessor_config.json``, for a model of images.
 
@@ -168,12 +191,13 @@ def read_published(
             raise InputError(
                 f"{name} must be {only!r} for a model built here, got {fields[name]!r}"
             )
-    head = head or _head(kind, fields)
+    head = head or _head(kind, fields, tensors)
     if head not in KINDS[kind]:
         raise InputError(f"head must be one of {', '.join(KINDS[kind])} for {kind}, got {head!r}")
     given: dict[str, Any] = {
         "head": head,
         "labels": _labels(fields, classes) if head == "classification" else (),
+        "problem": _problem(fields) if head == "classification" else None,
     }
     for ours, (name, default) in _FIELDS[kind].items():
         if name == "classifier_dropout":
@@ -186,7 +210,7 @@ def read_published(
         return ViTConfig(**given, **_image_fields(fields, given["channels"], images or {}))
     if kind == "roberta":
         given["positions"] -= given["pad_id"] + 1
-    own: dict[str, Any] = {"pooler": pooler and head == "none"}
+    own: dict[str, Any] = {"pooler": "pooler.dense.weight" in tensors and head == "none"}
     if kind == "distilbert":
         own = {"token_types": 0}
     return BertConfig(kind=kind, **given, **own)  # type: ignore[arg-type]
@@ -203,6 +227,9 @@ def write_published(config: PublishedConfig) -> dict[str, Any]:
     if config.labels:
         content["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
         content["label2id"] = {label: number for number, label in enumerate(config.labels)}
+    if config.problem:
+        names = {ours: name for name, ours in _PROBLEMS.items()}
+        content["problem_type"] = names[config.problem]
     for ours, (name, _) in _FIELDS[kind].items():
         content[name] = getattr(config, ours)
     if kind == "roberta":
@@ -232,8 +259,16 @@ def image_settings(config: ViTConfig) -> dict[str, Any]:
     }
 
 
-def _head(kind: str, fields: Mapping[str, Any]) -> Head:
-    named = fields.get("architectures") or [KINDS[kind]["none"]]
+def _head(kind: str, fields: Mapping[str, Any], tensors: Mapping[str, str]) -> Head:
+    named = fields.get("architectures")
+    if not named:
+        found = heads_in(kind, tensors)
+        if len(found) > 1:
+            raise InputError(
+                f"architectures must name a class, and is missing, where the file has the heads "
+                f"{', '.join(found)}: give the head to read"
+            )
+        return found[0] if found else "none"
     if not isinstance(named, list) or not isinstance(named[0], str):
         raise InputError(f"architectures must be a list of names, got {named!r}")
     for head, name in KINDS[kind].items():
@@ -241,6 +276,8 @@ def _head(kind: str, fields: Mapping[str, Any]) -> Head:
             return head
     if named[0] in _ALIASES:
         return _ALIASES[named[0]]
+    if named[0] in [f"{_CLASSES.get(kind, 'ViT')}{ending}" for ending in _HEADLESS]:
+        return "none"
     raise InputError(
         f"architectures must name one of {', '.join(KINDS[kind].values())}, got {named[0]!r}: "
         f"give the head to read, one of {', '.join(KINDS[kind])}"
@@ -259,7 +296,27 @@ def _labels(fields: Mapping[str, Any], classes: int | None) -> tuple[str, ...]:
         raise InputError(f"id2label must map numbers to names, got {named!r}") from error
     if sorted(labels) != list(range(len(labels))):
         raise InputError(f"id2label must name the classes from 0 on, got {sorted(labels)}")
-    return tuple(labels[number] for number in range(len(labels)))
+    return _distinct([labels[number] for number in range(len(labels))])
+
+
+def _distinct(labels: list[str]) -> tuple[str, ...]:
+    """Add its number to every name that more than one class has."""
+    while len(set(labels)) < len(labels):
+        counts = collections.Counter(labels)
+        labels = [
+            f"{label} ({number})" if counts[label] > 1 else label
+            for number, label in enumerate(labels)
+        ]
+    return tuple(labels)
+
+
+def _problem(fields: Mapping[str, Any]) -> Problem | None:
+    stated = fields.get("problem_type")
+    if stated is None:
+        return None
+    if not isinstance(stated, str) or stated not in _PROBLEMS:
+        raise InputError(f"problem_type must be one of {', '.join(_PROBLEMS)}, got {stated!r}")
+    return _PROBLEMS[stated]
 
 
 def _value(fields: Mapping[str, Any], name: str, default: Any, largest: int = LARGEST) -> Any:

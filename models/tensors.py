@@ -10,7 +10,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
+from jaxflow.models.config import Head
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.model import PublishedConfig
 from jaxflow.models.vit import ViTConfig
@@ -371,6 +372,43 @@ def to_published(rule: Rule, values: NDArray[Any]) -> list[NDArray[np.float32]]:
     return [np.ascontiguousarray(values).reshape(rule.shape)]
 
 
+#: Tensors by which a head is known where the configuration names none.
+_SIGNS: dict[str, dict[Head, tuple[str, ...]]] = {
+    "bert": {
+        "classification": ("pooler.dense.weight", "classifier.weight"),
+        "masked-lm": ("cls.predictions.bias",),
+    },
+    "distilbert": {
+        "classification": ("pre_classifier.weight", "classifier.weight"),
+        "masked-lm": ("vocab_transform.weight",),
+    },
+    "roberta": {
+        "classification": ("classifier.out_proj.weight",),
+        "masked-lm": ("lm_head.dense.weight",),
+    },
+    "gpt2": {"classification": ("score.weight",), "lm": ("lm_head.weight",)},
+    "vit": {"classification": ("classifier.weight",)},
+}
+_OF_HEADS = (
+    r"(cls|classifier|pre_classifier|qa_outputs|lm_head|score|multiple_choice_head|decoder)\..*"
+    r"|vocab_(transform|projector|layer_norm)\..*"
+)
+
+
+def heads_in(kind: str, names: Mapping[str, str]) -> list[Head]:
+    """Return the heads whose tensors are there: names without the encoder's prefix -> with it."""
+    found = [head for head, signs in _SIGNS[kind].items() if set(signs) <= names.keys()]
+    prefixed = any(name.startswith(PREFIXES[kind]) for name in names.values())
+    if kind == "gpt2" and prefixed and not found and not has_unread_head(names):
+        return ["lm"]  # its table is that of the words, and stored once
+    return found
+
+
+def has_unread_head(names: Iterable[str]) -> bool:
+    """Return whether any of the tensors is of a head, of whatever kind."""
+    return any(re.fullmatch(_OF_HEADS, name) for name in names)
+
+
 #: Tensors that published checkpoints hold and a model does without: tables of constants, the
 #: word embeddings a second time, and heads other than the one that is read.
 _NOT_NEEDED = {
@@ -379,7 +417,10 @@ _NOT_NEEDED = {
         r"embeddings\.position_ids|vocab_.*|pre_classifier\..*|classifier\..*|qa_outputs\..*"
     ),
     "roberta": r"embeddings\.position_ids|lm_head\..*|pooler\..*|classifier\..*|qa_outputs\..*",
-    "gpt2": r"h\.\d+\.attn\.(masked_)?bias|lm_head\.weight|score\.weight",
+    "gpt2": (
+        r"h\.\d+\.attn\.(masked_)?bias|lm_head\.weight|score\.weight|classifier\..*"
+        r"|qa_outputs\..*|multiple_choice_head\..*"
+    ),
     "vit": r"embeddings\.mask_token|decoder\..*|pooler\..*|classifier\..*",
 }
 

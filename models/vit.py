@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import LayerNorm, Transformer, make_blocks, normal
-from jaxflow.models.config import ConfigRecord, Head, check_config
+from jaxflow.models.config import ConfigRecord, Head, Problem, check_config
 from jaxflow.models.layers import layers_of
 from jaxflow.models.output import at_least_float32
 
@@ -33,6 +33,9 @@ class ViTConfig(ConfigRecord):
         Blocks, heads a block, width of the stream and of the feed-forward layer.
     labels
         The classes' names; empty without a classification head.
+    problem
+        ``single-label``, ``multi-label`` or ``regression``, what the classes were trained for;
+        None is the last for one class, else the first.
     activation, epsilon
         Of the feed-forward layers, by the name in published configurations; of the norms.
     dropout, attention_dropout
@@ -52,6 +55,7 @@ class ViTConfig(ConfigRecord):
     width: int = 768
     hidden_width: int | None = None
     labels: tuple[str, ...] = ()
+    problem: Problem | None = None
     activation: str = "gelu"
     epsilon: float = 1e-12
     dropout: float = 0.0

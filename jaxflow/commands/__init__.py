@@ -7,6 +7,7 @@ is imported when it runs, so that ``jaxflow --help`` is quick.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from jaxflow.commands._runtime import ended_by_signals, exit_status
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with ended_by_signals():
+        with ended_by_signals(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             parse(words).run()
     except BrokenPipeError:  # the program that reads the output, such as head, has ended
         sys.stderr.close()
@@ -33,3 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status
         raise
     return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"jaxflow: {' '.join(str(message).split())}", file=sys.stderr)

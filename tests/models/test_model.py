@@ -14,8 +14,10 @@ import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.models import (
     AgreementEncoder,
+    BertConfig,
     EncoderConfig,
     Model,
+    answer_values,
     in_bfloat16,
     init,
     load,
@@ -185,3 +187,52 @@ def test_a_training_step_in_bfloat16_has_gradients_of_its_parameters_dtype():
         assert other.dtype == jnp.float32
         size = float(jnp.abs(one).max())
         np.testing.assert_allclose(other, one, atol=0.05 * size + 1e-6)
+
+
+def test_each_answer_has_its_values():
+    """Softmax, sigmoid or the numbers themselves, by the kind that the configuration states."""
+    logits = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    softmax = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = {
+        "single-label": softmax, "tokens": softmax, "regression": logits,
+        "multi-label": 1 / (1 + np.exp(-logits)),
+    }  # fmt: skip
+    for answer, values in expected.items():
+        np.testing.assert_allclose(answer_values(jnp.asarray(logits), answer), values, atol=1e-6)
+    for answer in ("multi-label", "regression", "single-label"):
+        model = tiny(problem=answer)
+        assert model.answer == answer
+        values = answer_values(model(TOKENS).logits, answer)
+        np.testing.assert_allclose(model.probabilities(TOKENS), values, atol=1e-6)
+    kinds = {"masked-lm": "tokens", "none": "none", "classification": "single-label"}
+    assert {head: tiny(head).answer for head in kinds} == kinds
+    assert tiny(labels=("score",)).answer == "regression"
+    assert (load("agreement").answer, random_model().answer) == ("single-label", "single-label")
+    assert with_head(tiny(problem="regression"), "none").answer == "none"
+    with pytest.raises(InputError, match=r"^the model must have a head to answer with"):
+        tiny("none").probabilities(TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": ("a", "b", "a")}, "labels must be of different names"),
+        ({"problem": "ranking"}, "problem must be single-label or multi-label or regression"),
+        ({"problem": "single-label", "labels": ("a",)}, "must have at least 2 classes, got 1"),
+        ({"problem": "regression", "head": "none", "labels": ()}, "problem must be None"),
+    ],
+)
+def test_answers_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        BertConfig(**{"head": "classification", "labels": ("a", "b")} | fields)
+
+
+def test_probabilities_take_a_mask_and_segments(masked):
+    model, types = tiny(), np.array([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]])
+    mask = TOKENS > 2
+    output = model(TOKENS, mask, token_types=types)
+    values = model.probabilities(TOKENS, mask, token_types=types)
+    np.testing.assert_allclose(values, answer_values(output.logits, model.answer), atol=1e-6)
+    assert np.abs(values - model.probabilities(TOKENS, mask)).max() > 1e-4
+    with pytest.raises(InputError, match="token_types must be numbers from 0 to 1"):
+        model.probabilities(TOKENS, token_types=types + 1)
