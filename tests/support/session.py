@@ -1,13 +1,17 @@
-"""Make folders once a test session, for all workers."""
+"""Make folders once a test session, for all workers; expect unusable input to be refused."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
+
+from jaxflow.errors import InputError
 
 
 def once_a_session(name: str, make: Callable[[Path], object]) -> Path:
@@ -20,3 +24,11 @@ def once_a_session(name: str, make: Callable[[Path], object]) -> Path:
             make(part)
             part.rename(folder)
     return folder
+
+
+@contextmanager
+def refused(match: str) -> Iterator[None]:
+    """Expect an `InputError` of one line that matches."""
+    with pytest.raises(InputError, match=match) as caught:
+        yield
+    assert "\n" not in str(caught.value)
