@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,19 +63,21 @@ def tokenizer() -> SubwordTokenizer:
     return read
 
 
+def redrawn(params: Any, seed: int, scale: float) -> Any:
+    """Draw every parameter anew, of a size `scale`, about 1 where it was 1 and else about 0."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: Any) -> jax.Array:
+        return jnp.asarray((leaf == 1) + rng.normal(scale=scale, size=leaf.shape), jnp.float32)
+
+    return jax.tree.map(draw, params)
+
+
 def tiny_bert(seed: int = 0, scale: float = 0.1, **options: object) -> Model:
     """Make a random BERT, bare unless `options` say otherwise, its weights of a size `scale`."""
     sizes = {"layers": 1, "heads": 2, "width": 16, "hidden_width": 32, "positions": POSITIONS}
     config = BertConfig(**{"vocabulary": len(VOCABULARY)} | sizes | options)  # type: ignore[arg-type]
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(
-            np.asarray(leaf == 1, np.float32) + rng.normal(scale=scale, size=leaf.shape),
-            jnp.float32,
-        ),
-        init(config, seed),
-    )
-    return Model(config, params, tokenizer())
+    return Model(config, redrawn(init(config, seed), seed, scale), tokenizer())
 
 
 def small_finetuning(**options: object) -> FineTuneConfig:
