@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import scipy.special
 from attentions import attention_of
 from PIL import Image
 from rich.console import Console
@@ -53,42 +55,34 @@ def saved(tmp_path: Path, image: Image.Image, name: str = "picture.png", **optio
     return tmp_path / name
 
 
-def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
+def test_transparent_becomes_white_and_a_picture_is_turned_upright(tmp_path: Path) -> None:
     alpha = np.zeros((5, 7, 1), np.uint8)
     alpha[:2] = 255
     picture = read_picture(saved(tmp_path, Image.fromarray(np.concatenate([COLOURED, alpha], -1))))
     np.testing.assert_array_equal(picture[:2], COLOURED[:2])
     assert (picture[2:] == 255).all()
-
-
-def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held with its left side up
     path = saved(tmp_path, Image.fromarray(COLOURED), exif=exif)
     np.testing.assert_array_equal(read_picture(path), np.rot90(COLOURED, -1))
 
 
-def test_files_that_are_no_pictures_are_named(tmp_path: Path) -> None:
-    text = tmp_path / "text.png"
-    text.write_text("no picture")
-    with pytest.raises(ValueError, match=r"text\.png is of no format that can be read"):
-        read_picture(text)
-    with pytest.raises(ValueError, match=r"missing\.png cannot be read: No such file"):
-        read_picture(tmp_path / "missing.png")
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
-        read_picture(tmp_path)
+def test_unusable_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = saved(tmp_path, Image.fromarray(RNG.integers(0, 256, (90, 90, 3), np.uint8)))
-    whole.write_bytes(whole.read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"picture\.png cannot be read"):
-        read_picture(whole)
-
-
-def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(tmp_path, Image.fromarray(COLOURED))
-    for most in (20, 5):  # Pillow warns above, and refuses above twice as many
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:3000])
+    for name, message in (
+        ("text.png", r"text\.png is of no format that can be read"),
+        ("missing.png", r"missing\.png cannot be read: No such file"),
+        ("", "cannot be read: Is a directory"),
+        ("cut.png", r"cut\.png cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_picture(tmp_path / name)
+    for most in (5000, 3000):  # Pillow warns above, and refuses above twice as many
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
         with pytest.raises(ValueError, match="is too large"):
-            read_picture(path)
+            read_picture(whole)
 
 
 def test_pixels_are_normalised_by_channel() -> None:
@@ -111,23 +105,15 @@ def test_pictures_are_resized_as_published_processors_do() -> None:
     assert np.abs(ours - theirs[0].transpose(1, 2, 0)).max() <= 2 / 127.5
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(np.asarray(logits, np.float64))
-    return weights / weights.sum(-1, keepdims=True)
-
-
 def test_patches_are_hidden_row_by_row() -> None:
     config = ViTConfig(image=(4, 6), patch=2, channels=1, labels=("a",), mean=(0.2,), std=(0.5,))
     pixels = np.arange(24, dtype=np.float32).reshape(4, 6, 1)
-    fills = {"mean": 11.5, "grey": 0.6, "black": -0.4}
-    for fill, value in fills.items():
+    for fill, value in {"mean": 11.5, "grey": 0.6, "black": -0.4}.items():
         copies = occluded(pixels, config, fill)  # type: ignore[arg-type]
-        assert copies.shape == (6, 4, 6, 1)
         fifth = pixels.copy()
         fifth[2:4, 2:4] = value
         np.testing.assert_allclose(copies[4], fifth, rtol=1e-6)
-        for copy in copies:
-            assert (copy != pixels).sum() == 4
+        assert ((copies != pixels).sum((1, 2, 3)) == 4).all()
     np.testing.assert_array_equal(pixels, np.arange(24).reshape(4, 6, 1))
     with pytest.raises(ValueError, match="fill must be mean, grey or black, got 'noise'"):
         occluded(pixels, config, "noise")  # type: ignore[arg-type]
@@ -137,10 +123,9 @@ def test_drops_of_a_probability_near_one_are_told_apart() -> None:
     """In float32 all of these probabilities are 1."""
     whole = np.array([30.0, 0.0], np.float32)
     without = np.array([[29.0, 0.0], [28.0, 0.0]], np.float32)
-    assert (softmax(without)[:, 0].astype(np.float32) == 1).all()
+    assert (scipy.special.softmax(without, -1)[:, 0] == 1).all()
     drops = probability_drop(whole, without, 0)
-    expected = [np.exp(-29.0) - np.exp(-30.0), np.exp(-28.0) - np.exp(-30.0)]
-    np.testing.assert_allclose(drops, expected, rtol=1e-6)
+    np.testing.assert_allclose(drops, np.exp([-29.0, -28.0]) - np.exp(-30.0), rtol=1e-6)
 
 
 def test_occlusion_against_one_call_a_patch() -> None:
@@ -148,17 +133,15 @@ def test_occlusion_against_one_call_a_patch() -> None:
     pixels = RNG.normal(size=(3, 4, 6, 3)).astype(np.float32)
     labels = np.array([0, 2, 1])
     done: list[tuple[int, int]] = []
-    maps = occlusion_maps(
-        model, pixels, labels, fill="grey", report=lambda now, of: done.append((now, of))
-    )
+    maps = occlusion_maps(model, pixels, labels, fill="grey", report=lambda *now: done.append(now))
     assert maps.shape == (3, 2, 3)
     assert done == [(1, 3), (2, 3), (3, 3)]
     for image, label, found in zip(pixels, labels, maps, strict=True):
-        for row, column in np.ndindex(2, 3):
-            hidden = image.copy()
-            hidden[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = 0  # normalised grey
-            before, after = np.asarray(model.probabilities(np.stack([image, hidden])), np.float64)
-            assert found[row, column] == pytest.approx(before[label] - after[label], abs=1e-6)
+        copies = np.repeat(image[None], 7, 0)
+        for place, (row, column) in enumerate(np.ndindex(2, 3), start=1):
+            copies[place, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = 0  # grey
+        before, *after = np.asarray(model.probabilities(copies), np.float64)[:, label]
+        np.testing.assert_allclose(found.ravel(), before - np.array(after), atol=1e-6)
     assert np.abs(maps).max() > 0.01
 
 
@@ -183,46 +166,40 @@ def test_gradients_against_finite_differences(readout: str) -> None:
             np.testing.assert_allclose(found[place], expected, rtol=2e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("readout", ["cls", "mean"])
-def test_the_only_patch_that_matters_is_found(readout: str) -> None:
-    model = bright_patch_model(readout)  # type: ignore[arg-type]
-    places = [(0, 1), (2, 2)]
-    pixels = np.stack([to_pixels(bright_picture(*place), model.config) for place in places])  # type: ignore[arg-type]
-    classes = np.asarray(model(pixels).logits).argmax(-1)
-    np.testing.assert_array_equal(classes, [1, 1])
-    maps = occlusion_maps(model, pixels, classes, fill="black")
-    gradients = patch_gradients(model, pixels, classes)
-    for place, drops, norms in zip(places, maps, gradients, strict=True):
-        assert drops[place] > 0.5
-        others = np.delete(drops.ravel(), 3 * place[0] + place[1])
-        np.testing.assert_array_equal(others, 0)
-        assert norms[place] > 0
-        assert np.delete(norms.ravel(), 3 * place[0] + place[1]).max() < 1e-6 * norms[place]
-
-
 WIDE = RNG.integers(0, 256, (12, 18, 3), np.uint8)
 SCORES = np.array([[0.1, 0.7, 0.2], [0.3, 0.4, 0.5]])
 LOW, HIGH = (np.array(heat_colours()(share)[:3]) for share in (0.0, 1.0))
 
 
-@pytest.fixture(scope="module")
-def explanation(tmp_path_factory: pytest.TempPathFactory) -> ImageExplanation:
+@pytest.fixture(scope="module", params=["cls", "mean"])
+def explanation(request: pytest.FixtureRequest, tmp_path_factory: Any) -> ImageExplanation:
+    """A picture of one bright patch, which alone decides."""
     path = tmp_path_factory.mktemp("picture") / "spot.png"
     Image.fromarray(bright_picture(1, 2)).save(path)
-    return explain_image(bright_patch_model(), path, occlusion="black")
+    return explain_image(bright_patch_model(request.param), path, occlusion="black")
 
 
-def test_a_map_is_brought_to_the_pictures_size() -> None:
+def test_every_map_shows_the_only_patch_that_matters(explanation: ImageExplanation) -> None:
+    assert explanation.labels[explanation.prediction] == "bright"
+    for name, scores in explanation.scores.items():
+        assert np.unravel_index(scores.argmax(), scores.shape) == (1, 2), name
+        assert scores[1, 2] > 2 * np.delete(scores.ravel(), 5).max(), name
+    model = bright_patch_model(explanation.readout)
+    pixels = to_pixels(bright_picture(1, 2), model.config)[None]  # type: ignore[arg-type]
+    (norms,) = patch_gradients(model, pixels, np.array([1]))
+    assert np.delete(norms.ravel(), 5).max() < 1e-6 * norms[1, 2]
+    drops = explanation.scores["occlusion"]
+    assert drops[1, 2] > 0.5
+    np.testing.assert_array_equal(np.delete(drops.ravel(), 5), 0)
+
+
+def test_a_map_is_brought_to_the_pictures_size_and_blended() -> None:
     plain = upsampled(SCORES, (4, 9), smooth=False)
     np.testing.assert_allclose(plain, SCORES.repeat(2, 0).repeat(3, 1), rtol=1e-6)
     smooth = upsampled(SCORES, (6, 9))
-    # A patch's middle keeps its score; halfway to the next is their mean.
+    # A patch's middle keeps its score; between two it is interpolated.
     np.testing.assert_allclose(smooth[1::3, 1::3], SCORES, rtol=1e-6)
-    np.testing.assert_allclose(upsampled(np.array([[0.0, 1.0]]), (1, 6))[0, 2:4].mean(), 0.5)
     np.testing.assert_allclose(smooth[1, 2], 0.1 + 0.6 / 3, rtol=1e-6)
-
-
-def test_blending_is_a_weighted_mean() -> None:
     np.testing.assert_array_equal(blended(WIDE, SCORES, opacity=0), WIDE)
     heat = blended(WIDE, SCORES, smooth=False, opacity=1)
     np.testing.assert_allclose(heat[:6, 6:12] / 255, np.broadcast_to(HIGH, (6, 6, 3)), atol=3e-3)
@@ -258,15 +235,6 @@ def test_the_figure_shows_every_method_in_the_right_place(
     assert f"{explanation.scores['rollout'].max():.2g}" in labels
 
 
-PICTURE = np.random.default_rng(1).integers(0, 256, (20, 40, 3), np.uint8)
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    Image.fromarray(PICTURE).save(tmp_path / "noise.png")
-    return tmp_path / "noise.png"
-
-
 @pytest.mark.parametrize("readout", ["cls", "mean"])
 @pytest.mark.parametrize("heads", ["mean", "min", 1])
 def test_scores_are_the_readouts_rows(readout: Any, heads: Any) -> None:
@@ -276,19 +244,14 @@ def test_scores_are_the_readouts_rows(readout: Any, heads: Any) -> None:
     queries = [0] if readout == "cls" else [1, 2, 3]
     for image, stack in enumerate(attention):
         edges = oracles.edge_weights(stack, 0.3, heads)
+        flows = [flow_by_definition(edges, *place) for place in np.ndindex(3, 4, 4)]
         expected = {
             "raw": oracles.raw_attention(stack, heads),
             "rollout": oracles.rollout(stack, 0.3, heads),
-            "flow": np.array(
-                [
-                    [[flow_by_definition(edges, layer, i, j) for j in range(4)] for i in range(4)]
-                    for layer in range(3)
-                ]
-            ),
+            "flow": np.reshape(flows, (3, 4, 4)),
         }
         for name, tokens in expected.items():
-            rows = sum(tokens[:, query] for query in queries) / len(queries)
-            np.testing.assert_allclose(found[name][image], rows, atol=1e-9)
+            np.testing.assert_allclose(found[name][image], tokens[:, queries].mean(1), atol=1e-9)
 
 
 @pytest.mark.parametrize("readout", ["cls", "mean"])
@@ -311,76 +274,47 @@ def test_discarding_goes_into_every_method(readout: Any) -> None:
 
 def test_unknown_methods_and_readouts_are_named() -> None:
     attention = attention_of("dense", 0, (1, 1, 1, 3, 3))
-    with pytest.raises(
-        ValueError, match="methods must be one or more of raw, rollout, flow, got x"
+    for options, methods, message in (
+        ({"readout": "cls"}, ("raw", "x"), "one or more of raw, rollout, flow, got x"),
+        ({"readout": "cls"}, (), "methods must be one or more"),
+        ({}, METHODS, "readout must be cls or mean here, got None"),
+        ({"readout": "max"}, METHODS, "readout must be cls or mean, got 'max'"),
+        ({"readout": "cls", "ratio": 1.5}, METHODS, "ratio must be"),
     ):
-        patch_scores(attention, VisionOptions("cls"), ("raw", "x"))
-    with pytest.raises(ValueError, match="methods must be one or more"):
-        patch_scores(attention, VisionOptions("cls"), ())
-    with pytest.raises(ValueError, match="readout must be cls or mean here, got None"):
-        patch_scores(attention, VisionOptions())
-    with pytest.raises(ValueError, match="readout must be cls or mean, got 'max'"):
-        VisionOptions("max")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="ratio must be"):
-        patch_scores(attention, VisionOptions("cls", ratio=1.5))
+        with pytest.raises(ValueError, match=message):
+            patch_scores(attention, VisionOptions(**options), methods)  # type: ignore[arg-type]
 
 
-def test_an_explanation_holds_what_it_says(picture: Path) -> None:
+def test_an_explanation_is_of_the_models_own_attention(tmp_path: Path) -> None:
+    picture = RNG.integers(0, 256, (20, 40, 3), np.uint8)
     model = random_model()
-    found = explain_image(model, picture, occlusion="grey")
-    np.testing.assert_array_equal(found.picture, PICTURE)
-    assert (found.name, found.labels, found.readout) == ("noise.png", ("cat", "dog", "fish"), "cls")
-    output = model(to_pixels(PICTURE, model.config)[None])  # type: ignore[arg-type]
-    logits = np.asarray(output.logits, np.float64)[0]
-    np.testing.assert_allclose(found.probabilities, np.exp(logits) / np.exp(logits).sum())
-    assert found.prediction == logits.argmax()
+    found = explain_image(model, saved(tmp_path, Image.fromarray(picture)), occlusion="grey")
+    np.testing.assert_array_equal(found.picture, picture)
+    output = model(to_pixels(picture, model.config)[None])  # type: ignore[arg-type]
+    probabilities = scipy.special.softmax(np.asarray(output.logits, np.float64)[0])
+    np.testing.assert_allclose(found.probabilities, probabilities)
     assert list(found.scores) == [*METHODS, "occlusion"]
     assert list(found.layers) == list(found.cls_share) == list(METHODS)
-    rolled = oracles.rollout(np.asarray(output.attention, np.float64)[0])
-    for layer in range(2):
-        row = rolled[layer, 0]
-        np.testing.assert_allclose(found.layers["rollout"][layer].ravel(), row[1:], atol=1e-6)
-        assert found.cls_share["rollout"][layer] == pytest.approx(row[0], abs=1e-6)
+    rolled = oracles.rollout(np.asarray(output.attention, np.float64)[0])[:, 0]
+    np.testing.assert_allclose(found.layers["rollout"].reshape(2, 6), rolled[:, 1:], atol=1e-6)
+    np.testing.assert_allclose(found.cls_share["rollout"], rolled[:, 0], atol=1e-6)
     record = json.loads(as_image_json(found))
     assert record["size"] == [20, 40]
-    assert record["prediction"] == found.labels[found.prediction]
+    assert record["prediction"] == found.labels[probabilities.argmax()]
     assert [name for name, _ in record["probabilities"]] == ["cat", "dog", "fish"]
     assert record["options"]["ratio"] == 0
     for name in METHODS:
         np.testing.assert_array_equal(record["layers"][name], found.layers[name])
-        np.testing.assert_array_equal(record["scores"][name], found.scores[name])
-        assert found.layers[name].shape == (2, 2, 3)
+        np.testing.assert_array_equal(record["scores"][name], found.layers[name][-1])
         np.testing.assert_array_equal(found.scores[name], found.layers[name][-1])
-    assert found.scores["occlusion"].shape == (2, 3)
 
 
-@pytest.mark.parametrize("readout", ["cls", "mean"])
-@pytest.mark.parametrize("ratio", [0.0, 0.5])
-def test_every_map_shows_the_only_patch_that_matters(
-    readout: Any, ratio: float, tmp_path: Path
-) -> None:
-    model, place = bright_patch_model(readout), (1, 2)
-    Image.fromarray(bright_picture(*place)).save(tmp_path / "spot.png")
-    found = explain_image(
-        model, tmp_path / "spot.png", VisionOptions(ratio=ratio), occlusion="black"
-    )
-    assert found.readout == readout
-    assert found.labels[found.prediction] == "bright"
-    for name, scores in found.scores.items():
-        assert np.unravel_index(scores.argmax(), scores.shape) == place, name
-        assert scores[place] > 2 * np.delete(scores.ravel(), 5).max(), name
-
-
-def test_the_summary_names_classes_and_patches(tmp_path: Path) -> None:
-    Image.fromarray(bright_picture(1, 2)).save(tmp_path / "spot.png")
-    found = explain_image(bright_patch_model(), tmp_path / "spot.png", methods=("raw", "rollout"))
+def test_the_summary_names_classes_and_patches(explanation: ImageExplanation) -> None:
     written = io.StringIO()
-    print_image_explanation(Console(file=written, width=120), found)
+    print_image_explanation(Console(file=written, width=120), explanation)
     lines = written.getvalue().splitlines()
-    assert lines[0].startswith("spot.png: bright 1.000, dark 0.000")
+    assert re.match(r"spot\.png: bright [01]\.\d{3}, dark 0\.\d{3}", lines[0])
     assert "3 x 3 patches of 2 x 2 pixels" in lines[1]
-    raw, rollout = (line.split() for line in lines[-2:])
-    assert raw[:4] == ["raw", "0.0%", "2,3", "100.0%"]
-    assert rollout[0] == "rollout"
-    assert rollout[1] == f"{found.cls_share['rollout'][-1]:.1%}"
-    assert rollout[2] == "2,3"
+    rows = {line.split()[0]: line.split() for line in lines[-4:]}
+    for name, share in explanation.cls_share.items():
+        assert rows[name][1:3] == [f"{share[-1]:.1%}", "2,3"]
