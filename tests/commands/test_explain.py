@@ -6,22 +6,18 @@ import io
 import json
 import re
 import sys
-import warnings
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from page_reader import Reader, columns, document
 from PIL import Image
-from scipy.stats import spearmanr
-from tiny_models import sharpened, tiny
+from rich.console import Console
+from tiny_models import sharpened, tiny, tiny_agreement
 
 import jaxflow
 from jaxflow import models
 from jaxflow.commands import main
-from jaxflow.errors import InputError
 from jaxflow.eval.explain.page import as_page
 from jaxflow.eval.explain.picture import draw, save_png
 from jaxflow.eval.explain.text import print_explanation
@@ -29,7 +25,6 @@ from jaxflow.eval.explanation import METHODS, explainer
 from jaxflow.eval.plots.style import ink, relative, shade, visible
 
 README = Path(__file__).parents[2] / "README.md"
-WORDS = ("the", "keys", "to", "cabinet", "Paris")
 SENTENCE = "The keys to the cabinet near Paris"
 NASTY = (
     "<script>alert(1)</script> \"quoted\" 'single' & &lt; </style> "
@@ -38,26 +33,14 @@ NASTY = (
 
 
 @pytest.fixture(scope="module")
-def model():
-    tokenizer = models.WordTokenizer((*models.tokenizer.SPECIAL_TOKENS, *WORDS))
-    config = models.EncoderConfig(
-        vocabulary=len(tokenizer), positions=40, layers=2, heads=2, width=16
-    )
-    params = models.AgreementEncoder(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
-    # Larger weights than the first ones, so that no score is lost in rounding.
-    params = jax.tree.map(lambda leaf: leaf * 20 if leaf.ndim > 1 else leaf, params)
-    return models.Model(config, params, tokenizer)
+def explain():
+    return explainer(tiny_agreement())
 
 
 @pytest.fixture(scope="module")
-def explain(model):
-    return explainer(model)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, model):
+def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    models.save(folder / "model", model)
+    models.save(folder / "model", tiny_agreement())
     return folder
 
 
@@ -73,68 +56,12 @@ def command(run, explain, monkeypatch, capsys):
     return call
 
 
-def test_scores_are_those_of_the_public_functions_without_padding(model, explain):
-    found = explain(SENTENCE)
-    ids = np.array([[1, 3, 4, 5, 3, 6, 2, 7]])  # [CLS] the keys to the cabinet [UNK] Paris
-    output = model(ids)
-    probabilities = np.asarray(jax.nn.softmax(output.logits))[0]
-    np.testing.assert_allclose(list(found.probabilities.values()), probabilities, atol=1e-6)
-    assert found.prediction == ("singular", "plural")[int(probabilities.argmax())]
-    attention = np.asarray(output.attention[0], np.float64)
-    np.testing.assert_allclose(found.attention, attention, atol=1e-6)
-    rows = {
-        "raw": attention.mean(1)[:, 0],
-        "rollout": np.asarray(jaxflow.rollout(attention))[:, 0],
-        "flow": jaxflow.flow(attention)[:, 0],
-    }
-    for name, values in rows.items():
-        np.testing.assert_allclose(found.layers[name], values, atol=1e-5)
-        np.testing.assert_array_equal(found.scores[name], found.layers[name][-1])
-
-    label = int(probabilities.argmax())
-    blanked = np.repeat(ids, ids.shape[1], 0)
-    np.fill_diagonal(blanked, 2)
-    without = np.asarray(jax.nn.softmax(model(blanked).logits))[:, label]
-    change = np.abs(probabilities[label] - without)
-    np.testing.assert_allclose(found.scores["blank_out"], change, atol=1e-5)
-    assert found.scores["blank_out"][6] == 0  # what was [UNK] cannot be blanked
-    embeddings = model.module.apply(model.params, ids, method="embed")
-
-    def difference(values):
-        logits = model.module.apply(model.params, values, method="encode").logits
-        first, second = jax.nn.softmax(logits)[0]
-        return first - second
-
-    norms = np.linalg.norm(np.asarray(jax.grad(difference)(embeddings))[0], axis=-1)
-    np.testing.assert_allclose(found.scores["gradient_norm"], norms, rtol=1e-3, atol=1e-6)
-    values = np.stack([found.scores[name] for name in METHODS], 1)
-    np.testing.assert_allclose(found.agreement, spearmanr(values).statistic, atol=1e-9)
-
-
-def test_words_are_tried_as_they_are_then_in_lower_case(explain):
-    found = explain("The keys PARIS Paris [PAD] [CLS] to")
-    seen = [token.seen for token in found.tokens]
-    assert seen == ["[CLS]", "the", "keys", "[UNK]", "Paris", "[UNK]", "[UNK]", "to"]
-    assert found.unknown == ("PARIS", "[PAD]", "[CLS]")
-    assert [token.text for token in found.tokens][1:] == found.text.split()
-    full = explain(" ".join(["keys"] * 39))  # all positions
-    assert all(values.shape == (40,) for values in full.scores.values())
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [(" \t ", "at least one word"), ("a " * 40, "at most 39 words"), ("a\udcff", "valid Unicode")],
-)
-def test_unusable_sentences(explain, text, part):
-    with pytest.raises(InputError, match=part):
-        explain(text)
-
-
 def test_json_is_strict_and_complete(explain, command):
     def refuse(name):
         raise AssertionError(name)
 
-    sentences = (SENTENCE, NASTY, "nothing known")
+    # As many words as there are positions fit.
+    sentences = (SENTENCE, NASTY, "nothing known", " ".join(["keys"] * 39))
     record = json.loads(command(*sentences, "--json").out, parse_constant=refuse)
     assert record["format"] == "jaxflow-explanation-1"
     assert record["methods"] == list(METHODS)
@@ -144,7 +71,6 @@ def test_json_is_strict_and_complete(explain, command):
             "text", "prediction", "probabilities", "tokens", "unknown", "scores", "agreement",
             "layers", "saturated", "cuts", "readout", "target", "replacement",
         }  # fmt: skip
-        assert sentence["cuts"] == []
         n = len(sentence["text"].split()) + 1
         assert len(sentence["tokens"]) == len(sentence["saturated"]) == n
         assert set(sentence["tokens"][0]) == {"text", "seen", "known"}
@@ -172,19 +98,15 @@ def test_the_terminal_names_tokens_methods_and_unknown_words(command, here):
 
 
 def test_the_terminal_shades_by_score(explain):
-    from rich.console import Console
-
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, color_system="truecolor", width=200)
     found = explain("the keys to")
     print_explanation(console, found)
-    rows = {
-        line.split()[0].removeprefix("\x1b[1m"): re.findall(r"48;2;(\d+);(\d+);(\d+)m", line)
-        for line in text.getvalue().splitlines()
-        if "48;2" in line
-    }
-    assert list(rows) == ["[CLS]", "the", "keys", "to"]
-    for place, colours in enumerate(rows.values()):
+    lines = [line for line in text.getvalue().splitlines() if "48;2" in line]
+    assert len(lines) == len(found.tokens)
+    for place, line in enumerate(lines):
+        assert found.tokens[place].text in line
+        colours = re.findall(r"48;2;(\d+);(\d+);(\d+)m", line)
         expected = [shade(relative(found.scores[name])[place]) for name in METHODS]
         assert [tuple(map(int, colour)) for colour in colours] == expected
 
@@ -223,30 +145,22 @@ def test_cuts_of_the_tokens_asked_for(explain, command, here):
         assert cut["summary"] == expected.summary(tokens)
 
     nasty = "keys a\x1b[31m <b>"
-    asked = [nasty, "--cut", "a\x1b[31m", "--cut", "<b>"]
-    out = command(*asked).out
+    out = command(nasty, "--cut", "a\x1b[31m").out
     assert "\x1b" not in out
     cut = jaxflow.flow_cut(explain(nasty).attention, layer=-1, source=0, sink=2)
     summary = visible(cut.summary(["[CLS]", *nasty.split()]))
     assert rf"Flow to a\x1b[31m (token 2) is {cut.value:.3g}, held down at: {summary}" in out
-    command(*asked, "--html", "page.html")
+    command(nasty, "--cut", "<b>", "--html", "page.html")
     text = (here / "page.html").read_text(encoding="utf-8")
     assert "Flow to &lt;b&gt; (token 3)" in text
-    assert "b" not in Reader(text).tags
 
 
-def test_the_page_shows_every_token_as_text_and_has_views_of_every_sentence(explain, monkeypatch):
+def test_the_page_has_bars_and_views_of_every_sentence(explain, monkeypatch):
+    """That its tokens are only text is tested with all pages."""
     explanations = [explain(NASTY), explain(SENTENCE)]
     page = as_page(explanations)
-    reader = Reader(page)
-    assert {"img", "link", "iframe", "object", "a", "b"}.isdisjoint(reader.tags)
-    names = {name for name, _ in reader.attributes}
-    assert not {name for name in names if name.startswith("on")} | (names & {"src", "href"})
-    assert reader.tags.count("script") == Reader(as_page([explain("keys")])).tags.count("script")
-    for explanation in explanations:
-        for token in explanation.tokens:
-            assert reader.text.count(visible(token.text)) >= len(METHODS)
-    assert not {"\u202e", "\x1b"} & set("".join(reader.text))
+    for token in (*explanations[0].tokens, *explanations[1].tokens):
+        assert Reader(page).text.count(visible(token.text)) >= len(METHODS)
     assert len(list(document(page).select({"name": "map"}))) == len(explanations)
     # Bars start from the top layer, mean of the heads.
     found = explanations[0]
@@ -262,45 +176,31 @@ def test_the_page_shows_every_token_as_text_and_has_views_of_every_sentence(expl
     assert "views of the 2 sentences after the first 1" in page
 
 
-def test_the_picture_has_a_cell_for_every_score_and_leaves_matplotlib_alone(explain, tmp_path):
-    import matplotlib
-    import matplotlib.pyplot
-
-    before = dict(matplotlib.rcParams)
+def test_the_picture_has_a_cell_for_every_score(explain, tmp_path):
+    """That matplotlib's settings stay is tested with the figures."""
     explanations = [explain(SENTENCE), explain("keys")]
     for axis, explanation in zip(draw(explanations).axes, explanations, strict=True):
         (image,) = axis.get_images()
-        colours = np.asarray(image.get_array())
-        assert colours.shape[:2] == (len(METHODS), len(explanation.tokens))
-        for row, name in enumerate(METHODS):
+        for row, name in zip(np.asarray(image.get_array()).tolist(), METHODS, strict=True):
             expected = [shade(share) for share in relative(explanation.scores[name])]
-            assert [tuple(colour) for colour in colours[row].tolist()] == expected
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        save_png([explain(NASTY)], tmp_path / "picture.png")
-    assert dict(matplotlib.rcParams) == before
-    assert matplotlib.pyplot.get_fignums() == []
+            assert [tuple(colour) for colour in row] == expected
+    save_png([explain(NASTY)], tmp_path / "picture.png")  # warnings are errors
 
 
-def test_files_are_written_and_json_stays_alone_on_standard_output(command, here):
+def test_files_are_written_and_json_stays_alone_on_standard_output(command, here, monkeypatch):
     printed = command(NASTY, SENTENCE, "--html", "new/page.html", "--png", "picture.anything")
     assert printed.out == ""
     assert printed.err.endswith("wrote new/page.html\nwrote picture.anything\n")
     assert (here / "new" / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert (here / "picture.anything").read_bytes().startswith(b"\x89PNG\r\n")
     assert [path.name for path in (here / "new").iterdir()] == ["page.html"]
-    printed = command("keys", "--html", "page.html", "--json")
-    json.loads(printed.out)
-    assert printed.err == "wrote page.html\n"
-
-
-def test_sentences_from_standard_input(command, monkeypatch):
     text = "\ufeffthe cabinet\r\n\r\nkeys\u2028to the cabinet\n\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    printed = command("to Paris", "--file", "-", "--json")
+    printed = command("to Paris", "--file", "-", "--html", "page.html", "--json")
     found = [sentence["text"] for sentence in json.loads(printed.out)["sentences"]]
     assert found == ["to Paris", "the cabinet", "keys\u2028to the cabinet"]
     assert "explaining 3/3" in printed.err
+    assert printed.err.endswith("wrote page.html\n")
 
 
 def test_the_bundled_model_answers_as_the_readme_shows(capsys, monkeypatch, agreement):
@@ -331,8 +231,8 @@ def test_the_bundled_model_answers_as_the_readme_shows(capsys, monkeypatch, agre
     np.testing.assert_array_equal(found.saturated, reached)
 
 
-def test_an_exported_run_is_a_run(model, command, here, capsys):
-    models.save(here / "exported", model, recipe={}, accuracy={})
+def test_an_exported_run_is_a_run(command, here, capsys):
+    models.save(here / "exported", tiny_agreement(), recipe={}, accuracy={})
     assert main(["explain", "the keys", "--run", "exported"]) == 0
     assert "prediction: " in capsys.readouterr().out
     (here / "exported" / "vocab.txt").write_text("the\n")

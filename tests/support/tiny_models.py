@@ -12,12 +12,15 @@ import numpy as np
 
 from jaxflow.models import (
     BertConfig,
+    EncoderConfig,
     Gpt2Config,
     Model,
     SubwordTokenizer,
+    WordTokenizer,
     init,
     read_tokenizer,
 )
+from jaxflow.models.tokenizer import SPECIAL_TOKENS
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PIECES = ("the", "key", "##s", "to", "cabinet", "un", "##like", "##ly", "are", ".", "'")
@@ -31,9 +34,9 @@ def tokenizer() -> SubwordTokenizer:
     return found
 
 
-def sharpened(params: Any) -> Any:
+def sharpened(params: Any, times: float = 8) -> Any:
     """Larger weights than the first ones, so that no score is lost in rounding."""
-    return jax.tree.map(lambda leaf: leaf * 8 if np.ndim(leaf) > 1 else leaf, params)
+    return jax.tree.map(lambda leaf: leaf * times if np.ndim(leaf) > 1 else leaf, params)
 
 
 @functools.cache
@@ -46,3 +49,12 @@ def tiny(head: str = "classification", *, causal: bool = False, **changes: Any) 
     }  # fmt: skip
     config = (Gpt2Config if causal else BertConfig)(**(sizes | changes))
     return Model(config, sharpened(init(config)), tokenizer())
+
+
+@functools.cache
+def tiny_agreement(**changes: Any) -> Model:
+    """An agreement encoder of two layers and two heads, which knows five words."""
+    tokenizer = WordTokenizer((*SPECIAL_TOKENS, "the", "keys", "to", "cabinet", "Paris"))
+    sizes = {"vocabulary": len(tokenizer), "positions": 40, "layers": 2, "heads": 2, "width": 16}
+    config = EncoderConfig(**(sizes | changes))
+    return Model(config, sharpened(init(config), 20), tokenizer)
