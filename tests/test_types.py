@@ -1,4 +1,4 @@
-"""Test what a type checker accepts and rejects in a user's code, by one run of mypy."""
+"""Run mypy once, on the package that users install and on a user's right and wrong code."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def check(folder: Path) -> None:
     (folder / "user.py").write_text(HEADER + "\n".join((*RIGHT, *WRONG)) + "\n", encoding="utf-8")
     command = ["mypy", "--config-file", str(wheel.ROOT / "pyproject.toml"), "--hide-error-context"]
     done = subprocess.run(
-        [sys.executable, "-m", *command, "--cache-dir", str(folder / "cache"), "user.py"],
+        [sys.executable, "-m", *command, "--cache-dir", os.devnull, "-p", "jaxflow", "-m", "user"],
         cwd=folder,
-        env={**os.environ, "MYPYPATH": str(wheel.installed())},
+        env={**os.environ, "MYPYPATH": os.pathsep.join([str(wheel.installed()), str(folder)])},
         capture_output=True,
         text=True,
         check=False,
@@ -106,16 +106,24 @@ def check(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def errors() -> dict[str, str]:
-    """The statements that mypy rejects, each with what it reports."""
+def report() -> str:
+    """What mypy prints."""
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed: pip install 'jaxflow[test]'")
-    report = (once_a_session("user-types", check) / "report.txt").read_text(encoding="utf-8")
-    assert "user.py" in report, report
+    return (once_a_session("types", check) / "report.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def errors(report: str) -> dict[str, str]:
+    """The statements of the user's code that mypy rejects, each with what it reports."""
     lines = (HEADER + "\n".join((*RIGHT, *WRONG))).splitlines()
-    found = re.findall(r"^(\S+?):(\d+): error: (.*)$", report, re.MULTILINE)
-    assert {path for path, _, _ in found} == {"user.py"}, report
-    return {lines[int(number) - 1]: error for _, number, error in found}
+    found = re.findall(r"^user\.py:(\d+): error: (.*)$", report, re.MULTILINE)
+    return {lines[int(number) - 1]: error for number, error in found}
+
+
+def test_the_package_is_well_typed(report: str) -> None:
+    assert "user.py" in report, report
+    assert set(re.findall(r"^(.+?):\d+: error:", report, re.MULTILINE)) == {"user.py"}, report
 
 
 @pytest.mark.parametrize("statement", RIGHT)
