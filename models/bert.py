@@ -162,7 +162,7 @@ class Bert(Transformer):
                 raise InputError(f"token_types must be of shape {mask.shape}, got {types.shape}")
             stream = stream + self.token_type[types]
         elif token_types is not None:
-            raise InputError("token_types must be None: DistilBERT has no segments")
+            raise InputError("token_types must be None for a model without segments")
         return self._drop(self.norm(stream, layers_of(train)), train, config.dropout)
 
     def _positions(self, real: jax.Array) -> jax.Array:

@@ -343,7 +343,8 @@ class Transformer(nn.Module):
         values
             Whether to return value vectors and output projections too.
         **inputs
-            ``token_types`` of a `Bert`: ``[B, n]`` whole numbers, 0 everywhere by default.
+            ``token_types`` of a `Bert` with segments: ``[B, n]`` whole numbers, by default 0
+            everywhere; the second text of a pair is 1.
 
         Returns
         -------
@@ -412,9 +413,17 @@ class Transformer(nn.Module):
         return check_tokens(tokens, mask, self.config.pad_id)
 
     def _begin(
-        self, embeddings: jax.Array, mask: jax.Array, train: bool, *, tokens: Any = None
+        self,
+        embeddings: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        *,
+        tokens: Any = None,
+        token_types: Any = None,
     ) -> jax.Array:
         """Return the stream that enters the first block: embeddings with positions added."""
+        if token_types is not None:
+            raise InputError("token_types must be None for a model without segments")
         stream = embeddings + self.position[None, : embeddings.shape[1]]
         return self._drop(stream, train, getattr(self.config, self._embedding_rate))
 

@@ -121,6 +121,11 @@ class Model:
             )
         return self.tokenizer
 
+    @property
+    def has_segments(self) -> bool:
+        """Whether the model tells the texts of a pair apart by ``token_types``: BERT, RoBERTa."""
+        return getattr(self.config, "token_types", 0) > 0
+
     @cached_property
     def _apply(self) -> Callable[..., EncoderOutput]:
         apply: Callable[..., Any] = self.module.apply
@@ -300,10 +305,11 @@ class RolledEncoder(NamedTuple):
         return embedded
 
     def encode(
-        self, params: dict[str, Any], embeddings: jax.Array, mask: jax.Array
+        self, params: dict[str, Any], embeddings: jax.Array, mask: jax.Array, **inputs: Any
     ) -> EncoderOutput:
         """Return what the module's ``encode`` does, of ``[B, n, D]`` and a mask ``[B, n]``."""
-        output: Any = self.module.apply({"params": params}, embeddings, mask, method="encode")
+        given = {"params": params}, embeddings, mask
+        output: Any = self.module.apply(*given, method="encode", **inputs)
         return output
 
 

@@ -34,10 +34,13 @@ class SubwordTokenizer:
         The ``tokenizers.Tokenizer``, without truncation and padding.
     special
         ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``, where there is one -> its number.
+    segments
+        Whether the tokens of a pair have the segments of its template, else 0.
     """
 
     backend: Any
     special: Mapping[str, int]
+    segments: bool = True
 
     def __repr__(self) -> str:
         return f"SubwordTokenizer({len(self):,} entries, special={dict(self.special)})"
@@ -105,22 +108,58 @@ class SubwordTokenizer:
             tokens.append(token)
         return tokens
 
-    def read(self, text: str) -> Pieces:
-        """Return a text's tokens with the words and places they come from.
+    def read(self, text: str, pair: str | None = None) -> Pieces:
+        """Return the tokens of a text or a pair, with the words and places they come from.
 
         Words are what the tokenizer splits into pieces: a punctuation mark is one of its own.
-        """
-        (found,) = self._split([text])
-        # The entries, not the text found: a token may include a space that its name does not have.
-        tokens = tuple(self.decode(found.ids))
-        return Pieces(tuple(found.ids), tokens, tuple(found.word_ids), tuple(found.offsets))
 
-    def _split(self, texts: Sequence[str]) -> list[Any]:
-        valid = [_valid(text) for text in texts]
+        Parameters
+        ----------
+        text
+            The text, or the first of two.
+        pair
+            The second text: the tokenizer's template joins them and gives them their segments.
+
+        Raises
+        ------
+        InputError
+            If a text holds the separator, which does not tell the model that two texts begin and
+            end there, or is not valid Unicode.
+        """
+        (found,) = self._split([text if pair is None else (text, pair)])
+        of_texts, written = (
+            found.sequence_ids,
+            zip(found.ids, found.special_tokens_mask, strict=True),
+        )
+        if (self.sep_id, 0) in written:
+            raise InputError(
+                f"a text must not hold the separator {self.decode([self.sep_id or 0])[0]}, which "
+                "alone does not make it two texts: give the second one as pair="
+            )
+        first = [word for word, place in zip(found.word_ids, of_texts, strict=True) if place == 0]
+        begin = 1 + max((word for word in first if word is not None), default=-1)
+        words = [
+            word if word is None or place == 0 else begin + word
+            for word, place in zip(found.word_ids, of_texts, strict=True)
+        ]
+        return Pieces(
+            ids=tuple(found.ids),
+            # The entries, not the text found: a token may include a space that its name has not.
+            tokens=tuple(self.decode(found.ids)),
+            words=tuple(words),
+            spans=tuple(found.offsets),
+            texts=tuple(of_texts),
+            types=tuple(found.type_ids) if self.segments else (0,) * len(found.ids),
+        )
+
+    def _split(self, texts: Sequence[str | tuple[str, str]]) -> list[Any]:
+        for text in texts:
+            _check_text(text)
         try:
-            if len(valid) == 1:  # no threads for one
-                return [self.backend.encode(valid[0])]
-            return list(self.backend.encode_batch(valid))
+            if len(texts) == 1:  # no threads for one
+                (text,) = texts
+                return [self.backend.encode(*((text,) if isinstance(text, str) else text))]
+            return list(self.backend.encode_batch(texts))
         except BaseException as error:  # such as a vocabulary without a token for unknown words
             _reraise(error)
             raise InputError(f"the tokenizer cannot split the text: {error}") from error
@@ -185,7 +224,8 @@ def _special(backend: Any, settings: Mapping[str, Any]) -> dict[str, int]:
         named = named.get("content") if isinstance(named, dict) else named
         if not isinstance(named, str | None):
             raise InputError(f"{role}_token of a tokenizer must be text, got {named!r}")
-        for token in usual if named is None else (_valid(named), *usual):
+        _check_text(named or "")
+        for token in usual if named is None else (named, *usual):
             number = backend.token_to_id(token)
             if number is not None:
                 special[role] = number
@@ -280,9 +320,8 @@ def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
     return backend
 
 
-def _valid(text: str) -> str:
+def _check_text(text: str | tuple[str, str]) -> None:
     try:
-        text.encode("utf-8")
+        "".join(text).encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(f"the text {text!r} must be valid Unicode text") from error
-    return text

@@ -19,7 +19,7 @@ PAD, CLS, UNK = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """A text as a model's n tokens, special ones included.
+    """A text, or a pair of texts, as a model's n tokens, special ones included.
 
     Attributes
     ----------
@@ -28,16 +28,22 @@ class Pieces:
     tokens
         Their entries in the vocabulary.
     words
-        The word that each belongs to, from 0; None for special tokens.
+        The word that each belongs to, counted from 0 over both texts; None for special tokens.
     spans
-        First character of each in the text, and the one after its last; (0, 0) for special tokens
+        First character of each in its text, and the one after its last; (0, 0) for special tokens
         that the text does not hold.
+    texts
+        The text that each is of, 0 or 1; None for special tokens that no text holds.
+    types
+        The segment of each, ``token_types`` of a model that has segments (`Model.has_segments`).
     """
 
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
     words: tuple[int | None, ...]
     spans: tuple[tuple[int, int], ...]
+    texts: tuple[int | None, ...]
+    types: tuple[int, ...]
 
 
 class Tokenizer(Protocol):
@@ -75,8 +81,8 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Return the vocabulary's entries of the numbers."""
 
-    def read(self, text: str) -> Pieces:
-        """Return a text's tokens with the words and places they come from."""
+    def read(self, text: str, pair: str | None = None) -> Pieces:
+        """Return the tokens of a text or a pair, with the words and places they come from."""
 
 
 def stack(rows: Sequence[Sequence[int]], length: int | None, pad_id: int | None) -> np.ndarray:
@@ -131,7 +137,8 @@ class WordTokenizer:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self.words)}
+        first = len(SPECIAL_TOKENS)  # which no word of a text is, however it is spelt
+        return {word: number for number, word in enumerate(self.words[first:], first)}
 
     @classmethod
     def build(cls, sentences: Iterable[str], size: int = 10_000) -> WordTokenizer:
@@ -146,7 +153,7 @@ class WordTokenizer:
         return len(self.words)
 
     def __contains__(self, word: str) -> bool:
-        return word in self._ids
+        return word in self._ids or word in SPECIAL_TOKENS
 
     def encode(self, text: str) -> list[int]:
         """Return the numbers of ``[CLS]`` and the words, which single spaces separate.
@@ -179,16 +186,25 @@ class WordTokenizer:
         """
         return stack([self.encode(text) for text in texts], length, PAD)
 
-    def read(self, text: str) -> Pieces:
-        """Return the numbers of ``[CLS]`` and the words, with each one's place in the text."""
+    def read(self, text: str, pair: str | None = None) -> Pieces:
+        """Return the numbers of ``[CLS]`` and the words, with each one's place in the text.
+
+        Raises
+        ------
+        InputError
+            If there is a second text.
+        """
+        if pair is not None:
+            raise InputError("pair must be None for a tokenizer of whole words, which reads one")
         ids = self.encode(text)
         spans = [(0, 0)]
         begin = 0
         for word in text.split(" "):
             spans.append((begin, begin + len(word)))
             begin += len(word) + 1
-        words = (None, *range(len(ids) - 1))
-        return Pieces(tuple(ids), tuple(self.decode(ids)), words, tuple(spans))
+        words, texts = (None, *range(len(ids) - 1)), (None, *[0] * (len(ids) - 1))
+        types = (0,) * len(ids)
+        return Pieces(tuple(ids), tuple(self.decode(ids)), words, tuple(spans), texts, types)
 
     def to_bytes(self) -> bytes:
         """Return the words, one a line, in UTF-8: what `parse` reads."""

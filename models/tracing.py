@@ -53,20 +53,20 @@ def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
 
 
 def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., Trace]:
-    """Return the pure function ``(params, tokens, mask) -> Trace``, to be jitted by the caller.
+    """Return the pure function ``(params, tokens, mask, token_types=None) -> Trace``, not jitted.
 
     With `target` the trace has the gradient of that output with respect to attention, and the
     relevance of attention where classes are computed from one token.
     """
     module = make_module(config)
 
-    def run(params: Any, tokens: jax.Array, mask: jax.Array) -> Trace:
+    def run(params: Any, tokens: jax.Array, mask: jax.Array, token_types: Any = None) -> Trace:
         embeddings: Any = module.apply(params, tokens, method="embed")
 
         def encode(offsets: jax.Array | None) -> Any:
-            return module.apply(
-                params, embeddings, mask, method="encode", values=True, offsets=offsets
-            )
+            more = {"values": True, "offsets": offsets, "tokens": tokens}
+            more |= {} if token_types is None else {"token_types": token_types}
+            return module.apply(params, embeddings, mask, method="encode", **more)
 
         gradient = relevance = None
         if target is not None:
@@ -96,7 +96,14 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
     return run
 
 
-def trace(model: Model, tokens: Any, mask: Any = None, target: Target | None = None) -> Trace:
+def trace(
+    model: Model,
+    tokens: Any,
+    mask: Any = None,
+    target: Target | None = None,
+    *,
+    token_types: Any = None,
+) -> Trace:
     """Return the trace of a model on a batch, with every field that the model provides.
 
     Parameters
@@ -110,6 +117,8 @@ def trace(model: Model, tokens: Any, mask: Any = None, target: Target | None = N
     target
         The output that is explained, for edge weights that use gradients; by default the logit
         of the predicted class of a model with classes, nothing of another.
+    token_types
+        ``[B, n]`` whole numbers, the segments of pairs of texts; None is 0 everywhere.
 
     Returns
     -------
@@ -125,7 +134,8 @@ def trace(model: Model, tokens: Any, mask: Any = None, target: Target | None = N
         mask = every if pad_id is None or tokens.ndim == 4 else tokens != pad_id
     if target is None and model.config.head == "classification":
         target = _predicted
-    found = jax.jit(tracer(model.config, target))(model.params, tokens, jnp.asarray(mask))
+    given = model.params, tokens, jnp.asarray(mask), token_types
+    found = jax.jit(tracer(model.config, target))(*given)
     special = _special(model, tokens)
     return found if special is None else dataclasses.replace(found, special=special)
 

@@ -132,13 +132,13 @@ class ViT(Transformer):
         return jnp.concatenate([first, embedded], 1)
 
     def _begin(
-        self, embeddings: jax.Array, mask: jax.Array, train: bool, *, tokens: Any = None
+        self, embeddings: jax.Array, mask: jax.Array, train: bool, **inputs: Any
     ) -> jax.Array:
         if embeddings.shape[1] != self.config.positions:
             raise InputError(
                 f"embeddings must be of {self.config.positions} tokens, got {embeddings.shape[1]}"
             )
-        return super()._begin(embeddings, mask, train)
+        return super()._begin(embeddings, mask, train, **inputs)
 
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool

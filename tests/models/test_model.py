@@ -76,6 +76,10 @@ def test_segments_and_missing_tokenizers_are_named(masked):
         masked(TOKENS, token_types=np.array([[0, 1, 2, 0, 0]] * 2))
     with pytest.raises(InputError, match=r"^token_types must be of shape \(2, 5\), got \(2, 4\)"):
         masked(TOKENS, token_types=np.zeros((2, 4), int))
+    assert masked.has_segments
+    assert not any(one.has_segments for one in (tiny(causal=True), load("agreement")))
+    with pytest.raises(InputError, match=r"^token_types must be None for a model without segments"):
+        tiny(causal=True)(TOKENS, token_types=np.zeros((2, 5), int))
     with pytest.raises(InputError, match=r"^the model must have a tokenizer to read text"):
         _ = Model(masked.config, masked.params, None).text
 

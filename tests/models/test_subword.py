@@ -85,13 +85,29 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 def assert_same_pieces(ours: SubwordTokenizer, theirs: Any) -> None:
     assert len(ours) == len(theirs)
+    separator = theirs.sep_token or "no such token"
     for text in TEXTS:
-        read, other = ours.read(text), theirs(text, return_offsets_mapping=True)
-        assert list(read.ids) == ours.encode(text) == other["input_ids"], text
+        other = theirs(text, return_offsets_mapping=True)
+        assert ours.encode(text) == other["input_ids"], text
+        if separator in text:
+            with pytest.raises(InputError, match=r"^a text must not hold the separator .* pair=$"):
+                ours.read(text)
+            continue
+        read = ours.read(text)
+        assert list(read.ids) == other["input_ids"]
         assert list(read.words) == other.word_ids(), text
+        assert list(read.texts) == other.sequence_ids()
         assert list(read.spans) == [tuple(span) for span in other["offset_mapping"]], text
         assert list(read.tokens) == theirs.convert_ids_to_tokens(other["input_ids"]), text
         assert ours.decode(read.ids) == list(read.tokens)
+    text, pair = TEXTS[2:4]
+    read, other = ours.read(text, pair), theirs(text, pair, return_offsets_mapping=True)
+    assert list(read.ids) == other["input_ids"]
+    assert list(read.types) == other.get("token_type_ids", [0] * len(read.ids))
+    assert list(read.texts) == other.sequence_ids()
+    assert list(read.spans) == [tuple(span) for span in other["offset_mapping"]]
+    with pytest.raises(InputError, match=r"must be valid Unicode text$"):
+        ours.read(text, "\ud83d")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +167,18 @@ def test_words_join_pieces_and_spans_find_them(bert: SubwordTokenizer) -> None:
     assert read.words == (None, 0, 1, 1, 2, 3, 4, None)
     found = [text[slice(*span)] for span in read.spans]
     assert found == ["", "The", "key", "s", ",", "the", "cafe", ""]
+
+
+def test_words_of_a_pair_are_counted_over_both_texts(bert: SubwordTokenizer) -> None:
+    read = bert.read("The keys", "the cafe")
+    assert read.tokens == ("[CLS]", "the", "key", "##s", "[SEP]", "the", "cafe", "[SEP]")
+    assert read.words == (None, 0, 1, 1, None, 2, 3, None)
+    assert read.texts == (None, 0, 0, 0, None, 1, 1, None)
+    assert read.types == (0, 0, 0, 0, 0, 1, 1, 1)
+    for texts in (("the [SEP] keys",), ("the", "[SEP]"), ("[SEP]", "the")):
+        with pytest.raises(InputError, match=r"^a text must not hold the separator \[SEP\], "):
+            bert.read(*texts)
+    assert bert.read("[CLS] [PAD]").words == (None, 0, 1, None)
 
 
 def test_what_is_too_long_is_not_cut(write: Callable[..., Path], bert: SubwordTokenizer) -> None:

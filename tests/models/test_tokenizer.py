@@ -21,6 +21,8 @@ def test_special_tokens_come_first() -> None:
     assert [SPECIAL_TOKENS[number] for number in (PAD, CLS, UNK)] == ["[PAD]", "[CLS]", "[UNK]"]
     assert TOKENIZER.encode("the keys are") == [CLS, 3, 4, UNK]
     assert TOKENIZER.decode([CLS, 3, 4, UNK, PAD]) == ["[CLS]", "the", "keys", "[UNK]", "[PAD]"]
+    # No word of a text is a special token: it would be taken for padding, or for the first token.
+    assert TOKENIZER.encode("the [PAD] [CLS]") == [CLS, 3, UNK, UNK]
 
 
 def test_the_most_common_words_are_taken_ties_in_alphabetical_order() -> None:
@@ -55,6 +57,16 @@ def test_a_text_that_is_too_long_is_named_not_cut() -> None:
     assert TOKENIZER.encode_batch(["the keys"], 3).shape == (1, 3)
     with pytest.raises(InputError, match=r"texts must be at most 2 tokens with \[CLS\], got 3"):
         TOKENIZER.encode_batch(["the keys"], 2)
+
+
+def test_one_text_is_read_with_its_places_and_no_second_one() -> None:
+    read = TOKENIZER.read("the keys  are")
+    assert read.spans == ((0, 0), (0, 3), (4, 8), (9, 9), (10, 13))
+    assert read.words == (None, 0, 1, 2, 3)
+    assert read.texts == (None, 0, 0, 0, 0)
+    assert read.types == (0,) * 5
+    with pytest.raises(InputError, match=r"^pair must be None for a tokenizer of whole words"):
+        TOKENIZER.read("the keys", "are")
 
 
 @pytest.mark.parametrize("number", [-1, 7])

@@ -89,6 +89,14 @@ def test_the_predicted_class_is_what_is_explained_by_default():
     np.testing.assert_allclose(found.gradient, named.gradient, atol=1e-6)
 
 
+def test_segments_reach_the_trace():
+    one, ids, types = model("post"), tokens("post"), np.tile([0, 1], (len(tokens("post")), 8))
+    types = types[:, : ids.shape[1]]
+    found = trace(one, ids, token_types=types)
+    np.testing.assert_allclose(found.stream, one(ids, token_types=types).hidden, atol=1e-5)
+    assert np.abs(found.stream - traced("post").stream).max() > 0.01
+
+
 def test_a_loop_takes_no_offsets():
     one = model("post")
     rolled = roll_up(one.config, one.params)
