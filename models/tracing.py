@@ -64,7 +64,7 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
         embeddings: Any = module.apply(params, tokens, method="embed")
 
         def encode(offsets: jax.Array | None) -> Any:
-            more = {"values": True, "offsets": offsets, "tokens": tokens}
+            more: dict[str, Any] = {"values": True, "offsets": offsets, "tokens": tokens}
             more |= {} if token_types is None else {"token_types": token_types}
             return module.apply(params, embeddings, mask, method="encode", **more)
 
