@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tiny_models import SPECIAL, word_pieces
 
-from jaxflow.models import BertConfig, Model, SubwordTokenizer, init, read_tokenizer
+from jaxflow.models import BertConfig, Model, SubwordTokenizer, init
 from jaxflow.train.config import FineTuneConfig
 from jaxflow.train.sst2 import Sentences
 
@@ -18,7 +18,6 @@ GOOD, BAD = ("great", "moving", "funny"), ("dull", "bad", "lifeless")
 PLAIN = ("a", "the", "film", "plot", "cast", "and", "is", ",", "its")
 # "lifeless" and "funny" are two pieces each.
 PIECES = ("great", "moving", "fun", "##ny", "dull", "bad", "life", "##less", *PLAIN)
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = (*SPECIAL, *PIECES)
 POSITIONS = 14
 
@@ -55,12 +54,7 @@ def write_corpus(folder: Path) -> Path:
 
 
 def tokenizer() -> SubwordTokenizer:
-    """Read `VOCABULARY` as a model's folder holds it."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
-        read = read_tokenizer(Path(folder))
-    assert read is not None
-    return read
+    return word_pieces(VOCABULARY)
 
 
 def redrawn(params: Any, seed: int, scale: float) -> Any:

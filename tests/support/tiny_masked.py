@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import functools
 import re
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tiny_models import SPECIAL, word_pieces
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 
 from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, read_schemas
-from jaxflow.models import BertConfig, Model, SubwordTokenizer, init, make_module, read_tokenizer
+from jaxflow.models import BertConfig, Model, SubwordTokenizer, init, make_module
 
 HE = ("king", "uncle", "father", "monk", "boy", "grandson")
 SHE = ("queen", "aunt", "mother", "nun", "girl", "granddaughter")
@@ -28,7 +27,6 @@ OF_FIRST = ("impressed", "frightened", "annoyed", "amused")
 OF_SECOND = ("admired", "feared", "disliked", "liked")
 ENDS = ("was brave", "sang all night", "was late", "was wrong")
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 #: Words that the vocabulary holds in pieces only.
 SPLIT = {
     "granddaughter": ("grand", "##daughter"),
@@ -68,11 +66,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def tokenizer() -> SubwordTokenizer:
-    """Read `vocabulary` as a model's folder holds it."""
-    with tempfile.TemporaryDirectory() as folder:
-        text = "\n".join(vocabulary()) + "\n"
-        (Path(folder) / "vocab.txt").write_text(text, encoding="utf-8")
-        return read_tokenizer(Path(folder))
+    return word_pieces(vocabulary())
 
 
 def byte_pairs() -> SubwordTokenizer:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from jaxflow.models import (
     BertConfig,
@@ -26,12 +35,28 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PIECES = ("the", "key", "##s", "to", "cabinet", "un", "##like", "##ly", "are", ".", "'")
 
 
-def tokenizer() -> SubwordTokenizer:
+def word_pieces(vocabulary: Sequence[str]) -> SubwordTokenizer:
+    """BERT's kind of tokenizer, read from a ``tokenizer.json``; `vocabulary` holds `SPECIAL`."""
+    numbers = {piece: number for number, piece in enumerate(vocabulary)}
+    backend = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, numbers[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    backend.add_special_tokens(list(SPECIAL))
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.txt").write_text("\n".join((*SPECIAL, *PIECES)), encoding="utf-8")
+        backend.save(f"{folder}/tokenizer.json")
         found = read_tokenizer(Path(folder))
     assert found is not None
     return found
+
+
+def tokenizer() -> SubwordTokenizer:
+    return word_pieces((*SPECIAL, *PIECES))
 
 
 def sharpened(params: Any, times: float = 8) -> Any:
