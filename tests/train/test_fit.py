@@ -4,11 +4,10 @@ import dataclasses
 
 import jax
 import numpy as np
-import pytest
+from session import refused
 from small_runs import assert_ends_like, journal_of
 
 from jaxflow import models
-from jaxflow.errors import InputError
 from jaxflow.models import Model, ViTConfig, init
 from jaxflow.train import ArrayBatches, FitConfig, cross_entropy, fit
 
@@ -66,5 +65,5 @@ def test_it_learns_and_goes_on_bit_for_bit(tmp_path):
     assert (cut.accuracy, cut.held_out) == ({}, {})
     run(tmp_path / "cut")
     assert_ends_like(tmp_path / "cut", tmp_path / "whole")
-    with pytest.raises(InputError, match=r"another configuration .patch is 2, not 4"):
+    with refused(r"another configuration .patch is 2, not 4"):
         run(tmp_path / "whole", dataclasses.replace(CONFIG, patch=4))
