@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from many_devices import run_on_devices, start_on_devices
 from mesh_training import losses, wide_config
+from session import refused
 
 from jaxflow import models
-from jaxflow.errors import InputError
 from jaxflow.train import loop
 from jaxflow.train.distributed import ALONE, Processes, join
 from jaxflow.train.mesh import fsdp_axis, layout_of
@@ -27,52 +27,50 @@ def runs(tmp_path_factory, corpus):
         patch.setattr(loop, "LOG_EVERY", 1)
         loop.train(config, folder / "alone")
         loop.train(config, folder / "one", stop_after=14)
-        said = run_on_devices(8, "mesh_training.py", folder, corpus)
+        said = run_on_devices(8, "mesh_training.py", corpus, folder)
         loop.train(config, folder / "cut")  # what eight devices have begun, each with its part
     return folder, said
 
 
-def curve(run):
-    """Loss and gradient norm of every step, float64 [steps, 2]."""
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return np.array([(e["loss"], e["gradient_norm"]) for e in entries if "loss" in e])
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("name", ["eight", "split", "one", "cut"])
-def test_the_curve_is_that_of_one_device(runs, name):
-    folder, _ = runs
-    expected = curve(folder / "alone")
-    assert len(expected) == STEPS
-    assert np.ptp(expected[:, 0]) > 0.05  # far above the tolerance: a lost row would be seen
-    np.testing.assert_allclose(curve(folder / name), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("name", ["eight", "split", "one", "cut"])
-def test_the_models_are_the_same(runs, name):
-    folder, _ = runs
-    expected, found = (models.load(folder / run) for run in ("alone", name))
+def results(run):
+    """Losses and gradient norms [steps, 2], probabilities of some sentences, accuracies."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    curve = np.array([(e["loss"], e["gradient_norm"]) for e in lines if "loss" in e])
     tokens = np.random.default_rng(0).integers(3, 40, (8, 12)).astype(np.int32)
     tokens[:, 0] = 1
-    np.testing.assert_allclose(
-        found.probabilities(tokens), expected.probabilities(tokens), rtol=0, atol=1e-5
-    )
-    accuracy = [json.loads((folder / run / "accuracy.json").read_text()) for run in ("alone", name)]
-    assert accuracy[0] == accuracy[1]
+    return curve, models.load(run).probabilities(tokens), (run / "accuracy.json").read_text()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["eight", "split", "one", "cut"])
+def test_curve_and_model_are_those_of_one_device(runs, name):
+    expected, found = (results(runs[0] / run) for run in ("alone", name))
+    assert len(expected[0]) == STEPS
+    assert np.ptp(expected[0][:, 0]) > 0.05  # far above the tolerance: a lost row would be seen
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-5)
+    assert found[2] == expected[2]
 
 
 @pytest.mark.nightly
 def test_flow_in_the_loss_is_the_same(runs):
-    _, said = runs
     expected = np.array(losses(layout_of(1), 0.5))
     assert len(expected) == 41
     assert (expected[1:-1:2] > 0).all()
-    np.testing.assert_allclose(said["flow"], expected, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(runs[1]["flow"], expected, rtol=1e-6, atol=1e-5)
 
 
-def test_every_device_has_its_part(runs):
-    _, said = runs
+@pytest.mark.nightly
+def test_a_batch_that_does_not_divide_is_refused(runs):
+    assert runs[1]["refused"] == (
+        "batch must be a multiple of the 3 devices (3, 6, 9, ...), got 32: choose such a batch, or "
+        "fewer devices"
+    )
+    assert not runs[1]["three"]
+
+
+def test_every_device_has_its_part_of_the_same_steps(corpus):
+    said = run_on_devices(8, "mesh_training.py", corpus)
     assert said["devices"] == 8
     assert said["rows"] == [2, 3]  # of 16 rows
     assert said["whole"] == {"kernel": [0, 8], "moments": [0, 8]}
@@ -80,84 +78,60 @@ def test_every_device_has_its_part(runs):
     assert split >= 2  # the two matrices of the feed-forward layer, 32 x 128, at least
     assert on == 8
     assert said["split"]["moments"][0] >= 2 * split  # both moments of each
+    expected = losses(layout_of(1), 0.0, 4)
+    assert np.ptp(expected[:-1]) > 0.001
+    np.testing.assert_allclose(said["losses"], expected, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.nightly
-def test_a_batch_that_does_not_divide_is_refused_before_anything_is_made(runs):
-    _, said = runs
-    assert said["refused"] == (
-        "batch must be a multiple of the 3 devices (3, 6, 9, ...), got 32: choose such a batch, or "
-        "fewer devices"
-    )
-    assert not said["three"]
-
-
-def test_what_is_split_and_what_is_not():
-    assert fsdp_axis((128, 512), 8) == 1
-    assert fsdp_axis((512, 128), 8) == 0
-    assert fsdp_axis((512, 512), 8) == 0
-    assert fsdp_axis((30_522, 768), 8) == 1  # the larger one does not divide
-    assert fsdp_axis((30_522, 767), 8) is None
-    assert fsdp_axis((8, 8), 8) is None  # small
-    assert fsdp_axis((65_536,), 8) is None  # a vector
-    assert fsdp_axis((512, 512), 1) is None
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((128, 512), 1),
+        ((512, 128), 0),
+        ((512, 512), 0),
+        ((30_522, 768), 1),  # the larger one does not divide
+        ((30_522, 767), None),
+        ((8, 8), None),  # small
+        ((65_536,), None),
+    ],
+)
+def test_what_is_split_and_what_is_not(shape, axis):
+    assert fsdp_axis(shape, 8) == axis
+    assert fsdp_axis(shape, 1) is None
 
 
 def test_one_device_leaves_arrays_and_functions_alone():
     layout = layout_of(1)
     state = {"kernel": jax.numpy.ones((128, 128))}
-    assert layout.put_state(state) is layout.whole(state) is state
+    for call in (layout.put_state, layout.whole, layout.own, layout.on_host, layout.step):
+        assert call(state) is state
     assert layout.put_filled(state) == state
-    assert layout.own(state) is layout.on_host(state) is state
     assert layout.rows(8) == slice(0, 8)
-    assert layout.step(test_what_is_split_and_what_is_not) is test_what_is_split_and_what_is_not
+    for devices in (0, 2, -1):
+        with refused(f"from 1 to the 1 that JAX sees, got {devices}"):
+            layout_of(devices)
 
 
-@pytest.mark.parametrize("devices", [0, 2, -1])
-def test_devices_that_are_not_there_are_refused(devices):
-    with pytest.raises(InputError, match=f"from 1 to the 1 that JAX sees, got {devices}"):
-        layout_of(devices)
-
-
-@pytest.fixture(scope="module")
-def together():
-    """The output of two processes with two devices each."""
+@pytest.mark.nightly
+def test_two_processes_with_two_devices_train_as_one_does():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     started = [start_on_devices(2, "mesh_processes.py", coordinator, 2, k) for k in range(2)]
     ended = [(*process.communicate(), process.returncode) for process in started]
     assert [code for *_, code in ended] == [0, 0], ended
-    return [json.loads(out.splitlines()[-1]) for out, *_ in ended]
-
-
-@pytest.mark.nightly
-def test_two_processes_see_all_devices(together):
-    assert [said["process"] for said in together] == [[0, 2], [1, 2]]
-    assert [said["devices"] for said in together] == [[2, 4], [2, 4]]
-    assert [said["own"] for said in together] == [2, 2]
-
-
-@pytest.mark.nightly
-def test_each_gives_its_rows_and_all_have_the_batch(together):
-    assert [said["rows"] for said in together] == [[[0, 8], [0, 16]], [[8, 16], [0, 16]]]
-    for said in together:
-        assert said["put"] == list(range(16))
-        assert said["filled"] == [0, 1, 2, 3, 4, 4, 4, 4]  # for four devices
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("name", ["whole", "split"])
-def test_two_processes_train_as_one_does(together, name):
+    together = [json.loads(out.splitlines()[-1]) for out, *_ in ended]
     expected = losses(layout_of(1), 0.0)
     assert len(expected) == 21
-    assert together[0][name] == together[1][name]
-    np.testing.assert_allclose(together[0][name], expected, rtol=1e-6, atol=1e-5)
-
-
-def test_processes_that_need_not_know_of_each_other():
-    assert join() == ALONE == Processes(0, 1)
-    assert join(processes=4, process=3) == Processes(3, 4)
+    for process, said in enumerate(together):
+        assert said["process"] == [process, 2]
+        assert (said["devices"], said["own"]) == ([2, 4], 2)
+        assert said["rows"] == [[8 * process, 8 * process + 8], [0, 16]]
+        assert said["put"] == list(range(16))
+        assert said["filled"] == [0, 1, 2, 3, 4, 4, 4, 4]  # for four devices
+        for name in ("whole", "split"):
+            assert said[name] == together[0][name]
+            np.testing.assert_allclose(said[name], expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -173,5 +147,8 @@ def test_processes_that_need_not_know_of_each_other():
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         join(**options)
+    # Processes that need not know of each other.
+    assert join() == ALONE == Processes(0, 1)
+    assert join(processes=4, process=3) == Processes(3, 4)
