@@ -158,7 +158,7 @@ def test_what_ends_one_ends_all_with_the_same_sentence(tmp_path, corpus, case, s
     elif case == "options":
         of_second = ["--weight-decay", 0.5]
     elif case == "corpus":
-        of_second = ["--corpus", shutil.copytree(corpus, tmp_path / "other")]
+        of_second = ["--data", shutil.copytree(corpus, tmp_path / "other")]
         lines = (corpus / "numpred.train").read_text().splitlines(keepends=True)
         (tmp_path / "other/numpred.train").write_text("".join(lines[::-1]))
 

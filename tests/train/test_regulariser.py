@@ -10,10 +10,11 @@ import networkx as nx
 import numpy as np
 import optax
 import pytest
+from attentions import softmax
+from session import refused
 from small_corpus import POSITIONS, small_config
 from small_runs import assert_ends_like, journal_of
 
-from jaxflow.errors import InputError
 from jaxflow.models import EncoderConfig, init
 from jaxflow.models.tokenizer import PAD
 from jaxflow.train import data
@@ -26,71 +27,49 @@ from jaxflow.train.step import agreement_loss, init_state, make_optimizer, make_
 
 ENCODER = EncoderConfig(vocabulary=12, positions=6, layers=2, heads=2, width=8, dropout=0.2)
 CONFIG = TrainConfig(word_dropout=0.2, flow_weight=0.7)
+LENGTHS = np.array([6, 4, 5])
+MASK, SUBJECTS = np.arange(6) < LENGTHS[:, None], np.array([1, 3, 2])
 
 
-def random_attention(seed, sentences=3, layers=3, heads=2, lengths=(6, 4, 5)):
-    """Attention ``[B, L, H, n, n]`` with padding, its mask, and subjects."""
-    n = max(lengths)
-    mask = np.arange(n) < np.array(lengths)[:, None]
-    scores = 2 * np.random.default_rng(seed).normal(size=(sentences, layers, heads, n, n))
-    scores = np.where(mask[:, None, None, None], scores, -np.inf)
-    weights = np.exp(scores)
-    return weights / weights.sum(-1, keepdims=True), mask, np.array([1, 3, 2])
-
-
-def edges_of(attention, length):
-    """``[L, n, n]`` of one sentence, without its padding."""
-    fused = attention[..., :length, :length].mean(1)
-    return (fused + np.eye(length)) / 2
+def random_attention(seed):
+    """Attention ``[3, L, H, n, n]`` of sentences of `LENGTHS`."""
+    scores = 2 * np.random.default_rng(seed).normal(size=(3, 3, 2, 6, 6))
+    return softmax(np.where(MASK[:, None, None, None], scores, -np.inf))
 
 
 def share_by_networkx(attention, length, subject, layer):
     graph = nx.DiGraph()
-    for level, weights in enumerate(edges_of(attention, length)[:layer], start=1):
-        for query in range(length):
-            for key in range(length):
-                graph.add_edge((level, query), (level - 1, key), capacity=weights[query, key])
+    edges = (attention[:layer, :, :length, :length].mean(1) + np.eye(length)) / 2
+    for (level, query, key), capacity in np.ndenumerate(edges):
+        graph.add_edge((level + 1, query), (level, key), capacity=capacity)
     flows = [nx.maximum_flow_value(graph, (layer, 0), (0, token)) for token in range(length)]
     return flows[subject] / sum(flows)
 
 
-@pytest.mark.parametrize("layers", [None, (0, 2), 2])
-def test_the_share_is_that_of_networkx(layers):
-    attention, mask, subjects = random_attention(1)
-    chosen = {None: (1, 2, 3), (0, 2): (1, 3), 2: (3,)}[layers]
-    expected = [
-        np.mean(
-            [share_by_networkx(attention[b], mask[b].sum(), subjects[b], level) for level in chosen]
-        )
-        for b in range(3)
-    ]
+@pytest.mark.parametrize(("layers", "counted"), [(None, (1, 2, 3)), ((0, 2), (1, 3)), (2, (3,))])
+def test_the_share_is_that_of_networkx(layers, counted):
+    attention = random_attention(1)
+    sentences = list(zip(attention, LENGTHS, SUBJECTS, strict=True))
+    expected = [np.mean([share_by_networkx(*s, level) for level in counted]) for s in sentences]
     traced = jax.jit(functools.partial(subject_share, layers=layers))
-    np.testing.assert_allclose(traced(attention, subjects, mask), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(traced(attention, SUBJECTS, MASK), expected, rtol=0, atol=1e-6)
     with jax.enable_x64(True):
-        np.testing.assert_allclose(traced(attention, subjects, mask), expected, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(traced(attention, SUBJECTS, MASK), expected, rtol=0, atol=1e-9)
 
 
 def test_a_sentence_of_unknown_subject_contributes_nothing():
-    attention, mask, subjects = random_attention(4)
-    subjects[1] = -1
-
-    def total(attention):
-        return subject_share(attention, subjects, mask).sum()
-
-    share = jax.jit(subject_share)(attention, subjects, mask)
-    assert share[1] == 0
-    assert (np.asarray(share)[[0, 2]] > 0).all()
-    gradient = np.asarray(jax.grad(total)(jnp.asarray(attention)))
-    assert not gradient[1].any()
-    assert gradient[0].any()
-    assert gradient[2].any()
+    attention, subjects = jnp.asarray(random_attention(4)), np.array([1, -1, 2])
+    share = np.asarray(jax.jit(subject_share)(attention, subjects, MASK))
+    assert ((share > 0) == [True, False, True]).all()
+    gradient = jax.grad(lambda given: subject_share(given, subjects, MASK).sum())(attention)
     assert np.isfinite(gradient).all()
-    assert gradient[0].any((1, 2, 3)).all()  # every layer is moved
+    assert (np.asarray(gradient).any((1, 2, 3, 4)) == [True, False, True]).all()
+    assert np.asarray(gradient)[0].any((1, 2, 3)).all()  # every layer is moved
 
 
-def batch_of(seed=0, sentences=16):
+def batch_of(sentences=16):
     """Sentences ``[CLS] w1 ...`` of 4 to 6 tokens, whose subject is the third."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     tokens = rng.integers(3, 12, (sentences, 6)).astype(np.int32)
     tokens[:, 0] = 1
     tokens[np.arange(6) >= rng.integers(4, 7, (sentences, 1))] = 0
@@ -110,33 +89,27 @@ def _double():
 @pytest.mark.usefixtures("_double")
 def test_the_steps_gradient_is_that_of_the_whole_loss():
     """Plain descent at the rate 1 shows the gradient; differences of the whole loss check it."""
-    batch = batch_of(sentences=4)
-    optimizer = optax.sgd(1.0)
-    rng = np.random.default_rng(5)
+    batch, optimizer, rng = batch_of(4), optax.sgd(1.0), np.random.default_rng(5)
     # Far from the start's nearly even attention, where cuts are nearly ties.
-    params = jax.tree.map(
-        lambda leaf: np.asarray(leaf) + 0.4 * rng.normal(size=leaf.shape), init(ENCODER)
-    )
+    params = jax.tree.map(lambda p: np.asarray(p) + 0.4 * rng.normal(size=p.shape), init(ENCODER))
     step = make_step(agreement_loss(ENCODER, CONFIG), optimizer, CONFIG.seed)
 
     def at(params):
         fresh = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float64), params)
         after, metrics = step(init_state(fresh, optimizer), **batch)
         share = float(metrics["subject_share"])
+        assert 0 < share < 1
         assert float(metrics["flow_term"]) == pytest.approx(-CONFIG.flow_weight * share)
-        loss = float(metrics["loss"]) - CONFIG.flow_weight * share
-        return loss, jax.tree.map(np.asarray, after.params), share
+        return float(metrics["loss"]) - CONFIG.flow_weight * share, after.params
 
-    _, after, share = at(params)
-    gradient = jax.tree.map(np.subtract, params, after)
-    assert 0 < share < 1
-    for _ in range(6):
+    gradient = jax.tree.map(lambda old, new: old - np.asarray(new), params, at(params)[1])
+    for _ in range(3):
         way = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
         found = sum(jax.tree.leaves(jax.tree.map(lambda g, w: (g * w).sum(), gradient, way)))
-        values = []
-        for size in (-2e-6, -1e-6, 1e-6, 2e-6):
-            moved = jax.tree.map(lambda leaf, w, size=size: leaf + size * w, params, way)
-            values.append(at(moved)[0])
+        values = [
+            at(jax.tree.map(lambda leaf, w, size=size: leaf + size * w, params, way))[0]
+            for size in (-2e-6, -1e-6, 1e-6, 2e-6)
+        ]
         narrow, wide = (values[2] - values[1]) / 2e-6, (values[3] - values[0]) / 4e-6
         # No kink near by: the minimum cuts are unique and the same all along.
         assert narrow == pytest.approx(wide, abs=1e-6)
@@ -146,19 +119,20 @@ def test_the_steps_gradient_is_that_of_the_whole_loss():
 def test_without_a_weight_there_is_no_flow_in_the_step():
     optimizer = make_optimizer(CONFIG, 10)
     state = jax.eval_shape(lambda: init_state(init(ENCODER), optimizer))
-    for config, expected in ((CONFIG, True), (dataclasses.replace(CONFIG, flow_weight=0.0), False)):
+    for weight in (0.7, 0.0):
+        config = dataclasses.replace(CONFIG, flow_weight=weight)
         step = make_step(agreement_loss(ENCODER, config), optimizer, 0)
         traced = str(jax.make_jaxpr(lambda state, step=step: step(state, **batch_of()))(state))
-        assert ("pure_callback" in traced) == expected
+        assert ("pure_callback" in traced) == (weight > 0)
 
 
 def test_what_cannot_be_regularised_is_refused_before_training(tmp_path, corpus, monkeypatch):
-    with pytest.raises(InputError, match="flow_weight must be 0 for a causal encoder"):
+    with refused("flow_weight must be 0 for a causal encoder"):
         TrainConfig(flow_weight=1.0, causal=True)
-    with pytest.raises(InputError, match="flow_weight must be 0 for the corpus simple"):
+    with refused("flow_weight must be 0 for the corpus simple"):
         train(small_config(corpus, flow_weight=1.0), tmp_path / "run")
     monkeypatch.setitem(sys.modules, "jaxflow._flow.kernel", None)
-    with pytest.raises(InputError, match="a flow_weight above 0 needs numba"):
+    with refused("a flow_weight above 0 needs numba"):
         train(TrainConfig(flow_weight=1.0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
