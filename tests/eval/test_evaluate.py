@@ -95,7 +95,7 @@ def test_the_means_are_those_of_the_scores(evaluated):
 def test_statements_that_must_hold_of_any_model(evaluated):
     _, out, _ = evaluated
     arrays, scores = load_extra(out / "scores.npz"), SentenceScores.load(out / "scores.npz")
-    real = np.arange(arrays["tokens/ids"].shape[1]) < scores.length[:, None]
+    real = np.arange(arrays["tokens/ids"].shape[1]) < scores["length"][:, None]
     rollout, flow = arrays["tokens/rollout"], arrays["tokens/flow"]
     bound = arrays["tokens/column_sum"][:, None]
     assert (np.isnan(flow) == ~np.broadcast_to(real[:, None], flow.shape)).all()
@@ -112,8 +112,8 @@ def test_the_corpus_may_have_moved(run, evaluated, tmp_path):
     found = evaluate_run(run, PROTOCOL, tmp_path / "out", data=data)
     assert found.accuracy == evaluated[0].accuracy
     one, other = (SentenceScores.load(at / "scores.npz") for at in (tmp_path / "out", evaluated[1]))
-    for name, values in one.arrays().items():
-        np.testing.assert_array_equal(values, other.arrays()[name])
+    for name, values in one.arrays.items():
+        np.testing.assert_array_equal(values, other.arrays[name])
     record = json.loads((tmp_path / "out" / "tables.json").read_text())
     assert record["config"]["train"]["data"] == str(data)
 

@@ -13,9 +13,10 @@ import pictures
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.tables import record
+from jaxflow.eval.paper.report import Evaluation, record
+from jaxflow.eval.paper.tables import read_tables
 from jaxflow.eval.plots import catalogue, curves, maps
-from jaxflow.eval.plots.curves import read_journey, read_tables
+from jaxflow.eval.plots.curves import read_journey
 from jaxflow.eval.report.text import json_text
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "figures.json"
@@ -96,7 +97,9 @@ def test_other_formats_are_refused(formats, figures, tmp_path):
 
 def test_tables_are_read_back_as_they_were(tmp_path):
     tables = figure_data.tables()
-    (tmp_path / "tables.json").write_text(json_text(record(tables)), encoding="utf-8")
+    (tmp_path / "tables.json").write_text(
+        json_text(record(Evaluation(tables), {})), encoding="utf-8"
+    )
     assert read_tables(tmp_path) == tables
 
 
@@ -114,7 +117,7 @@ def test_tables_are_read_back_as_they_were(tmp_path):
     ],
 )
 def test_spoilt_tables_are_refused(spoil, tmp_path):
-    text = json_text(record(figure_data.tables()))
+    text = json_text(record(Evaluation(figure_data.tables()), {}))
     assert spoil(text) != text
     (tmp_path / "tables.json").write_text(spoil(text), encoding="utf-8")
     with pytest.raises(InputError, match=r"tables\.json must"):

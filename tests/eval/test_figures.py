@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 import jaxflow
-from jaxflow.eval.paper import reference as paper
+from jaxflow.eval.paper import tables as paper
 from jaxflow.eval.paper.scores import ROWS, TARGETS
 from jaxflow.eval.plots import curves, graph, maps
 from jaxflow.eval.plots.style import LOOKS
@@ -53,7 +53,7 @@ def test_tables_are_lines_with_their_intervals_beside_the_papers_points(target):
     check_lines(axes, tables.correlations[target])
     lines = lines_of(axes)
     for row in ROWS:
-        theirs = paper.TABLES.get(target, {}).get(row)
+        theirs = paper.AGREEMENT.tables.get(target, {}).get(row)
         line = lines.get(f"{LOOKS[row].title}, paper")
         assert (line is None) == (theirs is None)
         if theirs is not None:
@@ -79,7 +79,7 @@ def test_lengths_are_means_over_the_sentences_of_a_length():
         for row in ("rollout", "flow", "position"):
             top = scores.correlations[target][row][:, -1]
             expected = [
-                top[[low <= n < high for n in scores.length]].mean()
+                top[[low <= n < high for n in scores["length"]]].mean()
                 for low, high in itertools.pairwise(ends)
             ]
             assert lines_of(axes)[row].get_ydata() == pytest.approx(expected)
