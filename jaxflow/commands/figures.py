@@ -49,7 +49,6 @@ class Figures:
         """Draw every figure for which there is data."""
         from jaxflow.eval.paper.evaluate import check_out
         from jaxflow.eval.paper.scores import SentenceScores
-        from jaxflow.eval.paper.tables import read_tables
         from jaxflow.eval.plots.catalogue import (
             check_formats,
             score_figures,
@@ -57,7 +56,7 @@ class Figures:
             training_figures,
             write_figures,
         )
-        from jaxflow.eval.plots.curves import read_journey
+        from jaxflow.eval.plots.curves import read_journey, read_tables
         from jaxflow.train.lock import hold
 
         formats = self.format.split(",")

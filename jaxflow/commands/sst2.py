@@ -121,8 +121,14 @@ class ReproduceSst2:
                     accuracy=accuracy,
                     report=count,
                 )
-            print_report(Console(), evaluation)
-            assert evaluation.scoring is not None
+            print_report(
+                Console(),
+                evaluation.corrected,
+                evaluation.claims,
+                accuracy=evaluation.accuracy,
+                authors=evaluation.authors,
+                rounding=evaluation.rounding,
+            )
             print(f"Corrected: {evaluation.scoring.describe()}.")
             print()
             if tuned:

@@ -9,7 +9,7 @@ import figure_data
 import pytest
 
 from jaxflow.commands import main
-from jaxflow.eval.paper.report import Evaluation, write_reports
+from jaxflow.eval.paper.report import write_reports
 
 TABLES = {"agreement-blank-out", "agreement-gradient", "agreement-gradient-norm", "saturation"}
 TABLES |= {"entropy"}
@@ -18,8 +18,7 @@ SENTENCE = {"maps-raw", "maps-rollout", "maps-flow", "readout", "graph", "bars"}
 
 @pytest.fixture
 def results(here):
-    found = Evaluation(figure_data.tables(), scores=figure_data.scores())
-    write_reports(here / "results", found, {})
+    write_reports(here / "results", scores=figure_data.scores(), tables=figure_data.tables())
     return here / "results"
 
 
@@ -27,7 +26,7 @@ def results(here):
 def explained(monkeypatch):
     """Explain with no model; returns what was loaded and explained."""
     seen = SimpleNamespace(runs=[], sentences=[])
-    maps = figure_data.sentence()
+    maps = figure_data.sentence(3, 2)
 
     def explain(text):
         seen.sentences.append(text)
@@ -71,29 +70,29 @@ def test_all_figures_of_what_reproduce_leaves(results, explained, capsys):
 def test_the_run_above_what_evaluate_leaves(results, explained, here, capsys):
     run = make_run(here / "run")
     results = results.rename(run / "evaluation")
-    assert main(["figures", "run/evaluation", "--sentence", "a b", "--sentence", "c"]) == 0
+    sentences = ["--sentence", "a b", "--sentence", "c"]
+    assert main(["figures", "run/evaluation", *sentences]) == 0
     assert [path.absolute() for path in explained.runs] == [run]
     assert explained.sentences == ["a b", "c"]
     assert capsys.readouterr().err == ""
-    found = names(results / "figures")
-    assert {f"sentence-{k}-{name}.svg" for k in (1, 2) for name in SENTENCE} <= found
+    wanted = TABLES | {"lengths", "training"}
+    wanted |= {f"sentence-{k}-{name}" for k in (1, 2) for name in SENTENCE}
+    assert names(results / "figures") == {f"{name}.svg" for name in wanted}
 
 
-def test_a_published_model_in_the_formats_asked_for(results, published, here, capsys):
-    arguments = ["results", "--model", str(published), "--words", "--out", "out"]
-    sentence = ["--sentence", "the key $x$ unlikely <b>", "--format", "svg,png"]
-    assert main(["figures", *arguments, *sentence]) == 0
-    wanted = TABLES | SENTENCE | {"lengths"}
-    assert names(here / "out") == {f"{name}.{form}" for name in wanted for form in ("svg", "png")}
-    assert "unlikely" in (here / "out" / "bars.svg").read_text(encoding="utf-8")
+def test_a_published_model(results, published, here, capsys):
+    options = ["--model", str(published), "--words", "--sentence", "the key $x$ unlikely <b>"]
+    assert main(["figures", "results", *options]) == 0
+    assert names(results / "figures") == {f"{name}.svg" for name in TABLES | SENTENCE | {"lengths"}}
+    assert "unlikely" in (results / "figures" / "bars.svg").read_text(encoding="utf-8")
     assert "left out, figures of training" in capsys.readouterr().err
 
 
 def test_what_cannot_be_drawn_is_named(results, here, monkeypatch, capsys):
     monkeypatch.setattr("jaxflow.models.hub.BUNDLED", here / "none")
     (results / "scores.npz").unlink()
-    assert main(["figures", "results", "--out", "out"]) == 0
-    assert names(here / "out") == {f"{name}.svg" for name in TABLES}
+    assert main(["figures", "results", "--out", "out", "--format", "svg,png"]) == 0
+    assert names(here / "out") == {f"{name}.{form}" for name in TABLES for form in ("svg", "png")}
     lines = capsys.readouterr().err.splitlines()
     for line, part in zip(lines, ("scores.npz", "metrics.jsonl", "no model"), strict=True):
         assert line.startswith("jaxflow: left out, figures of ")

@@ -29,18 +29,19 @@ def model():
 @pytest.fixture
 def schemas(here):
     """Held-out sentences of the rule in pairs: all the same but the verb, which turns them."""
-    lines = [f"{COLUMNS}\tintended"]
     by_words = {}
     for each in tiny_masked.held_out():
         key = (*each.referents, each.sentence.split("because")[1])
         by_words.setdefault(key, {}).setdefault(each.intended, each)
+    lines = [f"{COLUMNS}\tintended"]
     pairs = [both for both in by_words.values() if len(both) == 2][:24]
     for number, both in enumerate(pairs):
         for each in both.values():
-            columns = [f"p{number}", each.sentence]
-            for name, filler in zip(each.referents, each.fillers, strict=True):
-                columns += [name, filler]
-            lines.append("\t".join([*columns, each.referents[each.intended]]))
+            named = [
+                part for pair in zip(each.referents, each.fillers, strict=True) for part in pair
+            ]
+            meant = each.referents[each.intended]
+            lines.append("\t".join([f"p{number}", each.sentence, *named, meant]))
     (here / "own.tsv").write_text("\n".join(lines), encoding="utf-8")
     return here / "own.tsv"
 

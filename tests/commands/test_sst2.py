@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -44,14 +45,14 @@ def test_a_bare_model_is_fine_tuned_and_its_tables_are_those_of_the_scores(repro
     assert list(accuracy) == ["dev"]  # the test's labels are not given
     assert found["samples"] == found["authors_protocol"]["samples"] == 60
     scores, extra = SentenceScores.load(out / "scores.npz"), load_extra(out / "scores.npz")
-    for target in TARGETS:
-        for row in ROWS:
-            (cell,) = found["tables"][target][row]
-            assert cell["mean"] == pytest.approx(np.nanmean(scores.correlations[target][row]))
-            assert cell["nan"] == np.isnan(scores.correlations[target][row]).sum()
-            (cell,) = found["authors_protocol"]["tables"][target][row]
-            assert cell["mean"] == pytest.approx(extra[f"authors/{target}/{row}"].mean())
-            assert cell["nan"] == 0
+    for target, row in itertools.product(TARGETS, ROWS):
+        values = scores.correlations[target][row]
+        (cell,) = found["tables"][target][row]
+        assert cell["mean"] == pytest.approx(np.nanmean(values))
+        assert cell["nan"] == np.isnan(values).sum()
+        (cell,) = found["authors_protocol"]["tables"][target][row]
+        assert cell["mean"] == pytest.approx(extra[f"authors/{target}/{row}"].mean())
+        assert cell["nan"] == 0
     config = json.loads((out / "config.json").read_text())["config"]
     assert config["finetuning"]["epochs"] == 1
     assert config["finetuning_seconds"] > 0

@@ -1,20 +1,33 @@
-"""Test that figures show the values they were given."""
+"""Test that figures show the values given, and their files: readable, reproducible, valid."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import figure_data
+import matplotlib
+import matplotlib.pyplot
 import numpy as np
+import pictures
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 import jaxflow
-from jaxflow.eval.paper import tables as paper
+from jaxflow.errors import InputError
+from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.scores import ROWS, TARGETS
-from jaxflow.eval.plots import curves, graph, maps
+from jaxflow.eval.paper.tables import record
+from jaxflow.eval.plots import catalogue, curves, graph, maps
+from jaxflow.eval.plots.curves import read_journey, read_tables
 from jaxflow.eval.plots.style import LOOKS
+from jaxflow.eval.report.text import json_text
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "figures.json"
+TOLERANCE = 0.06  # of the bits
 
 
 def lines_of(axes):
@@ -53,20 +66,14 @@ def test_tables_are_lines_with_their_intervals_beside_the_papers_points(target):
     check_lines(axes, tables.correlations[target])
     lines = lines_of(axes)
     for row in ROWS:
-        theirs = paper.AGREEMENT.tables.get(target, {}).get(row)
+        theirs = paper.TABLES.get(target, {}).get(row)
         line = lines.get(f"{LOOKS[row].title}, paper")
         assert (line is None) == (theirs is None)
         if theirs is not None:
             assert list(line.get_ydata()) == [mean for mean, _ in theirs]
             assert list(line.get_xdata()) == [1, 2, 3, 4, 5, 6]
-
-
-def test_saturation_and_entropy():
-    tables = figure_data.tables()
-    (axes,) = curves.draw_saturation(tables).axes
-    check_lines(axes, {"flow": tables.saturation})
-    (axes,) = curves.draw_entropy(tables).axes
-    check_lines(axes, tables.entropy)
+    check_lines(curves.draw_saturation(tables).axes[0], {"flow": tables.saturation})
+    check_lines(curves.draw_entropy(tables).axes[0], tables.entropy)
 
 
 def test_lengths_are_means_over_the_sentences_of_a_length():
@@ -79,7 +86,7 @@ def test_lengths_are_means_over_the_sentences_of_a_length():
         for row in ("rollout", "flow", "position"):
             top = scores.correlations[target][row][:, -1]
             expected = [
-                top[[low <= n < high for n in scores["length"]]].mean()
+                top[[low <= n < high for n in scores.length]].mean()
                 for low, high in itertools.pairwise(ends)
             ]
             assert lines_of(axes)[row].get_ydata() == pytest.approx(expected)
@@ -98,10 +105,7 @@ def test_layer_maps_are_shaded_from_0_to_their_largest_value():
         assert axes.yaxis_inverted()  # the first query on top
     for ticks in (panels[0].get_yticklabels(), panels[-1].get_xticklabels()):
         assert [text.get_text() for text in ticks] == list(sentence.tokens)
-
-
-def test_readout_has_the_rows_of_one_token_bottom_to_top():
-    sentence = figure_data.sentence()
+    # The rows of one token, bottom to top.
     panels = maps.draw_readout(sentence.maps, sentence.tokens, source=2).axes
     for axes, (name, values) in zip(panels, sentence.maps.items(), strict=True):
         assert axes.get_title() == LOOKS[name].title
@@ -109,9 +113,8 @@ def test_readout_has_the_rows_of_one_token_bottom_to_top():
         rows = values[:, 2]
         np.testing.assert_allclose(mesh.get_array() * rows.max(1, keepdims=True), rows)
         assert not axes.yaxis_inverted()
-    assert [text.get_text() for text in panels[0].get_yticklabels()] == [
-        "L1", "L2", "L3", "L4", "L5", "L6",
-    ]  # fmt: skip
+    labels = [text.get_text() for text in panels[0].get_yticklabels()]
+    assert labels == ["L1", "L2", "L3", "L4", "L5", "L6"]
 
 
 @pytest.mark.parametrize("source", [(6, 0), (6, 3), (2, 1)])
@@ -155,3 +158,112 @@ def test_bars_are_the_scores():
         assert axes.get_xlim()[1] >= values.max()
         assert float(axes.get_xticklabels()[0].get_text()) == pytest.approx(values.max(), rel=0.05)
     assert [text.get_text() for text in panels[0].get_yticklabels()] == list(sentence.tokens)
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return figure_data.every_figure()
+
+
+def test_figures_look_as_they_did_when_someone_looked(figures):
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert set(golden) == set(figures)
+    for name, figure in figures.items():
+        found = pictures.distance(pictures.fingerprint(figure), golden[name])
+        assert found <= TOLERANCE, f"{name}: see tests/golden/make_figures.py"
+
+
+@pytest.mark.parametrize(("layers", "n"), [(6, 6), (1, 2), (5, 17), (2, 40)])
+def test_text_of_a_sentence_is_readable(layers, n):
+    figures = catalogue.sentence_figures(figure_data.sentence(n, layers))
+    for name in ("maps-raw", "readout", "graph", "bars"):
+        pictures.check_text(figures[name])
+
+
+def test_files_are_valid_and_always_the_same(figures, tmp_path):
+    sentence = figure_data.sentence()
+    chosen = {name: figures[name] for name in ("agreement-blank-out", "bars")}
+    again = {
+        "agreement-blank-out": curves.draw_agreement(figure_data.tables(), "blank_out"),
+        "bars": maps.draw_token_bars(sentence.scores, sentence.tokens),
+    }
+    forms = ("svg", "pdf", "png", "png")
+    first = catalogue.write_figures(tmp_path / "a", chosen, forms)
+    second = catalogue.write_figures(tmp_path / "b", again, forms)
+    starts = {".pdf": b"%PDF-", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
+    assert len(first) == 6
+    for one, other in zip(first, second, strict=True):
+        content = one.read_bytes()
+        assert content.startswith(starts[one.suffix])
+        assert content == other.read_bytes(), one.name
+        if one.suffix == ".svg":
+            ids = [node.get("id") for node in ElementTree.fromstring(content).iter()]
+            assert len(set(ids)) == len([name for name in ids if name]) + (None in ids)
+
+
+def test_nothing_global_is_touched_or_heeded(tmp_path):
+    def draw(folder):
+        sentence = figure_data.sentence()
+        chosen = {
+            "bars": maps.draw_token_bars(sentence.scores, sentence.tokens),
+            "maps": maps.draw_readout(sentence.maps, sentence.tokens),
+            "table": curves.draw_agreement(figure_data.tables(), "blank_out"),
+        }
+        return [path.read_bytes() for path in catalogue.write_figures(tmp_path / folder, chosen)]
+
+    before = dict(matplotlib.rcParams)
+    plain = draw("plain")
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.pyplot.get_fignums() == []
+    with matplotlib.rc_context():
+        matplotlib.pyplot.style.use("dark_background")
+        other = {"font.size": 20, "font.family": "serif", "lines.linewidth": 5, "figure.dpi": 50}
+        matplotlib.rcParams.update(other)
+        assert draw("dark") == plain
+
+
+@pytest.mark.parametrize("formats", [("gif",), ("svg", "SVG"), ()])
+def test_other_formats_are_refused(formats, figures, tmp_path):
+    with pytest.raises(InputError, match="svg,pdf,png"):
+        catalogue.write_figures(tmp_path / "new", figures, formats)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: text.replace('"saturation"', '"other"'),
+        lambda text: text.replace('"mean"', '"median"', 1),
+        lambda text: text.replace('"n": 50', '"n": null', 1),
+        lambda text: json.dumps(json.loads(text) | {"saturation": []}),
+        lambda text: json.dumps(json.loads(text) | {"tables": {}}),
+        lambda text: json.dumps(json.loads(text) | {"tables": 3}),
+    ],
+)
+def test_tables_are_read_back_as_they_were_and_refused_when_spoilt(spoil, tmp_path):
+    tables = figure_data.tables()
+    text, path = json_text(record(tables)), tmp_path / "tables.json"
+    path.write_text(text, encoding="utf-8")
+    assert read_tables(tmp_path) == tables
+    assert spoil(text) != text
+    path.write_text(spoil(text), encoding="utf-8")
+    with pytest.raises(InputError, match=r"tables\.json must"):
+        read_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (None, "no metrics.jsonl"),
+        ("", "it has none"),
+        ('{"loss": 1}\n{"step": 1, "loss": 1}\n', "line 1 does not"),
+        ('{"step": 1, "loss": 1}\n[]\n{"step": 2, "loss": 1}\n', "line 2 does not"),
+    ],
+)
+def test_spoilt_journeys_are_refused(text, part, tmp_path):
+    if text is not None:
+        (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=part):
+        read_journey(tmp_path)

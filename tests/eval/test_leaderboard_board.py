@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from scipy.special import softmax
 from scipy.stats import entropy, spearmanr
 from tiny_models import tiny
 from traces import model as small_model
@@ -31,7 +33,7 @@ from jaxflow.eval.leaderboard.report import (
     print_summary,
     record,
     write_parquet,
-)
+)  # fmt: skip
 from jaxflow.eval.leaderboard.scoring import Programs
 from jaxflow.eval.leaderboard.summary import TITLES, summarise_boards
 from jaxflow.models import trace
@@ -63,7 +65,9 @@ def cases(model):
 
 @pytest.fixture(scope="module")
 def board(model, cases):
-    return run_board(model, cases)
+    with pytest.MonkeyPatch.context() as patch:
+        leaderboard_data.small_batches(patch)
+        return run_board(model, cases)
 
 
 def rows_of(board, name):
@@ -79,105 +83,93 @@ def test_everyone_is_there_or_said_to_be_left_out(model, board):
     assert "norm/product" in here
     assert here.isdisjoint(f"{edge}/product" for edge in ("norm-residual", "globenc", "alti"))
     assert missing == set(board.scores.left_out)
-    # Sentences of six tokens are no longer than a head is wide: 8.
-    # The vocabulary has no mask token.
-    assert {"effective", "mask-out"} <= set(board.scores.left_out)
-    for reason in board.scores.left_out.values():
-        assert "\n" not in reason
+    # Sentences of six tokens are no longer than a head is wide; there is no mask token.
+    assert {"effective", "mask-out"} <= missing
+    assert not any("\n" in reason for reason in board.scores.left_out.values())
     for name in here - {"random", "position", "uniform", "column-sum"}:
         assert board.scores.seconds[name] > 0
 
 
 def test_scores_are_those_of_the_public_functions(model, cases, board):
-    # Two sentences of different lengths, one padded: each length compiles all programs anew.
-    for sentence in (0, int(np.argmin(cases.lengths))):
-        n = cases.lengths[sentence]
-        tokens = cases.tokens[sentence : sentence + 1, :n]
-        label = LABELS[sentence]
-        found = trace(model, tokens, target=lambda logits, label=label: logits[:, label])
-        for name in FOLLOWED:
-            edge, how = name.split("/")
-            expected = np.asarray(aggregate(found, edge, how, sources=0))[0, :, 0]
-            mine = board.scores.values[name][sentence, :, :n]
-            np.testing.assert_allclose(mine, expected, rtol=2e-3, atol=2e-5)
-        expected = np.asarray(propagate(found, "decompx"))[0, :, 0]
-        mine = board.scores.values["decompx"][sentence, :, :n]
-        np.testing.assert_allclose(mine, expected, rtol=2e-3, atol=2e-4)
-        column = np.asarray(jaxflow.saturation(np.asarray(found.attention), sources=0).bound)[0]
-        mine = board.scores.values["column-sum"][sentence, 0, :n]
-        np.testing.assert_allclose(np.minimum(mine, 1), column, atol=1e-5)
+    # The second sentence without its padding; another would compile all programs anew.
+    sentence, label, n = 1, LABELS[1], cases.lengths[1]
+    assert n < cases.tokens.shape[1]
+    tokens = cases.tokens[[sentence], :n]
+    found = trace(model, tokens, target=lambda logits: logits[:, label])
+    apply = model.module.apply
 
-        def log_odds(embeddings, label=label):
-            output = model.module.apply(model.params, embeddings, method="encode")
-            chosen = jax.nn.softmax(output.logits)[:, label]
+    @jax.jit
+    def by_paths(found):
+        pairs = {name: name.split("/") for name in FOLLOWED if not name.endswith("flow")}
+        expected = {name: aggregate(found, *pair, sources=0) for name, pair in pairs.items()}
+        return {**expected, "decompx": propagate(found, "decompx")}
+
+    expected = {name: rows[0, :, 0] for name, rows in by_paths(found).items()}
+    for name in FOLLOWED:
+        if name not in expected:
+            expected[name] = np.asarray(aggregate(found, *name.split("/"), sources=0))[0, :, 0]
+
+    @jax.jit
+    def by_gradients(embeddings):
+        def log_odds(given):
+            logits = apply(model.params, given, method="encode").logits
+            chosen = jax.nn.softmax(logits)[:, label]
             return jnp.log(chosen / (1 - chosen))
 
-        embeddings = model.module.apply(model.params, jnp.asarray(tokens), method="embed")
-        norm = np.asarray(jaxflow.gradient_norm(log_odds, embeddings))[0]
-        mine = board.scores.values["gradient-norm"][sentence, 0, :n]
-        np.testing.assert_allclose(mine, norm, rtol=5e-3, atol=1e-5)
-        text = model.text
+        norm = jaxflow.gradient_norm(log_odds, embeddings)
+        return norm[0], jnp.abs(jaxflow.gradient_x_input(log_odds, embeddings))[0]
 
-        def predict(rows, mask):
-            logits = model.module.apply(model.params, rows, mask, method="classify")
-            return jax.nn.softmax(logits)
+    embeddings = apply(model.params, jnp.asarray(tokens), method="embed")
+    expected |= zip(("gradient-norm", "gradient-x-input"), by_gradients(embeddings), strict=True)
 
-        for method, how, number in (
-            ("delete-out", "deletion", text.pad_id),
-            ("attention-out", "attention", None),
-        ):
-            expected = jaxflow.remove_out(predict, tokens, how, token_id=number, label=[label])
-            mine = board.scores.values[method][sentence, 0, :n]
-            np.testing.assert_allclose(mine, np.asarray(expected)[0], atol=1e-5)
-        times = np.asarray(jaxflow.gradient_x_input(log_odds, embeddings))[0]
-        mine = board.scores.values["gradient-x-input"][sentence, 0, :n]
-        np.testing.assert_allclose(mine, np.abs(times), rtol=5e-3, atol=1e-5)
-        for values in board.scores.values.values():
-            assert not values[sentence, :, n:].any()
+    @jax.jit
+    def predict(rows, mask):
+        return jax.nn.softmax(apply(model.params, rows, mask, method="classify"))
+
+    kinds = (("delete-out", "deletion", model.text.pad_id), ("attention-out", "attention", None))
+    for method, how, number in kinds:
+        removed = jaxflow.remove_out(predict, tokens, how, token_id=number, label=[label])
+        expected[method] = removed[0]
+    for name, values in expected.items():
+        mine = board.scores.values[name][sentence, :, :n].reshape(np.shape(values))
+        np.testing.assert_allclose(mine, values, rtol=5e-3, atol=5e-5, err_msg=name)
+    column = np.asarray(jaxflow.saturation(np.asarray(found.attention), sources=0).bound)[0]
+    mine = board.scores.values["column-sum"][sentence, 0, :n]
+    np.testing.assert_allclose(np.minimum(mine, 1), column, atol=1e-5)
+    for values in board.scores.values.values():
+        assert not values[sentence, :, n:].any()
 
 
 def test_measures_are_those_of_a_loop(model, cases, board):
-    blank = model.text.unk_id
-
-    def probability(tokens, sentence):
-        logits = np.asarray(model(tokens[None]).logits, np.float64)[0]
-        return np.exp(logits[LABELS[sentence]]) / np.exp(logits).sum()
-
-    for name in ("raw/rollout", "blank-out", "random"):
-        place = rows_of(board, name)[-1]
-        for sentence in range(len(cases)):
-            n = cases.lengths[sentence]
-            scores = board.scores.values[name][sentence, -1, :n]
-            reference = board.scores.values["blank-out"][sentence, 0, :n]
-            found = {key: values[place, sentence] for key, values in board.measures.items()}
-            expected = spearmanr(scores, reference).statistic
-            assert found["spearman_blank_out"] == pytest.approx(expected, abs=1e-5, nan_ok=True)
-            expected = entropy(scores / scores.sum()) / math.log(n)
-            assert found["entropy"] == pytest.approx(expected, abs=1e-4)
-            words = scores[1:]
-            if cases.subject[sentence] < 0:
-                assert math.isnan(found["subject_hit"])
-            else:
-                best = 1 + words.argmax()
-                assert found["subject_hit"] == float(best == cases.subject[sentence])
-            order = 1 + np.argsort(-words, kind="stable")
-            whole = probability(cases.tokens[sentence, :n], sentence)
-            assert board.probability[sentence] == pytest.approx(whole, abs=1e-5)
-            areas = []
-            for tenth in range(1, 11):
-                tokens = cases.tokens[sentence, :n].copy()
-                tokens[order[: math.ceil(tenth * len(words) / 10)]] = blank
-                areas.append(whole - probability(tokens, sentence))
-            assert found["comprehensiveness_area"] == pytest.approx(np.mean(areas), abs=1e-5)
-            assert found["comprehensiveness"] == pytest.approx(np.mean(areas[:5]), abs=1e-5)
+    """That the curves of removal are those of a loop is tested with random predictions."""
+    for name, sentence in itertools.product(("raw/rollout", "blank-out", "random"), range(4)):
+        place, n = rows_of(board, name)[-1], cases.lengths[sentence]
+        scores = board.scores.values[name][sentence, -1, :n]
+        reference = board.scores.values["blank-out"][sentence, 0, :n]
+        found = {key: values[place, sentence] for key, values in board.measures.items()}
+        expected = spearmanr(scores, reference).statistic
+        assert found["spearman_blank_out"] == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        expected = entropy(scores / scores.sum()) / math.log(n)
+        assert found["entropy"] == pytest.approx(expected, abs=1e-4)
+        words, subject = scores[1:], cases.subject[sentence]
+        hit = math.nan if subject < 0 else float(1 + words.argmax() == subject)
+        assert found["subject_hit"] == pytest.approx(hit, nan_ok=True)
+        tokens = np.tile(cases.tokens[sentence, :n], (11, 1))
+        order = 1 + np.argsort(-words, kind="stable")
+        for tenth in range(1, 11):
+            tokens[tenth, order[: math.ceil(tenth * len(words) / 10)]] = model.text.unk_id
+        whole, *without = softmax(model(tokens).logits, -1)[:, LABELS[sentence]]
+        assert board.probability[sentence] == pytest.approx(whole, abs=1e-5)
+        areas = whole - np.array(without)
+        assert found["comprehensiveness_area"] == pytest.approx(np.mean(areas), abs=1e-5)
+        assert found["comprehensiveness"] == pytest.approx(np.mean(areas[:5]), abs=1e-5)
 
 
-@pytest.mark.parametrize("edge", ["raw", "norm", "head-1", "residual-0.75"])
-def test_flow_at_its_bound_is_counted_layer_by_layer(model, cases, board, edge):
+def test_flow_at_its_bound_is_counted_layer_by_layer(model, cases, board):
     """On attention itself as `jaxflow.saturation` has it; on others by the definition."""
-    for sentence in range(len(cases)):
-        n = cases.lengths[sentence]
-        found = trace(model, cases.tokens[sentence : sentence + 1, :n])
+    sentence, n = 0, cases.lengths[0]
+    found = trace(model, cases.tokens[[sentence], :n])
+    for edge in ("raw", "norm", "head-1", "residual-0.75"):
         flows = np.asarray(aggregate(found, edge, "flow", sources=0))[0, :, 0]
         lowest = capacities(
             jnp.asarray(found.attention).mean(2) if edge == "head-1" else weigh(found, edge),
@@ -190,13 +182,12 @@ def test_flow_at_its_bound_is_counted_layer_by_layer(model, cases, board, edge):
         for layer, place in enumerate(rows_of(board, f"{edge}/flow")):
             share = (flows[layer] >= bound - 1e-4).mean()
             assert board.measures["at_bound"][place, sentence] == pytest.approx(share, abs=1e-6)
-    assert np.isnan(board.measures["at_bound"][rows_of(board, f"{edge}/rollout")]).all()
+        assert np.isnan(board.measures["at_bound"][rows_of(board, f"{edge}/rollout")]).all()
 
 
 def test_a_summary_sorts_and_is_written(board, tmp_path):
-    other = dataclasses.replace(
-        board, measures={name: values + 0.01 for name, values in board.measures.items()}
-    )
+    raised = {name: values + 0.01 for name, values in board.measures.items()}
+    other = dataclasses.replace(board, measures=raised)
     summary = summarise_boards([board, other], permutations=200)
     means = [line.cells["comprehensiveness_area"].mean for line in summary.finals]
     assert means == sorted(means, reverse=True)
@@ -207,29 +198,24 @@ def test_a_summary_sorts_and_is_written(board, tmp_path):
     assert line.cells["insertion_auc"].mean == pytest.approx(expected, abs=1e-5)
     assert line.spread["insertion_auc"] == pytest.approx(0.01 / math.sqrt(2), abs=1e-5)
 
-    made = {"seed": 0}
-    text = as_markdown(summary, made)
+    text = as_markdown(summary, {"seed": 0})
     assert text.index(f"`{line.method.name}`") < text.index("`random`")
     assert "`effective`: " in text
     # No LayerNorm follows in a pre-LayerNorm block.
     group = next(group for group in summary.equal_methods if "norm-residual/rollout" in group)
-    assert set(group) == {
-        f"{edge}/rollout" for edge in ("norm-residual", "norm-residual-layernorm", "globenc")
-    }
+    same = ("norm-residual", "norm-residual-layernorm", "globenc")
+    assert set(group) == {f"{edge}/rollout" for edge in same}
     assert not any("raw/rollout" in group for group in summary.equal_methods)
     assert "`norm-residual-layernorm/rollout`" in text.split("several names")[1].split("##")[0]
-    whole = json.loads(json.dumps(record(summary, made), allow_nan=False))
-    assert [each["name"] for each in whole["methods"] if each["final"]] == [
-        each.method.name for each in summary.finals
-    ]
+    whole = json.loads(json.dumps(record(summary, {"seed": 0}), allow_nan=False))
+    names = [each["name"] for each in whole["methods"] if each["final"]]
+    assert names == [each.method.name for each in summary.finals]
     write_parquet(tmp_path / "all.parquet", [board, other], ["one", "two"])
     table = pq.read_table(tmp_path / "all.parquet").to_pandas()
     assert len(table) == 2 * len(board.rows) * len(TEXTS)
     some = table[(table.run == "two") & (table.method == "raw/rollout") & (table.layer == 3)]
-    place = rows_of(board, "raw/rollout")[-1]
-    np.testing.assert_allclose(
-        some.sort_values("sentence").entropy, board.measures["entropy"][place] + 0.01, rtol=1e-6
-    )
+    expected = raised["entropy"][rows_of(board, "raw/rollout")[-1]]
+    np.testing.assert_allclose(some.sort_values("sentence").entropy, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("width", [64, 120])
@@ -247,15 +233,15 @@ def test_a_console_of_any_width_shows_whole_columns(width):
 
 
 def test_unusable_requests_are_refused(model, board):
-    with pytest.raises(InputError, match="texts and labels must be as many"):
-        from_texts(model, ["a"], [])
-    with pytest.raises(InputError, match="at most 12 tokens for this model, got 14"):
-        from_texts(model, ["a " * 12 + "b"], [0])
-    with pytest.raises(InputError, match="sort must be one of"):
-        summarise_boards([board], key="beauty")
-    other = dataclasses.replace(board, rows=board.rows[1:])
-    with pytest.raises(InputError, match="runs must be of one architecture and corpus"):
-        summarise_boards([board, other])
+    fewer = dataclasses.replace(board, rows=board.rows[1:])
+    for call, message in (
+        (lambda: from_texts(model, ["a"], []), "texts and labels must be as many"),
+        (lambda: from_texts(model, ["a " * 12 + "b"], [0]), "12 tokens for this model, got 14"),
+        (lambda: summarise_boards([board], key="beauty"), "sort must be one of"),
+        (lambda: summarise_boards([board, fewer]), "runs must be of one architecture and corpus"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
     assert set(MEASURES) == set(board.measures)
     finals = set(board.final())
     for place, (name, layer) in enumerate(board.rows):
@@ -270,21 +256,21 @@ def test_classes_are_read_where_the_model_reads_them(causal, place):
     assert found.readout.tolist() == [place]
 
 
-def test_a_causal_models_attention_is_divided_by_its_receptive_field():
+def test_a_causal_models_attention_is_divided_by_its_receptive_field(monkeypatch):
+    leaderboard_data.raw_attention_only(monkeypatch)
+    leaderboard_data.small_batches(monkeypatch)
     model = tiny(causal=True)
-    texts = ["the key un like", "the", "key cabinet the keys un"]
-    found = from_texts(model, texts, [0, 1, 2])
+    found = from_texts(model, ["the key un like", "the", "key cabinet the keys un"], [0, 1, 2])
     programs = Programs(model)
     board = run_board(model, found, programs=programs)
     assert programs.fit(tiny(causal=True))
     assert not programs.fit(tiny())
     names = {method.name for method in all_methods(model.config.heads, causal=True)}
     assert {name for name, _ in board.rows} <= names
-    for sentence in range(len(found)):
-        n = found.lengths[sentence]
-        attention = np.asarray(model(found.tokens[sentence : sentence + 1, :n]).attention)
+    for sentence, n in enumerate(found.lengths):
+        attention = np.asarray(model(found.tokens[[sentence], :n]).attention)
         for how, public in (("rollout", jaxflow.rollout), ("flow", jaxflow.flow)):
             expected = normalise(np.asarray(public(attention)), how)[0, :, n - 1]
-            mine = board.scores.values[f"raw/{how}-normalised"][sentence, :, :n]
-            np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-5)
-            assert not board.scores.values[f"raw/{how}-normalised"][sentence, :, n:].any()
+            mine = board.scores.values[f"raw/{how}-normalised"][sentence]
+            np.testing.assert_allclose(mine[:, :n], expected, rtol=1e-3, atol=1e-5)
+            assert not mine[:, n:].any()

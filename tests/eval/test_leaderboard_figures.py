@@ -48,8 +48,6 @@ def test_methods_hang_at_their_ranks_and_bars_join_groups():
     ranks = [3.2, 1.0, 2.0, 5.5, 4.0]
     figure = draw_critical_difference(made(ranks, [(1, 2), (0, 4, 3)]), list("abcde"))
     methods, bars = drawn(figure)
-    order = sorted("abcde", key=lambda name: ranks["abcde".index(name)])
-    assert set(methods) == set("abcde")
     x = {name: points[0, 0] for name, points in methods.items()}
     # Places are ranks, on one scale.
     fit = np.polyfit(ranks, [x[name] for name in "abcde"], 1)
@@ -57,47 +55,35 @@ def test_methods_hang_at_their_ranks_and_bars_join_groups():
     assert fit[0] > 0
     assert set(bars) == {tuple("bc"), tuple("aed")}
     for group, points in bars.items():
-        assert points[0, 0] < min(x[name] for name in group)
-        assert points[1, 0] > max(x[name] for name in group)
-        beside = [x[name] for name in "abcde" if name not in group]
-        assert not any(points[0, 0] <= place <= points[1, 0] for place in beside)
+        inside = {name: points[0, 0] < x[name] < points[1, 0] for name in "abcde"}
+        assert {name for name in "abcde" if inside[name]} == set(group)
     # The better half ends at the left, best on top; the other half at the right, worst on top.
-    ends = [methods[name][-1] for name in order]
+    ends = [methods[name][-1] for name in "bcaed"]
     assert [end[0] < x["b"] for end in ends] == [True] * 3 + [False] * 2
     assert ends[0][1] < ends[1][1] < ends[2][1]
     assert ends[4][1] < ends[3][1]
     assert "1,234 sentences among 5 methods" in words(figure)
     assert "left out" not in words(figure)
-    for rank in ranks:
-        assert f"{rank:.1f}" in words(figure)
+    assert all(f"{rank:.1f}" in words(figure) for rank in ranks)
     pictures.check_text(figure)
 
 
-def names(others):
-    return [f"edge-{place}/flow" for place in range(others)] + list(BASELINES)
-
-
 def test_the_best_and_the_baselines_are_drawn_and_the_others_counted():
+    names = [f"edge-{place}/flow" for place in range(60)] + list(BASELINES)
     ranks = [*np.linspace(10, 40, 60), 12.0, 55.0, 58.0, 60.0]
     groups = [tuple(range(4)), tuple(range(15, 30)), (58, 59, 61, 62), (18, 19), (61, 62, 63)]
-    figure = draw_critical_difference(made(ranks, groups), names(60))
+    figure = draw_critical_difference(made(ranks, groups), names)
     methods, bars = drawn(figure)
-    assert set(methods) == set(names(60)[:20]) | set(BASELINES)
-    assert "best 20 and 4 baselines" in words(figure)
-    assert "40 are left out" in words(figure)
-    assert "among 64 methods" in words(figure)
+    assert set(methods) == set(names[:20]) | set(BASELINES)
+    for part in ("best 20 and 4 baselines", "40 are left out", "among 64 methods"):
+        assert part in words(figure)
     # Of a group only those that are drawn are joined, and nothing twice.
-    assert set(bars) == {
-        tuple(names(60)[:4]),
-        tuple(names(60)[15:20]),
-        ("position", "uniform", "column-sum"),
-    }
+    assert set(bars) == {tuple(names[:4]), tuple(names[15:20]), BASELINES[1:]}
     for line in figure.axes[0].get_lines():
         if line.get_label() in methods:
-            expected = GREY if line.get_label() in BASELINES else INK
-            assert line.get_color() == expected
-    few = draw_critical_difference(made(ranks, groups), names(60), most=3, always=())
-    assert set(drawn(few)[0]) == set(names(60)[:3])
+            assert line.get_color() == (GREY if line.get_label() in BASELINES else INK)
+    few = draw_critical_difference(made(ranks, groups), names, most=3, always=())
+    assert set(drawn(few)[0]) == set(names[:3])
 
 
 def test_those_without_a_rank_are_named():
@@ -135,8 +121,11 @@ def test_wide_gaps_are_left_out_of_the_axis_and_nothing_else():
 
 @pytest.fixture(scope="module")
 def summary():
-    chosen = [e for e in leaderboard_data.methods() if e.name.startswith(("raw/", "alti/"))]
-    chosen += [e for e in leaderboard_data.methods() if e.name in ("blank-out", "random")]
+    chosen = [
+        method
+        for method in leaderboard_data.methods()
+        if method.name.startswith(("raw/", "alti/")) or method.name in ("blank-out", "random")
+    ]
     return leaderboard_data.summary([leaderboard_data.board(members=chosen)], 200)
 
 
@@ -146,14 +135,8 @@ def test_layers_are_means_with_their_intervals(summary):
     lines = {line.get_label(): line for line in axes.get_lines()}
     bands = {to_hex(band.get_facecolor()[0]).upper(): band for band in axes.collections}
     for name in ("raw/none", "alti/flow"):
-        cells = [
-            next(
-                line.cells["spearman_gradient"]
-                for line in summary.lines
-                if (line.method.name, line.layer) == (name, layer)
-            )
-            for layer in range(4)
-        ]
+        found = {line.layer: line.cells for line in summary.lines if line.method.name == name}
+        cells = [found[layer]["spearman_gradient"] for layer in range(4)]
         assert lines[name].get_xdata().tolist() == [1, 2, 3, 4]
         assert lines[name].get_ydata().tolist() == [cell.mean for cell in cells]
         points = bands[lines[name].get_color().upper()].get_paths()[0].vertices
@@ -164,12 +147,15 @@ def test_layers_are_means_with_their_intervals(summary):
 
 
 def test_what_has_no_layers_is_refused(summary):
-    with pytest.raises(InputError, match="known of more than one layer"):
-        draw_layers(summary, "deletion_auc")
-    with pytest.raises(InputError, match="methods with layers, got blank-out"):
-        draw_layers(summary, names=["raw/flow", "blank-out"])
-    with pytest.raises(InputError, match="measure must be one of"):
-        draw_layers(summary, "accuracy")
-    flat = [dataclasses.replace(line, layer=None) for line in summary.finals]
-    with pytest.raises(InputError, match="more than one layer"):
-        draw_layers(dataclasses.replace(summary, lines=tuple(flat)))
+    flat = tuple(dataclasses.replace(line, layer=None) for line in summary.finals)
+    for given, message in (
+        ((summary, "deletion_auc"), "known of more than one layer"),
+        (
+            (summary, "spearman_gradient", ["raw/flow", "blank-out"]),
+            "methods with layers, got blank-out",
+        ),
+        ((summary, "accuracy"), "measure must be one of"),
+        ((dataclasses.replace(summary, lines=flat),), "more than one layer"),
+    ):
+        with pytest.raises(InputError, match=message):
+            draw_layers(*given)

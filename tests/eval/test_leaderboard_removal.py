@@ -26,15 +26,8 @@ def cases():
     lengths = np.array([6, 3, 1, 5])
     tokens = np.where(np.arange(6) < lengths[:, None], RNG.integers(3, 9, (4, 6)), 0)
     tokens[:, 0] = 1
-    special = tokens <= 1
-    return Cases(
-        tokens=tokens.astype(np.int32),
-        lengths=lengths,
-        labels=np.array([0, 1, 1, 0]),
-        special=special,
-        readout=np.zeros(4, int),
-        subject=np.full(4, -1),
-    )
+    labels, readout, subject = np.array([0, 1, 1, 0]), np.zeros(4, int), np.full(4, -1)
+    return Cases(tokens.astype(np.int32), lengths, labels, tokens <= 1, readout, subject)
 
 
 def predict(tokens, mask):
@@ -44,34 +37,25 @@ def predict(tokens, mask):
     return np.stack([share, 1 - share], -1)
 
 
-def one(tokens, label):
-    return predict(tokens[None], (tokens != 0)[None])[0, label]
-
-
 def test_curves_are_those_of_a_loop():
-    given_cases = cases()
+    found = cases()
     scores = RNG.integers(0, 3, (5, 4, 6)).astype(float)  # with ties
-    for sentence in range(4):
-        can = given_cases.removable[sentence]
+    for sentence, label in enumerate(found.labels):
+        can = found.removable[sentence]
+        places = np.flatnonzero(can)
         without, alone = kept_sets(ranking(scores[:, sentence], can))
         known = np.unique(np.concatenate([without.ravel(), alone.ravel()]))
         sets = [np.zeros(0, np.uint64)] * 4
         sets[sentence] = known
-        values = set_probabilities(predict, given_cases, sets, BLANK, at_once=42)[sentence]
-        for row in range(5):
-            places = np.flatnonzero(can)
+        values = set_probabilities(predict, found, sets, BLANK, at_once=42)[sentence]
+        for row, step in np.ndindex(5, 11):
             best_first = sorted(places, key=lambda place: (-scores[row, sentence, place], place))
-            for step in range(11):
-                k = -(-step * len(places) // 10)
-                label = given_cases.labels[sentence]
-                removed = given_cases.tokens[sentence].copy()
-                removed[best_first[:k]] = BLANK
-                kept = given_cases.tokens[sentence].copy()
-                kept[best_first[k:]] = BLANK
-                found = values[np.searchsorted(known, without)][row, step]
-                assert found == pytest.approx(one(removed, label))
-                found = values[np.searchsorted(known, alone)][row, step]
-                assert found == pytest.approx(one(kept, label))
+            k = -(-step * len(places) // 10)
+            for kept, blank in ((without, best_first[:k]), (alone, best_first[k:])):
+                tokens = found.tokens[[sentence]].copy()
+                tokens[0, blank] = BLANK
+                expected = predict(tokens, tokens != 0)[0, label]
+                assert values[np.searchsorted(known, kept)][row, step] == pytest.approx(expected)
 
 
 def test_measures_are_those_of_their_definitions():
@@ -104,10 +88,9 @@ def test_rank_correlations_are_those_of_scipy(n, levels, seed):
     mask[rng.permutation(10)[:n]] = True
     spearman, kendall = rank_correlations(scores, reference, mask)
     for row in range(3):
-        constant = len(set(scores[row, mask])) == 1 or len(set(reference[mask])) == 1
+        some, other = scores[row, mask], reference[mask]
+        constant = len(set(some)) == 1 or len(set(other)) == 1
         assert np.isnan(spearman[row]) == np.isnan(kendall[row]) == constant
         if not constant:
-            expected = spearmanr(scores[row, mask], reference[mask]).statistic
-            np.testing.assert_allclose(spearman[row], expected, atol=1e-5)
-            expected = kendalltau(scores[row, mask], reference[mask]).statistic
-            np.testing.assert_allclose(kendall[row], expected, atol=1e-5)
+            np.testing.assert_allclose(spearman[row], spearmanr(some, other).statistic, atol=1e-5)
+            np.testing.assert_allclose(kendall[row], kendalltau(some, other).statistic, atol=1e-5)

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 
 import numpy as np
 import pytest
+from pronoun_data import SCHEMA, made_case
 from scipy import stats
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronouns.cases import BASELINES, METHODS, Case, agreement
-from jaxflow.eval.pronouns.schemas import Schema
+from jaxflow.eval.pronouns.cases import BASELINES, METHODS, agreement
 from jaxflow.eval.stats import binomial_interval
 
 
-def case(odds, weights, *, pair="", intended=None, sums=(1.0, 0.5), distances=(5, 2)):
+def case(odds, weights, pair="", **fields):
     """A case whose methods all have the weights ``[L][2]`` given."""
-    schema = Schema(
-        "Ann met Paul near [MASK] car.", ("Ann", "Paul"), ("her", "his"), intended, pair
-    )
-    array = np.array(weights, float)
-    return Case(
-        schema=schema,
-        tokens=("Ann", "met", "Paul", "near", "[MASK]", "car", "."),
-        pieces=(1, 1),
-        log_probabilities=(odds - 1.0, -1.0),
-        weights={name: array for name in METHODS},
-        column_sums=np.array(sums),
-        distances=distances,
-    )
+    schema = dataclasses.replace(SCHEMA, pair=pair)
+    return made_case(schema, log_probabilities=(odds - 1.0, -1.0), weights=weights, **fields)
 
 
 def random_cases(seed, count=40, layers=3):
+    """Cases with ties, in pairs but for the last five."""
     rng = np.random.default_rng(seed)
     cases = []
     for place in range(count):
-        made = case(
-            rng.normal(),
-            rng.integers(0, 3, (layers, 2)) / 2,
-            pair=f"p{place // 2}" if place < count - 5 else f"alone{place}",
-            intended=[None, 0, 1][rng.integers(3)],
-            sums=rng.integers(0, 3, 2) / 2,
+        pair = f"p{place // 2}" if place < count - 5 else f"alone{place}"
+        intended = [None, 0, 1][rng.integers(3)]
+        made = made_case(
+            dataclasses.replace(SCHEMA, pair=pair, intended=intended),
+            log_probabilities=(rng.normal() - 1, -1.0),
+            weights={name: rng.integers(0, 3, (layers, 2)) / 2 for name in METHODS},
+            column_sums=rng.integers(0, 3, 2) / 2,
             distances=tuple(rng.integers(1, 4, 2).tolist()),
         )
-        weights = {name: rng.integers(0, 3, (layers, 2)) / 2 for name in METHODS}
-        made.__dict__["weights"] = weights
         cases.append(made)
     return cases
 
@@ -55,28 +46,22 @@ def side(values):
 
 def count(cases, prefers):
     """Agreeing, decided, tied: by asking every sentence."""
-    agree = tied = 0
-    for each in cases:
-        mine, its = side(each.log_probabilities), prefers(each)
-        tied += its is None
-        agree += its == mine
-    return agree, len(cases) - tied, tied
+    asked = [(side(each.log_probabilities), prefers(each)) for each in cases]
+    tied = sum(its is None for _, its in asked)
+    return sum(mine == its for mine, its in asked), len(cases) - tied, tied
 
 
 def count_pairs(cases, prefers):
+    """The same of pairs between which the model turns: both sentences must agree."""
     agree = decided = tied = 0
-    for k, one in enumerate(cases):
-        for other in cases[k + 1 :]:
-            if one.schema.pair != other.schema.pair:
-                continue
-            if side(one.log_probabilities) == side(other.log_probabilities):
-                continue
-            its = [prefers(each) for each in (one, other)]
-            if None in its:
-                tied += 1
-                continue
-            decided += 1
-            agree += its == [side(each.log_probabilities) for each in (one, other)]
+    for pair in itertools.combinations(cases, 2):
+        mine = [side(each.log_probabilities) for each in pair]
+        if pair[0].schema.pair != pair[1].schema.pair or mine[0] == mine[1]:
+            continue
+        its = [prefers(each) for each in pair]
+        tied += None in its
+        decided += None not in its
+        agree += its == mine
     return agree, decided, tied
 
 
@@ -91,16 +76,12 @@ def test_shares_are_counts(seed):
         assert share.share == pytest.approx(agree / decided)
         assert share.ci95 == binomial_interval(agree, decided)
 
-    rows = ((found.sentences, count), (found.turned, count_pairs))
-    for table, counter in rows:
+    for table, counter in ((found.sentences, count), (found.turned, count_pairs)):
         assert set(table.methods) == set(METHODS)
         assert set(table.baselines) == set(BASELINES)
-        for name in METHODS:
-            for layer, share in enumerate(table.methods[name]):
-                check(
-                    share,
-                    counter(cases, lambda each, n=name, k=layer: side(each.weights[n][k])),
-                )
+        for name, layer in itertools.product(METHODS, range(3)):
+            counts = counter(cases, lambda each, n=name, k=layer: side(each.weights[n][k]))
+            check(table.methods[name][layer], counts)
         check(table.baselines["column_sum"], counter(cases, lambda each: side(each.column_sums)))
         nearest = counter(cases, lambda each: side([-d for d in each.distances]))
         check(table.baselines["nearest"], nearest)
@@ -132,14 +113,12 @@ def test_sentences_without_a_preference_are_left_out_and_counted():
     assert (share.share, share.n, share.ties) == (1, 1, 1)
     assert found.undecided == 1
     assert (found.model_first.n, found.model_first.ties) == (2, 1)
-    assert found.model_intended.n == 0
+    # No intention is known, and sentences without a pair's name are no pair.
+    assert found.model_intended.n == found.turned.baselines["first"].n == 0
     assert math.isnan(found.model_intended.share)
-
-
-def test_sentences_without_a_pairs_name_are_no_pair():
-    found = agreement([case(1, [[0.6, 0.4]]), case(-1, [[0.4, 0.6]])])
-    assert found.turned.baselines["first"].n == 0
     assert math.isnan(found.turned.methods["raw"][0].share)
+    with pytest.raises(InputError, match="at least one sentence"):
+        agreement([])
 
 
 def test_correlations_are_scipys():
@@ -167,10 +146,4 @@ def test_a_correlation_of_one_and_one_that_is_undefined():
     assert cell.rho == pytest.approx(1)
     assert all(bound == pytest.approx(1, abs=1e-9) for bound in cell.ci95)
     (cell,) = agreement([case(k, [[0.5, 0.5]]) for k in range(1, 8)]).correlations["raw"]
-    assert math.isnan(cell.rho)
-    assert all(math.isnan(bound) for bound in cell.ci95)
-
-
-def test_no_sentences_are_refused():
-    with pytest.raises(InputError, match="at least one sentence"):
-        agreement([])
+    assert all(map(math.isnan, (cell.rho, *cell.ci95)))

@@ -1,4 +1,4 @@
-"""Test the bundled sentences, and errors that name the line of a bad file."""
+"""Test the bundled sentences, files of one's own, and the places of words among their pieces."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import re
 from collections import Counter, defaultdict
 
 import pytest
+import tiny_masked
 
 from jaxflow.errors import InputError
-from jaxflow.eval.pronouns.schemas import BUNDLED, MASK, PAPER, Schema, parse_schema, read_schemas
+from jaxflow.eval.pronouns.schemas import (
+    BUNDLED,
+    MASK,
+    PAPER,
+    Schema,
+    parse_schema,
+    place,
+    read_schemas,
+)
 
 HEAD = "pair\tsentence\treferent_1\tfiller_1\treferent_2\tfiller_2"
 LINE = "a\tAnn met Paul near [MASK] car.\tAnn\ther\tPaul\this"
@@ -46,8 +55,12 @@ def test_there_are_as_many_pairs_as_the_page_says():
 
 def test_genders_and_orders_are_balanced():
     schemas = read_schemas()
+    genders = defaultdict(set)
     for schema in schemas:
         assert is_he(schema, 0) != is_he(schema, 1)
+        for which in (0, 1):
+            genders[schema.referents[which]].add(is_he(schema, which))
+    assert all(len(found) == 1 for found in genders.values())  # a word's gender is always the same
     assert sum(is_he(schema, 0) for schema in schemas) == len(schemas) / 2
     for kind in ("turn", "swap"):
         firsts = [is_he(pair[0], 0) for name, pair in shipped_pairs().items() if kind in name]
@@ -55,14 +68,6 @@ def test_genders_and_orders_are_balanced():
     meant = [schema for schema in schemas if schema.intended is not None]
     assert sum(schema.intended for schema in meant) == len(meant) / 2
     assert sum(is_he(schema, schema.intended) for schema in meant) == len(meant) / 2
-
-
-def test_a_word_always_has_the_same_gender():
-    genders = defaultdict(set)
-    for schema in read_schemas():
-        for which in (0, 1):
-            genders[schema.referents[which]].add(is_he(schema, which))
-    assert all(len(found) == 1 for found in genders.values())
 
 
 def test_pairs_differ_in_one_thing():
@@ -86,23 +91,13 @@ def test_pairs_differ_in_one_thing():
             assert MASK not in changed[0] + changed[1]
 
 
-def test_no_sentence_comes_twice_and_none_is_the_papers():
+def test_no_sentence_comes_twice_and_the_papers_are_as_published():
     sentences = [schema.sentence for path in (BUNDLED, PAPER) for schema in read_schemas(path)]
     assert len(set(sentences)) == len(sentences) == 102
-
-
-def test_the_papers_sentences():
-    author, love = read_schemas(PAPER)
-    assert (author.sentence, author.referents, author.fillers) == (
-        "The author talked to Sara about [MASK] book.",
-        ("author", "Sara"),
-        ("his", "her"),
-    )
-    assert (love.sentence, love.referents, love.fillers) == (
-        "Mary convinced John of [MASK] love.",
-        ("Mary", "John"),
-        ("her", "his"),
-    )
+    assert [(each.sentence, each.referents, each.fillers) for each in read_schemas(PAPER)] == [
+        ("The author talked to Sara about [MASK] book.", ("author", "Sara"), ("his", "her")),
+        ("Mary convinced John of [MASK] love.", ("Mary", "John"), ("her", "his")),
+    ]
 
 
 def test_a_users_file(tmp_path):
@@ -116,61 +111,46 @@ def test_a_users_file(tmp_path):
     assert one.where == f"{path}, line 4"
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("a\tb", "line 3: expected 6 columns with tabs between them, got 2"),
-        (LINE.replace("[MASK]", "his"), r"line 3: .* must hold \[MASK\] once, got it 0 times"),
-        (LINE.replace("car", "[MASK]"), r"line 3: .* must hold \[MASK\] once, got it 2 times"),
-        (LINE.replace("\tAnn\t", "\tAn\t"), "line 3: the referent 'An' must occur once as a whole"),
-        (LINE.replace("car", "Ann"), "line 3: the referent 'Ann' must occur once .*, got it 2"),
-        (LINE.replace("\tAnn\t", "\t\t"), "line 3: the referent '' must occur once"),
-        ("a\tAnn met [MASK] Paul.\tPaul\this\tAnn\ther", "line 3: the first referent must stand b"),
-        (LINE.replace("\ther", "\this"), "line 3: the fillers must be two different words"),
-        (LINE.replace("\ther", "\ther own"), "line 3: a filler must be one word, got 'her own'"),
-        (LINE[1:], "line 3: the pair must have a name"),
-        (f"{LINE}\n{LINE}", "line 4: a sentence may stand in a file once"),
-    ],
-)
-def test_unusable_lines_are_named(tmp_path, line, message):
-    path = tmp_path / "own.tsv"
-    path.write_text(f"# a note\n{HEAD}\n{line}\n", encoding="utf-8")
-    with pytest.raises(InputError, match=message) as caught:
-        read_schemas(path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_third_sentence_of_a_pair_and_an_unknown_intention(tmp_path):
-    path = tmp_path / "own.tsv"
-    lines = [LINE.replace("car", thing) for thing in ("car", "house", "dog")]
-    path.write_text("\n".join([HEAD, *lines]), encoding="utf-8")
-    with pytest.raises(InputError, match="line 4: a pair must have at most two sentences"):
-        read_schemas(path)
-    path.write_text(f"{HEAD}\tintended\n{LINE}\tEve\n", encoding="utf-8")
-    with pytest.raises(InputError, match="line 2: intended must be 'Ann', 'Paul' or '-', got 'E"):
-        read_schemas(path)
+#: What is replaced in a good line, by what, and the complaint.
+SPOILT = [
+    ("[MASK]", "his", r"must hold \[MASK\] once, got it 0 times"),
+    ("car", "[MASK]", r"must hold \[MASK\] once, got it 2 times"),
+    ("\tAnn\t", "\tAn\t", "the referent 'An' must occur once as a whole"),
+    ("car", "Ann", "the referent 'Ann' must occur once .*, got it 2"),
+    ("\tAnn\t", "\t\t", "the referent '' must occur once"),
+    ("Ann met Paul near [MASK]", "Paul near [MASK] met Ann", "the first referent must stand b"),
+    ("\ther", "\this", "the fillers must be two different words"),
+    ("\ther", "\ther own", "a filler must be one word, got 'her own'"),
+    ("a\tAnn", "\tAnn", "the pair must have a name"),
+    (LINE, "a\tb", "expected 6 columns with tabs between them, got 2"),
+]
+THREE = "\n".join(LINE.replace("car", thing) for thing in ("car", "house", "dog"))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "must hold a line with the columns' names and at least one sentence"),
-        (HEAD.encode(), "at least one sentence, got 1 lines"),
-        (f"{HEAD}\tcolour\n{LINE}\tred".encode(), "line 1: the columns must be pair, sentence"),
-        (f"pair\n{LINE}".encode(), "line 1: the columns must be pair, sentence"),
+        *((f"{HEAD}\n{LINE.replace(old, new)}", f"line 3: .*{text}") for old, new, text in SPOILT),
+        (f"{HEAD}\n{LINE}\n{LINE}", "line 4: a sentence may stand in a file once"),
+        (f"{HEAD}\n{THREE}", "line 5: a pair must have at most two sentences"),
+        (f"{HEAD}\tintended\n{LINE}\tEve", "line 3: intended must be 'Ann', 'Paul' or '-', got 'E"),
+        ("", "must hold a line with the columns' names and at least one sentence"),
+        (HEAD, "at least one sentence, got 1 lines"),
+        (f"{HEAD}\tcolour\n{LINE}\tred", "line 2: the columns must be pair, sentence"),
+        (f"pair\n{LINE}", "line 2: the columns must be pair, sentence"),
         (b"\xff\xfe", "cannot be read"),
+        (None, "cannot be read: No such file"),
     ],
 )
-def test_unusable_files(tmp_path, content, message):
+def test_unusable_files_are_named_by_line(tmp_path, content, message):
     path = tmp_path / "own.tsv"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    if isinstance(content, str):
+        content = f"# a note\n{content}\n".encode()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
         read_schemas(path)
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="cannot be read: No such file"):
-        read_schemas(tmp_path / "none.tsv")
+    assert str(path) in str(caught.value)
 
 
 def test_a_sentence_from_the_command_line():
@@ -180,3 +160,88 @@ def test_a_sentence_from_the_command_line():
     for text in ("Ann met [MASK].", "Ann [MASK] Paul | Ann=her", "Ann [MASK] Paul | Ann | Paul"):
         with pytest.raises(InputError, match="a sentence must be given as"):
             parse_schema(text)
+
+
+@pytest.fixture(scope="module")
+def byte_pairs():
+    return tiny_masked.byte_pairs()
+
+
+@pytest.fixture(scope="module")
+def word_pieces():
+    return tiny_masked.tokenizer()
+
+
+@pytest.mark.parametrize("kind", ["word_pieces", "byte_pairs"])
+def test_referents_are_the_pieces_that_overlap_them(kind, request):
+    tokenizer = request.getfixturevalue(kind)
+    token = {"word_pieces": "[MASK]", "byte_pairs": "<mask>"}[kind]
+    lengths = set()
+    for schema in (*read_schemas(), *read_schemas(PAPER)):
+        found = place(tokenizer, schema)
+        encoding = tokenizer.backend.encode(schema.sentence.replace(MASK, token))
+        assert list(found.ids) == encoding.ids
+        assert tokenizer.decode([encoding.ids[found.mask]]) == [token]
+        shift = len(token) - len(MASK)
+        for which, pieces in enumerate(found.referents):
+            start, end = schema.span(which)
+            if start > schema.sentence.index(MASK):
+                start, end = start + shift, end + shift
+            # A piece may be nothing but the space before a word, and has no place of its own then.
+            overlapping = [
+                index
+                for index, (left, right) in enumerate(encoding.offsets)
+                if (left < end and right > start) or left == right == start > 0
+            ]
+            assert list(pieces) == overlapping
+            lengths.add(len(pieces))
+    assert max(lengths) > 1  # or nothing was shown about several pieces
+
+
+def test_fillers_are_what_stands_in_the_masks_place(word_pieces, byte_pairs):
+    schema = Schema("Emma led David because [MASK] knew.", ("Emma", "David"), ("she", "he"))
+    assert word_pieces.decode(place(word_pieces, schema).fillers) == ["she", "he"]
+    assert byte_pairs.decode(place(byte_pairs, schema).fillers) == ["Ġshe", "Ġhe"]
+
+
+def test_a_mask_that_begins_the_sentence(byte_pairs):
+    schema = Schema("[MASK] led Emma and David.", ("Emma", "David"), ("e", "d"))
+    found = place(byte_pairs, schema)
+    assert found.mask == 1
+    assert byte_pairs.decode(found.fillers) == ["e", "d"]  # no space before them
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence", "first", "message"),
+    [
+        ("word_pieces", "Emma led", "grandson", r"filler 'grandson' must be one .*, got 2"),
+        ("byte_pairs", "Emma led", "grandson", "filler 'grandson' must be one word piece"),
+        ("word_pieces", "Emma led", "xe", "the model does not know the filler 'xe'"),
+        ("word_pieces", "Emma led", "He", "which reads 'He' and 'he' alike"),
+        ("byte_pairs", "Emma <mask>", "she", "one mask token '<mask>' of the model, got 2"),
+    ],
+)
+def test_what_the_tokenizer_cannot_read_is_refused(kind, sentence, first, message, request):
+    schema = Schema(f"{sentence} David as [MASK] knew.", ("Emma", "David"), (first, "he"))
+    with pytest.raises(InputError, match=message):
+        place(request.getfixturevalue(kind), schema)
+
+
+def test_a_referent_that_has_no_pieces_of_its_own_is_refused():
+    class Joined:
+        """Makes one token of two neighbouring words."""
+
+        mask_id, unk_id = 1, 0
+        words = ("<unk>", "[MASK]", "Ann met", "Paul", "as", "he", "she", "knew")
+
+        def encode(self, text):
+            parts = text.replace("Ann met", "Ann_met").replace(".", "").split()
+            known = [part.replace("_", " ") for part in parts]
+            return [self.words.index(part) if part in self.words else 0 for part in known]
+
+        def decode(self, ids):
+            return [self.words[number] for number in ids]
+
+    schema = Schema("Ann met Paul as [MASK] knew.", ("Ann", "Paul"), ("she", "he"))
+    with pytest.raises(InputError, match="the referent 'Ann' must be word pieces of its own"):
+        place(Joined(), schema)

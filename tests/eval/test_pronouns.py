@@ -14,7 +14,7 @@ import transformers
 
 from jaxflow.errors import InputError
 from jaxflow.eval.pronouns.cases import BATCH, METHODS, measure
-from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, read_schemas
+from jaxflow.eval.pronouns.schemas import MASK, PAPER, read_schemas
 from jaxflow.models import BertConfig, Model, init, load, save_pretrained, with_head
 
 
@@ -103,41 +103,33 @@ def test_the_model_follows_the_rule_and_attention_takes_part(folder):
         np.testing.assert_allclose(case.weights["rollout"][0], case.weights["raw"][0] / 2)
 
 
-def test_a_sentence_does_not_depend_on_its_company(folder):
+def test_a_sentence_does_not_depend_on_its_company_and_the_residual_is_passed_on(folder):
     """Longer sentences beside it, more sentences than a batch: the padding counts for nothing."""
     model = load(folder, head="masked-lm")
     short = tiny_masked.schema("king", "feared", "queen", "was late")
     many = [short, *read_schemas()[: BATCH + 3]]
     seen = []
-    together = measure(model, many, report=lambda done, total: seen.append((done, total)))
+    together = measure(model, many, report=lambda *now: seen.append(now))
     assert seen == [(BATCH, len(many)), (len(many), len(many))]
     assert [case.schema for case in together] == many
-    for index in (0, BATCH, len(many) - 1):
+    for index in (0, len(many) - 1):
         (alone,) = measure(model, [many[index]])
+        case = together[index]
         for method in METHODS:
-            np.testing.assert_allclose(
-                together[index].weights[method], alone.weights[method], atol=1e-5
-            )
-        np.testing.assert_allclose(
-            together[index].log_probabilities, alone.log_probabilities, atol=1e-4
-        )
+            np.testing.assert_allclose(case.weights[method], alone.weights[method], atol=1e-5)
+        np.testing.assert_allclose(case.log_probabilities, alone.log_probabilities, atol=1e-4)
+    # Without the residual the lowest layer's rollout and flow are its raw attention.
+    (plain,) = measure(model, [short], residual=0.0)
+    for method in ("rollout", "flow"):
+        np.testing.assert_allclose(plain.weights[method][0], plain.weights["raw"][0], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "roberta"])
 def test_the_other_two_kinds(kind, tmp_path):
     pieces = {"distilbert": tiny_masked.tokenizer, "roberta": tiny_masked.byte_pairs}[kind]()
-    config = BertConfig(
-        kind=kind,
-        head="masked-lm",
-        vocabulary=len(pieces),
-        positions=40,
-        token_types={"distilbert": 0, "roberta": 1}[kind],
-        layers=2,
-        heads=2,
-        width=16,
-        hidden_width=32,
-        pad_id=pieces.pad_id,
-    )
+    sizes = {"positions": 40, "layers": 2, "heads": 2, "width": 16, "hidden_width": 32}
+    sizes |= {"vocabulary": len(pieces), "token_types": {"distilbert": 0, "roberta": 1}[kind]}
+    config = BertConfig(kind=kind, head="masked-lm", pad_id=pieces.pad_id, **sizes)
     save_pretrained(tmp_path, Model(config, init(config), pieces))
     schemas = read_schemas(PAPER)
     cases = measure(load(tmp_path, head="masked-lm"), schemas)
@@ -153,42 +145,25 @@ def test_the_other_two_kinds(kind, tmp_path):
         assert case.tokens.count(token) == 1
 
 
-def test_residual_is_passed_on(folder):
-    model = load(folder, head="masked-lm")
-    schema = tiny_masked.schema("king", "feared", "queen", "was late")
-    (plain,) = measure(model, [schema], residual=0.0)
-    # Without the residual the lowest layer's rollout and flow are its raw attention.
-    for method in ("rollout", "flow"):
-        np.testing.assert_allclose(plain.weights[method][0], plain.weights["raw"][0], atol=1e-6)
-
-
-def test_models_that_predict_no_masked_words_are_refused():
+def test_models_and_sentences_that_cannot_be_measured_are_refused():
     model = tiny_masked.trained()
     schema = tiny_masked.schema("king", "feared", "queen", "was late")
-    headless = with_head(model, "none")
-    with pytest.raises(InputError, match=r"must be a masked language model, .* the head 'none'"):
-        measure(headless, [schema])
     special = {role: number for role, number in model.text.special.items() if role != "mask"}
-    maskless = dataclasses.replace(
-        model, tokenizer=dataclasses.replace(model.tokenizer, special=special)
+    maskless = dataclasses.replace(model.tokenizer, special=special)
+    long = dataclasses.replace(
+        schema, sentence=f"{schema.sentence} {'He sang. ' * 20}", where="own.tsv, line 7"
     )
-    with pytest.raises(InputError, match="got one without a mask token"):
-        measure(maskless, [schema])
-    with pytest.raises(InputError, match="must have a tokenizer"):
-        measure(dataclasses.replace(model, tokenizer=None), [schema])
-
-
-def test_a_sentence_longer_than_the_model_is_named():
-    long = Schema(
-        f"The king feared the queen because {MASK} {'sang all night ' * 20}.",
-        ("king", "queen"),
-        ("he", "she"),
-        where="own.tsv, line 7",
-    )
-    with pytest.raises(InputError, match=r"own\.tsv, line 7: the sentence must be at most 32"):
-        measure(tiny_masked.trained(), [long])
-
-
-def test_a_residual_out_of_range_is_refused():
-    with pytest.raises(InputError, match="residual"):
-        measure(tiny_masked.trained(), list(read_schemas(PAPER)), residual=1.5)
+    for given, each, options, message in (
+        (with_head(model, "none"), schema, {}, r"a masked language model, .* the head 'none'"),
+        (
+            dataclasses.replace(model, tokenizer=maskless),
+            schema,
+            {},
+            "got one without a mask token",
+        ),
+        (dataclasses.replace(model, tokenizer=None), schema, {}, "must have a tokenizer"),
+        (model, long, {}, r"own\.tsv, line 7: the sentence must be at most 32"),
+        (model, schema, {"residual": 1.5}, "residual"),
+    ):
+        with pytest.raises(InputError, match=message):
+            measure(given, [each], **options)

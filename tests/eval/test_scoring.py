@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import jax
+import leaderboard_data
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 from small_sst2 import tiny_bert
-from tiny_models import sharpened, tiny
+from tiny_models import tiny, tiny_agreement
 
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.explanation import FORWARD, _jit_with, explainer
-from jaxflow.eval.leaderboard import scoring as board_scoring
 from jaxflow.eval.leaderboard.board import run_board
 from jaxflow.eval.leaderboard.cases import from_texts
+from jaxflow.eval.paper import sst2
 from jaxflow.eval.paper.evaluate import evaluate
 from jaxflow.eval.paper.protocol import ProtocolConfig
 from jaxflow.eval.paper.scores import load_extra
-from jaxflow.eval.paper.sst2 import Sst2Config, evaluate_sst2
 from jaxflow.eval.score.engine import flow_at, read_places, rows_at, saturated_at
 from jaxflow.eval.score.target import TARGETS, scoring_of, target_value
-from jaxflow.models import AgreementEncoder, EncoderConfig, Model, WordTokenizer, init
+from jaxflow.models import EncoderConfig, Model, init
 from jaxflow.models.subword import SubwordTokenizer
 from jaxflow.train.batches import encode_sentences
 from jaxflow.train.config import TrainConfig
@@ -37,30 +37,19 @@ def bert() -> Model:
     return tiny_bert(scale=0.5, layers=2, width=8, head="classification", labels=labels)
 
 
-def agreement(**options: object) -> Model:
-    tokenizer = WordTokenizer(("[PAD]", "[CLS]", "[UNK]", "the", "film", "is", "great", "dull"))
-    sizes = {"vocabulary": len(tokenizer), "positions": POSITIONS, "layers": 2, "heads": 2}
-    config = EncoderConfig(**{**sizes, "width": 16, "dropout": 0.0, **options})
-    params = AgreementEncoder(config).init(jax.random.key(1), np.ones((1, 2), np.int32))
-    return Model(config, sharpened(params), tokenizer)
-
-
-@pytest.mark.parametrize("make", [bert, agreement])
+@pytest.mark.parametrize("make", [bert, tiny_agreement])
 def test_every_command_gives_a_sentence_the_same_scores(make, monkeypatch, tmp_path):
-    model, texts, labels = make(), ("the film is great", "the film"), np.array([0, 1])
+    model, texts, labels = make(), ("the film to Paris", "the film"), np.array([0, 1])
     split = encode_sentences(texts, labels, model.text, POSITIONS)
     config = TrainConfig(positions=POSITIONS, buckets=())
-    evaluate(model, {"test": split}, config, ProtocolConfig(), tmp_path / "evaluate")
-    evaluate_sst2(
-        model, {"dev": split}, config.lengths, Sst2Config(), tmp_path / "sst2",
+    evaluate(model, {"test": split}, config, ProtocolConfig(batch=8), tmp_path / "evaluate")
+    monkeypatch.setattr(sst2, "measure_rounding", lambda *_, **__: None)
+    sst2.evaluate_sst2(
+        model, {"dev": split}, config.lengths, sst2.Sst2Config(batch=8), tmp_path / "sst2",
         made_with={},
     )  # fmt: skip
-    monkeypatch.setattr(board_scoring, "propagations", dict)
-    raw = {"raw": board_scoring.edge_weights()["raw"]}
-    monkeypatch.setattr(board_scoring, "edge_weights", lambda heads: raw)
-    for name in ("GRADIENTS", "REMOVALS"):
-        few = {key: title for key, title in getattr(board_scoring, name).items() if key in METHODS}
-        monkeypatch.setattr(board_scoring, name, few)
+    leaderboard_data.raw_attention_only(monkeypatch)
+    leaderboard_data.small_batches(monkeypatch)
     board = run_board(model, from_texts(model, texts, labels))
     explain = explainer(model)
     tables = [load_extra(tmp_path / name / "scores.npz") for name in ("evaluate", "sst2")]
@@ -84,8 +73,8 @@ def test_every_command_gives_a_sentence_the_same_scores(make, monkeypatch, tmp_p
         (bert, "difference", "mask", "[MASK]"),
         (tiny, "log-odds", "mask", "[MASK]"),
         (lambda: tiny("masked-lm"), "log-odds", "mask", "[MASK]"),
-        (agreement, "difference", "unk", "[UNK]"),
-        (lambda: agreement(classes=3), "log-odds", "unk", "[UNK]"),
+        (tiny_agreement, "difference", "unk", "[UNK]"),
+        (lambda: tiny_agreement(classes=3), "log-odds", "unk", "[UNK]"),
     ],
 )
 def test_each_kind_of_model_has_its_default(model, target, replacement, token):
@@ -110,9 +99,9 @@ def test_a_tokenizer_without_a_mask_token_gives_the_unknown_word():
     [
         (tiny, {"target": "difference"}, "target difference needs a model with two classes, got 3"),
         (lambda: tiny("masked-lm"), {"target": "last"}, "target last needs a model with classes"),
-        (agreement, {"target": "loss"}, "target must be one of"),
-        (agreement, {"replacement": "mask"}, "replacement mask needs a token"),
-        (agreement, {"replacement": "pad"}, "replacement must be mask or unk"),
+        (tiny_agreement, {"target": "loss"}, "target must be one of"),
+        (tiny_agreement, {"replacement": "mask"}, "replacement mask needs a token"),
+        (tiny_agreement, {"replacement": "pad"}, "replacement must be mask or unk"),
     ],
 )
 def test_impossible_choices_are_refused(model, options, message):

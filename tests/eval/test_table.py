@@ -1,4 +1,4 @@
-"""Test tables on consoles of all widths, as Markdown, CSV and records."""
+"""Test the format of numbers, and tables on consoles of all widths, as Markdown and CSV."""
 
 import io
 import math
@@ -7,6 +7,8 @@ import pytest
 from rich.console import Console
 
 from jaxflow.eval.report.table import Column, Table, escaped
+from jaxflow.eval.report.text import counts, interval, mean_std, probability, short
+from jaxflow.eval.stats import Cell
 
 LAYERS = 12
 TABLE = Table.of(
@@ -65,3 +67,31 @@ def test_markdown_csv_and_records():
 def test_text_of_others_is_no_markup():
     table = Table.of(["", "x"], [["*a* | [b] <c>", "1"]])
     assert r"| \*a\* \| \[b] \<c> | 1 |" in table.to_markdown(escaped)
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "signed"),
+    [
+        (0.694, ".69", "+.69"),
+        (-0.11, "-.11", "-.11"),
+        (-0.001, ".00", ".00"),
+        (0.0, ".00", ".00"),
+        (0.996, "1.00", "+1.00"),
+        (-1.0, "-1.00", "-1.00"),
+        (10.05, "10.05", "+10.05"),
+        (math.nan, "n/a", "n/a"),
+    ],
+)
+def test_numbers_are_short(value, text, signed):
+    assert (short(value), short(value, sign=True)) == (text, signed)
+
+
+def test_intervals_probabilities_and_counts():
+    assert mean_std(-0.09, 0.52) == "-.09±.52"
+    assert interval((-0.1, 1.0)) == "[-.10, 1.00]"
+    assert mean_std(math.nan, math.nan) == interval((math.nan, math.nan)) == "n/a"
+    shown = [probability(p) for p in (0.0004, 0.023, 1.0, math.nan)]
+    assert shown == ["<.001", ".023", "1.000", "n/a"]
+    cells = [Cell(0, 0, (0, 0), n, 5 - n) for n in (5, 4)]
+    assert (counts(cells, "n"), counts(cells, "nan")) == ("5 4", "0 1")
+    assert counts(cells[:1] * 3, "n") == "5"  # one number, or one per layer

@@ -28,15 +28,15 @@ def scores(layers: int = 6, sentences: int = 50, seed: int = 0) -> SentenceScore
     def noisy(centre: np.ndarray) -> np.ndarray:
         return centre + 0.2 * rng.normal(size=(sentences, layers))
 
-    arrays = {
-        f"{target}/{row}": noisy(shape - 0.1 * k)
-        for k, target in enumerate(TARGETS)
-        for row, shape in zip(ROWS, shapes, strict=True)
-    }
-    saturated = np.clip(noisy(up), 0, 1)
-    arrays |= {f"entropy/{row}": noisy(shapes[k]) for k, row in enumerate(ENTROPY_ROWS)}
-    length = rng.integers(2, 30, sentences)
-    return SentenceScores({**arrays, "saturated": saturated, "length": length}, layers)
+    return SentenceScores(
+        correlations={
+            target: {row: noisy(shape - 0.1 * k) for row, shape in zip(ROWS, shapes, strict=True)}
+            for k, target in enumerate(TARGETS)
+        },
+        saturated=np.clip(noisy(up), 0, 1),
+        entropy={row: noisy(shapes[k]) for k, row in enumerate(ENTROPY_ROWS)},
+        length=rng.integers(2, 30, sentences),
+    )
 
 
 def tables(layers: int = 6) -> Tables:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from jaxflow.eval.leaderboard import board as board_module
+from jaxflow.eval.leaderboard import scoring
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.cases import Cases
 from jaxflow.eval.leaderboard.methods import Method, all_methods
@@ -87,3 +90,18 @@ def board(
 def summary(boards: Sequence[Board], permutations: int = 2000) -> Summary:
     """Summarise, with few permutations."""
     return summarise_boards(boards, permutations=permutations)
+
+
+def small_batches(patch: pytest.MonkeyPatch, tokens: int = 32) -> None:
+    """Score so many tokens at once: a row of padding costs as much as another."""
+    for module in (board_module, scoring):
+        patch.setattr(module, "tokens_at_once", lambda: tokens)
+
+
+def raw_attention_only(patch: pytest.MonkeyPatch) -> None:
+    """Compile no other edge weight, and the references of gradients and removal only."""
+    raw = {"raw": scoring.edge_weights()["raw"]}
+    patch.setattr(scoring, "edge_weights", lambda heads: raw)
+    patch.setattr(scoring, "propagations", dict)
+    patch.setattr(scoring, "GRADIENTS", {"gradient-norm": "gradient norm"})
+    patch.setattr(scoring, "REMOVALS", {"blank-out": "blank-out"})
