@@ -1,4 +1,4 @@
-"""Explain one sentence: the model's prediction, and every method's score of each token.
+"""Explain one text or pair: the model's prediction, and every method's score of each token.
 
 A table runs the same program thousands of times, an explanation runs it once. So the layers are a
 loop (`jaxflow.models.model`), and two programs are compiled in parallel with fewer optimisations.
@@ -22,10 +22,11 @@ from jaxflow._flow.fallback import flow_rows_scaled
 from jaxflow._flow.table import TOLERANCE, graph_edges
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.bottleneck import Bottleneck, bottlenecks
+from jaxflow.eval.plots.style import is_constant
 from jaxflow.eval.score.engine import gradient_scores, readout_logits
-from jaxflow.eval.score.reading import Token, reader
+from jaxflow.eval.score.reading import Token, piece_text, reader
 from jaxflow.eval.score.target import Replacement, Scoring, Target, scoring_of
-from jaxflow.models import EncoderConfig, Model, ViTConfig
+from jaxflow.models import Answer, EncoderConfig, Model, ViTConfig, answer_values
 from jaxflow.models.model import roll_up
 
 #: An agreement encoder's classes: the number of the verb that continues the sentence.
@@ -59,25 +60,28 @@ _MEMORY = 1 << 26
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
-    """The prediction and the scores of one sentence of n tokens, special ones included.
+    """The prediction and the scores of a text or a pair of n tokens, special ones included.
 
-    Where word pieces are joined, a token here is a word.
+    Where word pieces are joined, a token here is a word. A model without a head predicts nothing:
+    there are the scores of attention alone.
 
     Attributes
     ----------
     text
-        The sentence as it was given.
+        The text as it was given.
     tokens
         The n tokens.
     probabilities
-        Class -> probability; of a language model the likeliest `SHOWN` tokens.
+        Class -> probability; of a language model the likeliest `SHOWN` tokens. Labels that do not
+        exclude each other have one each, and the outputs of a regression are the numbers
+        themselves. Empty without a head.
     scores
-        Method (`METHODS`) -> float64 ``[n]``, none negative: the row of `readout` on the top layer
-        for raw attention, rollout and flow; norm of the input gradient; blank-out of the predicted
-        class or token. Their scales differ from method to method.
+        Method (of `METHODS`) -> float64 ``[n]``, none negative: the row of `readout` on the top
+        layer for raw attention, rollout and flow; norm of the input gradient; blank-out, the change
+        of the explained output's value. Their scales differ from method to method.
     agreement
         float64 ``[M, M]``: Spearman's correlation of every two methods over the n tokens, in the
-        order of `METHODS`; NaN where one of them is constant.
+        order of `scores`; NaN where one of them is constant.
     layers
         ``raw``, ``rollout`` and ``flow`` -> float64 ``[L, n]``: the row of `readout`, every layer.
     saturated
@@ -86,11 +90,15 @@ class Explanation:
     attention
         float32 ``[L, H, n, n]``, what the methods on attention started from.
     scoring
-        Target of the gradient, and the token that replaces blanked-out ones.
+        Target of the gradient, and the token that replaces blanked-out ones; None without a head.
     cuts
         The minimum cuts of the tokens given to `with_cuts`.
     readout
         The token that the prediction is computed from: ``[CLS]``, the mask, or the last one.
+    pair
+        The second text, if there is one.
+    explained
+        The class, label, token or output that gradient and blank-out are of; "" without a head.
     """
 
     text: str
@@ -101,14 +109,33 @@ class Explanation:
     layers: Mapping[str, NDArray[np.float64]]
     saturated: NDArray[np.bool_]
     attention: NDArray[np.float32]
-    scoring: Scoring
+    scoring: Scoring | None
     cuts: tuple[Bottleneck, ...] = ()
     readout: int = 0
+    pair: str | None = None
+    explained: str = ""
+
+    @property
+    def answer(self) -> Answer:
+        """The kind of the model's answer, which decides what `probabilities` are."""
+        return "none" if self.scoring is None else self.scoring.answer
 
     @property
     def prediction(self) -> str:
-        """The class with the highest probability."""
+        """The class with the highest probability, of a regression the output; "" without a head."""
+        if self.answer in ("none", "regression"):
+            return self.explained
         return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def title(self) -> str:
+        """The text, or both texts."""
+        return self.text if self.pair is None else f"{self.text} | {self.pair}"
+
+    @property
+    def constant(self) -> tuple[str, ...]:
+        """The methods whose scores are the same for all tokens: they rank none."""
+        return tuple(name for name, values in self.scores.items() if is_constant(values))
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -122,110 +149,171 @@ def explainer(
     words: bool = False,
     target: Target | None = None,
     replacement: Replacement | None = None,
-) -> Callable[[str], Explanation]:
-    """Prepare a model for explaining sentences.
+    label: str | int | None = None,
+) -> Callable[..., Explanation]:
+    """Prepare a model for explaining texts.
 
     Parameters
     ----------
     model
-        A trained model of text with a head.
+        A trained model of text; without a head its attention alone is explained.
     words
         Whether pieces of one word are joined: it attends with the mean of its pieces' attention
         and is attended with their sum, its gradient norm is their sum, and all of it is blanked
         out at once.
     target, replacement
         Target of the gradient and replacement of blank-out; None takes the defaults of
-        `jaxflow.eval.score.target`. The explained output is the predicted one.
+        `jaxflow.eval.score.target`.
+    label
+        The class, label or output to explain, by name or index; None takes the predicted one, of
+        labels that do not exclude each other the one with the highest probability.
 
     Returns
     -------
     callable
-        From a sentence to its `Explanation`, compiled for every new multiple of 16 tokens. It
-        raises `InputError` for a sentence that cannot be read (`jaxflow.eval.score.reading`).
+        ``(text, pair=None)`` to its `Explanation`, `pair` the second of two texts; compiled for
+        every new multiple of 16 tokens. It raises `InputError` for a text that cannot be read
+        (`jaxflow.eval.score.reading`).
 
     Raises
     ------
     InputError
-        If the model is one of images, has no head, is an agreement encoder of other classes than
-        singular and plural, or cannot serve the target or the replacement.
+        If the model is one of images, is an agreement encoder of other classes than singular and
+        plural, or cannot serve the target, the replacement or the label.
     """
     _check(model)
-    scoring = scoring_of(model, target, replacement)
-    read, score = reader(model, words=words), _sentence_scores(model, scoring)
+    scoring = None
+    if model.answer != "none":
+        scoring = scoring_of(model, target, replacement)
+    else:
+        asked = {"target": target, "replacement": replacement, "label": label}
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise InputError(
+                f"{' and '.join(given)} must be None for a model without a head, which predicts "
+                "nothing: leave it out"
+            )
+    number = _label_number(model, label)
+    read, score = reader(model, words=words), _sentence_scores(model, scoring, number)
 
-    def explain(text: str) -> Explanation:
-        reading = read(text)
+    def explain(text: str, pair: str | None = None) -> Explanation:
+        reading = read(text, pair)
         n, m = len(reading.ids), len(reading.units)
         padded = min(-(-n // STEP) * STEP, model.config.positions)
         members = np.concatenate([reading.members, np.arange(n, padded)]).astype(np.int32)
-        ids = reading.padded(padded, model.text.pad_id)
-        found = score(ids, members, reading.place, reading.readout, n)
+        ids, types = reading.padded(padded, model.text.pad_id), reading.padded_types(padded)
+        found = score(ids, types, members, (reading.place, reading.readout, n))
 
         attention = found["attention"][:, :, :m, :m]
         rows = {name: found[name][:, :m].astype(np.float64) for name in ("raw", "rollout")}
         rows["flow"], saturated = _flow(attention, reading.readout)
         scores = {name: values[-1] for name, values in rows.items()}
         scores |= {
-            name: found[name][:m].astype(np.float64) for name in ("gradient_norm", "blank_out")
+            name: found[name][:m].astype(np.float64)
+            for name in ("gradient_norm", "blank_out")
+            if name in found
         }
+        values = _named(model, found.get("values", np.zeros(0)).astype(np.float64))
         return Explanation(
             text=text,
             tokens=reading.units,
-            probabilities=_named(model, found["probabilities"].astype(np.float64)),
-            scores={name: scores[name] for name in METHODS},
-            agreement=_agreement(np.stack([scores[name] for name in METHODS])),
+            probabilities=values,
+            scores=scores,
+            agreement=_agreement(np.stack(list(scores.values()))),
             layers=rows,
             saturated=saturated,
             attention=attention,
             scoring=scoring,
             readout=reading.readout,
+            pair=pair,
+            explained=max(values, key=values.__getitem__, default="")
+            if number is None
+            else list(values)[number],
         )
 
     return explain
 
 
-def _sentence_scores(model: Model, scoring: Scoring) -> Callable[..., dict[str, Any]]:
+def _label_number(model: Model, label: str | int | None) -> int | None:
+    """Return the index of the output to explain, None for the predicted one."""
+    labels = model.config.labels if model.config.head == "classification" else ()
+    if label is None:
+        if model.answer == "regression" and len(labels) > 1:
+            raise InputError(
+                f"label must name the number to explain, one of {', '.join(labels)}, got None"
+            )
+        return None
+    if label in labels:
+        return labels.index(str(label))
+    if str(label).isdecimal() and int(label) < len(labels):
+        return int(label)
+    known = (
+        f"one of {', '.join(labels)} or an index" if labels else "None for a model of no classes"
+    )
+    raise InputError(f"label must be {known}, got {label!r}")
+
+
+def _sentence_scores(
+    model: Model, scoring: Scoring | None, label: int | None
+) -> Callable[..., dict[str, Any]]:
     """Return the function that scores single sentences, compiled for every new padded length n.
 
-    It maps the numbers of a sentence ``[n]``, the unit ``[n]`` that each token is a member of, the
-    token and the unit that are read out, and the number of real tokens, to float32
-    ``probabilities`` ``[C]`` of the readout, ``attention`` ``[L, H, n, n]``, ``raw`` and
-    ``rollout`` ``[L, n]`` (rows of the unit read out), ``gradient_norm`` and ``blank_out`` ``[n]``.
+    It maps the numbers of a sentence ``[n]``, their token types ``[n]``, the unit ``[n]`` that each
+    token is a member of, and three numbers (the token and the unit that are read out, the number of
+    real tokens) to float32 ``values`` ``[C]`` of the readout, ``attention`` ``[L, H, n, n]``,
+    ``raw`` and ``rollout`` ``[L, n]`` (rows of the unit read out), ``gradient_norm`` and
+    ``blank_out`` ``[n]``; of attention alone without `scoring`. A `label` of None is the predicted.
     """
     rolled = roll_up(model.config, model.params)
     apply: Callable[..., Any] = rolled.module.apply
     config = model.config
-    outputs = 0 if config.head == "classification" else config.vocabulary  # type: ignore[union-attr]
+    outputs = config.vocabulary if model.answer == "tokens" else 0  # type: ignore[union-attr]
 
-    def answer(params: Any, rows: jax.Array, mask: jax.Array, place: jax.Array) -> Any:
-        """Return probabilities ``[B, C]`` and the attention of rows ``[B, n]``."""
+    def given_types(types: jax.Array, rows: jax.Array) -> dict[str, jax.Array]:
+        return {"token_types": jnp.broadcast_to(types, rows.shape)} if model.has_segments else {}
+
+    def answer(
+        params: Any, rows: jax.Array, types: jax.Array, mask: jax.Array, place: jax.Array
+    ) -> Any:
+        """Return values ``[B, C]`` and the attention of rows ``[B, n]``."""
         embeddings = apply(params, rows, method="embed")
         every = jnp.broadcast_to(mask, rows.shape)
-        output = apply(params, embeddings, every, method="encode")
+        inputs = given_types(types, rows)
+        output = apply(params, embeddings, every, method="encode", **inputs)
+        if scoring is None:
+            return None, output.attention
         places = jnp.broadcast_to(place, len(rows))
-        return jax.nn.softmax(readout_logits(output.logits, places)), output.attention
+        return answer_values(
+            readout_logits(output.logits, places), scoring.answer
+        ), output.attention
 
-    def forward(params: Any, tokens: jax.Array, members: jax.Array, numbers: jax.Array) -> Any:
+    def forward(params: Any, tokens: Any, types: Any, members: Any, numbers: Any) -> Any:
         n, (place, readout, length) = tokens.size, numbers
         mask = jnp.arange(n) < length
         join = _join(members, mask)
-        copies = jnp.where(join, scoring.token_id, tokens[None])
-        needs = copies.size * (n * config.heads * config.layers + outputs) * 4
-        if needs <= _MEMORY:
-            # The sentence and its blanked copies are one batch: encoded at once, compiled once.
-            rows = jnp.concatenate([tokens[None], copies])
-            probabilities, attentions = answer(params, rows, mask, place)
-            chosen = probabilities[:, probabilities[0].argmax()]
-            change = jnp.abs(chosen[0] - chosen[1:])
+        found = {}
+        if scoring is None:
+            _, attentions = answer(params, tokens[None], types, mask, place)
         else:
-            probabilities, attentions = answer(params, tokens[None], mask, place)
-            label = probabilities[0].argmax()
-            changed = jax.lax.map(
-                lambda row: answer(params, row[None], mask, place)[0][0, label],
-                copies,
-                batch_size=max(1, _MEMORY // (needs // n)),
-            )
-            change = jnp.abs(probabilities[0, label] - changed)
+            copies = jnp.where(join, scoring.token_id, tokens[None])
+            needs = copies.size * (n * config.heads * config.layers + outputs) * 4
+            if needs <= _MEMORY:
+                # The sentence and its blanked copies are one batch: encoded at once, compiled once.
+                rows = jnp.concatenate([tokens[None], copies])
+                values, attentions = answer(params, rows, types, mask, place)
+                chosen = values[0].argmax() if label is None else label
+                changed = values[1:, chosen]
+            else:
+                values, attentions = answer(params, tokens[None], types, mask, place)
+                chosen = values[0].argmax() if label is None else label
+                changed = jax.lax.map(
+                    lambda row: answer(params, row[None], types, mask, place)[0][0, chosen],
+                    copies,
+                    batch_size=max(1, _MEMORY // (needs // n)),
+                )
+            found["values"] = values[0]
+            # What was blank before stays as it is; rounding is not its effect.
+            same = (copies == tokens[None]).all(-1)
+            found["blank_out"] = jnp.where(same, 0, jnp.abs(values[0, chosen] - changed))
         units, weights = join.any(-1), join.astype(jnp.float32)
         highest = jax.lax.Precision.HIGHEST  # exact, so that nothing changes where tokens are units
         attention = jnp.einsum(
@@ -233,35 +321,38 @@ def _sentence_scores(model: Model, scoring: Scoring) -> Callable[..., dict[str, 
         )
         attention = attention / jnp.maximum(weights.sum(-1), 1)[None, None, :, None]
         rolled_out = jaxflow.rollout(attention, residual=RESIDUAL, mask=units)
-        return {
-            "probabilities": probabilities[0],
+        return found | {
             "attention": attention,
             "raw": jnp.asarray(jaxflow.raw_attention(attention, mask=units))[:, readout],
             "rollout": jnp.asarray(rolled_out)[:, readout],
-            # What was blank before stays as it is; rounding is not its effect.
-            "blank_out": jnp.where((copies != tokens[None]).any(-1), change, 0),
         }
 
-    def gradient(params: Any, tokens: jax.Array, members: jax.Array, numbers: jax.Array) -> Any:
+    def gradient(params: Any, tokens: Any, types: Any, members: Any, numbers: Any) -> Any:
+        assert scoring is not None
         place, _, length = numbers
         mask = jnp.arange(tokens.size) < length
-        found = gradient_scores(
-            ("gradient-norm",), apply, scoring, params, tokens[None], mask[None], None, place[None]
-        )
+        labels = None if label is None else jnp.array([label])
+        given = params, tokens[None], mask[None], labels, place[None]
+        types = given_types(types, tokens[None]).get("token_types")
+        found = gradient_scores(("gradient-norm",), apply, scoring, *given, types)
         norms = found["gradient-norm"][0]
         return {"gradient_norm": _join(members, mask).astype(norms.dtype) @ norms}
 
-    parts = _jit_with(forward, FORWARD), _jit_with(gradient, BACKWARD)
+    parts = [_jit_with(forward, FORWARD)]
+    if scoring is not None:
+        parts.append(_jit_with(gradient, BACKWARD))
 
     def score(
-        ids: NDArray[np.int32], members: NDArray[np.int32], place: int, readout: int, length: int
+        ids: NDArray[np.int32],
+        types: NDArray[np.int32],
+        members: NDArray[np.int32],
+        numbers: tuple[int, ...],
     ) -> dict[str, NDArray[np.float32]]:
-        numbers = np.array([place, readout, length], np.int32)
-        given = ({"params": rolled.params}, ids, members, numbers)
+        given = ({"params": rolled.params}, ids, types, members, np.array(numbers, np.int32))
         with ThreadPoolExecutor(2) as pool:
             jobs = [pool.submit(part, *given) for part in parts]
             done = [jax.device_get(job.result()) for job in jobs]
-        return done[0] | done[1]
+        return {name: values for part in done for name, values in part.items()}
 
     return score
 
@@ -290,11 +381,6 @@ def _jit_with(
 
 def _check(model: Model) -> None:
     config = model.config
-    if config.head == "none":
-        raise InputError(
-            "the model must have a head to explain what it predicts, and has none: load one with a "
-            "head, or read its attention with jaxflow attribute"
-        )
     if isinstance(config, ViTConfig):
         raise InputError("the model must be one of text, got one of images: give it --image")
     if isinstance(config, EncoderConfig) and config.classes != len(CLASSES):
@@ -303,18 +389,25 @@ def _check(model: Model) -> None:
         )
 
 
-def _named(model: Model, probabilities: NDArray[np.float64]) -> dict[str, float]:
-    """Name the classes, or the likeliest tokens."""
-    if model.config.head == "classification":
-        return dict(zip(model.config.labels, probabilities.tolist(), strict=True))
-    known = min(len(model.text), len(probabilities))
-    likeliest = np.argsort(-probabilities[:known], kind="stable")[:SHOWN]
-    names = [token.replace("Ġ", " ").strip() or token for token in model.text.decode(likeliest)]
-    entries = zip(names, model.text.decode(likeliest), probabilities[likeliest], strict=True)
+def _named(model: Model, values: NDArray[np.float64]) -> dict[str, float]:
+    """Name the classes with their values, or the likeliest tokens."""
+    places = list(range(len(values)))
+    if model.answer == "tokens":
+        known = min(len(model.text), len(values))
+        places = np.argsort(-values[:known], kind="stable")[:SHOWN].tolist()
+    return dict(zip(_names(model, places), values[places].tolist(), strict=True))
+
+
+def _names(model: Model, places: Sequence[int]) -> list[str]:
+    if model.answer != "tokens":
+        return [model.config.labels[place] for place in places]
+    written = [piece_text(model.text, place) for place in places]
+    bare = [text.strip() or text for text in written]
     # A word with and without the space before it are two tokens.
-    return {
-        name if names.count(name) == 1 else token: float(value) for name, token, value in entries
-    }
+    return [
+        name if bare.count(name) == 1 else text.replace(" ", "␣")
+        for name, text in zip(bare, written, strict=True)
+    ]
 
 
 def with_cuts(explanation: Explanation, wanted: Sequence[str]) -> Explanation:

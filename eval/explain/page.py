@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.text import headline, notes
 from jaxflow.eval.explanation import METHODS, RESIDUAL, Explanation
-from jaxflow.eval.plots.style import NOTE, ink, relative, shade, visible
+from jaxflow.eval.plots.style import NOTE, ink, paint, visible
 from jaxflow.eval.report.text import short
 from jaxflow.html.content import Content, prepare
 from jaxflow.html.document import Section, write_page
@@ -53,7 +53,7 @@ def as_page(explanations: Sequence[Explanation]) -> str:
     else:
         sections[-1] = sections[-1]._replace(outro=_note(NOTE))
     return write_page(
-        f"jaxflow: {explanations[0].text}",
+        f"jaxflow: {explanations[0].title}",
         "Which tokens the prediction came from",
         sections,
         _STYLE,
@@ -84,10 +84,10 @@ def _text(text: str) -> str:
 
 
 def _section(explanation: Explanation, views: bool) -> Section:
-    methods = "\n".join(_method(explanation, name) for name in METHODS)
+    methods = "\n".join(_method(explanation, name) for name in explanation.scores)
     remarks = "\n".join(_note(line) for line in notes(explanation))
-    intro = f"""<h2><bdi>{_text(explanation.text)}</bdi></h2>
-<p class="prediction">{_text(headline(explanation))}</p>
+    intro = f"""<h2><bdi>{_text(explanation.title)}</bdi></h2>
+<p class="prediction">prediction: {_text(headline(explanation))}</p>
 {methods}
 {_agreement(explanation)}
 {remarks}"""
@@ -97,8 +97,7 @@ def _section(explanation: Explanation, views: bool) -> Section:
 def _method(explanation: Explanation, name: str) -> str:
     scores = explanation.scores[name]
     chips = []
-    for token, score, share in zip(explanation.tokens, scores, relative(scores), strict=True):
-        paper = shade(share)
+    for token, score, paper in zip(explanation.tokens, scores, paint(scores), strict=True):
         kind = "token" if token.known else "token unknown"
         title = f"{METHODS[name]}: {score:.6g}"
         if token.seen != token.text:
@@ -108,16 +107,17 @@ def _method(explanation: Explanation, name: str) -> str:
             f'title="{_text(title)}"><bdi>{_text(token.text)}</bdi><small>{score:.2g}</small></span>'
         )
     # Isolated chips in a left-to-right row keep the order of the tokens whatever script they are.
+    heading = METHODS[name] + (" (constant)" if name in explanation.constant else "")
     return (
-        f'<div class="method"><h3>{_text(METHODS[name])}</h3><div dir="ltr">{"".join(chips)}</div>'
-        "</div>"
+        f'<div class="method"><h3>{_text(heading)}</h3><div dir="ltr">{"".join(chips)}</div></div>'
     )
 
 
 def _agreement(explanation: Explanation) -> str:
-    titles = "".join(f'<th scope="col">{_text(title)}</th>' for title in METHODS.values())
+    names = [METHODS[name] for name in explanation.scores]
+    titles = "".join(f'<th scope="col">{_text(title)}</th>' for title in names)
     rows = []
-    for title, row in zip(METHODS.values(), explanation.agreement, strict=True):
+    for title, row in zip(names, explanation.agreement, strict=True):
         cells = "".join(f"<td>{short(float(value))}</td>" for value in row)
         rows.append(f'<tr><th scope="row">{_text(title)}</th>{cells}</tr>')
     return (

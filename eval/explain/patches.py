@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.models import Model, ViTConfig
+from jaxflow.models import Answer, Model, ViTConfig
 
 # Modes of 8 bits a channel, or of a palette of such colours; deeper ones Pillow would clip.
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
@@ -28,12 +28,13 @@ _FORMATS = (
 _PIXELS, _PIXELS_A_BYTE = 1 << 24, 1_000
 
 
-def vision_config(model: Model) -> ViTConfig:
-    """Return the configuration of a model that classifies images.
+def vision_config(model: Model, *, headless: bool = False) -> ViTConfig:
+    """Return the configuration of a model that classifies images, `headless` also of one without.
 
     Raises `InputError` if it is another model, or a ViT without a classification head.
     """
-    if not isinstance(model.config, ViTConfig) or model.config.head != "classification":
+    heads = ("classification", "none") if headless else ("classification",)
+    if not isinstance(model.config, ViTConfig) or model.config.head not in heads:
         raise InputError(
             "model must be a vision Transformer that classifies images, got "
             f"{type(model.config).__name__} with the head {model.config.head}"
@@ -147,16 +148,24 @@ def occluded(pixels: NDArray, config: ViTConfig, fill: Fill = "mean") -> NDArray
 
 
 def probability_drop(
-    whole: NDArray[np.floating], without: NDArray[np.floating], label: int
+    whole: NDArray[np.floating],
+    without: NDArray[np.floating],
+    label: int,
+    answer: Answer = "single-label",
 ) -> NDArray[np.float64]:
     r"""Return how far a class's probability falls, :math:`p_y(x) - p_y(x_{-t})`, float64 ``[P]``.
 
-    From logits ``[C]`` of the image and ``[P, C]`` of its copies. Worked out as the rise of all
-    other classes together: a probability near 1 is rounded to 1 in float32.
+    From logits ``[C]`` of the image and ``[P, C]`` of its copies, for the kind of answer that the
+    model gives; of a regression the number falls. Worked out as the rise of all that is not the
+    class: a probability near 1 is rounded to 1 in float32.
     """
 
     def others(logits: NDArray) -> NDArray[np.float64]:
         values = np.asarray(logits, np.float64)
+        if answer == "regression":
+            return -values[..., label]
+        if answer == "multi-label":
+            return 1 / (1 + np.exp(values[..., label]))
         weights = np.exp(values - values.max(-1, keepdims=True))
         return np.delete(weights, label, -1).sum(-1) / weights.sum(-1)
 
@@ -209,7 +218,8 @@ def occlusion_maps(
             for start in range(0, len(padded), size)
         ]
         found = np.concatenate(logits)[: len(batch)]
-        maps.append(probability_drop(found[0], found[1:], int(label)).reshape(config.grid))
+        drop = probability_drop(found[0], found[1:], int(label), model.answer).reshape(config.grid)
+        maps.append(drop)
         report(len(maps), len(labels))
     return np.array(maps).reshape(len(labels), *config.grid)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.text import headline
+from jaxflow.eval.explain.text import cautions, headline, image_notes
 from jaxflow.eval.explanation import METHODS, Explanation
 from jaxflow.eval.plots.style import (
+    CONSTANT,
     GREY,
     INK,
     LONGEST,
@@ -21,18 +23,18 @@ from jaxflow.eval.plots.style import (
     SMALL,
     TITLE,
     clipped,
+    colour_map,
     finish,
     ink,
+    is_constant,
     look,
     new_figure,
-    relative,
+    paint,
     save,
-    shade,
 )
 from jaxflow.files import write_together
 
 if TYPE_CHECKING:
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
     from jaxflow.eval.explain.vision import ImageExplanation
@@ -60,16 +62,19 @@ def save_png(explanations: Sequence[Explanation], path: Path) -> None:
 
 
 def _heat_map(axis: Any, explanation: Explanation) -> None:
-    shares = np.stack([relative(explanation.scores[name]) for name in METHODS])
-    colours = [[shade(share) for share in row] for row in shares.tolist()]
+    colours = [paint(values) for values in explanation.scores.values()]
     axis.imshow(np.array(colours, np.uint8), aspect="auto", interpolation="nearest")
-    for row, name in enumerate(METHODS):
-        for column, score in enumerate(explanation.scores[name].tolist()):
+    for row, values in enumerate(explanation.scores.values()):
+        for column, score in enumerate(values.tolist()):
             colour = tuple(channel / 255 for channel in ink(colours[row][column]))
             axis.text(
                 column, row, f"{score:.2g}", ha="center", va="center", fontsize=SMALL, color=colour
             )
-    axis.set_yticks(range(len(METHODS)), list(METHODS.values()), fontsize=9)
+    titles = [
+        METHODS[name] + ("\n(constant)" if name in explanation.constant else "")
+        for name in explanation.scores
+    ]
+    axis.set_yticks(range(len(titles)), titles, fontsize=9)
     axis.set_xticks(
         range(len(explanation.tokens)),
         [clipped(token.text) for token in explanation.tokens],
@@ -83,25 +88,17 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
         label.set_style("normal" if token.known else "italic")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    sentence = clipped(explanation.text, max(14 * len(explanation.tokens), LONGEST))
-    title = f"{sentence}\n{headline(explanation)}"
-    axis.set_title(title, fontsize=10, loc="left", parse_math=False)
+    width = max(14 * len(explanation.tokens), LONGEST)
+    texts = [explanation.text, *([] if explanation.pair is None else [explanation.pair])]
+    lines = [clipped(text, width) for text in texts] + [headline(explanation)]
+    axis.set_title("\n".join(lines), fontsize=10, loc="left", parse_math=False)
+    if remarks := cautions(explanation):
+        axis.set_xlabel("\n".join(remarks), fontsize=SMALL, color=GREY, loc="left")
 
 
-# The usual colours of such overlays, without the false edges of "jet". The ends of the map
-# cannot be distinguished from a dark picture, and are left out.
-_COLOURS, _ENDS = "turbo", (0.06, 0.92)
 OPACITY = 0.55
 _LEAST = 224  # pixels of a shown picture's longer side; smaller ones are enlarged
 _PANEL = 2.1  # inches
-
-
-def heat_colours() -> Colormap:
-    """Return the colours of heat, blue to red, as matplotlib takes them."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(colormaps[_COLOURS](np.linspace(*_ENDS, 256)))
 
 
 def enlarged(picture: NDArray[np.uint8], least: int = _LEAST) -> NDArray[np.uint8]:
@@ -135,7 +132,7 @@ def blended(
     """Blend a heat map ``[rows, columns]`` with a picture uint8 ``[height, width, 3]``.
 
     The lowest score is shown in the first colour and the highest in the last, whatever they are;
-    where all are equal there is only the first.
+    where all are equal but for rounding, all of it is grey.
 
     Raises `InputError` if the scores are not finite numbers of rows and columns, or the opacity is
     out of range.
@@ -145,10 +142,12 @@ def blended(
         raise InputError(f"scores must be finite numbers [rows, columns], got {scores.shape}")
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity must be from 0 to 1, got {opacity}")
-    span = scores.max() - scores.min()
-    shares = (scores - scores.min()) / span if span > 0 else np.zeros_like(scores)
-    heat = upsampled(shares, picture.shape[:2], smooth=smooth).clip(0, 1)
-    colours: NDArray[np.float64] = heat_colours()(heat)[..., :3]
+    if is_constant(scores):
+        colours: NDArray[np.float64] = np.array(CONSTANT) / 255
+    else:
+        shares = (scores - scores.min()) / np.ptp(scores)
+        heat = upsampled(shares, picture.shape[:2], smooth=smooth).clip(0, 1)
+        colours = colour_map()(heat)[..., :3]
     mixed = (1 - opacity) * picture + opacity * 255 * colours
     return np.rint(mixed).astype(np.uint8)
 
@@ -170,14 +169,12 @@ def draw_overlays(
     picture = enlarged(explanation.picture)
     height, width = picture.shape[:2]
     tall = _PANEL * height / width
-    figure = new_figure(
-        _PANEL * (len(chosen) + 1), tall + 0.24 + (0.34 if colour_bar else 0.0), pad=0.05
-    )
+    wide = _PANEL * (len(chosen) + 1)
+    remarks = [fill(line, int(24 * wide)) for line in image_notes(explanation, chosen)]
+    below = 0.13 * sum(line.count("\n") + 1 for line in remarks)
+    figure = new_figure(wide, tall + 0.24 + (0.34 if colour_bar else 0.0) + below, pad=0.05)
     axes = figure.subplots(1, len(chosen) + 1, squeeze=False)[0]
-    label = explanation.labels[explanation.prediction]
-    name = label if len(label) <= 24 else f"{label[:23]}…"
-    probability = explanation.probabilities[explanation.prediction]
-    _show(axes[0], picture, f"{name} ({probability:.2f})")
+    _show(axes[0], picture, _title(explanation))
     if colour_bar:
         # An invisible bar, so that all panels have the same size.
         _bar(figure, axes[0], np.zeros((1, 1))).set_visible(False)
@@ -190,7 +187,19 @@ def draw_overlays(
         )
         if colour_bar:
             _bar(figure, axis, scores)
+    if remarks:
+        figure.supxlabel("\n".join(remarks), fontsize=SMALL, color=GREY)
     return finish(figure)
+
+
+def _title(explanation: ImageExplanation) -> str:
+    if explanation.prediction is None:
+        return clipped(explanation.name, 24)
+    name = clipped(explanation.labels[explanation.prediction], 24)
+    value = explanation.probabilities[explanation.prediction]
+    return (
+        f"{name} = {value:.3g}" if explanation.answer == "regression" else f"{name} ({value:.2f})"
+    )
 
 
 def save_overlay(
@@ -248,17 +257,22 @@ def _show(axis: Any, picture: NDArray[np.uint8], title: str) -> None:
 def _bar(figure: Figure, axis: Any, scores: NDArray[np.floating]) -> Any:
     """Write the range of the scores under a map; return the bar's axes."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
 
     low, high = float(scores.min()), float(scores.max())
-    scale = ScalarMappable(Normalize(low, high), heat_colours())
+    constant = is_constant(scores)
+    colours = ListedColormap([tuple(part / 255 for part in CONSTANT)]) if constant else colour_map()
+    scale = ScalarMappable(Normalize(low, high + constant), colours)
     bar = figure.colorbar(scale, ax=axis, orientation="horizontal", fraction=0.06, pad=0.04)
+    bar.outline.set_linewidth(0.4)
+    bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2, labelcolor=INK)
+    if constant:
+        bar.set_ticks([low + 0.5], labels=[f"constant: {high:.2g}"])
+        return bar.ax
     bar.set_ticks(
         [low, high], labels=[f"{low:.1g}" if abs(low) < high / 100 else f"{low:.2g}", f"{high:.2g}"]
     )
-    bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2, labelcolor=INK)
     left, right = bar.ax.get_xticklabels()
     left.set_horizontalalignment("left")
     right.set_horizontalalignment("right")
-    bar.outline.set_linewidth(0.4)
     return bar.ax

@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxflow.eval.explanation import METHODS, Explanation
-from jaxflow.eval.plots.style import ink, relative, shade, visible
+from jaxflow.eval.plots.style import ink, is_constant, paint, ranked, visible
 from jaxflow.eval.report.table import Table as ReportTable
 from jaxflow.eval.report.text import json_text, to_json
+from jaxflow.eval.score.target import ANSWERS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxflow.eval.explain.vision import ImageExplanation
+    from jaxflow.eval.score.reading import Token
 
 
 def headline(explanation: Explanation) -> str:
-    """Return the prediction and its probability, with those of the other classes."""
-    chosen = explanation.prediction
-    others = ", ".join(
-        f"{name} {value:.3f}" for name, value in explanation.probabilities.items() if name != chosen
-    )
-    return f"{chosen} {explanation.probabilities[chosen]:.3f} ({others})"
+    """Return what the model answers: the prediction and its probability, with the others'."""
+    answer, chosen = explanation.answer, explanation.prediction
+    values = explanation.probabilities
+    if answer == "none":
+        return "none: the model has no head, and its attention alone is explained"
+    if answer == "regression":
+        stated = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
+        stated += " (a number, not a probability)"
+    else:
+        others = [f"{name} {value:.3f}" for name, value in values.items() if name != chosen]
+        stated = f"{chosen} {values[chosen]:.3f} ({', '.join(others)})"
+        if answer == "multi-label":
+            stated += f", {ANSWERS[answer]}"
+    if explanation.explained != chosen or (answer == "regression" and len(values) > 1):
+        stated += f"; explained: {explanation.explained}"
+    return stated
+
+
+def cautions(explanation: Explanation) -> list[str]:
+    """Return notes on scores that rank nothing: constant ones, and flow at its bound."""
+    constant = [METHODS[name] for name in explanation.constant]
+    lines = [f"The same for all tokens: {', '.join(constant)}"] if constant else []
+    count = int(explanation.saturated.sum())
+    if count:
+        lines.append(
+            f"Flow is at its bound for {count} of {len(explanation.tokens)} tokens: there it "
+            "says only how much the lowest layer attends to them"
+        )
+    return lines
 
 
 def notes(explanation: Explanation) -> list[str]:
-    """Return notes on the scores: unknown words, saturated flow, gradients, cuts."""
+    """Return notes on the scores: unknown words, `cautions`, gradients, cuts."""
     lines = []
     if explanation.unknown:
         words = ", ".join(visible(word) for word in explanation.unknown)
@@ -41,13 +67,9 @@ def notes(explanation: Explanation) -> list[str]:
     ]
     if lowered:
         lines.append(f"Read in lower case: {', '.join(dict.fromkeys(lowered))}")
-    count = int(explanation.saturated.sum())
-    if count:
-        lines.append(
-            f"Flow is at its bound for {count} of {len(explanation.tokens)} tokens: there it "
-            "says only how much the lowest layer attends to them"
-        )
-    lines.append(explanation.scoring.describe())
+    lines += cautions(explanation)
+    if explanation.scoring is not None:
+        lines.append(explanation.scoring.describe())
     for cut in explanation.cuts:
         token = visible(explanation.tokens[cut.token].text)
         lines.append(
@@ -57,40 +79,45 @@ def notes(explanation: Explanation) -> list[str]:
     return lines
 
 
+def score_table(tokens: Sequence[Token], scores: Mapping[str, NDArray[np.float64]]) -> Any:
+    """Return a table of `rich`, tokens down and methods across, each cell shaded by its score."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("token", no_wrap=True)
+    for title in scores:
+        table.add_column(title, justify="right", no_wrap=True)
+    papers = {title: paint(values) for title, values in scores.items()}
+    for place, token in enumerate(tokens):
+        cells = [Text(visible(token.text), style="" if token.known else "italic")]
+        for title, values in scores.items():
+            colours = (ink(papers[title][place]), papers[title][place])
+            front, back = (f"rgb({','.join(map(str, colour))})" for colour in colours)
+            cells.append(Text(f" {values[place]:.3g} ", style=f"{front} on {back}"))
+        table.add_row(*cells)
+    return table
+
+
 def print_explanation(console: Console, explanation: Explanation) -> None:
     """Print one explanation: tokens down, methods across, each cell shaded by its score."""
-    from rich.table import Table
     from rich.text import Text
 
     def write(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
-    write(visible(explanation.text), "bold")
+    write(visible(explanation.title), "bold")
     write(f"prediction: {headline(explanation)}")
     top = len(explanation.attention)
     readout = visible(explanation.tokens[explanation.readout].text)
     write(f"raw attention, rollout and flow: of {readout} after layer {top}, the top one", "dim")
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("token", no_wrap=True)
-    for title in METHODS.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    shares = {name: relative(values) for name, values in explanation.scores.items()}
-    for place, token in enumerate(explanation.tokens):
-        cells = [Text(visible(token.text), style="" if token.known else "italic")]
-        for name in METHODS:
-            paper = shade(shares[name][place])
-            style = f"rgb{ink(paper)} on rgb{paper}".replace(" ", "").replace("onrgb", " on rgb")
-            cells.append(Text(f" {explanation.scores[name][place]:.3g} ", style=style))
-        table.add_row(*cells)
-    console.print(table)
-
+    scores = {METHODS[name]: values for name, values in explanation.scores.items()}
+    console.print(score_table(explanation.tokens, scores))
     write("agreement (Spearman over the tokens)")
     rows = [
-        (title, *map(float, row))
-        for title, row in zip(METHODS.values(), explanation.agreement, strict=True)
+        (title, *map(float, row)) for title, row in zip(scores, explanation.agreement, strict=True)
     ]
-    ReportTable.of(["", *METHODS.values()], rows).print(console)
+    ReportTable.of(["", *scores], rows).print(console)
     for line in notes(explanation):
         write(line)
 
@@ -108,9 +135,13 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
         sentence for each explanation, in order:
 
         ================= =========================================================
-        ``text``          the sentence as given
+        ``text``          the text as given
+        ``pair``          the second text, or null
+        ``answer``        what the model's output means: ``single-label``, ``multi-label``,
+                          ``regression``, ``tokens`` or ``none``
         ``prediction``    the likeliest class or token: ``"singular"`` or ``"plural"``
-        ``probabilities`` ``{"singular": p, "plural": p}``
+        ``probabilities`` ``{"singular": p, "plural": p}``; of a regression its numbers
+        ``explained``     the output that gradient and blank-out are of
         ``tokens``        n objects ``{"text", "seen", "known"}``
         ``readout``       index of the token that the prediction is computed from, of ``[CLS]`` 0
         ``target``        what the gradient is of, `jaxflow.eval.score.target`
@@ -120,6 +151,7 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
         ``agreement``     method -> method -> Spearman's correlation, null where undefined
         ``layers``        ``raw``, ``rollout``, ``flow`` -> L lists of n numbers, bottom first
         ``saturated``     n booleans: flow is at the bound of its token
+        ``constant``      the methods whose scores are the same for all tokens
         ``cuts``          for each token chosen ``{"token", "value", "edges", "words",
                           "summary"}``: its index, the flow to it, the edges
                           ``[layer, query, key]`` that hold it down, from 0, and the same in words,
@@ -139,22 +171,28 @@ def as_json(explanations: Sequence[Explanation]) -> str:
 
 
 def _sentence(explanation: Explanation) -> dict[str, Any]:
+    names = list(explanation.scores)
     agreement = {
-        name: dict(zip(METHODS, to_json(row), strict=True))
-        for name, row in zip(METHODS, explanation.agreement, strict=True)
+        name: dict(zip(names, to_json(row), strict=True))
+        for name, row in zip(names, explanation.agreement, strict=True)
     }
+    scoring = explanation.scoring
     return {
         "text": explanation.text,
+        "pair": explanation.pair,
+        "answer": explanation.answer,
         "prediction": explanation.prediction,
         "probabilities": to_json(explanation.probabilities),
+        "explained": explanation.explained or None,
         "tokens": to_json(explanation.tokens),
         "readout": explanation.readout,
-        **explanation.scoring.record(),
+        **({"target": None, "replacement": None} if scoring is None else scoring.record()),
         "unknown": list(explanation.unknown),
         "scores": to_json(explanation.scores),
         "agreement": agreement,
         "layers": to_json(explanation.layers),
         "saturated": to_json(explanation.saturated),
+        "constant": list(explanation.constant),
         "cuts": to_json(explanation.cuts),
     }
 
@@ -162,26 +200,51 @@ def _sentence(explanation: Explanation) -> dict[str, Any]:
 _SHOWN = 5  # classes and patches
 
 
+def _valued(explanation: ImageExplanation, place: int) -> str:
+    label, value = explanation.labels[place], explanation.probabilities[place]
+    return (
+        f"{label} = {value:.4g}" if explanation.answer == "regression" else f"{label} {value:.3f}"
+    )
+
+
+def image_notes(explanation: ImageExplanation, methods: Sequence[str] | None = None) -> list[str]:
+    """Return notes on maps that rank nothing: constant ones, and flow at its bound."""
+    chosen = list(explanation.scores) if methods is None else methods
+    constant = [name for name in chosen if is_constant(explanation.scores[name])]
+    lines = [f"The same for all patches: {', '.join(constant)}"] if constant else []
+    if "flow" in chosen and explanation.saturated:
+        lines.append(
+            f"Flow is at its bound for {explanation.saturated:.0%} of the patches: there it says "
+            "only how much the lowest layer attends to them"
+        )
+    return lines
+
+
 def image_record(explanation: ImageExplanation) -> dict[str, Any]:
     """Return an explanation as JSON values.
 
-    Keys ``image``, ``size`` (height and width), ``prediction``, ``probabilities`` (pairs of class
-    and number; names may occur twice), ``readout``, ``options``, ``scores`` (method -> rows
-    of columns, the top layer), ``layers`` (method -> the same for each layer) and ``cls_share``
-    (method -> number for each layer).
+    Keys ``image``, ``size`` (height and width), ``answer`` (what the output means), ``prediction``,
+    ``probabilities`` (pairs of class and number; names may occur twice), ``readout``, ``options``,
+    ``scores`` (method -> rows of columns, the top layer), ``layers`` (method -> the same for each
+    layer), ``cls_share`` (method -> number for each layer), ``saturated`` (the share of the patches
+    whose flow is at its bound) and ``constant`` (methods that are the same for all patches).
     """
+    place, scores = explanation.prediction, explanation.scores
     return {
         "image": explanation.name,
         "size": list(explanation.picture.shape[:2]),
-        "prediction": explanation.labels[explanation.prediction],
+        "answer": explanation.answer,
+        "prediction": None if place is None else explanation.labels[place],
         "probabilities": to_json(
             list(zip(explanation.labels, explanation.probabilities.tolist(), strict=True))
         ),
         "readout": explanation.readout,
         "options": to_json(explanation.options),
-        "scores": to_json(explanation.scores),
+        "scores": to_json(scores),
         "layers": to_json(explanation.layers),
         "cls_share": to_json(explanation.cls_share),
+        "saturated": explanation.saturated,
+        "constant": [name for name, values in scores.items() if is_constant(values)],
     }
 
 
@@ -194,11 +257,11 @@ def print_image_explanation(console: Console, explanation: ImageExplanation) -> 
     """Print the likeliest classes, and each method's highest patches with their share."""
     from rich.text import Text
 
-    likely = np.argsort(-explanation.probabilities, kind="stable")[:_SHOWN]
-    named = [
-        f"{explanation.labels[place]} {explanation.probabilities[place]:.3f}" for place in likely
-    ]
-    console.print(Text(f"{explanation.name}: ", "bold") + Text(", ".join(named)))
+    likely = np.argsort(-explanation.probabilities, kind="stable")[:_SHOWN].tolist()
+    named = ", ".join(_valued(explanation, place) for place in likely)
+    if explanation.answer in ("multi-label", "regression"):
+        named += f" ({ANSWERS[explanation.answer]})"
+    console.print(Text(f"{explanation.name}: ", "bold") + Text(named or ANSWERS["none"]))
     height, width = explanation.picture.shape[:2]
     rows, columns = next(iter(explanation.scores.values())).shape
     row = "[CLS] row" if explanation.readout == "cls" else "mean of the patches' rows"
@@ -211,15 +274,23 @@ def print_image_explanation(console: Console, explanation: ImageExplanation) -> 
     )
     table = []
     for name, scores in explanation.scores.items():
-        total = np.abs(scores).sum()
-        best = np.argsort(-scores, axis=None, kind="stable")[:_SHOWN].tolist()
-        cells = [
-            f"{place // columns + 1},{place % columns + 1} {scores.flat[place] / total:.1%}"
-            if total
-            else "-"
-            for place in best
-        ]
         share = explanation.cls_share.get(name)
-        table.append((name, None if share is None else f"{share[-1]:.1%}", *cells))
+        table.append((name, None if share is None else f"{share[-1]:.1%}", *_best(scores)))
     patches = (f"patch {place + 1}" for place in range(min(_SHOWN, rows * columns)))
     ReportTable.of(["", "on [CLS]", *patches], table).print(console)
+    for line in image_notes(explanation):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _best(scores: NDArray[np.float64]) -> list[str]:
+    """Return the highest patches with their share of the whole; ties are marked, none left out."""
+    most, columns = min(_SHOWN, scores.size), scores.shape[1]
+    if is_constant(scores):
+        return ["all the same", *["-"] * (most - 1)]
+    total, cells = np.abs(scores).sum(), list[str]()
+    for group in ranked(scores):
+        for place in group:
+            tied = f" (one of {len(group)})" if len(group) > 1 else ""
+            share = f"{scores.flat[place] / total:.1%}"
+            cells.append(f"{place // columns + 1},{place % columns + 1} {share}{tied}")
+    return cells[:most]

@@ -19,7 +19,7 @@ from jaxflow.eval.explain.patches import (
     to_pixels,
     vision_config,
 )
-from jaxflow.models import Model
+from jaxflow.models import Answer, Model, answer_values
 
 METHODS = ("raw", "rollout", "flow")
 
@@ -67,9 +67,9 @@ class ImageExplanation:
     labels
         The C classes' names.
     probabilities
-        float64 ``[C]``.
+        float64 ``[C]``, of a regression the numbers themselves; empty without a head.
     prediction
-        Index of the most probable class.
+        Index of the explained class, by default the most probable one; None without a head.
     readout
         ``cls`` or ``mean``, what was read.
     layers
@@ -83,18 +83,24 @@ class ImageExplanation:
         image, and that no map shows.
     options
         How they were made.
+    answer
+        The kind of the model's answer, which decides what `probabilities` are.
+    saturated
+        Share of the flows from the readout to patches that are at their bound, top layer.
     """
 
     name: str
     picture: NDArray[np.uint8]
     labels: tuple[str, ...]
     probabilities: NDArray[np.float64]
-    prediction: int
+    prediction: int | None
     readout: Literal["cls", "mean"]
     layers: dict[str, NDArray[np.float64]]
     scores: dict[str, NDArray[np.float64]]
     cls_share: dict[str, NDArray[np.float64]]
     options: VisionOptions
+    answer: Answer = "single-label"
+    saturated: float = 0.0
 
 
 def explain_image(
@@ -108,25 +114,27 @@ def explain_image(
     """Classify the picture of a file by a ViT, and score its patches by every method.
 
     `methods` are among ``raw``, ``rollout`` and ``flow``; `occlusion` hides each patch in turn too,
-    showing this fill instead: a forward pass a patch. Raises `InputError` if the model is of
-    another kind, the picture cannot be read, or an option is unusable.
+    showing this fill instead: a forward pass a patch. A model without a head predicts nothing, and
+    its attention alone is shown. Raises `InputError` if the model is of another kind, the picture
+    cannot be read, or an option is unusable.
     """
     options = options or VisionOptions()
-    config = vision_config(model)
+    config = vision_config(model, headless=occlusion is None)
     picture = read_picture(path)
     pixels = to_pixels(picture, config)[None]
     output = model(pixels)
-    logits = np.asarray(output.logits, np.float64)[0]
-    weights = np.exp(logits - logits.max())
-    prediction = int(logits.argmax())
+    values, prediction = np.zeros(0), None
+    if model.answer != "none":
+        values = np.asarray(answer_values(output.logits, model.answer), np.float64)[0]
+        prediction = int(values.argmax())
 
     readout = options.readout or config.readout
-    rows = patch_scores(
-        np.asarray(output.attention), dataclasses.replace(options, readout=readout), methods
-    )
+    named = dataclasses.replace(options, readout=readout)
+    attention = np.asarray(output.attention)
+    rows = patch_scores(attention, named, methods)
     layers = {name: values[0, :, 1:].reshape(-1, *config.grid) for name, values in rows.items()}
     scores = {name: values[-1] for name, values in layers.items()}
-    if occlusion is not None:
+    if occlusion is not None and prediction is not None:
         scores["occlusion"] = occlusion_maps(model, pixels, np.array([prediction]), fill=occlusion)[
             0
         ]
@@ -134,14 +142,36 @@ def explain_image(
         name=Path(path).name,
         picture=picture,
         labels=config.labels,
-        probabilities=weights / weights.sum(),
+        probabilities=values,
         prediction=prediction,
         readout=readout,
         layers=layers,
         scores=scores,
         cls_share={name: values[0, :, 0] / values[0].sum(-1) for name, values in rows.items()},
         options=options,
+        answer=model.answer,
+        saturated=_saturated(attention, named) if "flow" in methods else 0.0,
     )
+
+
+def _saturated(attention: NDArray[np.floating], options: VisionOptions) -> float:
+    """Return the share of the readout's flows to patches, top layer, that are at their bound."""
+    edges, given = _edges(attention, options, options.residual)
+    sources = range(1, edges.shape[-1]) if options.readout == "mean" else 0
+    reached = jaxflow.saturation(
+        edges, sources=sources, layers=-1, threads=options.threads, **given
+    ).reached
+    return float(reached[..., 1:].mean())
+
+
+def _edges(
+    attention: NDArray[np.floating], options: VisionOptions, residual: float
+) -> tuple[Any, dict[str, Any]]:
+    """Return attention without what is discarded, and the options it is followed with."""
+    given: dict[str, Any] = {"heads": options.heads, "residual": residual}
+    if not options.ratio:
+        return attention, given
+    return jaxflow.discard(attention, options.ratio, **given), {"residual": 0.0}  # it is in them
 
 
 def patch_scores(
@@ -179,12 +209,7 @@ def patch_scores(
     mean = options.readout == "mean"
     found = {}
     for name in methods:
-        residual = 0.0 if name == "raw" else options.residual
-        given: dict[str, Any] = {"heads": options.heads, "residual": residual}
-        edges: Any = attention
-        if options.ratio:
-            edges = jaxflow.discard(attention, options.ratio, **given)
-            given = {"residual": 0.0}  # it is in the edges
+        edges, given = _edges(attention, options, 0.0 if name == "raw" else options.residual)
         if name == "raw":
             tokens = jaxflow.raw_attention(edges, heads=given.get("heads", "mean"))
         elif name == "rollout":

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
+from jaxflow.eval.score.target import ANSWERS
 from jaxflow.models import Model
 from jaxflow.models.subword import ROLES
 from jaxflow.train.batches import EncodedSplit
@@ -80,9 +81,10 @@ def _cases(
     labels: NDArray[np.integer],
     subject: NDArray[np.integer] | None,
 ) -> Cases:
-    if model.config.head != "classification":
+    if model.answer != "single-label":
         raise InputError(
-            f"the model must have classes to be judged, got one with the head {model.config.head}"
+            "the model must choose one of several classes to be judged, got one whose answer is "
+            f"{ANSWERS[model.answer]}"
         )
     numbers = [getattr(model.text, f"{role}_id") for role in ROLES if role not in ("unk", "mask")]
     known = np.array([number for number in numbers if number is not None])

@@ -34,7 +34,7 @@ from jaxflow.eval.paper.report import write_reports
 from jaxflow.eval.paper.scores import SentenceScores
 from jaxflow.eval.paper.tables import Tables, build_tables
 from jaxflow.eval.report.text import versions
-from jaxflow.eval.score.target import Replacement, Scoring, Target, scoring_of
+from jaxflow.eval.score.target import ANSWERS, Replacement, Scoring, Target, scoring_of
 from jaxflow.eval.stats import Cell, summarise
 from jaxflow.models import Gpt2Config, Model
 from jaxflow.train.batches import EncodedSplit, accuracies, evaluation_batches
@@ -145,10 +145,10 @@ def check_classifier(model: Model) -> None:
     the first.
     """
     config = model.config
-    if config.head != "classification" or config.classes != 2:
+    if model.answer != "single-label" or config.classes != 2:
         raise InputError(
-            "Table 3 needs a classifier of two classes, negative and positive, got the head "
-            f"{config.head!r} with {getattr(config, 'classes', 0)} classes"
+            "Table 3 needs a classifier of two classes, negative and positive, got one of "
+            f"{config.classes} classes whose answer is {ANSWERS[model.answer]}"
         )
     if isinstance(config, Gpt2Config) or not hasattr(config, "vocabulary"):
         raise InputError(

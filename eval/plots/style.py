@@ -48,8 +48,8 @@ CYCLE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 HATCHES = ("", "", "//", "..", "xx", "\\\\", "++")
 
-#: White to a dark blue: one hue, lightness falling evenly, readable in print and by everyone.
-SEQUENTIAL = ((255, 255, 255), (198, 219, 239), (107, 174, 214), (8, 81, 156))
+#: White to a dark blue on a line of CIELAB: equal steps look equal, in print and to everyone.
+SEQUENTIAL = ((255, 255, 255), (185, 193, 222), (114, 134, 189), (8, 81, 156))
 
 
 @dataclass(frozen=True)
@@ -256,8 +256,8 @@ Colour = tuple[int, int, int]
 
 #: The note on shading in every picture.
 NOTE = (
-    "Shaded from 0 to each method's largest score: compare tokens within a method, not numbers "
-    "between methods."
+    "Shaded from 0 to each method's largest score, grey where all are the same: compare tokens "
+    "within a method, not numbers between methods."
 )
 
 LONGEST = 18  # characters of a token before a picture cuts it
@@ -267,6 +267,34 @@ def relative(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide scores by their largest one: 0 to 1, all 0 where no score is above 0."""
     top = float(np.max(scores))
     return np.clip(scores / top, 0, 1) if top > 0 else np.zeros_like(scores)
+
+
+TIE = 1e-5  # scores that differ by less, as a share of the largest, differ by rounding
+CONSTANT = (217, 217, 217)  # where all scores are the same
+
+
+def is_constant(scores: NDArray[np.floating]) -> bool:
+    """Return whether scores are all the same, but for rounding."""
+    return float(np.ptp(scores)) <= TIE * float(np.max(np.abs(scores)))
+
+
+def paint(scores: NDArray[np.float64]) -> list[Colour]:
+    """Return the colour of each score ``[n]``, of its share of the largest; grey if constant."""
+    if is_constant(scores):
+        return [CONSTANT] * len(scores)
+    return [shade(share) for share in relative(scores).tolist()]
+
+
+def ranked(scores: NDArray[np.floating]) -> list[list[int]]:
+    """Return the places of the scores from the highest down, those that tie as one group."""
+    values = np.asarray(scores, np.float64).ravel()
+    groups: list[list[int]] = []
+    for place in np.argsort(-values, kind="stable").tolist():
+        if groups and values[groups[-1][0]] - values[place] <= TIE * np.abs(values).max():
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
 
 
 def shade(share: float) -> Colour:

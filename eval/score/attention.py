@@ -208,6 +208,7 @@ def _indices(name: str, given: tuple[int, ...] | None, size: int) -> list[int]:
 def attention_of(
     model: Model,
     texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
     *,
     words: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -215,16 +216,20 @@ def attention_of(
     """Run a model on texts and return its attention in the form of a file.
 
     Attention is float32 ``[S, L, H, n, n]`` with n the longest text's tokens, with the mask of real
-    tokens and the tokens as text. Pieces of one word are joined where `words` is set, as `join`
-    does; `report` is called with how many texts are done, and of how many. Raises `InputError` if a
-    text is empty, too long for the model or no valid Unicode, or the model is of images.
+    tokens and the tokens as text. `pairs` are the second texts, one for each. Pieces of one word
+    are joined where `words` is set, as `join` does; `report` is called with how many texts are
+    done, and of how many. Raises `InputError` if a text is empty, too long for the model or no
+    valid Unicode, the pairs are not as many, or the model is of images.
     """
     if isinstance(model.config, ViTConfig):
         raise InputError("the model must be one of text, got one of images")
     if not texts:
         raise InputError("texts must hold at least one, got none")
+    if pairs is not None and len(pairs) != len(texts):
+        raise InputError(f"pairs must be one for each text, {len(texts)} in all, got {len(pairs)}")
     read = reader(model, words=words, answer=False)
-    readings = [read(text) for text in texts]
+    seconds = [None] * len(texts) if pairs is None else pairs
+    readings = [read(*both) for both in zip(texts, seconds, strict=True)]
     n = max(len(reading.units) for reading in readings)
     config = model.config
     attention = np.zeros((len(texts), config.layers, config.heads, n, n), np.float32)
@@ -252,7 +257,9 @@ def _run(model: Model, readings: Sequence[Reading]) -> list[NDArray[np.float32]]
     rows = [*readings, *[readings[0]] * (BATCH - len(readings))]
     ids = np.stack([reading.padded(n, model.text.pad_id) for reading in rows])
     mask = np.arange(n) < np.array([[len(reading.ids)] for reading in rows])
-    attention = np.asarray(model(ids, mask).attention)
+    types = np.stack([reading.padded_types(n) for reading in rows])
+    inputs = {"token_types": types} if model.has_segments else {}
+    attention = np.asarray(model(ids, mask, **inputs).attention)
     return [
         join(attention[place, :, :, : len(reading.ids), : len(reading.ids)], reading.members)
         for place, reading in enumerate(readings)
@@ -286,10 +293,10 @@ class EdgeScores:
 
     Attributes
     ----------
-    text
-        The sentence.
+    text, pair
+        The text, and the second one where there is one.
     tokens
-        Its n tokens.
+        Their n tokens.
     readout
         The token whose rows the scores are.
     scores
@@ -301,6 +308,7 @@ class EdgeScores:
     tokens: tuple[Token, ...]
     readout: int
     scores: Mapping[str, NDArray[np.float64]]
+    pair: str | None = None
 
 
 def edge_method(name: str) -> EdgeMethod:
@@ -333,15 +341,16 @@ def score_sentence(
     text: str,
     methods: Sequence[EdgeMethod] | None = None,
     *,
+    pair: str | None = None,
     threads: int | None = None,
 ) -> EdgeScores:
-    """Score a sentence's tokens by edge weights and aggregators, None the usual ones.
+    """Score the tokens of a text or a pair by edge weights and aggregators, None the usual ones.
 
     Gradients and relevance are of the output that the model ranks highest, a class's or token's
     logit; `threads` are for flow. Raises `InputError` if the sentence cannot be read, or the model
     cannot serve a method.
     """
-    reading = reader(model)(text)
+    reading = reader(model)(text, pair)
     target = None
     if model.config.head != "none":
 
@@ -349,7 +358,8 @@ def score_sentence(
             return readout_logits(logits, np.array([reading.place])).max(-1)
 
     ids = np.asarray([reading.ids], np.int32)
-    found = trace(model, ids, np.ones(ids.shape, bool), target)
+    inputs = {"token_types": np.array([reading.types])} if model.has_segments else {}
+    found = trace(model, ids, np.ones(ids.shape, bool), target, **inputs)
     scores: dict[str, NDArray[np.float64]] = {}
     rows: Any
     for method in usual_methods(model) if methods is None else methods:
@@ -360,4 +370,4 @@ def score_sentence(
             options: dict[str, Any] = {"sources": reading.place, "threads": threads}
             name, rows = f"{edge.name}/{how}", aggregate(found, edge, how, **options)[0, :, 0]
         scores[name] = np.asarray(rows, np.float64)
-    return EdgeScores(text, reading.units, reading.place, scores)
+    return EdgeScores(text, reading.units, reading.place, scores, pair)

@@ -18,7 +18,7 @@ import jaxflow
 from jaxflow._flow.table import flow_of_tops
 from jaxflow.errors import InputError
 from jaxflow.eval.score.target import Scoring, target_value
-from jaxflow.models import Model
+from jaxflow.models import Model, answer_values
 from jaxflow.models.output import last_real
 from jaxflow.removal import Removal
 
@@ -35,7 +35,7 @@ GRADIENTS = {
     "integrated-gradients": "|integrated gradients|",
     "smooth-grad": "norm of the gradient, noise averaged",
 }
-#: What is done to each token in turn; the score is the change of the class's probability.
+#: What is done to each token in turn; the score is the change of the explained output.
 REMOVALS = {
     "blank-out": "blank-out",
     "mask-out": "replaced by the mask token",
@@ -60,17 +60,21 @@ def gradient_scores(
     mask: jax.Array,
     labels: jax.Array | None = None,
     places: Any = None,
+    token_types: Any = None,
 ) -> dict[str, jax.Array]:
     """Return scores (`GRADIENTS`) of tokens ``[B, n]`` by the gradient of the target; 0 at padding.
 
     `labels` ``[B]`` are the explained outputs, by default the predicted ones; `places` ``[B]`` the
-    tokens that a language model's output is computed from.
+    tokens that a language model's output is computed from; `token_types` ``[B, n]`` those of two
+    texts.
     """
     embeddings = apply(params, tokens, method="embed")
+    inputs = {} if token_types is None else {"token_types": token_types}
 
     def score(given: jax.Array) -> jax.Array:
-        logits = apply(params, given, mask, method="encode").logits
-        return target_value(scoring.target, readout_logits(logits, places), labels)
+        logits = apply(params, given, mask, method="encode", **inputs).logits
+        read = readout_logits(logits, places)
+        return target_value(scoring.target, read, labels, scoring.answer)
 
     def one(name: str) -> Any:
         if name == "gradient-norm":
@@ -98,48 +102,62 @@ def removal_scores(
     tokens: jax.Array,
     mask: jax.Array,
     labels: jax.Array,
+    token_types: Any = None,
     *,
     at_once: bool = False,
 ) -> jax.Array:
-    """Return the change of the class's probability without each token (`REMOVALS`), ``[B, n]``.
+    """Return the change of the answer's value without each token (`REMOVALS`), ``[B, n]``.
 
-    Copies of the sentences are classified as many at once as there are sentences, or all together.
+    The value is the probability of the class or label, or the number of a regression. Copies of the
+    sentences are classified as many at once as there are sentences, or all together.
 
     Raises `InputError` if the tokenizer lacks the token, or ``mask-out`` is what ``blank-out`` does
     already.
     """
     apply: Apply = model.module.apply
+    how, number = _removal(name, model, scoring)
     size, n = tokens.shape
+    types = copied = None
+    if token_types is not None:
+        types = jnp.asarray(token_types)
+        copied = jnp.repeat(types, n, axis=0)  # of the copies, a token's type goes with it
+        if how == "deletion":
+            gone = jnp.tile(jnp.eye(n, dtype=bool), (size, 1))
+            real = jnp.repeat(mask, n, axis=0)
+            copied, _ = jaxflow.remove(copied, gone, how, token_id=0, mask=real)
 
     def classify(given: Any) -> jax.Array:
-        return jax.nn.softmax(apply(params, *given, method="classify"))
+        rows, real, *kinds = given
+        inputs = {"token_types": kinds[0]} if kinds else {}
+        logits = apply(params, rows, real, method="classify", **inputs)
+        return answer_values(logits, scoring.answer)
 
     def predict(rows: Any, real: Any) -> jax.Array:
+        given: tuple[Any, ...] = (rows, real)
+        if types is not None:
+            given += (types if len(rows) == size else copied,)
         if at_once or len(rows) == size:
-            return classify((rows, real))
-        groups = (-1, size, n)
-        found = jax.lax.map(classify, (rows.reshape(groups), real.reshape(groups)))
-        return found.reshape(len(rows), -1)
+            return classify(given)
+        groups = tuple(each.reshape(-1, size, n) for each in given)
+        return jax.lax.map(classify, groups).reshape(len(rows), -1)
 
-    options: dict[str, Any] = {"label": labels, "mask": mask}
+    options: dict[str, Any] = {"label": labels, "mask": mask, "token_id": number}
+    return jnp.asarray(jaxflow.remove_out(predict, tokens, how, **options))
+
+
+def _removal(name: str, model: Model, scoring: Scoring) -> tuple[Removal, int | None]:
+    """Return what is done to a token, and the number of the token that takes its place."""
     if name == "blank-out":
-        found = jaxflow.blank_out(
-            lambda rows: predict(rows, mask if len(rows) == size else jnp.repeat(mask, n, axis=0)),
-            tokens,
-            scoring.token_id,
-            **options,
-        )
-        return jnp.asarray(found)
+        return "token", scoring.token_id
     if name == "attention-out":
-        return jnp.asarray(jaxflow.remove_out(predict, tokens, "attention", **options))
+        return "attention", None
     role = "mask" if name == "mask-out" else "pad"
     number = getattr(model.text, f"{role}_id")
     if number is None:
         raise InputError(f"{name} needs a {role} token, which the model's tokenizer has not")
     if name == "mask-out" and scoring.replacement == "mask":
         raise InputError("it is blank-out, which replaces by the mask token already")
-    how: Removal = "token" if name == "mask-out" else "deletion"
-    return jnp.asarray(jaxflow.remove_out(predict, tokens, how, token_id=number, **options))
+    return ("token" if name == "mask-out" else "deletion"), number
 
 
 def read_places(model: Model, mask: Any) -> jax.Array:

@@ -1,16 +1,17 @@
-"""Encode a text for a model: its tokens, the words they are pieces of, and the readout."""
+"""Encode a text or a pair for a model: its tokens, the words they are of, and the readout."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.models import Model, WordTokenizer
+from jaxflow.models import Model, SubwordTokenizer, Tokenizer, WordTokenizer
 from jaxflow.models.subword import ROLES
 from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK, Pieces
 
@@ -52,12 +53,15 @@ class Reading:
         The unit of each token.
     place
         The token that the model's output is computed from.
+    types
+        The token type of each token, which tells two texts apart; empty is 0 everywhere.
     """
 
     ids: tuple[int, ...]
     units: tuple[Token, ...]
     members: tuple[int, ...]
     place: int
+    types: tuple[int, ...] = ()
 
     @property
     def readout(self) -> int:
@@ -66,9 +70,37 @@ class Reading:
 
     def padded(self, length: int, pad_id: int | None) -> NDArray[np.int32]:
         """Return the tokens' numbers, int32 ``[length]``."""
-        ids = np.full(length, pad_id or 0, np.int32)
-        ids[: len(self.ids)] = self.ids
-        return ids
+        return _padded(self.ids, length, pad_id or 0)
+
+    def padded_types(self, length: int) -> NDArray[np.int32]:
+        """Return the tokens' types, int32 ``[length]``."""
+        return _padded(self.types, length, 0)
+
+
+def _padded(numbers: Sequence[int], length: int, fill: int) -> NDArray[np.int32]:
+    found = np.full(length, fill, np.int32)
+    found[: len(numbers)] = numbers
+    return found
+
+
+def piece_text(tokenizer: Tokenizer, number: int) -> str:
+    r"""Return an entry of the vocabulary as text; bytes that are no whole character as ``\xc3``."""
+    (entry,) = tokenizer.decode([number])
+    if not isinstance(tokenizer, SubwordTokenizer) or not _is_byte_level(tokenizer):
+        return entry
+    # Each byte is written as one character: itself where it is a visible one (GPT-2's table).
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    values = {chr(byte): byte for byte in shown}
+    rest = sorted({*range(256)} - {*shown})
+    values |= {chr(256 + place): byte for place, byte in enumerate(rest)}
+    if number in tokenizer.backend.get_added_tokens_decoder() or not set(entry) <= set(values):
+        return entry
+    return bytes(values[char] for char in entry).decode("utf-8", "backslashreplace")
+
+
+def _is_byte_level(tokenizer: SubwordTokenizer) -> bool:
+    parts = tokenizer.backend.pre_tokenizer, tokenizer.backend.decoder
+    return any(part is not None and b'"ByteLevel"' in part.__getstate__() for part in parts)
 
 
 def with_mask_token(text: str, model: Model) -> str:
@@ -77,17 +109,17 @@ def with_mask_token(text: str, model: Model) -> str:
     return text if mask_id is None else text.replace("[MASK]", model.text.decode([mask_id])[0])
 
 
-def reader(model: Model, *, words: bool = False, answer: bool = True) -> Callable[[str], Reading]:
-    """Prepare a model of text for encoding texts: return the function from a text to its `Reading`.
+def reader(model: Model, *, words: bool = False, answer: bool = True) -> Callable[..., Reading]:
+    """Prepare a model of text for encoding: return the function ``(text, pair=None)`` -> `Reading`.
 
     Pieces of one word are joined to one unit where `words` is set. The readout is the place of the
     model's output, without `answer` the first token. The function raises `InputError` for a text
-    that is empty, too long for the model or not valid Unicode, and, for a masked language model,
-    without one mask token.
+    that is empty, too long for the model or not valid Unicode, that holds the separator of two
+    texts, and, for a masked language model, without one mask token.
     """
     if isinstance(model.text, WordTokenizer):
-        return lambda text: _whole_words(text, model)
-    return lambda text: _pieces(text, model, words, answer)
+        return partial(_whole_words, model)
+    return partial(_pieces, model, words, answer)
 
 
 def _check(text: str, size: int, model: Model, unit: str, special: int) -> None:
@@ -113,7 +145,9 @@ def _valid(text: str, model: Model) -> None:
         raise InputError("a sentence must have at least one word, got an empty one")
 
 
-def _whole_words(text: str, model: Model) -> Reading:
+def _whole_words(model: Model, text: str, pair: str | None = None) -> Reading:
+    if pair is not None:
+        raise InputError("pair must be None for this model, which reads one text at a time")
     _valid(text, model)
     words = text.split()
     _check(text, len(words) + 1, model, "words", 1)
@@ -135,25 +169,26 @@ def _look_up(words: Iterable[str], tokenizer: Any) -> Iterable[Token]:
         yield Token(word, tries[0] if tries else SPECIAL_TOKENS[UNK], bool(tries))
 
 
-def _pieces(text: str, model: Model, words: bool, answer: bool) -> Reading:
-    _valid(text, model)
-    text = with_mask_token(text, model)
-    read = model.text.read(text)
+def _pieces(model: Model, words: bool, answer: bool, text: str, pair: str | None = None) -> Reading:
+    texts = []
+    for each in (text, pair):
+        if each is not None:
+            _valid(each, model)
+            texts.append(with_mask_token(each, model))
+    read = model.text.read(*texts)
     special = sum(word is None for word in read.words)
     _check(text, len(read.ids), model, "word pieces", special)
     place = _place(read, model) if answer else 0
-    if not words:
-        units = tuple(_token(text, read, [number], model) for number in range(len(read.ids)))
-        return Reading(read.ids, units, tuple(range(len(read.ids))), place)
-    members: list[int] = []
-    groups: list[list[int]] = []
-    for number, word in enumerate(read.words):
-        if word is None or number == 0 or word != read.words[number - 1]:
-            groups.append([])
-        groups[-1].append(number)
-        members.append(len(groups) - 1)
-    units = tuple(_token(text, read, group, model) for group in groups)
-    return Reading(read.ids, units, tuple(members), place)
+    groups = [[number] for number in range(len(read.ids))]
+    if words:
+        groups = []
+        for number, word in enumerate(read.words):
+            if word is None or number == 0 or word != read.words[number - 1]:
+                groups.append([])
+            groups[-1].append(number)
+    members = tuple(unit for unit, group in enumerate(groups) for _ in group)
+    units = tuple(_token(texts, read, group, model) for group in groups)
+    return Reading(read.ids, units, members, place, read.types)
 
 
 def _place(read: Pieces, model: Model) -> int:
@@ -170,13 +205,16 @@ def _place(read: Pieces, model: Model) -> int:
     return places[0]
 
 
-def _token(text: str, read: Pieces, group: list[int], model: Model) -> Token:
+def _token(texts: Sequence[str], read: Pieces, group: list[int], model: Model) -> Token:
     """Return one unit: the text of its tokens."""
+    tokenizer: Any = model.text
     entries = [read.tokens[number] for number in group]
     ids = [read.ids[number] for number in group]
     begin, end = read.spans[group[0]][0], read.spans[group[-1]][1]
-    written = text[begin:end].strip()
-    tokenizer = model.text
+    written = texts[read.texts[group[0]] or 0][begin:end].strip()
+    if len(group) == 1 and read.words[group[0]] is not None and _is_byte_level(tokenizer):
+        piece = piece_text(tokenizer, ids[0])  # of half a character no text is written alone
+        written = piece.strip() or piece.replace(" ", "␣")
     roles = {getattr(tokenizer, f"{role}_id") for role in ROLES if role != "unk"}
     if not written or ids[0] in roles:  # special tokens, and pieces of a character
         return Token(written or entries[0], entries[0], True)

@@ -6,15 +6,18 @@ Every command takes both from here. Defaults by the kind of model:
 model                                              target         replacement
 ================================================== ============== ===========
 two classes                                        ``difference``
-more classes, or a language model                  ``log-odds``
+more classes, labels that do not exclude each      ``log-odds``
+other, or a language model
+numbers (a regression)                             ``output``     ``unk``
 a mask token in the vocabulary (BERT, RoBERTa ...)                ``mask``
 trained with word dropout (the agreement encoder),                ``unk``
 or without a mask token (GPT-2)
 ================================================== ============== ===========
 
-The explained output is the gold class where there is one, else the predicted class or token. With
+The explained output is the gold class where there is one, else the class, label or token with the
+highest probability. Where labels do not exclude each other, the log-odds of one are its logit. With
 word pieces ``[UNK]`` hardly occurs in the training of a pretrained model, while ``[MASK]`` replaced
-words there.
+words there. A regression, whose numbers have no scale to compare with, keeps the paper's ``[UNK]``.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.errors import InputError
-from jaxflow.models import EncoderConfig, Model
+from jaxflow.models import Answer, EncoderConfig, Model, answer_values
 
-Target = Literal["difference", "log-odds", "probability", "predicted", "last"]
+Target = Literal["difference", "log-odds", "probability", "predicted", "last", "output"]
 Replacement = Literal["mask", "unk"]
 
 #: Target of the gradient -> its name in text.
@@ -39,6 +42,23 @@ TARGETS: dict[Target, str] = {
     "probability": "the probability of the explained output",
     "predicted": "the logit of the predicted output",
     "last": "the logit of the last class",
+    "output": "the output itself",
+}
+#: Kind of a model's answer -> what it is called in text.
+ANSWERS: dict[Answer, str] = {
+    "single-label": "one of the classes",
+    "multi-label": "labels that do not exclude each other",
+    "regression": "a number, no probability",
+    "tokens": "a token",
+    "none": "none: the model has no head",
+}
+_SUITED: dict[Target, tuple[Answer, ...]] = {
+    "difference": ("single-label",),
+    "log-odds": ("single-label", "multi-label", "tokens"),
+    "probability": ("single-label", "multi-label", "tokens"),
+    "predicted": ("single-label", "multi-label", "tokens"),
+    "last": ("single-label", "multi-label"),
+    "output": ("regression",),
 }
 
 
@@ -52,12 +72,15 @@ class Scoring:
         The two choices.
     token_id, token
         The number of the replacement token, and how the vocabulary writes it.
+    answer
+        The kind of the model's answer.
     """
 
     target: Target
     replacement: Replacement
     token_id: int
     token: str
+    answer: Answer = "single-label"
 
     def record(self) -> dict[str, str]:
         """Return the two choices as results record them."""
@@ -75,22 +98,28 @@ def scoring_of(
 ) -> Scoring:
     """Return the choices for a model of text; None takes the default of its kind.
 
-    Raises `InputError` if the model lacks the classes that the target needs, or its tokenizer the
-    token.
+    Raises `InputError` if the target has no meaning for the model's answer, or its tokenizer lacks
+    the token.
     """
-    config = model.config
-    classes = getattr(config, "classes", 0) if config.head == "classification" else 0
+    config, answer = model.config, model.answer
+    classes = config.classes if config.head == "classification" else 0
+    two = answer == "single-label" and classes == 2
     if target is None:
-        target = "difference" if classes == 2 else "log-odds"
+        target = "output" if answer == "regression" else "difference" if two else "log-odds"
     elif target not in TARGETS:
         raise InputError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
-    if target == "difference" and classes != 2:
+    if answer not in _SUITED[target]:
+        suited = ", ".join(name for name, answers in _SUITED.items() if answer in answers)
+        raise InputError(
+            f"target {target} has no meaning for a model whose answer is {ANSWERS[answer]}: "
+            f"choose {suited or 'a model with a head'}"
+        )
+    if target == "difference" and not two:
         raise InputError(f"target difference needs a model with two classes, got {classes}")
-    if target == "last" and not classes:
-        raise InputError("target last needs a model with classes, got a language model")
     tokenizer = model.text
     if replacement is None:
-        mask = tokenizer.mask_id is not None and not isinstance(config, EncoderConfig)
+        unknown = isinstance(config, EncoderConfig) or answer == "regression"
+        mask = tokenizer.mask_id is not None and not (unknown and tokenizer.unk_id is not None)
         replacement = "mask" if mask else "unk"
         if not mask and tokenizer.unk_id is None:
             raise InputError(
@@ -104,10 +133,15 @@ def scoring_of(
         raise InputError(
             f"replacement {replacement} needs a token that the model's tokenizer does not have"
         )
-    return Scoring(target, replacement, number, tokenizer.decode([number])[0])
+    return Scoring(target, replacement, number, tokenizer.decode([number])[0], answer)
 
 
-def target_value(target: Target, logits: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+def target_value(
+    target: Target,
+    logits: jax.Array,
+    labels: jax.Array | None = None,
+    answer: Answer = "single-label",
+) -> jax.Array:
     """Return the number ``[B]`` that gradients are taken of, from the readout's logits ``[B, C]``.
 
     `labels` ``[B]`` are the explained outputs; None takes the predicted ones.
@@ -120,8 +154,10 @@ def target_value(target: Target, logits: jax.Array, labels: jax.Array | None = N
         probabilities = jax.nn.softmax(logits)
         return probabilities[:, 0] - probabilities[:, 1]
     labels = logits.argmax(-1) if labels is None else labels
+    if target == "output" or (target == "log-odds" and answer == "multi-label"):
+        return jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
     if target == "probability":
-        return jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], -1)[:, 0]
+        return jnp.take_along_axis(answer_values(logits, answer), labels[:, None], -1)[:, 0]
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     others = jnp.where(chosen, -jnp.inf, logits)
     return jnp.where(chosen, logits, 0).sum(-1) - jax.nn.logsumexp(others, axis=-1)

@@ -8,7 +8,7 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -20,6 +20,7 @@ from jaxflow.errors import InputError
 if TYPE_CHECKING:
     from jaxflow.eval.paper.evaluate import Evaluation
     from jaxflow.eval.paper.protocol import ProtocolConfig
+    from jaxflow.models import Model
     from jaxflow.train.config import TrainConfig
     from jaxflow.train.distributed import Processes
 
@@ -164,14 +165,55 @@ def _corpus_in(data: Path | None) -> Literal["synthetic", "simple", "full"]:
     return "simple"
 
 
+def paired(texts: Sequence[str], pairs: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return each text with its second one, or None where there are no pairs.
+
+    Raises `InputError` if there are not as many of both.
+    """
+    if pairs and len(pairs) != len(texts):
+        raise InputError(
+            f"pair must be given once for each of the {len(texts)} texts, got {len(pairs)}"
+        )
+    return list(zip(texts, pairs, strict=True)) if pairs else [(text, None) for text in texts]
+
+
+@options
+class ModelOptions:
+    """The model; without options it is the bundled one."""
+
+    run_folder: Annotated[str | None, "PATH"] = None
+    """A folder that jaxflow train or jaxflow export wrote; by default the bundled model."""
+    model: Annotated[str | None, "PATH|NAME"] = None
+    """A published model: its folder, with config.json and model.safetensors, or its name on the
+    Hugging Face hub."""
+
+    def given(self) -> list[str]:
+        """Return the names of the options that were given."""
+        return [name.removesuffix("_folder") for name, value in vars(self).items() if value]
+
+    def load(self) -> Model:
+        """Load the model.
+
+        Raises
+        ------
+        InputError
+            If both are given, or there is no such model.
+        """
+        from jaxflow.commands._runtime import named_model
+
+        return named_model(self.run_folder, self.model)
+
+
 @options
 class ScoringOptions:
     """The target of gradients, and the replacement of a token that is blanked out."""
 
-    target: Literal["difference", "log-odds", "probability", "predicted", "last"] | None = None
+    target: (
+        Literal["difference", "log-odds", "probability", "predicted", "last", "output"] | None
+    ) = None
     """Target of gradients: difference is p0 - p1, the default of two classes; log-odds and
     probability are of the explained output, log-odds the default of other models; predicted and
-    last are logits."""
+    last are logits; output is that of a regression, its only target."""
     replacement: Literal["mask", "unk"] | None = None
     """Replacement of a token that is blanked out: the mask token, the default of a pretrained model
     that has one, or the token for unknown words, the default of others."""

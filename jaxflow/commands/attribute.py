@@ -30,6 +30,8 @@ class Attribute:
     model: Annotated[str | None, "PATH|NAME"] = None
     """A model to read the text: a folder of a run or a published model, or a name on the Hugging
     Face hub."""
+    pair: Path | None = None
+    """A file of second texts, one for each line of the text, with --model."""
     words: bool = False
     """Join the pieces of a word, with --model."""
     method: Literal["raw", "rollout", "flow", "head-rollout"] = "rollout"
@@ -68,8 +70,9 @@ class Attribute:
             patient=self.patient,
         )
         source = self.attention_file
-        if self.words and self.model is None:
-            raise InputError("words has no meaning without --model: leave it out")
+        for name in ("words", "pair"):
+            if getattr(self, name) and self.model is None:
+                raise InputError(f"{name} has no meaning without --model: leave it out")
         stem = source.stem if self.model else source.name.removesuffix(".npz")
         out = self.out or source.with_name(f"{stem}.{self.method}.npz")
         if out.absolute() == source.absolute() or (out.exists() and out.samefile(source)):
@@ -91,9 +94,10 @@ class Attribute:
         sentences = read_sentences(self.attention_file)
         if not sentences:
             raise InputError(f"{self.attention_file} must hold a sentence a line, got none")
+        pairs = None if self.pair is None else read_sentences(self.pair)
         model = named_model(None, self.model)
         with console.counting("reading") as report:
-            return attention_of(model, sentences, words=self.words, report=report)
+            return attention_of(model, sentences, pairs, words=self.words, report=report)
 
 
 def summary(result: Attribution) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 import jaxflow.commands._console as terminal
-from jaxflow.commands._options import options
+from jaxflow.commands._options import ModelOptions, options, paired
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,11 +34,9 @@ class Edges:
     """A method; may be given several times. By default some of the usual ones."""
     layer: int = -1
     """The layer whose token is explained, from 0; by default the top one."""
-    run_folder: Annotated[str | None, "PATH"] = None
-    """A folder that jaxflow train or jaxflow export wrote; by default the model that comes with
-    jaxflow."""
-    model: Annotated[str | None, "PATH|NAME"] = None
-    """A published model: its folder, or its name on the Hugging Face hub."""
+    pair: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "TEXT"]] = ()
+    """The second text of a model that reads two; once for each sentence."""
+    source: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     threads: int | None = None
     """Threads for attention flow; by default all cores."""
     json: Path | None = None
@@ -64,8 +62,8 @@ class Edges:
 
         from jaxflow.edges import AGGREGATORS, edge_families, edge_weights, propagations
 
-        idle = ("by", "run_folder", "model", "json")
-        if given := [name.removesuffix("_folder") for name in idle if getattr(self, name)]:
+        given = [name for name in ("by", "pair", "json") if getattr(self, name)]
+        if given := given + self.source.given():
             raise InputError(f"{' and '.join(given)} must be asked for with a sentence to score")
         table = Table(box=None, pad_edge=False)
         for title in ("edge weight", "what it is", "from"):
@@ -80,48 +78,39 @@ class Edges:
         print(f"aggregators: {', '.join(AGGREGATORS)}")
 
     def _score(self) -> list[EdgeScores]:
-        from jaxflow.commands._runtime import compilation_cache, named_model
+        from jaxflow.commands._runtime import compilation_cache
         from jaxflow.eval.score.attention import edge_method, score_sentence
 
         methods = [edge_method(name) for name in self.by] or None
         with compilation_cache():
-            model = named_model(self.run_folder, self.model)
+            model = self.source.load()
             layers = model.config.layers
             if not -layers <= self.layer < layers:
                 raise InputError(
                     f"layer must be from {-layers} to {layers - 1} for this model, got {self.layer}"
                 )
             return [
-                score_sentence(model, sentence, methods, threads=self.threads)
-                for sentence in self.sentences
+                score_sentence(model, sentence, methods, pair=pair, threads=self.threads)
+                for sentence, pair in paired(self.sentences, self.pair)
             ]
 
 
 def _print(console: Console, one: EdgeScores, layer: int) -> None:
     """Print tokens down and methods across, each cell shaded by its score."""
-    from rich.table import Table
     from rich.text import Text
 
-    from jaxflow.eval.plots.style import NOTE, ink, relative, shade, visible
+    from jaxflow.eval.explain.text import score_table
+    from jaxflow.eval.plots.style import NOTE, is_constant, visible
 
-    console.print(Text(visible(one.text), style="bold"), soft_wrap=True)
+    texts = one.text if one.pair is None else f"{one.text} | {one.pair}"
+    console.print(Text(visible(texts), style="bold"), soft_wrap=True)
     depth = len(next(iter(one.scores.values())))
     readout = visible(one.tokens[one.readout].text)
     console.print(Text(f"of {readout} after layer {layer % depth + 1} of {depth}", style="dim"))
-    table = Table(box=None, pad_edge=False)
-    table.add_column("token", no_wrap=True)
-    for name in one.scores:
-        table.add_column(name, justify="right", no_wrap=True)
-    for place, token in enumerate(one.tokens):
-        cells = [Text(visible(token.text), style="" if token.known else "italic")]
-        for values in one.scores.values():
-            row = values[layer]
-            paper = shade(relative(row)[place])
-            colours = [",".join(map(str, colour)) for colour in (ink(paper), paper)]
-            style = f"rgb({colours[0]}) on rgb({colours[1]})"
-            cells.append(Text(f" {row[place]:.3g} ", style=style))
-        table.add_row(*cells)
-    console.print(table)
+    rows = {name: values[layer] for name, values in one.scores.items()}
+    console.print(score_table(one.tokens, rows))
+    if constant := [name for name, row in rows.items() if is_constant(row)]:
+        console.print(f"The same for all tokens: {', '.join(constant)}", soft_wrap=True)
     if console.color_system is not None:
         print(NOTE)
 
@@ -129,6 +118,7 @@ def _print(console: Console, one: EdgeScores, layer: int) -> None:
 def _record(one: EdgeScores) -> dict[str, Any]:
     return {
         "text": one.text,
+        "pair": one.pair,
         "tokens": [dataclasses.asdict(token) for token in one.tokens],
         "readout": one.readout,
         "scores": {name: values.tolist() for name, values in one.scores.items()},

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 import jaxflow.commands._console as terminal
-from jaxflow.commands._options import ScoringOptions, options
-from jaxflow.commands._runtime import compilation_cache, named_model
+from jaxflow.commands._options import ModelOptions, ScoringOptions, options, paired
+from jaxflow.commands._runtime import compilation_cache
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ class Explain:
 
     The bundled model predicts whether the next verb is singular or plural; for it, and for runs of
     jaxflow train, words and punctuation are separated by spaces. --model takes a published model
-    instead: BERT, DistilBERT, RoBERTa or GPT-2, with classes or as a language model (write [MASK]
-    for a masked one). Without --html, --png and --json it prints tables. Blank-out runs the model
-    once for every token: long texts take as much longer.
+    instead: BERT, DistilBERT, RoBERTa or GPT-2, with classes, labels or numbers, as a language
+    model (write [MASK] for a masked one), or without a head for its attention alone. Without
+    --html, --png and --json it prints tables. Blank-out runs the model once for every token: long
+    texts take as much longer.
     """
 
     sentences: tyro.conf.Positional[Annotated[tuple[str, ...], "SENTENCE"]] = ()
@@ -55,11 +56,11 @@ class Explain:
     file: Path | None = None
     """A file with further sentences, one a line, or - for standard input; empty lines do not
     count."""
-    run_folder: Annotated[str | None, "PATH"] = None
-    """A folder of jaxflow train or jaxflow export; by default the bundled model."""
-    model: Annotated[str | None, "PATH|NAME"] = None
-    """A published model: its folder, with config.json and model.safetensors, or its name on the
-    Hugging Face hub."""
+    pair: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "TEXT"]] = ()
+    """The second text of a model that reads two, such as of entailment; once for each sentence."""
+    source: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    label: Annotated[str | None, "NAME|INDEX"] = None
+    """The class, label or number to explain; by default the one with the highest probability."""
     words: bool = False
     """Join the pieces of a word, for a published model."""
     scoring: ScoringOptions = dataclasses.field(default_factory=ScoringOptions)
@@ -113,31 +114,34 @@ class Explain:
 
         with compilation_cache():
             explain = explainer(
-                named_model(self.run_folder, self.model),
+                self.source.load(),
                 words=self.words,
+                label=self.label,
                 target=self.scoring.target,
                 replacement=self.scoring.replacement,
             )
-            if len(sentences) == 1:
-                explanations = [explain(sentences[0])]
+            texts = paired(sentences, self.pair)
+            if len(texts) == 1:
+                explanations = [explain(*texts[0])]
             else:
                 explanations = []
                 with terminal.counting("explaining") as report:
-                    for sentence in sentences:
-                        explanations.append(explain(sentence))
-                        report(len(explanations), len(sentences))
+                    for both in texts:
+                        explanations.append(explain(*both))
+                        report(len(explanations), len(texts))
         if self.cut:
             explanations = [with_cuts(explanation, self.cut) for explanation in explanations]
         return explanations
 
     def _explain_image(self, image: Path) -> None:
         """Classify a picture, write its maps over it and print a summary."""
-        idle = ("sentences", "file", "run_folder", "words", "cut", "html", "json")
-        given = [name.removesuffix("_folder") for name in idle if getattr(self, name)]
+        idle = ("sentences", "file", "pair", "label", "words", "cut", "html", "json")
+        given = [name for name in idle if getattr(self, name)]
+        given += [name for name in self.source.given() if name == "run"]
         given += [name for name, value in vars(self.scoring).items() if value]
         if given:
             raise InputError(f"{' and '.join(given)} must not be asked for with --image")
-        if self.model is None:
+        if self.source.model is None:
             raise InputError(
                 "image needs --model with a vision Transformer: its folder or its name"
             )
@@ -152,7 +156,7 @@ class Explain:
             ratio=self.picture.discard or 0.0,
         )
         occlusion: Literal["mean"] | None = "mean" if self.picture.occlusion else None
-        found = explain_image(named_model(None, self.model), image, chosen, occlusion=occlusion)
+        found = explain_image(self.source.load(), image, chosen, occlusion=occlusion)
         png = self.png or image.with_name(f"{image.stem}.overlay.png")
         if str(png) == "-":  # the picture alone: a summary would be mixed into it
             terminal.save(png, lambda path: save_overlay(found, path))

@@ -199,12 +199,11 @@ def test_joined_rows_still_sum_to_one():
     assert join(attention, range(6)) is attention
 
 
-def test_models_that_predict_nothing_are_refused():
+def test_models_of_images_are_refused():
     sizes = {"image": (4, 4), "patch": 2, "layers": 1, "heads": 1, "width": 4, "labels": ("a", "b")}
     config = ViTConfig(**sizes)
     vision = Model(config, init(config), None)
     for call, message in (
-        (lambda: explainer(tiny("none")), "must have a head to explain what it predicts"),
         (lambda: explainer(vision), "must be one of text, got one of images"),
         (lambda: attention_of(vision, ["a"]), "must be one of text, got one of images"),
         (lambda: attention_of(tiny(), []), "texts must hold at least one"),

@@ -98,7 +98,7 @@ def test_a_tokenizer_without_a_mask_token_gives_the_unknown_word():
     ("model", "options", "message"),
     [
         (tiny, {"target": "difference"}, "target difference needs a model with two classes, got 3"),
-        (lambda: tiny("masked-lm"), {"target": "last"}, "target last needs a model with classes"),
+        (lambda: tiny("masked-lm"), {"target": "last"}, "target last has no meaning for"),
         (tiny_agreement, {"target": "loss"}, "target must be one of"),
         (tiny_agreement, {"replacement": "mask"}, "replacement mask needs a token"),
         (tiny_agreement, {"replacement": "pad"}, "replacement must be mask or unk"),
@@ -119,6 +119,7 @@ def test_targets_are_their_definitions():
         "probability": p[rows, labels],
         "predicted": logits[rows, best],
         "last": logits[:, 2],
+        "output": logits[rows, labels],
     }
     assert set(expected) == set(TARGETS)
     for target, values in expected.items():

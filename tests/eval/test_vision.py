@@ -32,7 +32,6 @@ from jaxflow.eval.explain.patches import (
 from jaxflow.eval.explain.picture import (
     blended,
     draw_overlays,
-    heat_colours,
     save_overlay,
     upsampled,
 )
@@ -44,6 +43,7 @@ from jaxflow.eval.explain.vision import (
     explain_image,
     patch_scores,
 )
+from jaxflow.eval.plots.style import colour_map
 from jaxflow.models import ViTConfig
 
 RNG = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def test_gradients_against_finite_differences(readout: str) -> None:
 
 WIDE = RNG.integers(0, 256, (12, 18, 3), np.uint8)
 SCORES = np.array([[0.1, 0.7, 0.2], [0.3, 0.4, 0.5]])
-LOW, HIGH = (np.array(heat_colours()(share)[:3]) for share in (0.0, 1.0))
+LOW, HIGH = (np.array(colour_map()(share)[:3]) for share in (0.0, 1.0))
 
 
 @pytest.fixture(scope="module", params=["cls", "mean"])
@@ -206,6 +206,9 @@ def test_a_map_is_brought_to_the_pictures_size_and_blended() -> None:
     np.testing.assert_allclose(heat[:6, :6] / 255, np.broadcast_to(LOW, (6, 6, 3)), atol=3e-3)
     mixed = blended(WIDE, SCORES, smooth=False, opacity=0.4)
     np.testing.assert_allclose(mixed, 0.6 * WIDE + 0.4 * heat, atol=1)
+    rounded = 1 + 1e-7 * SCORES  # the same for all patches, but for rounding
+    grey = blended(WIDE, rounded, opacity=1)
+    assert (grey == grey[0, 0, 0]).all()
 
 
 def test_the_figure_shows_every_method_in_the_right_place(
@@ -228,8 +231,7 @@ def test_the_figure_shows_every_method_in_the_right_place(
             return pixels[int((1 - y) * height), int(x * width)]
 
         hot, cold = patch(1, 2), patch(0, 0)
-        assert hot[0] > hot[2], axes.get_title()
-        assert cold[2] > cold[0], axes.get_title()
+        assert hot[2] - hot[0] > 40 + abs(cold[2] - cold[0]), axes.get_title()
     bars = [axes for axes in figure.axes if not axes.get_images() and axes.get_visible()]
     labels = [text.get_text() for axes in bars for text in axes.get_xticklabels()]
     assert f"{explanation.scores['rollout'].max():.2g}" in labels
@@ -292,7 +294,7 @@ def test_an_explanation_is_of_the_models_own_attention(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.picture, picture)
     output = model(to_pixels(picture, model.config)[None])  # type: ignore[arg-type]
     probabilities = scipy.special.softmax(np.asarray(output.logits, np.float64)[0])
-    np.testing.assert_allclose(found.probabilities, probabilities)
+    np.testing.assert_allclose(found.probabilities, probabilities, rtol=1e-6)
     assert list(found.scores) == [*METHODS, "occlusion"]
     assert list(found.layers) == list(found.cls_share) == list(METHODS)
     rolled = oracles.rollout(np.asarray(output.attention, np.float64)[0])[:, 0]
@@ -315,6 +317,6 @@ def test_the_summary_names_classes_and_patches(explanation: ImageExplanation) ->
     lines = written.getvalue().splitlines()
     assert re.match(r"spot\.png: bright [01]\.\d{3}, dark 0\.\d{3}", lines[0])
     assert "3 x 3 patches of 2 x 2 pixels" in lines[1]
-    rows = {line.split()[0]: line.split() for line in lines[-4:]}
+    rows = {line.split()[0]: line.split() for line in lines}
     for name, share in explanation.cls_share.items():
         assert rows[name][1:3] == [f"{share[-1]:.1%}", "2,3"]
