@@ -1,10 +1,7 @@
 """Test discarding the lowest entries against loops, and its properties for any ratio."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +26,7 @@ import jaxflow
 ratios = st.sampled_from([0, 0.1, 0.29, 0.5, 0.75, 0.9, 0.999])
 
 
-def tolerance(attention: np.ndarray) -> float:
-    return 1e-6 if attention.dtype == np.float32 else 1e-14
-
-
-def discard_by_counting(
-    attention: np.ndarray, ratio: str, residual: float = 0.5, heads: str | int = "mean"
-) -> np.ndarray:
+def discard_by_counting(attention, ratio, residual=0.5, heads="mean"):
     """An entry is dropped if no more than floor(ratio m) entries are as low as it or lower."""
     fused = oracles.raw_attention(attention, heads)
     layers, n, _ = fused.shape
@@ -56,17 +47,16 @@ def discard_by_counting(
 
 
 @given(attention=attentions(), ratio=ratios, residual=residuals, heads=heads_options)
-def test_against_counting(
-    attention: np.ndarray, ratio: float, residual: float, heads: str | int
-) -> None:
+def test_against_counting(attention, ratio, residual, heads):
     result = jaxflow.discard(attention, ratio, residual=residual, heads=heads)
     assert result.dtype == attention.dtype
     expected = discard_by_counting(attention, str(ratio), residual, heads)
-    np.testing.assert_allclose(result, expected, atol=tolerance(attention))
+    atol = 1e-6 if attention.dtype == np.float32 else 1e-14
+    np.testing.assert_allclose(result, expected, atol=atol)
     np.testing.assert_allclose(result.sum(-1), 1, atol=1e-6)
 
 
-def test_by_hand() -> None:
+def test_by_hand():
     attention = np.array([[[[0.7, 0.2, 0.1], [0.15, 0.6, 0.25], [0.3, 0.4, 0.3]]]])
     # Of nine entries .5 drops four: .1, .15, .2 and .25; the two of .3 are kept together.
     expected = [[1, 0, 0], [0, 1, 0], [0.15, 0.2, 0.65]]
@@ -80,7 +70,7 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(bare, [[1, 0, 0], [0, 1, 0], [0, 1, 0]], atol=1e-15)
 
 
-def test_flow_takes_it_as_rollout_does() -> None:
+def test_flow_takes_it_as_rollout_does():
     attention = attention_of("peaky", 3, (3, 2, 5, 5))
     edges = jaxflow.discard(attention, 0.4)
     flows = jaxflow.flow(edges, residual=0)
@@ -90,50 +80,32 @@ def test_flow_takes_it_as_rollout_does() -> None:
     np.testing.assert_allclose(plain, jaxflow.flow(attention), atol=1e-12)
 
 
-@given(attention=attentions(), residual=residuals, heads=heads_options, data=st.data())
-def test_a_higher_ratio_keeps_no_more(
-    attention: np.ndarray, residual: float, heads: str | int, data: st.DataObject
-) -> None:
-    low, high = sorted([data.draw(ratios), data.draw(ratios)])
-    n = attention.shape[-1]
-    kept = [
-        jaxflow.discard(attention, ratio, residual=residual, heads=heads) for ratio in (low, high)
-    ]
-    assert not ((kept[0] == 0) & (kept[1] > 0)).any()
-    fused = oracles.raw_attention(attention, heads)[:, None]
-    off = ~np.eye(n, dtype=bool)
-    lost = ((kept[1] == 0) & (fused > 0) & off).sum((-1, -2))
-    if residual < 1:  # else there is nothing left of the attention at any ratio
-        assert (lost <= math.floor(Fraction(str(high)) * n * n)).all()
-
-
 @given(
     attention=attentions(dtypes=(np.float32,), batch=(2,)),
     residual=st.sampled_from([0.0, 0.5]),
     junk=junk_values,
     data=st.data(),
 )
-def test_padding_changes_nothing(
-    attention: np.ndarray, residual: float, junk: float, data: st.DataObject
-) -> None:
+def test_padding_changes_nothing(attention, residual, junk, data):
     n = attention.shape[-1]
     places = data.draw(paddings(n))
     padded, mask = pad(attention, places, n + 2, junk)
-    result = jaxflow.discard(padded, 0.29, residual=residual, heads="min", mask=mask)
+    options = {"residual": residual, "heads": "min"}
+    result = jaxflow.discard(padded, 0.29, mask=mask, **options)
     for one, found in zip(attention, result, strict=True):  # a batch is its images one by one
-        expected = jaxflow.discard(one, 0.29, residual=residual, heads="min")
+        expected = jaxflow.discard(one, 0.29, **options)
         np.testing.assert_allclose(unpad(found, places), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("heads", "residual"), [("mean", 0.0), ("max", 0.5)])
-def test_gradient_against_finite_differences(heads: str, residual: float) -> None:
+def test_gradient_against_finite_differences(heads, residual):
     attention = attention_of("dense", 3, (2, 2, 4, 4))
     weights = np.random.default_rng(4).normal(size=(2, 1, 4, 4))
 
-    def plain(values: np.ndarray) -> float:
+    def plain(values):
         return float((discard_by_counting(values, "0.4", residual, heads) * weights).sum())
 
-    def score(values: jax.Array) -> jax.Array:
+    def score(values):
         edges = jaxflow.discard(values, 0.4, residual=residual, heads=heads)
         return (edges * jnp.asarray(weights)).sum()
 
@@ -146,7 +118,7 @@ def test_gradient_against_finite_differences(heads: str, residual: float) -> Non
 @pytest.mark.parametrize(
     "ratio", [-0.1, 1, 1.5, True, "0.5", None, float("nan"), float("inf"), [0.5]]
 )
-def test_unusable_ratios_are_named(ratio: Any) -> None:
+def test_unusable_ratios_are_named(ratio):
     with pytest.raises(ValueError, match="ratio must be a number of at least 0 and below 1"):
         jaxflow.discard(attention_of("dense", 0, (1, 1, 2, 2)), ratio)
     with pytest.raises(ValueError, match="ratio must be a plain number"):

@@ -3,22 +3,20 @@
 import os
 import signal
 import threading
+from signal import SIGINT, SIGTERM
 
 import pytest
 
 from jaxflow.stopping import Stopped, stopping
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def send(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
 def test_the_first_is_asked_for(number):
-    before = signal.getsignal(number)
-    done = []
+    before, done = signal.getsignal(number), []
 
     def step():
         with stopping() as asked:
@@ -35,85 +33,76 @@ def test_the_first_is_asked_for(number):
     assert signal.getsignal(number) is before
 
 
-def test_one_that_nobody_asked_for_is_not_lost():
-    with pytest.raises(Stopped) as caught, stopping():
-        send(signal.SIGTERM)
-    assert caught.value.number == signal.SIGTERM
+def nobody_asks():
+    with stopping():
+        send(SIGTERM)
 
 
-def test_an_error_goes_before_a_signal():
-    def fail():
+def an_error_comes_first():
+    with stopping():
+        send(SIGTERM)
+        raise ZeroDivisionError("first")
+
+
+def a_second_ends_the_block():
+    with stopping():
+        send(SIGINT)
+        send(SIGTERM)
+        raise AssertionError("it goes on")
+
+
+def a_block_within_hands_it_on():
+    with stopping() as outer:
+        with stopping() as inner:
+            send(SIGTERM)
+            assert (inner(), outer()) == (SIGTERM, None)
+        assert outer() == SIGTERM
+        raise Stopped(outer(), "after step 3")
+
+
+def a_second_within_a_block_ends_both():
+    with stopping():
+        send(SIGTERM)
         with stopping():
-            send(signal.SIGTERM)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
+            send(SIGINT)
+        raise AssertionError("it goes on")
 
 
-def test_the_second_ends_the_block():
-    def go_on():
-        with stopping():
-            send(signal.SIGINT)
-            send(signal.SIGTERM)
-            raise AssertionError("it goes on")
-
-    with pytest.raises(Stopped) as caught:
-        go_on()
-    assert caught.value.number == signal.SIGTERM
+@pytest.mark.parametrize(
+    ("block", "error", "said"),
+    [
+        (nobody_asks, Stopped, "^stopped by SIGTERM$"),
+        (an_error_comes_first, ZeroDivisionError, "^first$"),
+        (a_second_ends_the_block, Stopped, "SIGTERM"),
+        (a_block_within_hands_it_on, Stopped, "^stopped by SIGTERM after step 3$"),
+        (a_second_within_a_block_ends_both, Stopped, "SIGINT"),
+    ],
+)
+def test_what_ends_a_block(block, error, said):
+    assert issubclass(Stopped, KeyboardInterrupt)
+    with pytest.raises(error, match=said):
+        block()
 
 
 def test_what_is_ignored_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(SIGINT, signal.SIG_IGN)
     try:
         with stopping() as asked:
-            send(signal.SIGINT)
+            send(SIGINT)
             assert asked() is None
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(SIGINT) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(SIGINT, before)
 
 
 def test_other_threads_catch_nothing():
-    before = signal.getsignal(signal.SIGTERM)
-    found = []
+    before, found = signal.getsignal(SIGTERM), []
 
     def work():
         with stopping() as asked:
-            found.append((asked(), signal.getsignal(signal.SIGTERM)))
+            found.append((asked(), signal.getsignal(SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert found == [(None, before)]
-
-
-def test_a_stop_is_an_interrupt():
-    assert issubclass(Stopped, KeyboardInterrupt)
-    assert str(Stopped(signal.SIGTERM)) == "stopped by SIGTERM"
-    assert str(Stopped(signal.SIGINT, "after step 3")) == "stopped by SIGINT after step 3"
-
-
-def test_a_block_within_a_block_hands_its_signal_on():
-    def step():
-        with stopping() as outer:
-            with stopping() as inner:
-                send(signal.SIGTERM)
-                assert (inner(), outer()) == (signal.SIGTERM, None)
-            assert outer() == signal.SIGTERM
-            raise Stopped(outer(), "after step 3")
-
-    with pytest.raises(Stopped, match="after step 3"):
-        step()
-
-
-def test_a_second_signal_in_a_block_within_a_block_ends_both():
-    def go_on():
-        with stopping():
-            send(signal.SIGTERM)
-            with stopping():
-                send(signal.SIGINT)
-            raise AssertionError("it goes on")
-
-    with pytest.raises(Stopped, match="SIGINT"):
-        go_on()
