@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import flax.traverse_util
@@ -259,9 +260,11 @@ def _token_settings(tokenizer: SubwordTokenizer, config: Any) -> dict[str, Any]:
         for role in ROLES
         if role in tokenizer.special
     }
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.positions,
+        "model_input_names": inputs if tokenizer.segments else inputs[::2],
         **named,
     }
 
@@ -405,8 +408,7 @@ def _read_published(folder: Path, fields: dict[str, Any], head: Head | None) -> 
             # Wait for each copy, so that not all host copies are in memory at once.
             flat[rule.ours] = jax.block_until_ready(jax.device_put(values))
     tree = {"params": flax.traverse_util.unflatten_dict(flat, sep=".")}
-    tokenizer = None if isinstance(config, ViTConfig) else read_tokenizer(folder)
-    _check_vocabulary(folder, config, tokenizer)
+    tokenizer = None if isinstance(config, ViTConfig) else _fitting(folder, config)
     return Model(config, tree, tokenizer)
 
 
@@ -479,17 +481,17 @@ def _check(
         )
 
 
-def _check_vocabulary(folder: Path, config: Any, tokenizer: SubwordTokenizer | None) -> None:
-    # A table may be padded with rows to a round number; a word must have a row.
-    if tokenizer is None:
-        return
-    if len(tokenizer) > config.vocabulary:
+def _fitting(folder: Path, config: Any) -> SubwordTokenizer | None:
+    """Read the tokenizer of a folder: every word must have a row of the model's table."""
+    tokenizer = read_tokenizer(folder)
+    if tokenizer is None or tokenizer.largest_id < config.vocabulary:
+        return tokenizer
+    words = tokenizer.backend.get_vocab(with_added_tokens=False).values()
+    if max(words, default=-1) >= config.vocabulary:
         raise InputError(
-            f"the tokenizer of {folder} has {len(tokenizer)} entries where the model has "
-            f"{config.vocabulary}"
+            f"the tokenizer of {folder} must number its {len(tokenizer)} entries from 0 to "
+            f"{config.vocabulary - 1}, the model's vocabulary, got {tokenizer.largest_id}"
         )
-    if tokenizer.largest_id >= config.vocabulary:  # few entries may have large numbers
-        raise InputError(
-            f"the tokenizer of {folder} must number its entries from 0 to {config.vocabulary - 1}, "
-            f"the model's vocabulary, got {tokenizer.largest_id}"
-        )
+    # Tokens that were added and the model never learnt: only a text that spells one has no row.
+    rows = {role: row for role, row in tokenizer.special.items() if row < config.vocabulary}
+    return dataclasses.replace(tokenizer, special=MappingProxyType(rows))

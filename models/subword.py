@@ -1,13 +1,19 @@
-"""Encode text to word pieces and back, by the tokenizer files of published models."""
+"""Encode text to word pieces and back, by the tokenizer files of published models.
+
+``tokenizer.json`` is read by the ``tokenizers`` library where ``tokenizer_config.json`` agrees with
+it. Everything else (vocabularies without it, sentencepiece, settings that change it) has rules of
+its own in every class of ``transformers``, and that library reads it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -165,72 +171,219 @@ class SubwordTokenizer:
             raise InputError(f"the tokenizer cannot split the text: {error}") from error
 
 
+class _Class(NamedTuple):
+    """The defaults of a tokenizer class: its special tokens, and whether pairs have segments."""
+
+    special: Mapping[str, str]
+    segments: bool
+
+
+_BRACKETS = {role: names[0] for role, names in ROLES.items()}
+_ANGLES = {role: names[1] for role, names in ROLES.items()}
+_CLASSES = {
+    "BertTokenizer": _Class(_BRACKETS, True),
+    "ElectraTokenizer": _Class(_BRACKETS, True),
+    "DistilBertTokenizer": _Class(_BRACKETS, False),
+    "RobertaTokenizer": _Class(_ANGLES, False),
+    "GPT2Tokenizer": _Class({"unk": "<|endoftext|>", "bos": "<|endoftext|>"}, False),
+}
+#: The class where the settings name none, by the ``model_type`` of ``config.json``.
+_BY_MODEL = {
+    "bert": "BertTokenizer",
+    "distilbert": "BertTokenizer",
+    "electra": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+}
+#: Classes that split text in Python, whatever a tokenizer.json beside their vocabulary holds.
+_IN_PYTHON = ("BertJapaneseTokenizer", "BertweetTokenizer", "PhobertTokenizer")
+
+#: What a token that is added is described by.
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
+#: Vocabularies that are no ``tokenizer.json``.
+VOCABULARIES = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
+
 def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
     """Read the tokenizer of a published model; None where its folder holds none.
 
     Parameters
     ----------
     folder
-        With ``tokenizer.json``, else ``vocab.txt`` (BERT's word pieces), else ``vocab.json`` and
-        ``merges.txt`` (GPT-2's); ``tokenizer_config.json`` and ``special_tokens_map.json`` name
-        the special tokens where they differ from the usual.
+        With ``tokenizer.json``, or a vocabulary that ``transformers`` converts: `VOCABULARIES`.
+        ``tokenizer_config.json`` and ``special_tokens_map.json`` hold its settings, and where they
+        name no class, ``config.json`` decides.
 
     Raises
     ------
     InputError
-        If a file is no tokenizer's.
+        If a file is no tokenizer's, ``transformers`` is needed and not installed, or the tokenizer
+        splits text in Python and does not report where its tokens are.
     """
-    settings = {
-        **_settings(folder / "special_tokens_map.json"),
-        **_settings(folder / "tokenizer_config.json"),
-    }
-    file = next(
-        (
-            folder / name
-            for name in ("tokenizer.json", "vocab.txt", "vocab.json")
-            if (folder / name).is_file()
-        ),
-        None,
-    )
-    if file is None:
-        return None
+    settings = _settings(folder / "special_tokens_map.json")
+    settings |= _settings(folder / "tokenizer_config.json")
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        found = [name for name in VOCABULARIES if (folder / name).is_file()]
+        return _converted(folder, f"it has {found[0]} and no tokenizer.json") if found else None
+    known = _settings(folder / "config.json")
+    name = settings.get("tokenizer_class") or known.get("tokenizer_class")
+    name = str(name or _BY_MODEL.get(str(known.get("model_type")))).removesuffix("Fast")
+    defaults = _CLASSES.get(name, _Class({}, True))
     try:
-        if file.name == "tokenizer.json":
-            from tokenizers import Tokenizer
+        from tokenizers import Tokenizer
 
-            backend = Tokenizer.from_file(str(file))
-        elif file.name == "vocab.txt":
-            backend = _word_pieces(file, settings)
-        else:
-            backend = _byte_pairs(file, settings)
-        special = _special(backend, settings)
-    except InputError as error:
-        raise InputError(f"the tokenizer {file} cannot be read: {error}") from error
+        backend = Tokenizer.from_file(str(file))
+        added = _settings(folder / "added_tokens.json")
+        disagreeing = _disagreeing(backend, name, settings) or _other_tokens(
+            backend, settings, added
+        )
+        special = _special(backend, settings, defaults.special)
     except BaseException as error:  # the library raises bare exceptions for unreadable files
         _reraise(error)
         reason = " ".join(str(error).split())
         raise InputError(f"the tokenizer {file} cannot be read: {reason}") from error
+    if disagreeing:
+        return _converted(folder, f"its tokenizer.json has another {disagreeing} than its settings")
+    inputs = settings.get("model_input_names")
+    segments = "token_type_ids" in inputs if isinstance(inputs, list) else defaults.segments
+    return _made(backend, special, segments)
+
+
+def _disagreeing(backend: Any, name: str, settings: Mapping[str, Any]) -> str | None:
+    """Return the first setting that ``tokenizer.json`` does not follow; None if it follows all.
+
+    A class of ``transformers`` takes the file's vocabulary and applies its settings to it, or their
+    defaults; a class that is not known here takes the file as it is.
+    """
+    if name in _IN_PYTHON:
+        return "tokenizer_class"
+    if _flag(settings, "split_special_tokens", False):
+        return "split_special_tokens"
+    normal, spaced = backend.normalizer, backend.pre_tokenizer
+    flags: dict[str, tuple[Any, Any]] = {}
+    if name in _CLASSES and _CLASSES[name].special is _BRACKETS:
+        flags = {
+            "do_lower_case": (getattr(normal, "lowercase", None), True),
+            "strip_accents": (getattr(normal, "strip_accents", False), None),
+            "tokenize_chinese_chars": (getattr(normal, "handle_chinese_chars", None), True),
+        }
+    elif name in _CLASSES:
+        flags = {"add_prefix_space": (getattr(spaced, "add_prefix_space", None), False)}
+    ids = backend.encode("").ids
+    for role, place in (("bos", 0), ("eos", -1)):
+        if f"add_{role}_token" in settings:  # else the file's template decides
+            token = settings.get(f"{role}_token", "<|endoftext|>")
+            number = backend.token_to_id(_content(token) or "")
+            flags[f"add_{role}_token"] = (bool(ids) and ids[place] == number, False)
+    return next(
+        (flag for flag, (here, usual) in flags.items() if _flag(settings, flag, usual) != here),
+        None,
+    )
+
+
+def _other_tokens(
+    backend: Any, settings: Mapping[str, Any], added: Mapping[str, Any]
+) -> str | None:
+    """Return the first token that the settings add or describe and ``tokenizer.json`` has not."""
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    decoder = settings.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict):
+        raise InputError(f"added_tokens_decoder must be one JSON object, got {decoder!r}")
+    named = [settings.get(f"{role}_token") for role in ROLES]
+    wanted = [*added.items(), *((token, number) for number, token in decoder.items())]
+    wanted += [(token, None) for token in named if _content(token) in known]
+    for token, number in wanted:
+        found = known.get(content := _content(token) or "")
+        flags = token if isinstance(token, dict) else {}
+        if (
+            found is None
+            or (number is not None and str(backend.token_to_id(content)) != str(number))
+            or any(flags.get(flag, getattr(found, flag)) != getattr(found, flag) for flag in _FLAGS)
+        ):
+            return f"token {content}"
+    return None
+
+
+def _converted(folder: Path, reason: str) -> SubwordTokenizer:
+    """Return the tokenizer of a folder as ``transformers`` reads it."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise InputError(
+            f"the tokenizer of {folder} must be converted, as {reason}: install transformers (pip "
+            "install 'jaxflow[convert]'), or where it is installed replace the files by "
+            f'AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}")'
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+    except BaseException as error:  # it raises many kinds for files that are damaged or missing
+        _reraise(error)
+        message = " ".join(str(error).split())
+        raise InputError(
+            f"the tokenizer of {folder} cannot be read: {reason}, and transformers reports: "
+            f"{message or type(error).__name__}"
+        ) from error
+    backend = getattr(found, "backend_tokenizer", None) if found.is_fast else None
+    if backend is None:
+        raise InputError(
+            f"the tokenizer of {folder} cannot be used: {type(found).__name__} splits text in "
+            "Python and does not report where in the text its tokens are; give the model a "
+            "tokenizer.json that splits alike, of the tokenizer_class PreTrainedTokenizerFast"
+        )
+    needed = [name for key, name in found.vocab_files_names.items() if key != "tokenizer_file"]
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing and not (folder / "tokenizer.json").is_file():  # it would go on without a vocabulary
+        raise InputError(f"the tokenizer of {folder} cannot be read: it lacks {', '.join(missing)}")
+    numbers = {role: getattr(found, f"{role}_token_id") for role in ROLES}
+    special = {role: number for role, number in numbers.items() if number is not None}
+    return _made(backend, special, "token_type_ids" in found.model_input_names)
+
+
+def _made(backend: Any, special: dict[str, int], segments: bool) -> SubwordTokenizer:
     # Some files have texts truncated at a length; here a text that is too long is an error.
     backend.no_truncation()
     backend.no_padding()
-    return SubwordTokenizer(backend, MappingProxyType(special))
+    return SubwordTokenizer(backend, MappingProxyType(special), segments)
 
 
-def _special(backend: Any, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Return the special tokens' numbers: of those that are named, else of the usual names."""
+def _special(
+    backend: Any, settings: Mapping[str, Any], defaults: Mapping[str, str]
+) -> dict[str, int]:
+    """Return the special tokens' numbers: of those named, else of the class, else of the usual."""
     special = {}
     for role, usual in ROLES.items():
         named = settings.get(f"{role}_token")
-        named = named.get("content") if isinstance(named, dict) else named
-        if not isinstance(named, str | None):
+        content = _content(named)
+        if content is None and named is not None:
             raise InputError(f"{role}_token of a tokenizer must be text, got {named!r}")
-        _check_text(named or "")
-        for token in usual if named is None else (named, *usual):
-            number = backend.token_to_id(token)
+        for token in (content, defaults.get(role), *usual):
+            number = None if token is None else backend.token_to_id(token)
             if number is not None:
                 special[role] = number
                 break
     return special
+
+
+def _content(token: Any) -> str | None:
+    """Return the text of a token, which settings give as text or with its flags."""
+    content = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(content, str):
+        return None
+    _check_text(content)
+    return content
 
 
 def _reraise(error: BaseException) -> None:
@@ -251,73 +404,11 @@ def _settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
+def _flag(settings: Mapping[str, Any], name: str, default: bool | None) -> bool | None:
     value = settings.get(name, default)
-    if not isinstance(value, bool):
+    if not isinstance(value, bool) and value is not default:
         raise InputError(f"{name} of a tokenizer must be true or false, got {value!r}")
     return value
-
-
-def _word_pieces(file: Path, settings: Mapping[str, Any]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    words = file.read_text(encoding="utf-8").split("\n")
-    vocabulary = {word.rstrip("\r"): number for number, word in enumerate(words) if word}
-    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
-    if missing:
-        raise InputError(f"it must have {', '.join(missing)}, which it lacks")
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(
-        lowercase=_flag(settings, "do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=_flag(settings, "tokenize_chinese_chars", True),
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    backend.decoder = decoders.WordPiece()
-    backend.add_special_tokens(
-        [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token in vocabulary]
-    )
-    return backend
-
-
-def _byte_pairs(file: Path, settings: Mapping[str, Any]) -> Any:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-
-    merges = file.with_name("merges.txt")
-    if not merges.is_file():
-        raise InputError("merges.txt must be in the same folder, and is not")
-    vocabulary = _settings(file)
-    if not all(isinstance(number, int) for number in vocabulary.values()):  # else skipped
-        raise InputError("it must number every entry")
-    backend = Tokenizer(models.BPE.from_file(str(file), str(merges)))
-    spaced = _flag(settings, "add_prefix_space", False)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
-    backend.decoder = decoders.ByteLevel()
-    special = [
-        token
-        for token in ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
-        if backend.token_to_id(token) is not None
-    ]
-    backend.add_special_tokens([AddedToken(token, special=True) for token in special])
-    if backend.token_to_id("<mask>") is not None:
-        # By default it includes the space before it.
-        named = settings.get("mask_token")
-        along = _flag(named, "lstrip", True) if isinstance(named, dict) else True
-        backend.add_special_tokens([AddedToken("<mask>", lstrip=along, special=True)])
-    if "<s>" in special and "</s>" in special:
-        backend.post_processor = processors.RobertaProcessing(
-            ("</s>", vocabulary["</s>"]),  # their names differ from version to version
-            ("<s>", vocabulary["<s>"]),
-            add_prefix_space=spaced,
-        )
-    else:
-        backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    return backend
 
 
 def _check_text(text: str | tuple[str, str]) -> None:

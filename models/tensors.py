@@ -23,6 +23,7 @@ from jaxflow.models.bert import BertConfig
 from jaxflow.models.config import Head
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.model import PublishedConfig
+from jaxflow.models.subword import VOCABULARIES
 from jaxflow.models.vit import ViTConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -45,9 +46,8 @@ OPTIONAL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
+    "added_tokens.json",
+    *VOCABULARIES,
 )
 
 #: Prefix of the encoder's names in a checkpoint that has a head besides.

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from model_examples import EXAMPLES, make_example
 from model_pairs import assert_close, tokens_with_padding
 from safetensors.numpy import load_file, save_file
-from tiny_models import tiny
+from tiny_models import tiny, word_pieces
 
 from jaxflow.errors import InputError
 from jaxflow.models import (
@@ -349,10 +349,15 @@ def test_a_tokenizer_larger_than_the_model_is_refused(
 ) -> None:
     folder = write(tensors)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{number}" for number in range(33))]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    assert len(load(folder).text) == 37
-    (folder / "vocab.txt").write_text("\n".join([*words, "more"]))
-    assert refused(folder).endswith("has 38 entries where the model has 37")
+    more = word_pieces([*words, "more"]).backend
+    more.save(str(folder / "tokenizer.json"))
+    assert refused(folder).endswith("its 39 entries from 0 to 36, the model's vocabulary, got 38")
+    # [MASK] was added to the tokenizer alone: a text that spells it has no number here.
+    word_pieces(words).backend.save(str(folder / "tokenizer.json"))
+    model = load(folder)
+    assert (len(model.text), model.text.mask_id, model.text.pad_id) == (38, None, 0)
+    with pytest.raises(InputError, match="tokens must be numbers from 0 to 36, got 2 to 37"):
+        model(model.text.encode_batch(["word1 [MASK]"]))
 
 
 def test_a_missing_architecture_keeps_the_head_that_the_file_has(tmp_path: Path) -> None:

@@ -293,10 +293,12 @@ FOUND: dict[tuple[str, str], Make | tuple[Make, str]] = {
         _tokenizer("pairs", "model", "continuing_subword_prefix", value="\U0010ffff"),
     ("tokenizer.json", "terminal codes for a version"):
         _tokenizer("pieces", "version", value="\x1b[31m"),
-    ("vocab.txt", "half a character for a special token"): lambda: {
-        "vocab.txt": good.PIECES, "tokenizer_config.json": b'{"unk_token": "\\ud800"}'},
-    ("vocab.txt", "a number for a special token"): lambda: {
-        "vocab.txt": good.PIECES, "tokenizer_config.json": b'{"unk_token": 128}'},
+    ("tokenizer.json", "half a character for a special token"): lambda: {
+        "tokenizer.json": good.tokenizer_json("pieces"),
+        "tokenizer_config.json": b'{"unk_token": "\\ud800"}'},
+    ("tokenizer.json", "a number for a special token"): lambda: {
+        "tokenizer.json": good.tokenizer_json("pieces"),
+        "tokenizer_config.json": b'{"unk_token": 128}'},
     ("sentence, words", "ten million characters"): _text("text", "the " * 2_500_000),
     ("sentence, pieces", "ten million characters"): _text("text", "the " * 2_500_000),
     ("sentence, gpt2", "one word of ten million characters"): _text("text", "t" * 10_000_000),

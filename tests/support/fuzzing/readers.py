@@ -497,12 +497,10 @@ def sst2_oracle(folder: Path, case: Case, value: Any) -> None:
 
 # Models.
 
-PIECES = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\nkey\n##s\nto\ncabinet\nun\n##like\n.\n"
+PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+          "the", "key", "##s", "to", "cabinet", "un", "##like", ".")  # fmt: skip
 _ENTRIES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "t", "h", "e", "Ġ", "th", "the", "Ġthe"]
-BYTE_PAIRS: Case = {
-    "vocab.json": json.dumps({entry: place for place, entry in enumerate(_ENTRIES)}).encode(),
-    "merges.txt": "#version: 0.2\nt h\nth e\nĠ the\n".encode(),
-}
+_MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the")]
 SETTINGS = b'{"unk_token": {"content": "[UNK]"}, "do_lower_case": false}'
 TEXTS = ("the keys to the cabinet .", "", "Unlike\tthe <mask> [MASK]  שלום \U0001f680 e\u0301")
 SIZES: dict[str, Any] = {"layers": 1, "heads": 1, "width": 2, "hidden_width": 2}
@@ -547,24 +545,31 @@ def sealed(case: Case) -> Case:
         return case
 
 
-def tokenizer_of(case: Case) -> Any:
-    with tempfile.TemporaryDirectory() as name:
-        for file, content in case.items():
-            (Path(name) / file).write_bytes(content or b"")
-        return read_tokenizer(Path(name))
-
-
 @functools.cache
 def tokenizer_json(kind: str) -> bytes:
-    case: Case = {"vocab.txt": PIECES} if kind == "pieces" else BYTE_PAIRS
-    return str(tokenizer_of(case).backend.to_str()).encode()
+    from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, processors
+
+    if kind == "pieces":
+        made: Any = BertWordPieceTokenizer({piece: place for place, piece in enumerate(PIECES)})
+    else:
+        numbers = {entry: place for place, entry in enumerate(_ENTRIES)}
+        made = ByteLevelBPETokenizer(numbers, _MERGES)
+        made.add_special_tokens(_ENTRIES[:5])
+        made._tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return str(made.to_str()).encode()
+
+
+def tokenizer_of(kind: str) -> Any:
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "tokenizer.json").write_bytes(tokenizer_json(kind))
+        return read_tokenizer(Path(name))
 
 
 @functools.cache
 def published() -> tuple[Case, ...]:
     """Return BERT, RoBERTa, GPT-2 and ViT, as the hub has them."""
     text, labels = SIZES | {"vocabulary": 13, "positions": 8}, ("no", "yes")
-    pieces, pairs = tokenizer_of({"vocab.txt": PIECES}), tokenizer_of(BYTE_PAIRS)
+    pieces, pairs = tokenizer_of("pieces"), tokenizer_of("pairs")
     pixels: Any = {"image": (4, 4), "patch": 2, "channels": 1, "mean": (0.5,), "std": (0.5,)}
     kinds = [
         (BertConfig(head="classification", labels=labels, **text), pieces),
@@ -671,10 +676,10 @@ def _reading(kind: str) -> Callable[[str], Any]:
         return reading_of(words())
     sizes = SIZES | {"vocabulary": 13, "positions": 12}
     if kind == "gpt2":
-        return reading_of(Model(Gpt2Config(**sizes), None, tokenizer_of(BYTE_PAIRS)))
+        return reading_of(Model(Gpt2Config(**sizes), None, tokenizer_of("pairs")))
     head: Any = {"head": "classification", "labels": ("a", "b")}
     config = BertConfig(**sizes, **({"head": "masked-lm"} if kind == "masked" else head))
-    model = Model(config, None, tokenizer_of({"vocab.txt": PIECES}))
+    model = Model(config, None, tokenizer_of("pieces"))
     return reading_of(model, words=kind == "joined")
 
 
@@ -783,9 +788,6 @@ READERS = (
     Reader("tokenizer.json",
            lambda: [{"tokenizer.json": tokenizer_json(kind), "tokenizer_config.json": SETTINGS}
                     for kind in ("pieces", "pairs")], read_and_split, tokenizer_oracle, 2),
-    Reader("vocab.txt", lambda: [{"vocab.txt": PIECES, "special_tokens_map.json": SETTINGS}],
-           read_and_split, tokenizer_oracle, 2),
-    Reader("vocab.json and merges.txt", lambda: [BYTE_PAIRS], read_and_split, tokenizer_oracle, 2),
     *(Reader(f"sentence, {kind}", one("text", *TEXTS, "the keys to [MASK] cabinet"),
              lambda folder, kind=kind: _reading(kind)(text_of(folder)), reading_oracle,
              names_file=False)
