@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.cases import Cases
+from jaxflow.eval.leaderboard.cases import Cases, grouped
 from jaxflow.eval.leaderboard.scoring import (
     Programs,
     Report,
@@ -77,27 +77,15 @@ _BLOCK = 64  # sentences whose signs of differences are held at once
 class Board:
     """The measures of R rows on S sentences.
 
-    Attributes
-    ----------
-    rows
-        ``(method, layer)``, the layer from 0, None where a method has only one.
-    measures
-        Measure (`MEASURES`) -> float32 ``[R, S]``, NaN where it is not defined. Entropy is a share
-        of its maximum; ``at_bound``, of flow alone, is the share of the tokens whose flow is the
-        sum of their column in layer 1, or 1 where that is more.
-    cases
-        The sentences.
-    scores
-        Of every token by every method, with their cost and what is left out.
-    probability
-        float32 ``[S]``: the class's probability for the whole sentence.
+    Entropy is a share of its maximum; ``at_bound``, of flow alone, is the share of the tokens whose
+    flow is the sum of their column in layer 1, or 1 where that is more.
     """
 
-    rows: tuple[tuple[str, int | None], ...]
-    measures: Mapping[str, NDArray[np.float32]]
+    rows: tuple[tuple[str, int | None], ...]  # (method, layer from 0; None where it has only one)
+    measures: Mapping[str, NDArray[np.float32]]  # by `MEASURES`, [R, S], NaN where not defined
     cases: Cases
-    scores: Scores
-    probability: NDArray[np.float32]
+    scores: Scores  # of every token by every method, with their cost and what is left out
+    probability: NDArray[np.float32]  # [S], the class's probability for the whole sentence
 
     def final(self) -> list[int]:
         """Return each method's row of the top layer, or its only one."""
@@ -139,25 +127,17 @@ def run_board(
 
 def _correlate(board: Board, table: NDArray[np.float32], report: Report) -> None:
     """Fill in the correlations, over all real tokens as in the paper."""
-    cases = board.cases
+    cases, done = board.cases, 0
     lengths = -(-cases.lengths // 8) * 8
-    done = 0
-    for length in np.unique(lengths):
-        n = int(min(length, table.shape[2]))
-        members = np.flatnonzero(lengths == length)
-        for begin in range(0, len(members), _BLOCK):
-            some = members[begin : begin + _BLOCK]
-            every = np.concatenate([some, np.repeat(some[:1], _BLOCK - len(some))])
-            mask = cases.mask[every, :n]
-            given = np.moveaxis(table[:, every, :n], 1, 0)  # [B, R, n]
-            for reference, short in REFERENCES.items():
-                wanted = board.scores.values[reference][every, 0, :n]
-                both = _of_sentences(given, wanted, mask)
-                for name, found in zip(("spearman", "kendall"), both, strict=True):
-                    values = np.asarray(found)[: len(some)].T
-                    board.measures[f"{name}_{short}"][:, some] = values
-            done += len(some)
-            report("correlating", done, len(cases))
+    for some, every, n in grouped(lengths, table.shape[2], lambda n: _BLOCK):
+        given = np.moveaxis(table[:, every, :n], 1, 0)  # [B, R, n]
+        for reference, short in REFERENCES.items():
+            wanted = board.scores.values[reference][every, 0, :n]
+            both = _of_sentences(given, wanted, cases.mask[every, :n])
+            for name, found in zip(("spearman", "kendall"), both, strict=True):
+                board.measures[f"{name}_{short}"][:, some] = np.asarray(found)[: len(some)].T
+        done += len(some)
+        report("correlating", done, len(cases))
 
 
 def rank_correlations(
@@ -215,12 +195,8 @@ def _remove(
 ) -> None:
     """Fill in the measures of removal, for the top layers."""
     cases, finals = board.cases, board.final()
-    both, known = [], []
-    for sentence in range(len(cases)):
-        can = cases.removable[sentence]
-        without, alone = kept_sets(ranking(table[finals, sentence], can))
-        both.append((without, alone))
-        known.append(np.unique(np.concatenate([without.ravel(), alone.ravel()])))
+    both = [kept_sets(ranking(table[finals, k], can)) for k, can in enumerate(cases.removable)]
+    known = [np.unique(np.concatenate([sets.ravel() for sets in pair])) for pair in both]
     probabilities = set_probabilities(
         lambda tokens, mask: np.asarray(programs.classify(model.params, tokens, mask)),
         cases,
@@ -229,13 +205,12 @@ def _remove(
         at_once=tokens_at_once(),
         report=lambda done, total: report("removing", done, total),
     )
-    for sentence, sets in enumerate(both):
-        values = [probabilities[sentence][np.searchsorted(known[sentence], each)] for each in sets]
+    for sentence, pair in enumerate(both):
+        values = [probabilities[sentence][np.searchsorted(known[sentence], each)] for each in pair]
         board.probability[sentence] = values[0][0, 0]
-        if not cases.removable[sentence].any():
-            continue  # nothing can be removed: undefined
-        for name, found in removal_measures(*values).items():
-            board.measures[name][finals, sentence] = found
+        if cases.removable[sentence].any():  # else undefined
+            for name, found in removal_measures(*values).items():
+                board.measures[name][finals, sentence] = found
 
 
 def ranking(scores: NDArray[np.floating], removable: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -278,32 +253,24 @@ def set_probabilities(
     with the sets done and their number.
     """
     found = [np.empty(len(each)) for each in sets]
-    total = sum(len(each) for each in sets)
+    # A row for each set: its sentence, its place in the result, and its bits.
+    owner = np.repeat(np.arange(len(sets)), [len(each) for each in sets])
+    place = np.concatenate([np.arange(len(each)) for each in sets])
+    bits = np.concatenate(sets)
+    lengths = (-(-cases.lengths // 4) * 4)[owner]
     done = 0
-    bucket = -(-cases.lengths // 4) * 4
-    for length in np.unique(bucket):
-        n = int(min(length, cases.tokens.shape[1]))
-        rows = max(1, at_once // n)
-        members = np.flatnonzero(bucket == length)
-        owner = np.repeat(members, [len(sets[row]) for row in members])
-        place = np.concatenate([np.arange(len(sets[row])) for row in members])
-        bits = np.concatenate([sets[row] for row in members])
-        for begin in range(0, len(owner), rows):
-            part = slice(begin, begin + rows)
-            these = owner[part]
-            fill = rows - len(these)
-            every = np.concatenate([these, np.repeat(these[:1], fill)])
-            tokens, mask = cases.tokens[every, :n].copy(), cases.mask[every, :n]
-            can = cases.removable[every, :n]
-            number = (np.cumsum(can, axis=-1) - 1).clip(0).astype(np.uint64)
-            stays = (np.pad(bits[part], (0, fill))[:, None] >> number) & np.uint64(1)
-            tokens[can & (stays == 0)] = blank
-            probabilities = np.asarray(predict(tokens, mask), np.float64)
-            values = probabilities[np.arange(len(these)), cases.labels[these]]
-            for row, at, value in zip(these, place[part], values, strict=True):
-                found[row][at] = value
-            done += len(these)
-            report(done, total)
+    for rows, filled, n in grouped(lengths, cases.tokens.shape[1], lambda n: max(1, at_once // n)):
+        batch = cases.take(owner[filled], n)
+        can = batch.removable
+        number = (np.cumsum(can, axis=-1) - 1).clip(0).astype(np.uint64)
+        stays = (bits[filled][:, None] >> number) & np.uint64(1)
+        tokens = np.where(can & (stays == 0), blank, batch.tokens).astype(np.int32)
+        probabilities = np.asarray(predict(tokens, batch.mask), np.float64)
+        values = probabilities[np.arange(len(rows)), batch.labels[: len(rows)]]
+        for row, value in zip(rows, values, strict=True):
+            found[owner[row]][place[row]] = value
+        done += len(rows)
+        report(done, len(owner))
     return found
 
 

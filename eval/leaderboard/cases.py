@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +20,14 @@ SAMPLES = 2000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cases:
-    """S sentences of up to n tokens.
+    """S sentences of up to n tokens."""
 
-    Attributes
-    ----------
-    tokens
-        int32 ``[S, n]``, padded.
-    lengths
-        int ``[S]``.
-    labels
-        int ``[S]``, the classes.
-    special
-        bool ``[S, n]``: special tokens, which are never removed.
-    readout
-        int ``[S]``: the token that the class is computed from.
-    subject
-        int ``[S]``: the token of the subject's head noun, -1 where it is not known.
-    """
-
-    tokens: NDArray[np.int32]
-    lengths: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    special: NDArray[np.bool_]
-    readout: NDArray[np.int64]
-    subject: NDArray[np.int64]
+    tokens: NDArray[np.int32]  # [S, n], padded
+    lengths: NDArray[np.int64]  # [S]
+    labels: NDArray[np.int64]  # [S], the classes
+    special: NDArray[np.bool_]  # [S, n], special tokens, which are never removed
+    readout: NDArray[np.int64]  # [S], the token that the class is computed from
+    subject: NDArray[np.int64]  # [S], the token of the subject's head noun, -1: not known
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,20 +42,10 @@ class Cases:
         """Bool ``[S, n]``, the tokens that can be removed: real ones that are not special."""
         return self.mask & ~self.special
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Batch:
-    """Sentences of one padded length, ``[B, n]`` and ``[B]`` as in `Cases`, filled up to B rows.
-
-    `rows`, int ``[k]``, are the places of the first k among the cases.
-    """
-
-    rows: NDArray[np.int64]
-    tokens: NDArray[np.int32]
-    mask: NDArray[np.bool_]
-    labels: NDArray[np.int64]
-    readout: NDArray[np.int64]
-    special: NDArray[np.bool_]
+    def take(self, rows: NDArray[np.int64], n: int) -> Cases:
+        """Return sentences, cut to n tokens."""
+        fields = (getattr(self, field.name)[rows] for field in dataclasses.fields(self))
+        return Cases(*(values[:, :n] if values.ndim > 1 else values for values in fields))
 
 
 def _cases(
@@ -194,26 +168,28 @@ def labelled_cases(model: Model, data: Path, samples: int | None, seed: int) -> 
     return from_texts(model, [split.texts[row] for row in rows], labels[rows].tolist())
 
 
-def batches(cases: Cases, tokens: int) -> Iterator[Batch]:
-    """Yield all sentences, those of similar length together, about so many tokens a batch.
+def grouped(
+    lengths: NDArray[np.integer], most: int, size: Callable[[int], int]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
+    """Yield the rows of sentences of one length, `size` of them at a time, and the length.
+
+    Rows come twice: as they are, and filled up to the size, so that the last batch is compiled with
+    the others. No length is above `most`.
+    """
+    for length in np.unique(lengths):
+        members = np.flatnonzero(lengths == length)
+        n = int(min(length, most))
+        for begin in range(0, len(members), size(n)):
+            rows = members[begin : begin + size(n)]
+            yield rows, np.concatenate([rows, np.repeat(rows[:1], size(n) - len(rows))]), n
+
+
+def batches(cases: Cases, tokens: int) -> Iterator[tuple[NDArray[np.int64], Cases]]:
+    """Yield the rows of sentences of similar length, and a batch of about so many tokens.
 
     They are padded to 8, 16, 32 ... tokens: few lengths, because what scores a batch is long to
     compile.
     """
     bucket = 8 * 2 ** np.ceil(np.log2(np.maximum(cases.lengths, 8) / 8)).astype(int)
-    for length in np.unique(bucket):
-        members = np.flatnonzero(bucket == length)
-        n = int(min(length, cases.tokens.shape[1]))
-        size = max(1, tokens // n)
-        for begin in range(0, len(members), size):
-            rows = members[begin : begin + size]
-            # The last batch is filled up, so that it is compiled with the others.
-            every = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
-            yield Batch(
-                rows=rows,
-                tokens=cases.tokens[every, :n],
-                mask=cases.mask[every, :n],
-                labels=cases.labels[every],
-                readout=cases.readout[every],
-                special=cases.special[every, :n],
-            )
+    for rows, filled, n in grouped(bucket, cases.tokens.shape[1], lambda n: max(1, tokens // n)):
+        yield rows, cases.take(filled, n)

@@ -29,27 +29,12 @@ NORMALISED: dict[Aggregator, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One method.
+    """One method."""
 
-    Attributes
-    ----------
-    name
-        ``EDGE/AGGREGATOR`` for edge weights; else the name alone.
-    title
-        How tables call it.
-    family
-        What it works from.
-    source
-        Where it comes from.
-    layered
-        Whether it scores every layer, or only once.
-    """
-
-    name: str
-    title: str
-    family: Family
-    source: str = ""
-    layered: bool = False
+    name: str  # EDGE/AGGREGATOR for edge weights; else the name alone
+    title: str  # in tables
+    family: Family  # what it works from; edges and vectors score every layer
+    source: str = ""  # where it comes from
 
 
 def aggregators_of(edge: EdgeWeight) -> tuple[Aggregator, ...]:
@@ -81,20 +66,17 @@ def all_methods(heads: int = 0, causal: bool = False) -> list[Method]:
 
 
 def find_method(name: str) -> Method:
-    """Return the method of a name.
-
-    Raises `InputError` if there is none.
-    """
+    """Return the method of a name, or raise `InputError` if there is none."""
     edge_name, _, how = name.partition("/")
     if how:
         edge = edge_weight(edge_name)
         if how not in (*AGGREGATORS, *NORMALISED.values()):
             raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
         title = edge.title if how == "none" else f"{edge.title}, {how.replace('-', ', ')}"
-        return Method(name, title, "edges", edge.source, layered=True)
+        return Method(name, title, "edges", edge.source)
     if name in propagations():
         each = propagations()[name]
-        return Method(name, each.title, "vectors", each.source, layered=True)
+        return Method(name, each.title, "vectors", each.source)
     families: Sequence[tuple[Family, dict[str, str]]] = (
         ("gradient", GRADIENTS),
         ("removal", REMOVALS),

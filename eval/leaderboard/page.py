@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL, Board
@@ -67,7 +65,10 @@ def line_columns(summary: Summary) -> dict[str, Any]:
         "place": np.arange(1, len(finals) + 1, dtype=np.int32),
         "name": [visible(line.method.name) for line in finals],
         "family": [line.method.family for line in finals],
-        "about": [_about(line) for line in finals],
+        "about": [
+            visible(". ".join(part for part in (line.method.title, line.method.source) if part))
+            for line in finals
+        ],
     }
     significance = summary.significance.get(summary.key)
     if significance is not None:
@@ -82,8 +83,7 @@ def line_columns(summary: Summary) -> dict[str, Any]:
         columns[f"{name}_spread"] = ["" if math.isnan(s) else f"±{s:.3f}" for s in spreads]
         columns[f"{name}_more"] = [_more(line, name) for line in finals]
         texts = columns[f"{name}_text"]
-        sorting = columns[name]
-        best = texts[int(np.argmax(sorting) if high else np.argmin(sorting))]
+        best = texts[int((np.argmax if high else np.argmin)(columns[name]))]
         # Entropy is neither good nor bad.
         judged = name not in NEUTRAL and best != UNDEFINED
         columns[f"{name}_class"] = ["best" if judged and s == best else "" for s in texts]
@@ -98,11 +98,6 @@ def _sortable(name: str, values: Sequence[float], form: str, *, high: bool) -> d
     }
 
 
-def _about(line: Line) -> str:
-    parts = [line.method.title, line.method.source]
-    return visible(". ".join(part for part in parts if part))
-
-
 def _more(line: Line, measure: str) -> str:
     cell, spread = line.cells[measure], line.spread[measure]
     if not cell.n:
@@ -114,7 +109,7 @@ def _more(line: Line, measure: str) -> str:
     return words if math.isnan(spread) else f"{words}; spread between seeds {spread:.4f}"
 
 
-def lines_table(source: ColumnDataSource, columns: Mapping[str, Any]) -> list[UIElement]:
+def _lines_table(source: ColumnDataSource, columns: Mapping[str, Any]) -> list[UIElement]:
     """Draw the filters and the table of a source that holds `line_columns`."""
     from bokeh import models
     from bokeh.layouts import row
@@ -232,68 +227,49 @@ if (row !== undefined) {
 """
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Shown:
-    """The K sentences shown."""
-
-    cases: Cases
-    rows: tuple[int, ...]  # their places among the cases, [K]
-    tokens: tuple[tuple[str, ...], ...]
-    golds: tuple[str, ...]  # the names of their labels, [K]
-    probabilities: tuple[float, ...] | None  # of these labels, [K]
-
-
-def choose_sentences(
+def _check_shown(
     cases: Cases,
     tokens: Sequence[Sequence[str]],
     labels: Sequence[str],
     shown: Sequence[int],
     probabilities: Sequence[float] | None,
-) -> Shown:
-    """Check the sentences to be shown, as for `as_leaderboard_page`."""
-    rows = tuple(int(row) for row in shown)
-    counts = {len(rows), len(tokens), len(probabilities or rows)}
-    inside = all(0 <= row < len(cases) for row in rows)
+) -> None:
+    inside = all(0 <= row < len(cases) for row in shown)
     fitting = inside and all(
         not isinstance(words, str) and len(words) == cases.lengths[row]
-        for row, words in zip(rows, tokens, strict=False)
+        for row, words in zip(shown, tokens, strict=False)
     )
-    classes = [int(cases.labels[row]) for row in rows] if fitting else []
-    if not rows or len(counts) > 1 or not fitting or max(classes) >= len(labels):
+    counts = {len(shown), len(tokens), len(probabilities or shown)}
+    if not shown or len(counts) > 1 or not fitting or max(cases.labels[list(shown)]) >= len(labels):
         raise InputError(
             "shown, tokens, probabilities and labels must be those of at least one of the board's "
-            f"{len(cases)} sentences, one token for each that the model reads, got {rows}"
+            f"{len(cases)} sentences, one token for each that the model reads, got {tuple(shown)}"
         )
-    return Shown(
-        cases=cases,
-        rows=rows,
-        tokens=tuple(tuple(str(word) for word in words) for words in tokens),
-        golds=tuple(str(labels[each]) for each in classes),
-        probabilities=None if probabilities is None else tuple(float(p) for p in probabilities),
-    )
 
 
-def as_html(shown: Shown) -> str:
-    """Write the sentences, not shaded yet; every piece of text is escaped."""
+def _sentences(
+    cases: Cases,
+    tokens: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    shown: Sequence[int],
+    probabilities: Sequence[float] | None,
+) -> str:
+    """Write the sentences as HTML, not shaded yet; every piece of text is escaped."""
     parts = [
         '<div class="chosen" aria-live="polite"><h2 id="method"></h2>'
         '<p class="note" id="about"></p></div>'
     ]
     measured = "".join(f"<span>{html.escape(TITLES[name])} <b></b></span>" for name in MEASURES)
-    for place, (row, words, gold) in enumerate(
-        zip(shown.rows, shown.tokens, shown.golds, strict=True), start=1
-    ):
-        head = f"{place}. gold label: {gold}"
-        if shown.probabilities is not None:
-            head += f", its probability {shown.probabilities[place - 1]:.3f}"
+    for place, (row, words) in enumerate(zip(shown, tokens, strict=True)):
+        head = f"{place + 1}. gold label: {labels[cases.labels[row]]}"
+        if probabilities is not None:
+            head += f", its probability {float(probabilities[place]):.3f}"
         chips = []
         for at, word in enumerate(words):
-            kind = " special" if shown.cases.special[row, at] else ""
-            kind += " subject" if shown.cases.subject[row] == at else ""
-            chips.append(
-                f'<span class="token{kind}"><bdi>{html.escape(visible(word))}</bdi>'
-                "<small></small></span>"
-            )
+            kind = " special" if cases.special[row, at] else ""
+            kind += " subject" if cases.subject[row] == at else ""
+            text = html.escape(visible(str(word)))
+            chips.append(f'<span class="token{kind}"><bdi>{text}</bdi><small></small></span>')
         # Isolated chips in a left-to-right row keep the order of the tokens in any script.
         parts.append(
             f'<article class="sentence"><p>{html.escape(visible(head))}</p>'
@@ -302,7 +278,9 @@ def as_html(shown: Shown) -> str:
     return "\n".join(parts)
 
 
-def shading(summary: Summary, board: Board, shown: Shown, source: ColumnDataSource) -> CustomJS:
+def _shading(
+    summary: Summary, board: Board, shown: Sequence[int], source: ColumnDataSource
+) -> CustomJS:
     """Return the callback that shades the sentences by the selected row of `source`."""
     from bokeh.models import CustomJS
 
@@ -310,36 +288,31 @@ def shading(summary: Summary, board: Board, shown: Shown, source: ColumnDataSour
     rows = {board.rows[place][0]: place for place in board.final()}
     if missing := [name for name in names if name not in rows]:
         raise InputError(f"board must have every method of the summary, got none of {missing[0]}")
-    scores = np.stack([_scores(board, shown, name) for name in names])
-    shares = np.stack([_shares(one, shown) for one in scores])
+    lengths = board.cases.lengths[list(shown)]
+    by_sentence = [
+        [
+            board.scores.values[name][row, -1, :n].astype(np.float32)
+            for row, n in zip(shown, lengths, strict=True)
+        ]
+        for name in names
+    ]
+    shares = [[relative(part.astype(np.float64)) for part in parts] for parts in by_sentence]
     measures = np.stack([board.measures[name] for name in MEASURES], -1)  # [R, S, M]
-    chosen = measures[[rows[name] for name in names]][:, list(shown.rows)]
+    chosen = measures[[rows[name] for name in names]][:, list(shown)]
     papers = [shade(step / SHADES) for step in range(SHADES + 1)]
     return CustomJS(
         args={
             "source": source,
-            "scores": scores,
-            "shares": shares,
+            "scores": np.stack([np.concatenate(parts) for parts in by_sentence]),
+            "shares": np.stack(
+                [np.rint(SHADES * np.concatenate(parts)).astype(np.uint8) for parts in shares]
+            ),
             "measures": chosen.astype(np.float32).reshape(len(names), -1),
             "colours": [[f"rgb{paper}", f"rgb{ink(paper)}"] for paper in papers],
             "undefined_": UNDEFINED,
         },
         code=_SHADE,
     )
-
-
-def _scores(board: Board, shown: Shown, name: str) -> NDArray[np.float32]:
-    """Return the scores of all tokens shown, ``[T]``, by the top layer."""
-    values = board.scores.values[name]
-    parts = [values[row, -1, : shown.cases.lengths[row]] for row in shown.rows]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def _shares(scores: NDArray[np.float32], shown: Shown) -> NDArray[np.uint8]:
-    """Divide scores ``[T]`` by the largest one of their sentence."""
-    ends = np.cumsum(shown.cases.lengths[list(shown.rows)])[:-1]
-    parts = [relative(part.astype(np.float64)) for part in np.split(scores, ends)]
-    return np.rint(SHADES * np.concatenate(parts)).astype(np.uint8)
 
 
 _WIDER = "main { max-width: 100rem; }\n.lost li { font-size: .85rem; color: #44566a; }\n"
@@ -364,22 +337,25 @@ def as_leaderboard_page(
     from bokeh.document import Document
     from bokeh.models import ColumnDataSource
 
-    sentences = choose_sentences(board.cases, tokens, labels, shown, probabilities)
+    given = (board.cases, tokens, labels, shown, probabilities)
+    _check_shown(*given)
     columns = line_columns(summary)
     source = ColumnDataSource(columns, name="lines")
     source.selected.indices = [0]
-    shade = shading(summary, board, sentences, source)
+    shade = _shading(summary, board, shown, source)
     source.selected.js_on_change("indices", shade)
     document = Document()
-    for root in lines_table(source, columns):
+    for root in _lines_table(source, columns):
         document.add_root(root)
     document.js_on_event("document_ready", shade)
 
-    views = [
-        View("filter", "", _notes(summary), 0),
-        View("table", "", (), 1),
-    ]
-    below = Section(as_html(sentences), None, f'<p class="note">{html.escape(_below(summary))}</p>')
+    views = [View("filter", "", _notes(summary), 0), View("table", "", (), 1)]
+    seeds = " As the model of the first seed has it." if summary.seeds > 1 else ""
+    note = (
+        f"{NOTE} What is below 0 is white. Special tokens are in italics, the subject's head "
+        f"noun, where it is known, is framed.{seeds}"
+    )
+    below = Section(_sentences(*given), None, f'<p class="note">{html.escape(note)}</p>')
     return write_views(
         "jaxflow: leaderboard",
         "Which method finds the tokens that count",
@@ -398,14 +374,6 @@ def _notes(summary: Summary) -> tuple[str, ...]:
         "edges is EDGE/AGGREGATOR of the top layer. Mean ranks are by the measure that sorts.",
         "Click a header to sort and a method to see its sentences below; point at a number for "
         "its 95 % interval.",
-    )
-
-
-def _below(summary: Summary) -> str:
-    seeds = " As the model of the first seed has it." if summary.seeds > 1 else ""
-    return (
-        f"{NOTE} What is below 0 is white. Special tokens are in italics, the subject's head "
-        f"noun, where it is known, is framed.{seeds}"
     )
 
 

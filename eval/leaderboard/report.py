@@ -88,20 +88,14 @@ def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
 def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of ``leaderboard.json``.
 
-    Returns
-    -------
-    dict
-        ``{"sentences", "seeds", "sorted_by", "methods": [...], "tests": {measure: {"methods",
-        "ranks", "p_holm", "sentences"}}, "left_out", "alike", "config"}``; a method is ``{"name",
-        "title", "family", "source", "layer" (from 1, null without), "final", "milliseconds",
-        "measures": {measure: {"mean", "std", "ci95", "n", "nan", "spread"}}}``.
+    ``{"sentences", "seeds", "sorted_by", "methods": [...], "tests": {measure: {"methods", "ranks",
+    "p_holm", "sentences"}}, "left_out", "alike", "config"}``; a method is ``{"name", "title",
+    "family", "source", "layer" (from 1, null without), "final", "milliseconds", "measures":
+    {measure: {"mean", "std", "ci95", "n", "nan", "spread"}}}``.
     """
     methods = [
         {
-            "name": line.method.name,
-            "title": line.method.title,
-            "family": line.method.family,
-            "source": line.method.source,
+            **to_json(line.method),
             "layer": None if line.layer is None else line.layer + 1,
             "final": line.final,
             "milliseconds": to_json(line.milliseconds),
@@ -128,9 +122,9 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
         "sorted_by": summary.key,
         "methods": methods,
         "tests": tests,
-        "left_out": dict(summary.left_out),
-        "alike": [list(group) for group in summary.equal_methods],
-        "config": to_json(dict(config)),
+        "left_out": to_json(summary.left_out),
+        "alike": to_json(summary.equal_methods),
+        "config": to_json(config),
     }
 
 
@@ -258,9 +252,9 @@ def _tests(summary: Summary) -> Table:
     rows = []
     for place, line in enumerate(summary.finals):
         cell = line.cells[summary.key]
-        p = math.nan if found is None else float(found.p_holm[0, place])
-        rank = "" if found is None else f"{found.ranks[place]:.1f}"
-        p_value = "–" if place == 0 else probability(p)
+        rank, p = ("", math.nan) if found is None else (found.ranks[place], found.p_holm[0, place])
+        rank = rank if found is None else f"{rank:.1f}"
+        p_value = "–" if place == 0 else probability(float(p))
         rows.append(
             [line.method.name, cell.mean, interval(cell.ci95), rank, p_value, cell.n, cell.nan]
         )
@@ -272,15 +266,9 @@ def _layers(summary: Summary) -> Table:
     count = 1 + max((layer for _, layer in by), default=0)
     measures = {"ρb": "spearman_blank_out", "ρg": "spearman_gradient"}
     head = [f"{short_name} {layer}" for short_name in measures for layer in layer_names(count)]
+    places = [(measure, layer) for measure in measures.values() for layer in range(count)]
     rows = [
-        [
-            name,
-            *(
-                by[name, layer].cells[measure].mean
-                for measure in measures.values()
-                for layer in range(count)
-            ),
-        ]
+        [name, *(by[name, layer].cells[measure].mean for measure, layer in places)]
         for name in dict.fromkeys(name for name, _ in by)
     ]
     return Table.of([_METHOD, *head], rows)

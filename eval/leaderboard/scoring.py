@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jaxflow.edges import (
 from jaxflow.edges._aggregate import capacities, combine
 from jaxflow.edges.registry import weigh, weigh_below
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.cases import Batch, Cases, batches
+from jaxflow.eval.leaderboard.cases import Cases, batches
 from jaxflow.eval.leaderboard.methods import NORMALISED, aggregators_of
 from jaxflow.eval.score.engine import (
     GRADIENTS,
@@ -59,15 +59,9 @@ def tokens_at_once() -> int:
 class Programs:
     """Compiled programs of one configuration, for all training seeds of a model.
 
-    Attributes
-    ----------
-    scoring
-        Target of gradients and replacement of blank-out.
-    edges
-        The edge weights that are scored, by name.
-    refused
-        Edge weight, propagation or other method -> why the model cannot serve it; known once
-        programs are compiled.
+    `scoring` is the target of gradients and the replacement of blank-out; `edges` are the edge
+    weights that are scored, by name; `refused` maps an edge weight, propagation or other method to
+    why the model cannot serve it, known once programs are compiled.
     """
 
     def __init__(self, model: Model, scoring: Scoring | None = None) -> None:
@@ -90,14 +84,13 @@ class Programs:
 
     def __getitem__(self, key: tuple[str, Shape]) -> Callable[..., Any]:
         """Return a program by its name and the shape of the tokens."""
-        program: Callable[..., Any] = self._compiled[key]
-        return program
+        return cast(Callable[..., Any], self._compiled[key])
 
     def compile(
-        self, params: Any, plan: Iterable[Batch], report: Callable[[int, int], None]
+        self, params: Any, plan: Sequence[Cases], report: Callable[[int, int], None]
     ) -> None:
         """Compile all programs for the batches' shapes, several at a time."""
-        firsts = {batch.tokens.shape: batch for batch in reversed(list(plan))}
+        firsts = {batch.tokens.shape: batch for batch in reversed(plan)}
         shapes = [shape for shape in firsts if ("trace", shape) not in self._compiled]
         waiting: dict[tuple[str, Shape], Future[Any]] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -106,16 +99,14 @@ class Programs:
                     if name in self.refused:
                         continue
                     try:
-                        lowered = lower()
+                        waiting[name, shape] = pool.submit(lower().compile)
                     except InputError as error:
                         self.refused[name] = str(error)
-                        continue
-                    waiting[name, shape] = pool.submit(lowered.compile)
             for done, (key, future) in enumerate(waiting.items(), start=1):
                 self._compiled[key] = future.result()
                 report(done, len(waiting))
 
-    def _lowering(self, params: Any, batch: Batch) -> dict[str, Callable[[], Any]]:
+    def _lowering(self, params: Any, batch: Cases) -> dict[str, Callable[[], Any]]:
         """Return functions that lower each program for a batch."""
         given = (params, batch.tokens, batch.mask, batch.labels)
         abstract = jax.eval_shape(self._of_model["trace"], *given)
@@ -196,54 +187,40 @@ def _aggregate(
 class Scores:
     """Scores of S sentences of up to n tokens by every method.
 
-    Attributes
-    ----------
-    values
-        Method -> float32 ``[S, L, n]``, L = 1 where a method has no layers; 0 at padding.
-    seconds
-        Method -> seconds a sentence, compiling left out. That of an aggregator but flow is that of
-        its edge weight through all of them.
-    left_out
-        Edge weight or other method -> why it could not be computed.
-    bounds
-        Edge weight -> float32 ``[S, n]``, the sum of each token's column of capacities in layer 1,
-        the upper bound of every flow to it.
+    The seconds of an aggregator but flow are those of its edge weight through all of them. The
+    bounds are the sums of each token's column of capacities in layer 1: no flow to it is above.
     """
 
-    values: Mapping[str, NDArray[np.float32]]
-    seconds: Mapping[str, float]
-    left_out: Mapping[str, str]
-    bounds: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, NDArray[np.float32]]  # method -> [S, L, n], L = 1 without layers; 0: pads
+    seconds: Mapping[str, float]  # method -> seconds a sentence, compiling left out
+    left_out: Mapping[str, str]  # edge weight or other method -> why it could not be computed
+    bounds: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)  # [S, n]
 
 
-class _Clock:
-    """Sums of seconds by name."""
+class _Board:
+    """Every method's scores and bounds, filled batch by batch, and seconds by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, cases: Cases) -> None:
+        self.shape = cases.tokens.shape
+        self.values: dict[str, NDArray[np.float32]] = {}
+        self.bounds: dict[str, NDArray[np.float32]] = {}
         self.seconds: dict[str, float] = {}
 
-    def __call__(self, name: str, work: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    def timed(self, name: str, work: Callable[..., Any], *given: Any, **options: Any) -> Any:
         begun = time.perf_counter()
         result = jax.block_until_ready(work(*given, **options))
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
         return result
 
-
-class _Table:
-    """Every method's scores, filled batch by batch."""
-
-    def __init__(self, cases: Cases) -> None:
-        self.shape = cases.tokens.shape
-        self.values: dict[str, NDArray[np.float32]] = {}
-
-    def put(self, name: str, batch: Batch, found: Any) -> None:
+    def put(self, name: str, rows: NDArray[np.int64], found: Any, *, bound: bool = False) -> None:
         """Store ``[B, L, n]`` or ``[B, n]`` of a batch."""
+        into = self.bounds if bound else self.values
         found = np.asarray(found, np.float32)
         found = found if found.ndim == 3 else found[:, None]
-        if name not in self.values:
+        if name not in into:
             count, width = self.shape
-            self.values[name] = np.zeros((count, found.shape[1], width), np.float32)
-        self.values[name][batch.rows, :, : found.shape[2]] = found[: len(batch.rows)]
+            into[name] = np.zeros((count, found.shape[1], width), np.float32)
+        into[name][rows, :, : found.shape[2]] = found[: len(rows)]
 
 
 def score_cases(
@@ -260,87 +237,90 @@ def score_cases(
     What this model cannot serve is left out, with the reason.
     """
     plan = list(batches(cases, tokens_at_once()))
-    programs.compile(model.params, plan, lambda done, total: report("compiling", done, total))
-    table, bounds, clock = _Table(cases), _Table(cases), _Clock()
+    programs.compile(
+        model.params,
+        [batch for _, batch in plan],
+        lambda done, total: report("compiling", done, total),
+    )
+    board = _Board(cases)
     done = 0
-    for batch in plan:
+    for rows, batch in plan:
         shape, given = batch.tokens.shape, (batch.tokens, batch.mask, batch.labels)
-        trace = clock("trace", programs["trace", shape], model.params, *given)
+        trace = board.timed("trace", programs["trace", shape], model.params, *given)
         trace = dataclasses.replace(trace, special=jnp.asarray(batch.special))
         for edge in programs.edges.values():
             if edge.name not in programs.refused:
-                _score_edge(edge, trace, batch, programs, table, bounds, clock, threads)
+                _score_edge(edge, trace, rows, batch, programs, board, threads)
         for name in propagations():
             if name not in programs.refused:
-                found = clock(name, programs[name, shape], trace, batch.readout)
-                table.put(name, batch, found)
+                found = board.timed(name, programs[name, shape], trace, batch.readout)
+                board.put(name, rows, found)
         for name in (*GRADIENTS, *REMOVALS):
             if name not in programs.refused:
-                table.put(name, batch, clock(name, programs[name, shape], model.params, *given))
-        for name, found in _baselines(batch, seed).items():
-            table.put(name, batch, found)
-        done += len(batch.rows)
+                found = board.timed(name, programs[name, shape], model.params, *given)
+                board.put(name, rows, found)
+        for name, found in _baselines(batch, rows, seed).items():
+            board.put(name, rows, found)
+        done += len(rows)
         report("scoring", done, len(cases))
     if model.config.reads_last:
-        _normalise(table, cases)
-    seconds = _seconds(clock.seconds, table.values, len(cases))
-    sums = {name: values[:, 0] for name, values in bounds.values.items()}
-    return Scores(table.values, seconds, dict(programs.refused), sums)
+        _normalise(board, cases)
+    seconds = _seconds(board.seconds, board.values, len(cases))
+    bounds = {name: values[:, 0] for name, values in board.bounds.items()}
+    return Scores(board.values, seconds, dict(programs.refused), bounds)
 
 
 def _score_edge(
     edge: EdgeWeight,
     trace: Trace,
-    batch: Batch,
+    rows: NDArray[np.int64],
+    batch: Cases,
     programs: Programs,
-    table: _Table,
-    bounds: _Table,
-    clock: _Clock,
+    board: _Board,
     threads: int | None,
 ) -> None:
     """Combine one edge weight over the layers by every aggregator."""
     shape = batch.tokens.shape
-    edges, below = clock(edge.name, programs[edge.name, shape], trace)
+    edges, below = board.timed(edge.name, programs[edge.name, shape], trace)
     combined = programs[_aggregation(edge.residual, below is not None), shape]
-    found, tops, rest = clock(edge.name, combined, edges, below, batch.mask, batch.readout)
+    given = (edges, below, batch.mask, batch.readout)
+    found, tops, rest = board.timed(edge.name, combined, *given)
     kept = aggregators_of(edge)
     for how, scores in found.items():
         if how in kept:
-            table.put(f"{edge.name}/{how}", batch, scores)
+            board.put(f"{edge.name}/{how}", rows, scores)
     tops = np.asarray(tops)
     # The edges of the layer when it is below others.
     bound = (tops if rest is None else np.asarray(rest))[:, 0].sum(-2)
-    bounds.put(edge.name, batch, bound)
+    board.put(edge.name, rows, bound, bound=True)
     if edge.name == "raw":
-        table.put("column-sum", batch, bound)
-    name = f"{edge.name}/flow"
+        board.put("column-sum", rows, bound)
     if rest is None:
-        options: dict[str, Any] = {"residual": 0, "threads": threads}
-        flowing = clock(name, flow_at, tops[:, :, None], batch.readout, batch.mask, **options)
+        flow = partial(flow_at, tops[:, :, None], residual=0)
     else:
-        given = (tops, np.asarray(rest), batch.readout, batch.mask)
-        flowing = clock(name, flow_of_tops_at, *given, threads=threads)
-    table.put(name, batch, flowing)
+        flow = partial(flow_of_tops_at, tops, np.asarray(rest))
+    name, options = f"{edge.name}/flow", {"threads": threads}
+    board.put(name, rows, board.timed(name, flow, batch.readout, batch.mask, **options))
 
 
-def _normalise(table: _Table, cases: Cases) -> None:
+def _normalise(board: _Board, cases: Cases) -> None:
     """Divide a causal model's attention by its readout's receptive field."""
     for how, normalised in NORMALISED.items():
-        scores = table.values[f"raw/{how}"]
+        scores = board.values[f"raw/{how}"]
         found = np.zeros_like(scores)
         for place in np.unique(cases.readout):
             these = np.flatnonzero(cases.readout == place)
             some = scores[these][:, :, None]  # [S', L, 1, n]
             options: dict[str, Any] = {"residual": RESIDUAL, "sources": [int(place)]}
             found[these] = np.asarray(normalise(some, how, **options))[:, :, 0]
-        table.values[f"raw/{normalised}"] = found
+        board.values[f"raw/{normalised}"] = found
 
 
-def _baselines(batch: Batch, seed: int) -> dict[str, NDArray]:
+def _baselines(batch: Cases, rows: NDArray[np.int64], seed: int) -> dict[str, NDArray]:
     """Return the baselines' scores ``[B, n]``; random scores are drawn by sentence."""
     n = batch.tokens.shape[1]
     random = np.zeros(batch.tokens.shape)
-    for place, row in enumerate(batch.rows):
+    for place, row in enumerate(rows):
         random[place] = np.random.default_rng([seed, int(row)]).random(n)
     found = {
         "random": random,

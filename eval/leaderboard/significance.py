@@ -34,24 +34,14 @@ _ENOUGH = 400  # choices that reach the observed sum: a p-value to 5 %
 class Significance:
     """R methods compared by one measure.
 
-    Attributes
-    ----------
-    ranks
-        float64 ``[R]``: mean over sentences of the rank among the methods, 1 the best, ties
-        shared; over the sentences on which all are defined. NaN for a method that is defined on
-        none, which the others' ranks do without.
-    p_holm
-        float64 ``[R, R]``, symmetric: corrected p-value of every pair, NaN on the diagonal and
-        where no sentence has both.
-    sentences
-        How many the ranks are of.
+    A method that is defined on no sentence has the rank NaN, and the others' ranks do without it.
     """
 
-    ranks: NDArray[np.float64]
-    p_holm: NDArray[np.float64]
-    sentences: int
+    ranks: NDArray[np.float64]  # [R], mean over sentences on which all are defined; 1 is the best
+    p_holm: NDArray[np.float64]  # [R, R], corrected; NaN on the diagonal and without sentences
+    sentences: int  # that the ranks are of
 
-    def groups(self, level: float = _LEVEL) -> list[tuple[int, ...]]:
+    def groups(self) -> list[tuple[int, ...]]:
         """Return the groups that a critical-difference picture joins, best first.
 
         A group is a longest run of methods, by rank, of which no two differ.
@@ -61,7 +51,8 @@ class Significance:
         for begin in range(len(order)):
             end = begin
             while end + 1 < len(order) and not any(
-                self.p_holm[order[end + 1], order[other]] < level for other in range(begin, end + 1)
+                self.p_holm[order[end + 1], order[other]] < _LEVEL
+                for other in range(begin, end + 1)
             ):
                 end += 1
             if end > begin and not any(b <= begin and end <= e for b, e in found):

@@ -42,59 +42,27 @@ TITLES: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One method at one layer.
-
-    Attributes
-    ----------
-    method
-        Which.
-    layer
-        From 0; None where it has only one.
-    final
-        Whether it is its method's top layer, or only one.
-    cells
-        Measure -> mean over sentences, each sentence's values averaged over seeds.
-    spread
-        Measure -> standard deviation between the seeds' means (ddof = 1); NaN for one seed.
-    milliseconds
-        For 1,000 sentences, compiling left out; NaN where it costs nothing to speak of.
-    """
+    """One method at one layer."""
 
     method: Method
-    layer: int | None
-    final: bool
-    cells: Mapping[str, Cell]
-    spread: Mapping[str, float]
-    milliseconds: float
+    layer: int | None  # from 0; None where it has only one
+    final: bool  # whether it is its method's top layer, or only one
+    cells: Mapping[str, Cell]  # by measure: over sentences, each one's values averaged over seeds
+    spread: Mapping[str, float]  # standard deviation of the seeds' means (ddof 1); NaN for one seed
+    milliseconds: float  # for 1,000 sentences, compiling left out; NaN where it costs nothing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Summary:
-    """The board in numbers.
+    """The board in numbers."""
 
-    Attributes
-    ----------
-    lines
-        Every method and layer; the methods' main lines (`final`) first, sorted by `key`.
-    significance
-        Measure (`TESTED`) -> ranks and tests of the first lines, in their order.
-    key
-        The measure that sorts.
-    sentences, seeds
-        Of how many sentences and training seeds.
-    left_out
-        Edge weight or other method -> why it is not there.
-    equal_methods
-        Groups of methods that have equal scores of every token of every sentence, by name.
-    """
-
-    lines: tuple[Line, ...]
-    significance: Mapping[str, Significance]
-    key: str
+    lines: tuple[Line, ...]  # every method and layer; main lines (`final`) first, sorted by `key`
+    significance: Mapping[str, Significance]  # by measure (`TESTED`): ranks and tests of main lines
+    key: str  # the measure that sorts
     sentences: int
     seeds: int
-    left_out: Mapping[str, str]
-    equal_methods: tuple[tuple[str, ...], ...] = ()
+    left_out: Mapping[str, str]  # edge weight or other method -> why it is not there
+    equal_methods: tuple[tuple[str, ...], ...] = ()  # groups with equal scores of every token
 
     @property
     def finals(self) -> tuple[Line, ...]:
@@ -102,12 +70,10 @@ class Summary:
         return tuple(line for line in self.lines if line.final)
 
 
-def pooled(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:
-    """Average each sentence's values over seeds, ``[R, S]``; NaN where no seed defines one."""
-    stacked = np.stack([board.measures[measure] for board in boards]).astype(np.float64)
+def _nanmean(values: NDArray[np.floating], axis: int) -> NDArray[np.floating]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # all of a mean's values undefined
-        return np.nanmean(stacked, axis=0)
+        return np.asarray(np.nanmean(values, axis=axis))
 
 
 def summarise_boards(
@@ -131,9 +97,10 @@ def summarise_boards(
                 "runs must be of one architecture and corpus to be summarised together: train "
                 "them with the same options but for --seed"
             )
-    values = {name: pooled(boards, name) for name in MEASURES}
+    stacked = {name: np.stack([board.measures[name] for board in boards]) for name in MEASURES}
+    values = {name: _nanmean(each.astype(np.float64), 0) for name, each in stacked.items()}
     cells = {name: summarise(table.T, seed) for name, table in values.items()}
-    means = {name: _means(boards, name) for name in MEASURES}
+    spread = {name: _spread(each) for name, each in stacked.items()}
     finals = set(first.final())
     lines = []
     for place, (name, layer) in enumerate(first.rows):
@@ -148,7 +115,7 @@ def summarise_boards(
                 layer=layer,
                 final=place in finals,
                 cells={measure: cells[measure][place] for measure in MEASURES},
-                spread={measure: float(means[measure][place]) for measure in MEASURES},
+                spread={measure: float(spread[measure][place]) for measure in MEASURES},
                 milliseconds=float(seconds) * 1e6,
             )
         )
@@ -180,14 +147,12 @@ def summarise_boards(
     )
 
 
-def _means(boards: Sequence[Board], measure: str) -> NDArray[np.float64]:
-    """Return the standard deviation between the seeds' means of every row ``[R]``."""
-    if len(boards) == 1:
-        return np.full(len(boards[0].rows), np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # rows that are nowhere defined
-        means = [np.nanmean(board.measures[measure], axis=1) for board in boards]
-        return np.std(np.asarray(means, np.float64), axis=0, ddof=1)
+def _spread(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the standard deviation between the seeds' means, from ``[seeds, R, S]`` to ``[R]``."""
+    if len(values) == 1:
+        return np.full(values.shape[1], np.nan)
+    means = np.stack([_nanmean(seed, 1) for seed in values]).astype(np.float64)
+    return np.asarray(np.std(means, axis=0, ddof=1))
 
 
 def find_equal(boards: Sequence[Board], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -82,8 +82,7 @@ def fit_ranks(ranks: NDArray[np.floating], left: float, right: float) -> RankAxi
     whole = max(float(ascending[-1] - ascending[0]), 1.0)
     gaps = np.diff(ascending)
     wide = np.flatnonzero(gaps > WIDE * whole)
-    # With few methods every gap is a wide one, and nothing is crowded.
-    if len(ascending) < 10:
+    if len(ascending) < 10:  # every gap is a wide one, and nothing is crowded
         wide = wide[:0]
     ends = [*ascending[wide], ascending[-1]]
     begins = [ascending[0], *ascending[wide + 1]]

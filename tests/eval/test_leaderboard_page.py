@@ -29,7 +29,6 @@ EVIL = Method(
     '</script><b title="x">$$x$$</b> <%= 1 %> {{ 7 * 7 }}',
     "vectors",
     "'a\u202eb' <script>alert(2)</script>",
-    layered=True,
 )
 
 

@@ -62,7 +62,7 @@ def board(
     rows: list[tuple[str, int | None]] = []
     values, strength = {}, []
     for place, method in enumerate(members):
-        depth = layers if method.layered else 1
+        depth = layers if method.family in ("edges", "vectors") else 1
         rows += [(method.name, layer if depth > 1 else None) for layer in range(depth)]
         good = 0.0 if method.family == "baseline" else 1 - place / len(members)
         strength += [good * (layer + 1) / depth for layer in range(depth)]
