@@ -18,6 +18,7 @@ import numpy as np
 from jaxflow.attention import (
     Array,
     ArrayLike,
+    Indices,
     check_attention,
     check_heads,
     check_residual,
@@ -26,6 +27,8 @@ from jaxflow.attention import (
     in_own_precision,
     is_traced,
     mask_tokens,
+    resolve_tokens,
+    take_rows,
 )
 from jaxflow.errors import InputError
 
@@ -89,6 +92,7 @@ def rollout(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     start_layer: int = ...,
+    sources: Indices = ...,
 ) -> jax.Array: ...
 @overload
 def rollout(
@@ -98,6 +102,7 @@ def rollout(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     start_layer: int = ...,
+    sources: Indices = ...,
 ) -> np.ndarray: ...
 def rollout(
     attention: ArrayLike,
@@ -106,6 +111,7 @@ def rollout(
     heads: str | int = "mean",
     mask: ArrayLike | None = None,
     start_layer: int = 0,
+    sources: Indices = None,
 ) -> Array:
     r"""Return attention rollout (Abnar and Zuidema 2020): products of the layers' edge weights.
 
@@ -122,17 +128,20 @@ def rollout(
     start_layer
         The layer (0-based) whose input counts as the input tokens. Layers below it are taken as
         the identity, so that the result keeps its layer axis.
+    sources
+        Tokens whose rows to return, and to compute where they are few: an index, a sequence of
+        them, or None for all. Negative ones as in `jaxflow.flow`.
 
     Returns
     -------
     array
-        Token attention ``[..., L, n, n]`` in the dtype of `attention`; rows of real tokens sum to
+        Token attention ``[..., L, S, n]`` in the dtype of `attention`; rows of real tokens sum to
         1, padded rows and columns are 0. A JAX array for JAX input, else NumPy.
 
     Raises
     ------
     InputError
-        For an attention, a mask, a residual, a head or a layer that is not usable.
+        For an attention, a mask, a residual, a head, a layer or a source that is not usable.
 
     Notes
     -----
@@ -164,13 +173,17 @@ def rollout(
     if not whole or not 0 <= start_layer < attention.shape[-4]:
         top = attention.shape[-4] - 1
         raise InputError(f"start_layer must be a layer from 0 to {top}, got {start_layer!r}")
-    start_layer = int(start_layer)
-    return in_own_precision(
-        _rollout, attention, mask, check_residual(residual), heads=heads, start_layer=start_layer
-    )
+    options: dict[str, Any] = {"heads": heads, "start_layer": int(start_layer)}
+    given: tuple[Any, ...] = attention, mask, check_residual(residual)
+    if sources is None:
+        return in_own_precision(_rollout, *given, **options)
+    rows = resolve_tokens("sources", sources, attention.shape[-1], mask)
+    if isinstance(rows, tuple):
+        return in_own_precision(_rollout, *given, **options, rows=rows)
+    return in_own_precision(lambda *given: take_rows(_rollout(*given, **options), rows), *given)
 
 
-@partial(jax.jit, static_argnames=("heads", "start_layer"))
+@partial(jax.jit, static_argnames=("heads", "start_layer", "rows"))
 def _rollout(
     attention: jax.Array,
     mask: jax.Array | None,
@@ -178,6 +191,7 @@ def _rollout(
     *,
     heads: str | int,
     start_layer: int,
+    rows: tuple[int, ...] | None = None,
 ) -> jax.Array:
     edges = jnp.asarray(edge_weights(attention, residual=residual, heads=heads, mask=mask))
     if start_layer:
@@ -185,7 +199,17 @@ def _rollout(
         eye = jnp.eye(edges.shape[-1], dtype=edges.dtype)
         identity = mask_tokens(jnp.broadcast_to(eye, below.shape), mask)
         edges = jnp.concatenate([identity, edges[..., start_layer:, :, :]], axis=-3)
-    return _cumulative_product(edges)
+    depth, n = edges.shape[-3:-1]
+    if rows is None or len(rows) * depth >= 2 * n:
+        product = _cumulative_product(edges)
+        return product if rows is None else jnp.asarray(take_rows(product, rows))
+    found = []
+    for top in range(depth):
+        some = jnp.asarray(take_rows(edges[..., top, :, :], rows))
+        for layer in reversed(range(top)):
+            some = jnp.matmul(some, edges[..., layer, :, :], precision=jax.lax.Precision.HIGHEST)
+        found.append(some)
+    return jnp.stack(found, axis=-3)
 
 
 def _cumulative_product(edges: jax.Array) -> jax.Array:
@@ -385,12 +409,14 @@ def _discard(
     heads: str | int,
 ) -> jax.Array:
     fused = jnp.asarray(mask_tokens(fuse_heads(attention, heads), mask))  # [..., L, n, n]
-    kept = jnp.where(fused >= _lowest_kept(fused, mask, counts), fused, 0)
+    # Written so that NaN is kept.
+    kept = jnp.where(fused < _lowest_kept(fused, mask, counts), 0, fused)
     identity = jnp.broadcast_to(jnp.eye(fused.shape[-1], dtype=fused.dtype), fused.shape)
     edges = (1 - residual) * kept + residual * identity
     total = edges.sum(-1, keepdims=True)
     # The inner where keeps the derivative of the branch not taken finite.
-    edges = jnp.where(total > 0, edges / jnp.where(total > 0, total, 1), _largest(fused, mask))
+    empty = total == 0
+    edges = jnp.where(empty, _largest(fused, mask), edges / jnp.where(empty, 1, total))
     return jnp.asarray(mask_tokens(edges, mask))[..., None, :, :]
 
 

@@ -2,7 +2,12 @@
 
 An *attention* is ``[..., L, H, n, n]``: layers from bottom to top, heads, query rows, key columns.
 Its rows sum to 1 at real queries, and with a mask padded keys hold exactly 0. Under ``jit``,
-``vmap`` or ``grad`` an array has no values yet: there only shapes and dtypes are checked.
+``vmap`` or ``grad`` an array has no values yet: there only shapes and dtypes are checked, and what
+is NaN stays NaN to the end.
+
+Wherever an attention is taken, a list or tuple of arrays ``[..., H, n, n]`` is a stack of layers,
+as ``outputs.attentions`` of `transformers` is. Layers ``[1, H, n, n]`` are those of one text, and
+the result has no batch axis, unless the mask has one.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ class SupportsArray(Protocol):
 
 
 Array = np.ndarray | jax.Array
-#: Accepted for every array argument; lists and tuples are nested ones of numbers.
+#: Accepted for every array argument; lists and tuples are nested ones of numbers, or, where an
+#: attention is taken, its layers.
 ArrayLike = SupportsArray | list[Any] | tuple[Any, ...]
 #: Indices of layers or tokens: one, several, or None for all.
 Indices = int | Sequence[int] | np.ndarray | None
@@ -52,16 +58,75 @@ def is_traced(*values: object) -> bool:
 
 
 def as_array(name: str, value: Any) -> Array:
-    """Return a JAX array as it is and anything else as a NumPy array, or raise `InputError`."""
+    """Return a JAX array as it is and anything else as a NumPy array, or raise `InputError`.
+
+    Of a torch tensor the values are taken, wherever it is and whatever gradient it carries.
+    """
     if isinstance(value, jax.Array):
         return value
     try:
-        array = np.asarray(value)
+        if hasattr(value, "detach") and hasattr(value, "cpu"):
+            value = value.detach().cpu()
+        try:
+            array = np.asarray(value)
+        except TypeError:
+            if not hasattr(value, "__dlpack__"):
+                raise
+            array = np.asarray(jax.dlpack.from_dlpack(value))  # bfloat16, which NumPy lacks
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} cannot be read as an array: {error}") from error
     if array.dtype == object:
         raise InputError(f"{name} must be an array of numbers, got {type(value).__name__}")
-    return array
+    # NumPy writes bfloat16 to files as two bytes without a meaning, and no other dtype.
+    return array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array
+
+
+def as_layers(name: str, value: Any, mask: Any = None, axis: int = -4) -> Array:
+    """Return `as_array`, where a list or tuple of arrays is a stack of layers on the axis `axis`.
+
+    The arrays are those of one layer each, bottom to top, without the layer axis: of an attention
+    ``[..., H, n, n]``. A batch of one text, as `transformers` returns for one, has no batch axis
+    then, unless `mask` has one. Raises `InputError` with the index of a layer that is None or
+    unlike the others.
+    """
+    cure = 'load the model with attn_implementation="eager" and ask for output_attentions=True'
+    if value is None:
+        raise InputError(f"{name} must be an array of numbers, got NoneType: {cure}")
+    first = value
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    listed = first is None or isinstance(first, list | tuple) or np.ndim(first) >= -axis - 1
+    if not isinstance(value, list | tuple) or not listed:
+        return as_array(name, value)
+    layers = []
+    for place, layer in enumerate(value):
+        if layer is None:
+            raise InputError(
+                f"{name}[{place}] is None, as of a fused kernel, which returns no attention: {cure}"
+            )
+        if isinstance(layer, list | tuple):
+            raise InputError(
+                f"{name} must be one list of layers, got a list of lists, as generate() returns "
+                "one a step: run the model once on the whole sequence, or pass the first step's"
+            )
+        layers.append(as_array(f"{name}[{place}]", layer))
+        if (layers[-1].shape, layers[-1].dtype) != (layers[0].shape, layers[0].dtype):
+            raise InputError(
+                f"{name} must hold layers of one shape and dtype, got {layers[-1].dtype} "
+                f"{layers[-1].shape} at index {place} after {layers[0].dtype} {layers[0].shape}"
+            )
+    if not layers:
+        raise InputError(f"{name} must hold at least one layer, got none: {cure}")
+    namespace: Any = jnp if any(isinstance(layer, jax.Array) for layer in layers) else np
+    stack: Array = namespace.stack(layers, axis)
+    one_text = stack.ndim == 1 - axis and len(stack) == 1 and np.ndim(mask) < 2
+    return stack[0] if one_text else stack
+
+
+def refuse_traced(name: str, *values: object) -> None:
+    """Raise `InputError` where a function that needs values is called inside ``jit``."""
+    if is_traced(*jax.tree.leaves(values)):
+        raise InputError(f"{name} needs values and cannot run inside jit, vmap or grad")
 
 
 def in_own_precision(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
@@ -86,7 +151,8 @@ def check_attention(attention: Any, mask: Any = None) -> tuple[Array, Array | No
     Parameters
     ----------
     attention
-        ``[..., L, H, n, n]``, float32 or float64. NumPy, JAX or anything with ``__array__``.
+        ``[..., L, H, n, n]``, float32 or float64. NumPy, JAX or anything with ``__array__``, such
+        as a torch tensor; or a list or tuple of its layers, each ``[..., H, n, n]``.
     mask
         ``[..., n]`` boolean, True at real tokens, or None where all are.
 
@@ -104,13 +170,13 @@ def check_attention(attention: Any, mask: Any = None) -> tuple[Array, Array | No
     """
     attention, mask = check_layout(attention, mask)
     if not is_traced(attention, mask):
-        check_values(attention, mask)
+        check_values(attention, mask, mask)
     return attention, mask
 
 
 def check_layout(attention: Any, mask: Any = None) -> tuple[Array, Array | None]:
     """Check all that `check_attention` does but the values."""
-    attention = as_array("attention", attention)
+    attention = as_layers("attention", attention, mask)
     if attention.ndim < 4:
         raise InputError(
             "attention must have the shape [..., layers, heads, tokens, tokens], got rank "
@@ -122,15 +188,20 @@ def check_layout(attention: Any, mask: Any = None) -> tuple[Array, Array | None]
         )
     if 0 in attention.shape:
         raise InputError(f"attention must not have an empty axis, got shape {attention.shape}")
-    if attention.dtype not in FLOATS:
-        half = str(attention.dtype) in HALVES
-        cure = "jaxflow.widen makes it float32" if half else "convert it first"
-        raise InputError(f"attention must be float32 or float64, got {attention.dtype}: {cure}")
+    check_dtype("attention", attention)
     if mask is not None:
         mask = _check_mask(mask, attention.shape)
         if isinstance(attention, np.ndarray) and not is_traced(mask):
             mask = np.asarray(mask)
     return attention, mask
+
+
+def check_dtype(name: str, attention: Array) -> None:
+    """Raise `InputError` unless an attention is float32 or float64."""
+    if attention.dtype not in FLOATS:
+        half = str(attention.dtype) in HALVES
+        cure = "jaxflow.widen makes it float32" if half else "convert it first"
+        raise InputError(f"{name} must be float32 or float64, got {attention.dtype}: {cure}")
 
 
 def _check_mask(mask: Any, shape: tuple[int, ...]) -> Array:
@@ -145,46 +216,87 @@ def _check_mask(mask: Any, shape: tuple[int, ...]) -> Array:
     return mask
 
 
-def check_values(attention: Array, mask: Array | None) -> None:
-    """Check the values of an attention whose layout has been checked."""
+def check_one_sentence(attention: Array) -> None:
+    """Raise `InputError` for an attention with batch axes."""
+    if attention.ndim != 4:
+        raise InputError(
+            "attention must be that of one sentence, [layers, heads, tokens, tokens], got shape "
+            f"{attention.shape}"
+        )
+
+
+def check_values(
+    array: Array,
+    query: Array | None,
+    key: Array | None,
+    name: str = "attention",
+    kind: str = "attention",
+) -> None:
+    """Check the values of an array ``[..., L, H, n, m]`` whose layout has been checked.
+
+    `query` and `key` are the masks of its last two axes. The rows of ``edges``, another `kind`, may
+    have any sum and sign; a ``gradient`` must be finite between real tokens, and no more.
+    """
     # Only these few numbers are copied from an accelerator to the host, from one compiled pass.
-    if isinstance(attention, np.ndarray):
+    if isinstance(array, np.ndarray):
         with np.errstate(invalid="ignore", over="ignore"):  # an error below, not a warning here
-            summary = _summarise(attention, mask, namespace=np)
+            summary = _summarise(array, query, key, kind=kind, namespace=np)
     else:
-        summary = _summarise_on_device(attention, mask)
+        summary = _summarise_on_device(array, query, key, kind=kind)
     padded, low, finite, error = (float(value) for value in summary)
-    if padded != 0:
-        raise InputError(
-            "attention must hold exactly 0 at the keys that mask marks as padding, got up to "
-            f"{padded:.3g}"
-        )
-    if not finite:
-        raise InputError("attention must be finite, got NaN or infinite entries")
-    if low < 0:
-        raise InputError(f"attention must not be negative, got {low:.3g}")
-    if error > ROW_SUM_TOLERANCE:
-        raise InputError(
-            f"attention rows (queries) must sum to 1 within {ROW_SUM_TOLERANCE:g}, got a row that "
-            f"is off by {error:.3g}"
-        )
+    strict = kind == "attention"
+    if padded == 0 and finite and not (strict and (low < 0 or error > ROW_SUM_TOLERANCE)):
+        return
+    values = np.asarray(array)
+    real = np.ones((), bool) if query is None else np.asarray(query)[..., None, None, :, None]
+    hidden = np.zeros((), bool) if key is None else ~np.asarray(key)[..., None, None, None, :]
+    cure = ""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if padded != 0:
+            measure = np.where(real & hidden, np.abs(values), 0)
+            problem = (
+                f"must hold exactly 0 at the keys that mask marks as padding, got {padded:.3g}"
+            )
+        elif not finite:
+            measure = real & ~(hidden & (kind == "gradient")) & ~np.isfinite(values)
+            problem = "must be finite, got NaN or infinite entries"
+        elif low < 0:
+            measure = np.where(real, -values, 0)
+            problem = f"must not be negative, got {low:.3g}"
+        else:
+            measure = np.where(real, np.abs(values.sum(-1, keepdims=True) - 1), 0)
+            problem = (
+                f"rows (queries) must sum to 1 within {ROW_SUM_TOLERANCE:g}, got a row that is off "
+                f"by {error:.3g}"
+            )
+            if error <= max(HALF_ROW_SUM_TOLERANCES.values()):
+                cure = "; if half precision has rounded it, jaxflow.widen divides rows by their sum"
+    *text, layer, head, row, _ = map(int, np.unravel_index(measure.argmax(), measure.shape))
+    sentence = f"sentence {', '.join(map(str, text))}, " if text else ""
+    raise InputError(f"{name} {problem} ({sentence}layer {layer}, head {head}, row {row}){cure}")
 
 
-def _summarise(attention: Any, mask: Any, *, namespace: Any) -> tuple[Any, Any, Any, Any]:
+def _summarise(
+    array: Any, query: Any, key: Any, *, kind: str, namespace: Any
+) -> tuple[Any, Any, Any, Any]:
     """Return the most at a padded key, the least entry, whether all is finite, the worst sum."""
-    rows = attention
-    padded = namespace.zeros((), attention.dtype)
-    if mask is not None:
-        query = namespace.asarray(mask)[..., None, None, :, None]
-        key = namespace.asarray(mask)[..., None, None, None, :]
-        zero = namespace.zeros((), attention.dtype)
-        padded = namespace.abs(namespace.where(query & ~key, attention, zero)).max()
-        rows = namespace.where(query, attention, zero + 1 / attention.shape[-1])
+    zero = namespace.zeros((), array.dtype)
+    padded, rows = zero, array
+    real = None if query is None else namespace.asarray(query)[..., None, None, :, None]
+    if key is not None:
+        seen = namespace.asarray(key)[..., None, None, None, :]
+        if kind == "gradient":
+            real = seen if real is None else real & seen
+        else:
+            hidden = ~seen if real is None else real & ~seen
+            padded = namespace.abs(namespace.where(hidden, array, zero)).max()
+    if real is not None:
+        rows = namespace.where(real, array, zero + 1 / array.shape[-1])
     total = rows.sum(-1)
     return padded, rows.min(), namespace.isfinite(total).all(), namespace.abs(total - 1).max()
 
 
-_summarise_on_device = jax.jit(partial(_summarise, namespace=jnp))
+_summarise_on_device = jax.jit(partial(_summarise, namespace=jnp), static_argnames="kind")
 
 
 def check_residual(residual: Any) -> Any:
@@ -229,16 +341,81 @@ def resolve_index(name: str, value: Any, size: int) -> int:
     return index + size if index < 0 else index
 
 
-def resolve_indices(name: str, value: Any, size: int) -> tuple[int, ...]:
-    """Return one index, a sequence of them, or None for all, as a tuple of numbers from 0."""
+def resolve_indices(name: str, value: Any, size: int, *, signed: bool = False) -> tuple[int, ...]:
+    """Return one index, a sequence of them, or None for all, as a tuple of numbers from 0.
+
+    With `signed`, negative ones stay as they are.
+    """
     if value is None:
         return tuple(range(size))
-    if isinstance(value, Iterable) and not isinstance(value, str) and np.ndim(value) > 0:  # type: ignore[arg-type]
-        indices = tuple(resolve_index(name, item, size) for item in value)
-        if not indices:
-            raise InputError(f"{name} must name at least one index, got none")
-        return indices
-    return (resolve_index(name, value, size),)
+    if not isinstance(value, Iterable) or isinstance(value, str) or np.ndim(value) == 0:  # type: ignore[arg-type]
+        value = [value]
+    given = list(value)
+    indices = tuple(resolve_index(name, item, size) for item in given)
+    if not indices:
+        raise InputError(f"{name} must name at least one index, got none")
+    pairs = zip(given, indices, strict=True)
+    return tuple(at - size if signed and one < 0 else at for one, at in pairs)
+
+
+def length_mask(lengths: Any, n: int) -> Array:
+    """Return the mask ``[..., n]`` of texts of so many tokens, ``[...]``: True at real tokens."""
+    namespace: Any = jnp if isinstance(lengths, jax.Array) else np
+    mask: Array = namespace.arange(n) < namespace.asarray(lengths)[..., None]
+    return mask
+
+
+def resolve_tokens(name: str, value: Any, n: int, mask: Array | None) -> tuple[int, ...] | Array:
+    """Return tokens as numbers from 0: ``[S]``, or ``[..., S]`` where they differ between texts.
+
+    Negative ones count from the end of each text of `mask` ``[..., n]``: -1 is its last real token.
+    Raises `InputError` for one that a text is too short for; where the mask is traced it becomes n,
+    which is no token's index. A text without any real token has padding in its place.
+    """
+    chosen = resolve_indices(name, value, n, signed=mask is not None)
+    if mask is None or min(chosen) >= 0:
+        return chosen
+    found = places_from_end(chosen, mask)
+    if is_traced(found):
+        return found
+    if (found == n).any():
+        *text, at = map(int, np.argwhere(found == n)[0])
+        raise InputError(
+            f"{name} must name a token of every text, got {chosen[at]} for a text of "
+            f"{np.asarray(mask)[tuple(text)].sum()} tokens"
+        )
+    rows = np.asarray(found).reshape(-1, len(chosen))
+    return tuple(rows[0].tolist()) if (rows == rows[:1]).all() else found
+
+
+def resolve_token(name: str, value: Any, n: int, mask: Array | None) -> int:
+    """Return one token of one text as a number from 0, as `resolve_tokens` does several."""
+    resolve_index(name, value, n)
+    (place,) = resolve_tokens(name, operator.index(value), n, mask)
+    return int(place)
+
+
+def places_from_end(chosen: tuple[int, ...], mask: Array) -> Array:
+    """Return the places ``[..., S]`` of `resolve_tokens`, n where a text is too short."""
+    namespace: Any = jnp if is_traced(mask) else np
+    real, n = namespace.asarray(mask), mask.shape[-1]
+    count = real.sum(-1)[..., None]  # [..., 1]
+    wanted = namespace.broadcast_to(namespace.array(chosen), (*mask.shape[:-1], len(chosen)))
+    order = namespace.argsort(~real, axis=-1, stable=True)  # real tokens first, in their order
+    found = namespace.take_along_axis(order, namespace.clip(count + wanted, 0, n - 1), axis=-1)
+    found = namespace.where((count > 0) & (count + wanted < 0), n, found)
+    places: Array = namespace.where(wanted < 0, found, wanted)
+    return places
+
+
+def take_rows(table: Array, rows: tuple[int, ...] | Array) -> Array:
+    """Return ``[..., L, S, m]`` of ``[..., L, n, m]``: the rows that `resolve_tokens` has named."""
+    if isinstance(rows, tuple):
+        return table[..., np.array(rows), :]
+    # Under jit an index that is no token's makes a row of NaN.
+    namespace: Any = np if isinstance(table, np.ndarray) and not is_traced(rows) else jnp
+    taken: Array = namespace.take_along_axis(table, rows[..., None, :, None], axis=-2)
+    return taken
 
 
 def fuse_heads(attention: Array, heads: str | int | None = "mean", dtype: Any = None) -> Array:
@@ -326,7 +503,7 @@ def widen(attention: jax.Array, mask: ArrayLike | None = None) -> jax.Array: ...
 @overload
 def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray: ...
 def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
-    r"""Turn attention in half precision into float32 whose rows sum to 1.
+    r"""Return attention of half precision as float32 whose rows sum to 1.
 
     The functions here take float32 and float64 and refuse rows that do not sum to 1: half precision
     looks like a wrong axis. Where the deviation is rounding alone, this corrects it by dividing
@@ -335,7 +512,10 @@ def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
     Parameters
     ----------
     attention
-        ``[..., n, n]``, bfloat16 or float16, rows summing to 1 within `HALF_ROW_SUM_TOLERANCES`.
+        ``[..., n, n]``, of cross-attention ``[..., n, m]``, in bfloat16 or float16, rows summing
+        to 1 within `HALF_ROW_SUM_TOLERANCES`: a torch tensor, an array of `ml_dtypes`, one that
+        ``np.savez`` has written, or a list or tuple of layers. Or float32 or float64 that was
+        converted from half precision.
     mask
         ``[..., n]`` boolean over the axes before layers and heads, True at real tokens, for
         ``[..., L, H, n, n]``; rows of padded tokens may hold anything finite and become 0. Without
@@ -344,7 +524,7 @@ def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
     Returns
     -------
     array
-        float32, the same shape; a JAX array for JAX input, else NumPy.
+        float32, of float64 float64, the same shape; a JAX array for JAX input, else NumPy.
 
     Raises
     ------
@@ -371,17 +551,14 @@ def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
     >>> jaxflow.rollout(jaxflow.widen(half)).dtype
     dtype('float32')
     """
-    given = as_array("attention", attention)
+    given = as_layers("attention", attention, mask)
     name = str(given.dtype)
-    if name not in HALVES:
-        raise InputError(
-            f"attention must be {' or '.join(HALVES)} to be widened, got {name}: float32 and "
-            "float64 are taken as they are"
-        )
-    if given.ndim < 2 or given.shape[-1] != given.shape[-2] or 0 in given.shape:
+    if name not in HALVES and given.dtype not in FLOATS:
+        raise InputError(f"attention must be {', '.join(HALVES)}, float32 or float64, got {name}")
+    if given.ndim < 2 or 0 in given.shape:
         raise InputError(f"attention must have the shape [..., tokens, tokens], got {given.shape}")
     namespace: Any = jnp if isinstance(given, jax.Array) else np
-    wide: Any = given.astype(np.float32)
+    wide: Any = given.astype(np.float32) if name in HALVES else given
     real = None
     if mask is not None:
         if given.ndim < 4:
@@ -393,11 +570,12 @@ def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
         rows = np.asarray(total)[..., 0]
         if real is not None:
             rows = np.where(np.asarray(real)[..., None, None, :], rows, 1)
-        error, limit = np.abs(rows - 1).max(), HALF_ROW_SUM_TOLERANCES[name]
+        limit = HALF_ROW_SUM_TOLERANCES.get(name, max(HALF_ROW_SUM_TOLERANCES.values()))
+        error = np.abs(rows - 1).max()
         if not error <= limit:
             raise InputError(
                 f"attention rows (queries) must sum to 1 within {limit:.2g} in {name}, got a row "
                 f"that is off by {error:.3g}"
             )
-    result: Array = wide / namespace.where(total > 0, total, namespace.float32(1))
+    result: Array = wide / namespace.where(total > 0, total, namespace.ones_like(total))
     return result

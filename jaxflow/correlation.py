@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import FLOATS, Array, ArrayLike, as_array, in_own_precision
+from jaxflow.attention import Array, ArrayLike, as_array, in_own_precision
 from jaxflow.errors import InputError
 
 
@@ -24,21 +24,22 @@ def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> Array
     Parameters
     ----------
     a, b
-        ``[..., n]`` float32 or float64; batch axes broadcast against each other.
+        ``[..., n]`` real numbers, whole ones too; batch axes broadcast against each other.
     mask
         ``[..., n]`` boolean, True at the tokens that count; it broadcasts too.
 
     Returns
     -------
     array
-        ``[...]`` in the wider dtype of `a` and `b`. NaN where either side is constant over the
+        ``[...]`` in the wider dtype of `a` and `b`, at least float32; whole numbers count as
+        float64, in JAX as its default. NaN where either side is constant over the
         counted tokens, where fewer than two count, or where one of them is NaN. A JAX array if any
         argument is one, else NumPy.
 
     Raises
     ------
     InputError
-        If the shapes do not fit, a dtype is neither float32 nor float64, or the mask is no boolean.
+        If the shapes do not fit, an array is not of real numbers, or the mask is no boolean.
 
     Notes
     -----
@@ -53,14 +54,7 @@ def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> Array
     >>> float(jaxflow.spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 5.0, 9.0])))
     1.0
     """
-    a, b = as_array("a", a), as_array("b", b)
-    for name, values in (("a", a), ("b", b)):
-        # Not in half precision: the products of ranks overflow from about 40 tokens on.
-        if values.ndim < 1 or values.dtype not in FLOATS:
-            raise InputError(
-                f"{name} must be float32 or float64 of shape [..., tokens], got {values.dtype} "
-                f"{values.shape}"
-            )
+    a, b = _checked("a", a), _checked("b", b)
     shapes = [a.shape, b.shape]
     if mask is not None:
         mask = as_array("mask", mask)
@@ -76,10 +70,25 @@ def spearman(a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None) -> Array
     return in_own_precision(_spearman, a, b, mask)
 
 
+def _checked(name: str, given: ArrayLike) -> Array:
+    """Return numbers to be ranked: whole ones on the host as float64 of the same order."""
+    values = as_array(name, given)
+    whole = np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_
+    if values.ndim < 1 or not (whole or jnp.issubdtype(values.dtype, jnp.floating)):
+        raise InputError(
+            f"{name} must be real numbers of shape [..., tokens], got {values.dtype} {values.shape}"
+        )
+    if whole and isinstance(values, np.ndarray):  # JAX would cut off 64 bits
+        places = np.unique(values, return_inverse=True)[1]
+        return places.reshape(values.shape).astype(np.float64)
+    return values
+
+
 @jax.jit
 def _spearman(a: jax.Array, b: jax.Array, mask: jax.Array | None) -> jax.Array:
     shape = jnp.broadcast_shapes(a.shape, b.shape, () if mask is None else mask.shape)
-    dtype = jnp.result_type(a, b)
+    # Not in half precision: the products of ranks overflow from about 40 tokens on.
+    dtype = jnp.promote_types(jnp.result_type(a, b, float), jnp.float32)
     counted = jnp.ones(shape, bool) if mask is None else jnp.broadcast_to(mask, shape)
     left = _centred_ranks(jnp.broadcast_to(a, shape), counted, dtype)
     right = _centred_ranks(jnp.broadcast_to(b, shape), counted, dtype)

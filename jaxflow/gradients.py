@@ -336,7 +336,7 @@ def smooth_grad(
         largest = jnp.where(counted, centre, -jnp.inf).max((-2, -1), keepdims=True)
         least = jnp.where(counted, centre, jnp.inf).min((-2, -1), keepdims=True)
         # An example without any real token has no range; none of its tokens scores.
-        deviation = jnp.where(largest >= least, noise * (largest - least), 0)
+        deviation = jnp.where(largest < least, 0, noise * (largest - least))  # NaN stays NaN
 
         def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
             drawn = jax.random.normal(key, centre.shape, centre.dtype)

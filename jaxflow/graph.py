@@ -9,11 +9,11 @@ import numpy as np
 from jaxflow.attention import (
     ArrayLike,
     check_attention,
+    check_one_sentence,
     check_residual,
     edge_weights,
-    is_traced,
+    refuse_traced,
 )
-from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     import networkx
@@ -61,14 +61,9 @@ def attention_graph(
     """
     import networkx
 
-    if is_traced(attention, mask):
-        raise InputError("attention_graph needs values and cannot run inside jit, vmap or grad")
+    refuse_traced("attention_graph", attention, residual, mask)
     attention, mask = check_attention(attention, mask)
-    if attention.ndim != 4:
-        raise InputError(
-            "attention must be that of one sentence, [layers, heads, tokens, tokens], got shape "
-            f"{attention.shape}"
-        )
+    check_one_sentence(attention)
     edges = edge_weights(
         np.asarray(attention),
         residual=check_residual(residual),

@@ -99,12 +99,24 @@ def test_precision_and_home_of_the_result():
     assert on_device.dtype == jnp.float32
 
 
+def test_whole_numbers_and_half_precision_are_ranked_exactly() -> None:
+    assert jaxflow.spearman([1, 2, 3], [3, 1, 2]) == -0.5
+    assert jaxflow.spearman([[1, 2, 3]], [True, False, False]).dtype == np.float64
+    large = np.array([2**60, 2**60 + 1, 2**60 + 2])  # equal in float64
+    assert jaxflow.spearman(large, [1, 2, 3]) == 1
+    assert jaxflow.spearman(jnp.array([3, 1, 2]), jnp.arange(3)).dtype == jnp.float32
+    many = np.random.default_rng(0).permutation(200)
+    found = jaxflow.spearman(many.astype(np.float16), np.arange(200, dtype=np.float16))
+    assert found.dtype == np.float32
+    expected = scipy.stats.spearmanr(many, np.arange(200)).statistic
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "mask", "complaint"),
     [
-        (np.arange(3), np.ones(3), None, "a must be float32 or float64 .* int64"),
-        (np.ones(3), np.ones(3, np.float16), None, "b must be float32 or float64 .* float16"),
-        (np.float64(1), np.ones(3), None, r"a must be float32 or float64 of shape .* \(\)"),
+        (np.ones(3), np.ones(3, complex), None, "b must be real numbers .* complex128"),
+        (np.float64(1), np.ones(3), None, r"a must be real numbers of shape .* \(\)"),
         (np.ones(3), np.ones(4), None, r"a, b and mask must have fitting shapes"),
         (np.ones(3), np.ones(1), None, r"a, b and mask must have the same number of tokens"),
         (np.ones((2, 3)), np.ones((3, 3)), None, r"a, b and mask must have fitting shapes"),

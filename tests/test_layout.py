@@ -142,7 +142,7 @@ COMMON = {"residual": 0.5, "heads": "mean", "mask": None}
 SCORE = {"score": EMPTY, "embeddings": EMPTY}
 PROMISED = {
     "raw_attention": (ATTENTION, {"heads": "mean", "mask": None}),
-    "rollout": (ATTENTION, {**COMMON, "start_layer": 0}),
+    "rollout": (ATTENTION, {**COMMON, "start_layer": 0, "sources": None}),
     "head_rollout": (ATTENTION, {"residual": 0.5, "mask": None}),
     "flow": (ATTENTION, {**COMMON, "sources": None, "layers": None, "threads": None}),
     "flow_cut": (ATTENTION, {"layer": EMPTY, "source": EMPTY, "sink": EMPTY}),

@@ -52,7 +52,7 @@ RIGHT = (
     "takes_device(jaxflow.discard(device, 0.9))",
     "takes_host(jaxflow.widen(host, mask))",
     "takes_host(jaxflow.flow(host, sources=[0, 1], layers=-1, threads=2))",
-    "takes_host(jaxflow.flow(device, sources=np.arange(2)))",
+    "takes_device(jaxflow.flow(device, sources=np.arange(2)))",
     "takes_device(jax.jit(lambda a: jaxflow.flow(a, sources=0))(device))",
     "takes_host(jaxflow.head_flow(device, layers=range(2)))",
     "takes_host(jaxflow.saturation(host).share)",

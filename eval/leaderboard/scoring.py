@@ -25,7 +25,7 @@ from jaxflow.edges import (
     propagations,
 )
 from jaxflow.edges._aggregate import capacities, combine
-from jaxflow.edges.registry import weigh, weigh_below
+from jaxflow.edges.registry import weigh_checked
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Cases, batches
 from jaxflow.eval.leaderboard.methods import NORMALISED, aggregators_of
@@ -166,7 +166,7 @@ def _aggregation(held: bool, below: bool) -> str:
 
 def _weigh(edge: EdgeWeight, trace: Trace) -> tuple[jax.Array, jax.Array | None]:
     """Return the edges of all layers, and those of a layer below others where they differ."""
-    return weigh(trace, edge), weigh_below(trace, edge)
+    return weigh_checked(trace, edge)
 
 
 def _aggregate(

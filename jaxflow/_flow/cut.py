@@ -17,7 +17,14 @@ import numpy as np
 
 from jaxflow._flow.table import graph_edges
 from jaxflow._flow.threads import cut_tables
-from jaxflow.attention import ArrayLike, resolve_index
+from jaxflow.attention import (
+    ArrayLike,
+    check_layout,
+    check_one_sentence,
+    refuse_traced,
+    resolve_index,
+    resolve_token,
+)
 from jaxflow.errors import InputError
 
 Edge = tuple[int, int, int]
@@ -129,9 +136,9 @@ def flow_cut(
     layer
         Attention layer whose output is explained, 0-based; negative ones count from the top.
     source
-        Token of that layer.
+        Token of that layer; with a mask, negative ones count from the last real token.
     sink
-        Input token.
+        Input token, likewise.
     residual, heads, mask
         As for `jaxflow.flow`.
 
@@ -155,18 +162,16 @@ def flow_cut(
     >>> _.describe(["[CLS]", "keys"])
     ('layer 1, [CLS] → keys', 'layer 2, [CLS] → keys')
     """
-    edges, _ = graph_edges(attention, residual, heads, mask)
-    if edges.ndim != 3:
-        raise InputError(
-            "attention must be that of one sentence, [layers, heads, tokens, tokens], got shape "
-            f"{np.shape(attention)}"
-        )
+    refuse_traced("flow_cut", attention, residual, mask)
+    attention, mask = check_layout(attention, mask)
+    check_one_sentence(attention)
+    edges, mask = graph_edges(attention, residual, heads, mask)
     depth, n = edges.shape[:2]
     return cut_edges(
         edges,
         resolve_index("layer", layer, depth),
-        resolve_index("source", source, n),
-        resolve_index("sink", sink, n),
+        resolve_token("source", source, n, mask),
+        resolve_token("sink", sink, n, mask),
     )
 
 

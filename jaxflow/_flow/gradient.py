@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow._flow.threads import cut_tables, flow_tables
-from jaxflow.attention import edge_weights
+from jaxflow.attention import edge_weights, places_from_end
 
 
 class FlowOptions(NamedTuple):
-    """Options fixed when a traced flow is compiled; indices count from 0."""
+    """Options fixed when a traced flow is compiled; negative sources count from a text's end."""
 
     heads: str | int
     layers: tuple[int, ...]
@@ -37,20 +37,46 @@ def _host_edges(attention: Any, residual: Any, mask: Any, heads: str | int) -> n
     return np.asarray(weights)
 
 
+def _sources(options: FlowOptions, mask: Any) -> tuple[tuple[int, ...] | np.ndarray, Any]:
+    """Return the sources, and ``[..., S]`` where a text has none of them; None where all have."""
+    if mask is None or min(options.sources) >= 0:
+        return options.sources, None
+    places = np.asarray(places_from_end(options.sources, np.asarray(mask)))
+    missing = places == mask.shape[-1]
+    return np.where(missing, 0, places), missing
+
+
 def _host_flow(options: FlowOptions, dtype: Any, attention: Any, residual: Any, mask: Any) -> Any:
     edges = _host_edges(attention, residual, mask, options.heads)
-    table = flow_tables(edges, options.layers, options.sources, options.threads)
+    sources, missing = _sources(options, mask)
+    table = flow_tables(edges, options.layers, sources, options.threads)
     # No value was checked, so NaN must stay visible.
     table[~np.isfinite(edges).all((-3, -2, -1))] = np.nan
-    return table.astype(dtype)
+    if missing is not None:
+        table[np.broadcast_to(missing[..., None, :, None], table.shape)] = np.nan
+    return narrowed(table, edges, dtype)
 
 
 def _host_cuts(
     options: FlowOptions, dtype: Any, attention: Any, residual: Any, mask: Any, pulls: Any
 ) -> Any:
     edges = _host_edges(attention, residual, mask, options.heads)
+    sources, missing = _sources(options, mask)
     pulls = np.asarray(pulls, np.float64)
-    return cut_tables(edges, options.layers, options.sources, pulls, options.threads).astype(dtype)
+    cuts = cut_tables(edges, options.layers, sources, pulls, options.threads)
+    undefined = ~np.isfinite(edges).all((-3, -2, -1))
+    cuts[undefined if missing is None else undefined | missing.any(-1)] = np.nan
+    return cuts.astype(dtype)
+
+
+def narrowed(flows: np.ndarray, edges: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return flows on `edges` in another dtype, none rounded above its bound min(1, column sum)."""
+    if dtype == np.float64:
+        return flows
+    bound = np.minimum(1.0, edges[..., 0, :, :].sum(-2))[..., None, None, :]
+    largest = bound.astype(dtype)
+    largest = np.where(largest > bound, np.nextafter(largest, np.zeros((), dtype)), largest)
+    return np.minimum(flows.astype(dtype), largest)
 
 
 def _spread(residual: Any, attention: jax.Array) -> jax.Array:
@@ -59,16 +85,15 @@ def _spread(residual: Any, attention: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def traced_flow(options: FlowOptions, attention: jax.Array, residual: Any, mask: Any) -> jax.Array:
-    """Return the flows ``[..., L', S, n]`` of an attention that has no values yet.
+    """Return the flows ``[..., L', S, n]`` of an attention that has no values yet, in its dtype.
 
-    Computed in float64 on the host, returned in float64 where JAX has it enabled, else float32.
+    Computed in float64 on the host.
     """
     n = attention.shape[-1]
     shape = (*attention.shape[:-4], len(options.layers), len(options.sources), n)
-    dtype = jnp.result_type(float)
     return jax.pure_callback(
-        partial(_host_flow, options, dtype),
-        jax.ShapeDtypeStruct(shape, dtype),
+        partial(_host_flow, options, attention.dtype),
+        jax.ShapeDtypeStruct(shape, attention.dtype),
         attention,
         _spread(residual, attention),
         mask,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow._flow.gradient import FlowOptions, traced_flow
+from jaxflow._flow.gradient import FlowOptions, narrowed, traced_flow
 from jaxflow._flow.threads import (
     CompilerError,
     compiled,
@@ -34,7 +34,9 @@ from jaxflow.attention import (
     check_values,
     edge_weights,
     is_traced,
+    refuse_traced,
     resolve_indices,
+    resolve_tokens,
 )
 from jaxflow.errors import InputError
 
@@ -77,12 +79,15 @@ def _check_cost(graphs: int, n: int, layers: Sequence[int], sources: int) -> Non
 def _check_table(
     attention: Any, mask: Any, layers: Any, sources: Any, patient: bool, *, per_head: bool = False
 ) -> tuple[Array, Array | None, tuple[int, ...], tuple[int, ...]]:
-    """Check the layout and the cost of a table; return attention, mask, layers and sources."""
+    """Check the layout and the cost of a table; return attention, mask, layers and sources.
+
+    With a mask, negative sources stay as they are: `resolve_tokens` finds them in each text.
+    """
     attention, mask = check_layout(attention, mask)
     depth, heads, n = attention.shape[-4:-1]
     levels = resolve_indices("layers", layers, depth)
-    chosen = resolve_indices("sources", sources, n)
-    if not patient:
+    chosen = resolve_indices("sources", sources, n, signed=mask is not None)
+    if not patient and not is_traced(attention, mask):
         graphs = math.prod(attention.shape[:-4]) * (heads if per_head else 1)
         _check_cost(graphs, n, levels, len(chosen))
     return attention, mask, levels, chosen
@@ -96,7 +101,7 @@ def _weigh(
     heads, residual = check_heads(heads, count), check_residual(residual)
     on_host = isinstance(attention, np.ndarray)
     if not on_host:
-        check_values(attention, mask)
+        check_values(attention, mask, mask)
     flat = np.asarray(attention).reshape(-1, depth, count, n, n)
     real = None if mask is None else np.asarray(mask).reshape(-1, n)
     edges = np.empty((len(flat), depth, n, n))
@@ -117,14 +122,16 @@ def _weigh(
             if weigh(part, given, first, last, residual, ROW_SUM_TOLERANCE, result):
                 return
         if on_host:
-            check_values(part, there)
+            check_values(part, there, there)
         weights = edge_weights(part, residual=residual, heads=heads, mask=there, dtype=np.float64)
         result[:] = weights
 
     try:
         distribute(weigh_piece, range(0, len(flat), step), resolve_threads(threads))
     except InputError:
-        check_values(attention, mask)  # to report what is wrong in the whole, not in one piece
+        check_values(
+            attention, mask, mask
+        )  # to report what is wrong in the whole, not in one piece
         raise
     return edges.reshape(*attention.shape[:-4], depth, n, n)
 
@@ -148,7 +155,7 @@ def flow(
     layers: Indices = ...,
     threads: int | None = ...,
     patient: bool = ...,
-) -> Any: ...
+) -> jax.Array: ...
 @overload
 def flow(
     attention: ArrayLike,
@@ -185,7 +192,9 @@ def flow(
     mask
         ``[..., n]`` boolean, True at real tokens. Flow from or to a padded token is 0.
     sources
-        Tokens whose embeddings are explained: an index, a sequence of them, or None for all.
+        Tokens whose embeddings are explained: an index, a sequence of them, or None for all. With a
+        mask negative ones count from each text's own end: -1 is its last real token. Inside ``jit``
+        the row of one that a text is too short for is NaN.
     layers
         Layers at which they are taken, 0-based, in the same forms; 0 is the lowest.
     threads
@@ -196,10 +205,10 @@ def flow(
 
     Returns
     -------
-    numpy.ndarray
-        ``[..., L', S, n]`` float64, not normalised: entry ``[l, s, t]`` is the largest amount that
-        can be sent from token s after layer l to input token t. Inside ``jit``, ``vmap`` or
-        ``grad`` a JAX array of these values, in float32 unless ``jax_enable_x64`` is on.
+    array
+        ``[..., L', S, n]``, not normalised: entry ``[l, s, t]`` is the largest amount that can be
+        sent from token s after layer l to input token t. Float64 NumPy; for JAX input a JAX array
+        in the dtype of `attention`, where no value is rounded above ``min(1, column sum)``.
 
     Raises
     ------
@@ -235,15 +244,18 @@ def flow(
     <BLANKLINE>
            [[1.  , 0.5 ]]])
     """
-    traced = is_traced(attention, residual, mask)
     attention, mask, levels, chosen = _check_table(
-        attention, mask, layers, sources, patient or traced
+        attention, mask, layers, sources, patient or is_traced(residual)
     )
-    if not traced:
+    if not is_traced(attention, residual, mask):
+        rows = resolve_tokens("sources", chosen, attention.shape[-1], mask)
         edges = _weigh(attention, mask, residual, heads, threads)
-        return flow_tables(edges, levels, chosen, threads)
+        flows = flow_tables(edges, levels, rows, threads)
+        if isinstance(attention, np.ndarray):
+            return flows
+        return jnp.asarray(narrowed(flows, edges, attention.dtype))
     if not is_traced(attention, mask):
-        check_values(attention, mask)
+        check_values(attention, mask, mask)
     heads = check_heads(heads, attention.shape[-3])
     options = FlowOptions(heads, levels, chosen, resolve_threads(threads))
     return traced_flow(options, jnp.asarray(attention), check_residual(residual), mask)
@@ -270,7 +282,7 @@ def head_flow(
     mask
         ``[..., n]`` boolean, True at real tokens.
     sources, layers
-        As in `jaxflow.flow`: an int, a sequence or None for all.
+        As in `jaxflow.flow`.
     threads
         None takes all cores.
     patient
@@ -306,6 +318,7 @@ def head_flow(
     array([[1. , 0. ],
            [0.5, 0.5]])
     """
+    refuse_traced("head_flow", attention, residual, mask)
     attention, mask, levels, chosen = _check_table(
         attention, mask, layers, sources, patient, per_head=True
     )
@@ -328,15 +341,15 @@ def head_flow(
 
 
 def flow_of_tops(
-    tops: np.ndarray,
-    below: np.ndarray,
+    tops: Array,
+    below: Array,
     *,
-    mask: np.ndarray | None = None,
+    mask: Array | None = None,
     sources: Indices = None,
     layers: Indices = None,
     threads: int | None = None,
     patient: bool = False,
-) -> np.ndarray:
+) -> Any:
     """Return flow ``[..., L', S, n]`` where each layer has other edges on top than further down.
 
     Both are ``[..., L, n, n]`` with rows that sum to 1: `tops` the edges of a layer that is
@@ -344,16 +357,17 @@ def flow_of_tops(
     rest as in `flow`.
     """
     depth, n = tops.shape[-3], tops.shape[-1]
-    real = None if mask is None else np.broadcast_to(mask, (*tops.shape[:-3], n))
+    namespace: Any = jnp if isinstance(tops, jax.Array) else np
+    real = None if mask is None else namespace.broadcast_to(mask, (*tops.shape[:-3], n))
     parts = []
     for layer in resolve_indices("layers", layers, depth):
         top = tops[..., layer : layer + 1, :, :]
-        graph = np.concatenate([below[..., :layer, :, :], top], axis=-3)
+        graph = namespace.concatenate([below[..., :layer, :, :], top], axis=-3)
         options: dict[str, Any] = {"mask": real, "sources": sources, "threads": threads}
         parts.append(
             flow(graph[..., None, :, :], residual=0, layers=layer, patient=patient, **options)
         )
-    return np.concatenate(parts, axis=-3)
+    return namespace.concatenate(parts, axis=-3)
 
 
 class Saturation(NamedTuple):
@@ -440,16 +454,20 @@ def saturation(
     >>> int(result.onset)
     3
     """
+    refuse_traced("saturation", attention, residual, mask)
     attention, mask, levels, chosen = _check_table(attention, mask, layers, sources, patient)
     depth, n = attention.shape[-4], attention.shape[-1]
+    rows = resolve_tokens("sources", chosen, n, mask)
     edges = _weigh(attention, mask, residual, heads, threads)
-    flows = flow_tables(edges, levels, chosen, threads)
+    flows = flow_tables(edges, levels, rows, threads)
     real = np.ones((*edges.shape[:-3], n), bool) if mask is None else np.asarray(mask)
+    asked = np.broadcast_to(np.asarray(rows), (*real.shape[:-1], len(chosen)))
+    asked = np.take_along_axis(real, asked, -1)  # [..., S]: whether the source is a real token
 
     bound = np.minimum(1.0, edges[..., 0, :, :].sum(-2))
     deviation = np.where(real[..., None, :], np.abs(edges.sum(-1) - 1), 0).max((-2, -1))
     slack = TOLERANCE + depth * deviation
-    pairs = (real[..., list(chosen), None] & real[..., None, :])[..., None, :, :]
+    pairs = (asked[..., None] & real[..., None, :])[..., None, :, :]
     least = (bound - slack[..., None])[..., None, None, :]
     reached = (flows >= least) & pairs
     count = pairs.sum((-2, -1))

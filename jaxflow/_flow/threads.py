@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxflow._flow.fallback import flow_tables_by_ortools
+from jaxflow.attention import Array
 from jaxflow.errors import InputError
 
 Piece = TypeVar("Piece")
@@ -103,13 +104,38 @@ def _stages(
             yield [(b, b + 1, s, s + step, at, at + 1) for b in range(sentences) for s in starts]
 
 
+def _by_choice(
+    function: Callable[..., np.ndarray], sources: np.ndarray, *arrays: np.ndarray
+) -> np.ndarray:
+    """Call ``function(sources, *arrays)`` for the texts of each choice of sources, ``[..., S]``."""
+    batch = sources.shape[:-1]
+    flat = [array.reshape(-1, *array.shape[len(batch) :]) for array in arrays]
+    choices, which = np.unique(sources.reshape(len(flat[0]), -1), axis=0, return_inverse=True)
+    result: Any = None
+    for place, choice in enumerate(choices):
+        these = which.reshape(-1) == place
+        part = function(tuple(choice.tolist()), *(array[these] for array in flat))
+        if result is None:
+            result = np.empty((len(flat[0]), *part.shape[1:]))
+        result[these] = part
+    return np.asarray(result).reshape(*batch, *result.shape[1:])
+
+
 def flow_tables(
-    edges: np.ndarray, layers: tuple[int, ...], sources: tuple[int, ...], threads: int | None
+    edges: np.ndarray,
+    layers: tuple[int, ...],
+    sources: tuple[int, ...] | Array,
+    threads: int | None,
 ) -> np.ndarray:
     """Return the flows ``[..., L', S, n]`` on edge weights ``[..., L, n, n]``.
 
-    Raises `InputError` if neither numba nor OR-tools in its place can be used.
+    `sources` are numbers from 0, or an array ``[..., S]`` of each text's own. Raises `InputError`
+    if neither numba nor OR-tools in its place can be used.
     """
+    if not isinstance(sources, tuple):
+        return _by_choice(
+            lambda own, edges: flow_tables(edges, layers, own, threads), np.asarray(sources), edges
+        )
     count = resolve_threads(threads)
     depth, n = edges.shape[-3:-1]
     flat = np.ascontiguousarray(edges, np.float64).reshape(-1, depth, n, n)
@@ -136,14 +162,22 @@ def flow_tables(
 def cut_tables(
     edges: np.ndarray,
     layers: tuple[int, ...],
-    sources: tuple[int, ...],
+    sources: tuple[int, ...] | Array,
     pulls: np.ndarray,
     threads: int | None,
 ) -> np.ndarray:
     """Return ``[..., L, n, n]``: for every edge the sum of `pulls` over the pairs it is a cut of.
 
-    `pulls` is ``[..., L', S, n]``, a number for every pair. Raises `InputError` without numba.
+    `pulls` is ``[..., L', S, n]``, a number for every pair, `sources` as in `flow_tables`. Raises
+    `InputError` without numba.
     """
+    if not isinstance(sources, tuple):
+        return _by_choice(
+            lambda own, *given: cut_tables(given[0], layers, own, given[1], threads),
+            np.asarray(sources),
+            edges,
+            pulls,
+        )
     first, one = np.zeros(1, np.int64), np.ones((1, 1, 1, 1))
     try:
         add_cuts = compiled("add_cuts", one, first, first, one, one.copy(), 0, 1)

@@ -30,9 +30,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Indices, mask_tokens, resolve_indices
-from jaxflow.edges.registry import EdgeWeight, edge_weight, weigh, weigh_below
-from jaxflow.edges.trace import Trace
+from jaxflow.attention import (
+    Indices,
+    check_residual,
+    is_traced,
+    mask_tokens,
+    resolve_tokens,
+    take_rows,
+)
+from jaxflow.edges.registry import EdgeWeight, edge_weight, weigh_checked
+from jaxflow.edges.trace import Trace, check_trace
 from jaxflow.errors import InputError
 
 Aggregator = Literal["none", "rollout", "flow", "paths", "product"]
@@ -48,10 +55,10 @@ def check_aggregator(how: str, known: Sequence[str] = AGGREGATORS) -> None:
 
 
 def row_normalised(edges: jax.Array) -> jax.Array:
-    """Set negative weights to 0 and divide rows by their sum; a row of zeros stays one."""
+    """Set negative weights to 0 and divide rows by their sum; a row of zeros or NaN stays one."""
     positive = jnp.maximum(edges, 0)
     total = positive.sum(-1, keepdims=True)
-    return jnp.where(total > 0, positive / jnp.where(total > 0, total, 1), 0)
+    return positive / jnp.where(total == 0, 1, total)
 
 
 def identity_like(edges: jax.Array) -> jax.Array:
@@ -68,7 +75,7 @@ def capacities(
     not; a row of zeros is all residual.
     """
     rows = row_normalised(edges)
-    share = jnp.where(rows.sum(-1, keepdims=True) > 0, 0.0 if held else residual, 1.0)
+    share = jnp.where(rows.sum(-1, keepdims=True) == 0, 1.0, 0.0 if held else residual)
     return jnp.asarray(mask_tokens((1 - share) * rows + share * identity_like(edges), mask))
 
 
@@ -153,36 +160,40 @@ def aggregate(
     residual
         Share of the residual connection, where the edge weight does not include it.
     sources
-        Tokens whose rows to return: an int, a sequence, or None for all. Flow computes no others.
+        Tokens whose rows to return: an int, a sequence, or None for all; with a mask, negative ones
+        count from each text's own end. Flow computes no others.
     threads
         For flow; None takes all cores.
 
     Returns
     -------
     array
-        ``[..., L, S, n]``: a JAX array, of flow float64 NumPy.
+        ``[..., L, S, n]``: a JAX array, of flow float64 NumPy but inside ``jit``.
 
     Raises
     ------
     InputError
-        If an argument is unknown or the trace lacks what the edge weight needs.
+        If an argument is unknown, or the trace lacks what the edge weight needs or holds NaN.
     """
     check_aggregator(how)
+    residual = check_residual(residual)
     edge = edge_weight(edge) if isinstance(edge, str) else edge
-    edges, below = weigh(trace, edge), weigh_below(trace, edge)
-    mask = None if trace.mask is None else jnp.asarray(trace.mask)
+    trace = check_trace(trace, edge.needs, f"the edge weight {edge.name}")
+    n, mask = trace.attention.shape[-1], trace.mask
+    chosen = resolve_tokens("sources", sources, n, mask)
+    edges, below = weigh_checked(trace, edge)
+    real = None if mask is None else jnp.asarray(mask)
     if how == "flow":
         from jaxflow._flow import flow
         from jaxflow._flow.table import flow_of_tops
 
-        held: dict[str, Any] = {"held": edge.residual, "residual": residual, "mask": mask}
-        rows = jax.device_get(capacities(edges, **held))
-        real = None if mask is None else jax.device_get(mask)
-        options: dict[str, Any] = {"mask": real, "sources": sources, "threads": threads}
+        held: dict[str, Any] = {"held": edge.residual, "residual": residual, "mask": real}
+        options: dict[str, Any] = {"mask": mask, "sources": sources, "threads": threads}
+        rows = [capacities(each, **held) for each in (edges, below) if each is not None]
+        if not is_traced(mask, *rows):  # to be computed in float64
+            rows, options["mask"] = jax.device_get((rows, mask))
         if below is not None:
-            return flow_of_tops(rows, jax.device_get(capacities(below, **held)), **options)
-        return flow(rows[..., None, :, :], residual=0, **options)
-    combined = combine(edges, how, held=edge.residual, residual=residual, mask=mask, below=below)
-    if sources is None:
-        return combined
-    return combined[..., np.array(resolve_indices("sources", sources, combined.shape[-1])), :]
+            return flow_of_tops(*rows, **options)
+        return flow(rows[0][..., None, :, :], residual=0, **options)
+    combined = combine(edges, how, held=edge.residual, residual=residual, mask=real, below=below)
+    return combined if sources is None else take_rows(combined, chosen)

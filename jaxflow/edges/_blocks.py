@@ -83,7 +83,7 @@ def _gelu(values: jax.Array) -> jax.Array:
 
 
 def _relu(values: jax.Array) -> jax.Array:
-    return (values > 0).astype(values.dtype)
+    return jnp.where(jnp.isnan(values), values, (values > 0).astype(values.dtype))
 
 
 #: Each activation divided by its argument, written so that nothing is divided by a small number.
@@ -129,5 +129,5 @@ def distribute_bias(parts: jax.Array, bias: Array, otherwise: jax.Array) -> jax.
     along = jnp.abs(einsum("...ke,e->...k", parts, bias))
     total = along.sum(-1, keepdims=True)
     otherwise = jnp.broadcast_to(otherwise, along.shape)
-    shares = jnp.where(total > 0, along / jnp.where(total > 0, total, 1), otherwise)
+    shares = jnp.where(total == 0, otherwise, along / jnp.where(total == 0, 1, total))
     return parts + shares[..., None] * jnp.broadcast_to(bias, parts.shape)

@@ -40,9 +40,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxflow.attention import Indices, in_own_precision, resolve_indices
+from jaxflow.attention import Indices, in_own_precision, resolve_tokens, take_rows
 from jaxflow.edges._aggregate import identity_like, row_normalised
 from jaxflow.edges.cross import cross_edges
 from jaxflow.edges.cross_trace import CrossTrace, check_cross
@@ -57,7 +56,8 @@ def cross_relevance(trace: CrossTrace, *, sources: Indices = None) -> Any:
         Attention of the three kinds and the gradient of the explained output with respect to each.
     sources
         Decoder tokens whose rows to return: an int, a sequence, or None for all. An output is
-        explained by the row of the token that it was computed from.
+        explained by the row of the token that it was computed from. With `target_mask`, negative
+        ones count from each text's own end.
 
     Returns
     -------
@@ -76,8 +76,8 @@ def cross_relevance(trace: CrossTrace, *, sources: Indices = None) -> Any:
     The rules are in the module's docstring.
     """
     parts = check_cross(trace, "gradient", "relevance through encoder and decoder")
-    rows = resolve_indices("sources", sources, parts[2].shape[-2])
-    return in_own_precision(lambda *given: _relevance(given)[..., np.array(rows), :], *parts)
+    rows = resolve_tokens("sources", sources, parts[2].shape[-2], parts[4])
+    return in_own_precision(lambda *given: take_rows(_relevance(given), rows), *parts)
 
 
 @jax.jit

@@ -24,7 +24,14 @@ from jaxflow.attention import Array, is_traced, mask_tokens
 from jaxflow.edges._aggregate import row_normalised
 from jaxflow.edges._blocks import einsum, feed_forward, linear_norm
 from jaxflow.edges.registry import EdgeWeight
-from jaxflow.edges.trace import BlockWeights, LayerFunction, Trace, by_layer, require, visible_keys
+from jaxflow.edges.trace import (
+    BlockWeights,
+    LayerFunction,
+    Trace,
+    by_layer,
+    check_trace,
+    visible_keys,
+)
 from jaxflow.errors import InputError
 
 _NEEDS = ("vectors", "stream", "blocks")
@@ -84,8 +91,7 @@ def reconstruction(trace: Trace) -> jax.Array:
     the sum, linearised at its actual deviation (the identity of a pre-LayerNorm block), it is
     :math:`y_i = \sum_j g_i(F_{ij} + \delta_{ij} x_i)` plus the contribution of biases.
     """
-    require(trace, _NEEDS, "the reconstruction")
-    return by_layer(trace, _output)
+    return by_layer(check_trace(trace, _NEEDS, "the reconstruction"), _output)
 
 
 def _output(*layer: Any) -> jax.Array:
@@ -213,7 +219,8 @@ def _projected(attention: jax.Array, read: jax.Array, keys: jax.Array, width: in
     basis, values, _ = jnp.linalg.svd(rows, full_matrices=False)  # [..., H, n, k], [..., H, k]
     size = jnp.maximum(keys.sum(-1, keepdims=True), width)
     spacing = jnp.finfo(read.dtype).eps * size.astype(read.dtype)  # [..., 1, 1]
-    basis = jnp.where((values > spacing * values.max(-1, keepdims=True))[..., None, :], basis, 0)
+    null = values <= spacing * values.max(-1, keepdims=True)  # not of NaN, which stays
+    basis = jnp.where(null[..., None, :], 0, basis)
     highest = jax.lax.Precision.HIGHEST
     inside = jnp.matmul(attention, basis, precision=highest)
     return jnp.where(keys[..., None, :], jnp.matmul(inside, basis.mT, precision=highest), 0)

@@ -15,7 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Array, ArrayLike, Indices, as_array, check_count, check_residual
+from jaxflow.attention import (
+    Array,
+    ArrayLike,
+    Indices,
+    as_array,
+    check_count,
+    check_residual,
+    refuse_traced,
+    resolve_tokens,
+)
 from jaxflow.edges._aggregate import Aggregator, check_aggregator, combine
 from jaxflow.errors import InputError
 
@@ -52,6 +61,7 @@ def receptive_field(
     InputError
         If an argument is not usable.
     """
+    refuse_traced("receptive_field", residual)
     n, layers = check_count("n", n), check_count("layers", layers)
     check_aggregator(how)
     residual = check_residual(residual)
@@ -74,6 +84,7 @@ def normalise(
     *,
     residual: float = ...,
     sources: Indices = ...,
+    mask: ArrayLike | None = ...,
     threads: int | None = ...,
 ) -> jax.Array: ...
 @overload
@@ -83,6 +94,7 @@ def normalise(
     *,
     residual: float = ...,
     sources: Indices = ...,
+    mask: ArrayLike | None = ...,
     threads: int | None = ...,
 ) -> np.ndarray: ...
 def normalise(
@@ -91,6 +103,7 @@ def normalise(
     *,
     residual: float = 0.5,
     sources: Indices = None,
+    mask: ArrayLike | None = None,
     threads: int | None = None,
 ) -> Array:
     """Divide a causal model's token attention by its receptive field.
@@ -102,6 +115,9 @@ def normalise(
     how, residual, sources
         As given there. For edge weights that include the residual connection `residual` is the
         share that they are assumed to include.
+    mask
+        ``[..., n]`` boolean, True at real tokens, as in the trace: needed where `sources` has
+        negative numbers, which count from each text's own end. Padding must be at the end.
     threads
         For flow; None takes all cores.
 
@@ -124,16 +140,30 @@ def normalise(
             f"token_attention must have the shape [..., layers, sources, n], got {scores.shape}"
         )
     layers, count, n = scores.shape[-3:]
-    picked = np.arange(n) if sources is None else np.atleast_1d(np.asarray(sources))
-    whole = np.issubdtype(picked.dtype, np.integer)
-    if picked.shape != (count,) or not whole or not ((picked >= -n) & (picked < n)).all():
+    refuse_traced("the mask of normalise", mask)
+    real = None if mask is None else np.asarray(as_array("mask", mask))
+    if real is not None and (
+        real.shape != (*scores.shape[:-3], n)
+        or real.dtype != np.bool_
+        or (real[..., 1:] & ~real[..., :-1]).any()
+    ):
+        raise InputError(
+            f"mask must be boolean of shape {(*scores.shape[:-3], n)}, padding at the end, got "
+            f"{real.dtype} {real.shape}"
+        )
+    try:
+        picked = np.asarray(resolve_tokens("sources", sources, n, real))  # [S] or [..., S]
+    except InputError as error:
+        raise InputError(f"sources must be the tokens whose rows are given: {error}") from error
+    if picked.shape[-1] != count:
         raise InputError(
             f"sources must be the {count} tokens whose rows are given, from {-n} to {n - 1}, got "
             f"{sources!r}"
         )
-    field = receptive_field(n, layers, how, residual, threads)[:, picked]  # [L, S, n]
-    later = np.arange(n) > np.where(picked < 0, picked + n, picked)[:, None]  # [S, n]
-    if not isinstance(scores, jax.core.Tracer) and np.asarray(scores)[..., later].any():
+    field = np.moveaxis(receptive_field(n, layers, how, residual, threads)[:, picked], 0, -3)
+    later = np.arange(n) > picked[..., None, :, None]  # [..., 1, S, n]
+    known = not isinstance(scores, jax.core.Tracer)
+    if known and np.where(later, np.asarray(scores), 0).any():
         raise InputError(
             "token_attention must be a causal model's, got scores of tokens after their source"
         )

@@ -49,7 +49,7 @@ def _distances(
 
 def _unit(values: jax.Array) -> jax.Array:
     length = jnp.linalg.norm(values, axis=-1, keepdims=True)
-    return values / jnp.where(length > 0, length, 1)
+    return values / jnp.where(length == 0, 1, length)
 
 
 ZEROING = EdgeWeight(

@@ -34,7 +34,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Indices, check_residual, in_own_precision, is_traced, resolve_indices
+from jaxflow.attention import (
+    Indices,
+    check_residual,
+    in_own_precision,
+    refuse_traced,
+    resolve_indices,
+    resolve_tokens,
+    take_rows,
+)
 from jaxflow.edges._aggregate import Share, capacities, check_aggregator, row_normalised
 from jaxflow.edges.cross_trace import CROSS_EDGES, CrossEdge, CrossTrace, check_cross
 from jaxflow.errors import InputError
@@ -70,7 +78,8 @@ def aggregate_cross(
         decoder self-attention and cross-attention. A row of zeros is all residual.
     sources
         Decoder tokens whose rows to return: an int, a sequence, or None for all. Flow computes no
-        others. Not the source sentence's tokens: those are columns.
+        others. With `target_mask`, negative ones count from each text's own end. Not the source
+        sentence's tokens: those are columns.
     threads
         For flow; None takes all cores.
 
@@ -106,11 +115,11 @@ def aggregate_cross(
         raise InputError(f"edge weight must be one of {', '.join(CROSS_EDGES)}, got {edge!r}")
     parts = check_cross(trace, edge, f"{how} of {edge} edges")
     shares = _shares(residual)
-    rows = resolve_indices("sources", sources, parts[2].shape[-2])
     if how == "flow":
-        return _flow(parts, shares, rows, threads)
+        return _flow(parts, shares, sources, threads)
+    rows = resolve_tokens("sources", sources, parts[2].shape[-2], parts[4])
     function = _beside if how == "none" else _rollout
-    return in_own_precision(lambda *given: function(given, shares)[..., np.array(rows), :], *parts)
+    return in_own_precision(lambda *given: take_rows(function(given, shares), rows), *parts)
 
 
 def _shares(residual: Any) -> tuple[Any, Any, Any]:
@@ -156,7 +165,7 @@ def _capacities(
     encoder, decoder, cross = cross_edges(parts)
     source, target = parts[3:5]
     rows = row_normalised(cross)
-    keep = jnp.where(rows.sum(-1) > 0, shares[2], 1.0).astype(rows.dtype)
+    keep = jnp.where(rows.sum(-1) == 0, 1.0, shares[2]).astype(rows.dtype)
     down = (1 - keep[..., None]) * rows
     return (
         capacities(encoder, held=False, residual=shares[0], mask=source),
@@ -198,11 +207,10 @@ def _rollout(parts: tuple[Any, ...], shares: tuple[Any, Any, Any]) -> jax.Array:
 def _flow(
     parts: tuple[Any, ...],
     shares: tuple[Any, Any, Any],
-    rows: tuple[int, ...],
+    sources: Indices,
     threads: int | None,
 ) -> np.ndarray:
-    if is_traced(*parts, *shares):
-        raise InputError("flow through two stacks needs values and cannot run inside jit or grad")
+    refuse_traced("flow through two stacks", parts, shares)
     host = (None if part is None else np.asarray(part) for part in parts)
     wide = [
         part if part is None or part.dtype == np.bool_ else part.astype(np.float64) for part in host
@@ -215,15 +223,20 @@ def _flow(
     batch, (depth, m), n = encoder.shape[:-3], encoder.shape[-3:-1], decoder.shape[-1]
     sizes = zip(wide[3:5], (m, n), strict=True)
     masks = [np.ones((*batch, size), bool) if mask is None else mask for mask, size in sizes]
+    resolve_tokens("sources", sources, n, masks[1])  # each text has them
+    rows = resolve_indices("sources", sources, n, signed=True)
     stack = joint_stack(encoder, decoder, down, keep)
-    return flow(
+    table = flow(
         stack[..., None, :, :],
         residual=0,
         mask=np.concatenate(masks, -1),
-        sources=[m + row for row in rows],
+        # The last tokens of a text are the target's.
+        sources=[row if row < 0 else m + row for row in rows],
         layers=range(depth + 1, stack.shape[-3], 2),
         threads=threads,
     )
+    some = np.any(masks[1], axis=-1, keepdims=True)
+    return np.where(some[..., None, None], table, 0)
 
 
 def joint_stack(

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from jaxflow.attention import FLOATS, ROW_SUM_TOLERANCE, Array, as_array, is_traced
+from jaxflow.attention import Array, as_array, as_layers, check_dtype, check_values, is_traced
 from jaxflow.errors import InputError
 
 CrossEdge = Literal["raw", "gradient", "given"]
@@ -19,6 +19,8 @@ CROSS_EDGES: tuple[CrossEdge, ...] = get_args(CrossEdge)
 @dataclasses.dataclass(frozen=True)
 class CrossTrace:
     """A forward pass over m source tokens and n target tokens; H may differ between the kinds.
+
+    Attention and gradients may be lists or tuples of layers, ``[..., H, n, n]`` each.
 
     Attributes
     ----------
@@ -63,11 +65,9 @@ def check_cross(trace: CrossTrace, edge: CrossEdge, what: str) -> tuple[Any, ...
     ``vmap`` or ``grad``.
     """
     _require(trace, edge, what)
-    arrays = {name: as_array(name, getattr(trace, name)) for name in _KINDS}
-    if edge == "gradient":
-        for name in _KINDS:
-            gradient = f"{name}_gradient"
-            arrays[gradient] = as_array(gradient, getattr(trace, gradient))
+    names = [*_KINDS, *(f"{name}_gradient" for name in _KINDS if edge == "gradient")]
+    mask = trace.target_mask if trace.source_mask is None else trace.source_mask
+    arrays = {name: as_layers(name, getattr(trace, name), mask) for name in names}
     sizes = _check_shapes(arrays)
     masks = {
         side: _check_mask(f"{side}_mask", getattr(trace, f"{side}_mask"), shape)
@@ -76,7 +76,8 @@ def check_cross(trace: CrossTrace, edge: CrossEdge, what: str) -> tuple[Any, ...
     for name, array in arrays.items():
         _, query, key = _KINDS[name.removesuffix("_gradient")]
         kind = "gradient" if name not in _KINDS else "edges" if edge == "given" else "attention"
-        _check_values(name, array, masks[query], masks[key], kind)
+        if not is_traced(array, masks[query], masks[key]):
+            check_values(array, masks[query], masks[key], name, kind)
     gradients = (arrays.get(f"{name}_gradient") for name in _KINDS)
     return (*(arrays[name] for name in _KINDS), *masks.values(), *gradients)
 
@@ -105,8 +106,7 @@ def _check_shapes(arrays: dict[str, Array]) -> dict[str, tuple[int, ...]]:
                 f"{name} must have the shape [..., layers, heads, queries, keys] without an empty "
                 f"axis, got {array.shape}"
             )
-        if array.dtype not in FLOATS:
-            raise InputError(f"{name} must be float32 or float64, got {array.dtype}")
+        check_dtype(name, array)
         of = name.removesuffix("_gradient")
         if array.shape != arrays[of].shape:
             raise InputError(f"{name} must have {of}'s shape {arrays[of].shape}, got {array.shape}")
@@ -135,36 +135,3 @@ def _check_mask(name: str, mask: Any, shape: tuple[int, ...]) -> Array | None:
             f"{mask.shape}"
         )
     return mask
-
-
-def _check_values(
-    name: str, array: Array, query_mask: Array | None, key_mask: Array | None, kind: str
-) -> None:
-    """Check ``attention``, ``edges`` or a ``gradient`` between real tokens, where not traced."""
-    if is_traced(array, query_mask, key_mask):
-        return
-    values = np.asarray(array)
-    batch, (queries, keys) = values.shape[:-4], values.shape[-2:]
-    query = np.ones((*batch, queries), bool) if query_mask is None else np.asarray(query_mask)
-    key = np.ones((*batch, keys), bool) if key_mask is None else np.asarray(key_mask)
-    query, key = query[..., None, None, :, None], key[..., None, None, None, :]
-    rows = np.where(query, values, 0)  # a padded query may hold anything
-    if not np.isfinite(np.where(key, rows, 0) if kind == "gradient" else rows).all():
-        raise InputError(f"{name} must be finite, got NaN or infinite entries")
-    if kind == "gradient":
-        return
-    if (padded := np.where(key, 0, rows)).any():
-        raise InputError(
-            f"{name} must hold exactly 0 at the keys that the mask marks as padding, got up to "
-            f"{np.abs(padded).max():.3g}"
-        )
-    if kind == "edges":
-        return
-    if (low := rows.min()) < 0:
-        raise InputError(f"{name} must not be negative, got {low:.3g}")
-    error = np.abs(np.where(query[..., 0], rows.sum(-1), 1) - 1).max()
-    if error > ROW_SUM_TOLERANCE:
-        raise InputError(
-            f"{name}'s rows (queries) must sum to 1 within {ROW_SUM_TOLERANCE:g}, got a row that "
-            f"is off by {error:.3g}"
-        )

@@ -31,7 +31,7 @@ from jaxflow.attention import Array
 from jaxflow.edges._blocks import affine, distribute_bias, einsum, layer_norm, linear_norm, slope
 from jaxflow.edges._norms import add_residual
 from jaxflow.edges.registry import Propagation
-from jaxflow.edges.trace import BlockWeights, Norm, Trace, require
+from jaxflow.edges.trace import BlockWeights, Norm, Trace, check_trace
 from jaxflow.errors import InputError
 
 Bias = Literal["paper", "published"]
@@ -59,7 +59,7 @@ def decompose(
     """
     if bias not in get_args(Bias):
         raise InputError(f"bias must be one of {', '.join(get_args(Bias))}, got {bias!r}")
-    require(trace, ("stream", "blocks"), "DecompX")
+    trace = check_trace(trace, ("stream", "blocks"), "DecompX")
     blocks: Any = trace.blocks
     if blocks.value is None or blocks.value_bias is None:
         raise InputError(
@@ -257,6 +257,7 @@ def class_attributions(
     InputError
         If the trace lacks what this needs.
     """
+    trace = check_trace(trace, ("stream", "blocks"), "DecompX")
     _, parts = decompose(trace, _nothing, bias)
     stream = jnp.asarray(trace.stream)[..., -1, :, :]
     n = stream.shape[-2]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.attention import mask_tokens
-from jaxflow.edges.trace import Trace, require
+from jaxflow.edges.trace import Trace, check_trace
 from jaxflow.errors import InputError
 
 
@@ -190,16 +190,17 @@ def weigh(trace: Trace, edge: EdgeWeight | str) -> jax.Array:
     Raises
     ------
     InputError
-        If there is none of that name, or the trace lacks what it needs.
+        If there is none of that name, or the trace lacks what it needs or holds NaN.
     """
     edge = edge_weight(edge) if isinstance(edge, str) else edge
-    require(trace, edge.needs, f"the edge weight {edge.name}")
+    trace = check_trace(trace, edge.needs, f"the edge weight {edge.name}")
     return _masked(edge.weigh(trace), trace)
 
 
-def weigh_below(trace: Trace, edge: EdgeWeight) -> jax.Array | None:
-    """Return the weights of layers below the top one, as `weigh`; None where they are the same."""
-    return None if edge.below is None else _masked(edge.below(trace), trace)
+def weigh_checked(trace: Trace, edge: EdgeWeight) -> tuple[jax.Array, jax.Array | None]:
+    """Return `weigh` of a trace checked before, and what layers below have, None if the same."""
+    below = None if edge.below is None else _masked(edge.below(trace), trace)
+    return _masked(edge.weigh(trace), trace), below
 
 
 def _masked(weights: jax.Array, trace: Trace) -> jax.Array:
@@ -257,8 +258,8 @@ def propagate(trace: Trace, how: Propagation | str) -> jax.Array:
     Raises
     ------
     InputError
-        If there is none of that name, or the trace lacks what it needs.
+        If there is none of that name, or the trace lacks what it needs or holds NaN.
     """
     how = propagation(how) if isinstance(how, str) else how
-    require(trace, how.needs, f"the propagation {how.name}")
+    trace = check_trace(trace, how.needs, f"the propagation {how.name}")
     return _masked(how.follow(trace), trace)

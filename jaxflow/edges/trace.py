@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxflow.attention import Array
+from jaxflow.attention import Array, as_layers, check_attention, check_values, is_traced
 from jaxflow.errors import InputError
 
 
@@ -73,6 +74,9 @@ class BlockWeights:
 class Trace:
     """A forward pass over n tokens; every field but the attention may be None.
 
+    Fields with a layer axis may be lists or tuples of layers, without that axis, as `transformers`
+    returns attention and hidden states.
+
     Attributes
     ----------
     attention
@@ -116,14 +120,48 @@ _FIELDS = {
 }
 
 
-def require(trace: Trace, needs: tuple[str, ...], what: str) -> None:
-    """Raise `InputError` naming the fields among `needs` that the trace lacks."""
+def check_trace(trace: Trace, needs: tuple[str, ...], what: str) -> Trace:
+    """Check the attention of a trace and the fields that `what` needs; stack lists of layers.
+
+    Raises `InputError` for a field that is missing, does not go with the attention's shape, or,
+    where it is not traced, holds NaN.
+    """
     missing = [_FIELDS[name] for name in needs if getattr(trace, name) is None]
     if missing:
         raise InputError(
             f"{what} needs {' and '.join(missing)}, which this trace lacks: trace the model with "
             "jaxflow.models.trace, or choose an edge weight that needs attention alone"
         )
+    attention, mask = check_attention(trace.attention, trace.mask)
+    *batch, layers, heads, n, _ = attention.shape
+    shapes = {
+        "gradient": attention.shape,
+        "relevance": attention.shape,
+        "vectors": (*batch, layers, heads, n, None),
+        "stream": (*batch, layers + 1, n, None),
+        "special": (*batch, n),
+    }
+    found: dict[str, Any] = {}
+    for name in (name for name in shapes if name in needs):
+        axis = -3 if name == "stream" else -4
+        values = as_layers(name, getattr(trace, name), trace.mask, axis)
+        wanted = shapes[name]
+        if values.ndim != len(wanted) or any(
+            size not in (None, given) for size, given in zip(wanted, values.shape, strict=True)
+        ):
+            raise InputError(
+                f"{name} must have the shape {wanted} to go with attention {attention.shape}, None "
+                f"being any size, got {values.shape}"
+            )
+        found[name] = values
+        if name == "special" or is_traced(values, mask):
+            continue
+        if name in ("gradient", "relevance"):
+            check_values(values, mask, mask, name, "gradient")
+        elif not (finite := np.isfinite(np.asarray(values))).all():
+            layer = np.argwhere(~finite)[0][len(batch)]
+            raise InputError(f"{name} must be finite, got NaN or infinite entries (layer {layer})")
+    return dataclasses.replace(trace, attention=attention, mask=mask, **found)
 
 
 def visible_keys(trace: Trace) -> jax.Array:
@@ -132,7 +170,7 @@ def visible_keys(trace: Trace) -> jax.Array:
     A model's mask leaves exactly 0 in all heads of all layers, and a softmax hardly ever does: a
     key is visible where any head of any layer attends to it. Padded keys are visible to no query.
     """
-    attended = (jnp.asarray(trace.attention) > 0).any((-4, -3))
+    attended = (jnp.asarray(trace.attention) != 0).any((-4, -3))  # NaN is attention, too
     if trace.mask is None:
         return attended
     return attended & jnp.asarray(trace.mask)[..., None, :]

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from jaxflow._flow.cut import FlowCut, cut_edges
 from jaxflow._flow.table import flow, graph_edges
 from jaxflow._rollout import rollout
-from jaxflow.attention import check_attention, check_residual, resolve_index
+from jaxflow.attention import (
+    check_attention,
+    check_one_sentence,
+    check_residual,
+    refuse_traced,
+    resolve_token,
+)
 from jaxflow.errors import InputError
 
 #: Cuts to input tokens are always computed; those to tokens of layers between only up to so many,
@@ -74,16 +80,13 @@ def prepare(
     source: int = 0,
 ) -> Content:
     """Compute the content of a page; the arguments are those of `jaxflow.show`."""
+    refuse_traced("show", attention, residual, mask)
     checked, mask = check_attention(attention, mask)
+    check_one_sentence(checked)
     weights = np.asarray(checked)
-    if weights.ndim != 4:
-        raise InputError(
-            "attention must be that of one sentence, [layers, heads, tokens, tokens], got shape "
-            f"{weights.shape}"
-        )
     residual = float(check_residual(residual))
     n = weights.shape[-1]
-    source = resolve_index("source", source, n)
+    source = resolve_token("source", source, n, mask)
     names = _names(tokens, n)
     extra = {name: _one_score(name, values, n) for name, values in (scores or {}).items()}
     if mask is not None:

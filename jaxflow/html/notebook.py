@@ -88,8 +88,8 @@ def show(
     Parameters
     ----------
     attention
-        ``[L, H, n, n]``, the attention of one sentence, or an explanation with `attention`,
-        `tokens` and `scores`, as `jaxflow.eval.explanation` makes them.
+        ``[L, H, n, n]``, the attention of one sentence, a list of its layers, or an explanation
+        with `attention`, `tokens` and `scores`, as `jaxflow.eval.explanation` makes them.
     tokens
         The n tokens; None names them by their index.
     scores
@@ -99,7 +99,7 @@ def show(
     mask
         bool ``[n]``, True at real tokens: the others are left out.
     source
-        Index of the token explained.
+        Index of the token explained; with a mask, negative ones count from the last real token.
 
     Returns
     -------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import networkx as nx
@@ -127,6 +129,7 @@ TRACE = Trace(np.full((1, 1, 2, 2), 0.5, np.float32))
     ("function", "arguments", "complaint"),
     [
         (aggregate, (TRACE, "rav"), "edge weight must be one of .*raw.*, got 'rav'"),
+        (partial(aggregate, residual=2), (TRACE,), "residual must be a number from 0 to 1"),
         (aggregate, (TRACE, "raw", "sum"), "aggregator must be one of none, rollout, .* got 'sum'"),
         (receptive_field, (0, 1), "n must be a positive whole number"),
         (receptive_field, (2, 1.5), "layers must be a positive whole number"),
@@ -144,6 +147,6 @@ def test_unusable_input_is_named(function, arguments, complaint):
 def test_sources_that_do_not_fit_are_named():
     with pytest.raises(InputError, match="sources must be an index from -2 to 1, got 2"):
         aggregate(TRACE, sources=2)
-    for sources in ([0, 1], [2]):
-        with pytest.raises(InputError, match="sources must be the 1 tokens whose rows are given"):
+    for sources, words in (([0, 1], "the 1 tokens"), ([2], "the tokens")):
+        with pytest.raises(InputError, match=f"sources must be {words} whose rows are given"):
             normalise(np.ones((1, 1, 2)), sources=sources)

@@ -72,7 +72,8 @@ def test_padding_and_batches_change_nothing(padded):
         expected = np.zeros_like(found[1])
         expected[:, :n, columns] = call(alone)
         np.testing.assert_allclose(found[1], expected, rtol=0, atol=EXACT)
-        np.testing.assert_array_equal(call(trace, sources=[1, -4]), found[..., [1, 0], :])
+        some = call(trace, sources=[1, -1])  # each text's own last token
+        np.testing.assert_array_equal(some[1], found[1][..., [1, n - 1], :])
         np.testing.assert_array_equal(call(trace, sources=0), found[..., :1, :])
 
 
@@ -193,7 +194,7 @@ def test_unusable_input_is_named():
         "residual must be a number or three, .* got 2 of them": {"residual": (0.5, 0.5)},
         "residual must be a number from 0 to 1, got 2": {"residual": (0.5, 2, 0.5)},
         "sources must be an index from -4 to 3, got 4": {"sources": 4},
-        "cross's rows .* off by 0.01": {"trace": inexact},
+        "cross rows .* off by 0.01": {"trace": inexact},
         "needs the gradient with respect to cross-attention, which": gradients
         | {"trace": changed(trace, cross_gradient=None)},
         "cross_gradient must have cross's shape": gradients
