@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import jaxflow
 from jaxflow._flow.fallback import flow_rows_scaled
 from jaxflow._flow.table import TOLERANCE, graph_edges
+from jaxflow.attention import length_mask
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.bottleneck import Bottleneck, bottlenecks
 from jaxflow.eval.plots.style import is_constant
@@ -288,7 +289,7 @@ def _sentence_scores(
 
     def forward(params: Any, tokens: Any, types: Any, members: Any, numbers: Any) -> Any:
         n, (place, readout, length) = tokens.size, numbers
-        mask = jnp.arange(n) < length
+        mask = length_mask(length, n)
         join = _join(members, mask)
         found = {}
         if scoring is None:
@@ -330,7 +331,7 @@ def _sentence_scores(
     def gradient(params: Any, tokens: Any, types: Any, members: Any, numbers: Any) -> Any:
         assert scoring is not None
         place, _, length = numbers
-        mask = jnp.arange(tokens.size) < length
+        mask = length_mask(length, tokens.size)
         labels = None if label is None else jnp.array([label])
         given = params, tokens[None], mask[None], labels, place[None]
         types = given_types(types, tokens[None]).get("token_types")

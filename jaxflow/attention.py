@@ -358,11 +358,10 @@ def resolve_indices(name: str, value: Any, size: int, *, signed: bool = False) -
     return tuple(at - size if signed and one < 0 else at for one, at in pairs)
 
 
-def length_mask(lengths: Any, n: int) -> Array:
+def length_mask(lengths: Any, n: int) -> Any:
     """Return the mask ``[..., n]`` of texts of so many tokens, ``[...]``: True at real tokens."""
     namespace: Any = jnp if isinstance(lengths, jax.Array) else np
-    mask: Array = namespace.arange(n) < namespace.asarray(lengths)[..., None]
-    return mask
+    return namespace.arange(n) < namespace.asarray(lengths)[..., None]
 
 
 def resolve_tokens(name: str, value: Any, n: int, mask: Array | None) -> tuple[int, ...] | Array:
@@ -409,12 +408,13 @@ def places_from_end(chosen: tuple[int, ...], mask: Array) -> Array:
 
 
 def take_rows(table: Array, rows: tuple[int, ...] | Array) -> Array:
-    """Return ``[..., L, S, m]`` of ``[..., L, n, m]``: the rows that `resolve_tokens` has named."""
+    """Return ``[..., S, m]`` of ``[..., n, m]``: the rows that `resolve_tokens` has named."""
     if isinstance(rows, tuple):
         return table[..., np.array(rows), :]
     # Under jit an index that is no token's makes a row of NaN.
     namespace: Any = np if isinstance(table, np.ndarray) and not is_traced(rows) else jnp
-    taken: Array = namespace.take_along_axis(table, rows[..., None, :, None], axis=-2)
+    between = [None] * (table.ndim - rows.ndim - 1)  # layers and heads
+    taken: Array = namespace.take_along_axis(table, rows[(..., *between, slice(None), None)], -2)
     return taken
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxflow.attention import length_mask
 from jaxflow.errors import InputError
 from jaxflow.eval.score.target import ANSWERS
 from jaxflow.models import Model
@@ -35,7 +36,8 @@ class Cases:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """Bool ``[S, n]``, True at real tokens."""
-        return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+        mask: NDArray[np.bool_] = length_mask(self.lengths, self.tokens.shape[1])
+        return mask
 
     @property
     def removable(self) -> NDArray[np.bool_]:

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
-from jaxflow.attention import check_attention
+from jaxflow.attention import (
+    check_attention,
+    length_mask,
+    resolve_indices,
+    resolve_tokens,
+    take_rows,
+)
 from jaxflow.edges import (
     AGGREGATORS,
     EdgeWeight,
@@ -146,8 +152,10 @@ def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution
         If an option or an index is not usable.
     """
     attention, mask = saved.attention, saved.mask
-    layers = _indices("layers", options.layers, attention.shape[-4])
-    sources = _indices("sources", options.sources, attention.shape[-1])
+    n = attention.shape[-1]
+    layers = list(resolve_indices("layers", options.layers, attention.shape[-4]))
+    # With a mask, negative ones are places from the end of each text.
+    sources = list(resolve_indices("sources", options.sources, n, signed=mask is not None))
     residual = 0.5 if options.residual is None else options.residual
     heads = "mean" if options.heads is None else options.heads
 
@@ -168,8 +176,10 @@ def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution
     }
     result = np.asarray(functions[options.method](attention, mask=mask, **given))
     axis = -4 if options.method == "head-rollout" else -3
-    values = np.take(result, layers, axis=axis)[..., sources, :]
-    return Attribution(values, saved, chosen)
+    values = take_rows(
+        np.take(result, layers, axis=axis), resolve_tokens("sources", sources, n, mask)
+    )
+    return Attribution(np.asarray(values), saved, chosen)
 
 
 def write_attribution(path: Path, attribution: Attribution) -> None:
@@ -193,16 +203,6 @@ def write_attribution(path: Path, attribution: Attribution) -> None:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     write_together(path.parent, {path.name: write})
-
-
-def _indices(name: str, given: tuple[int, ...] | None, size: int) -> list[int]:
-    """Return the indices as numbers from 0."""
-    if given is None:
-        return list(range(size))
-    for index in given:
-        if not -size <= index < size:
-            raise InputError(f"{name} must be indices from {-size} to {size - 1}, got {index}")
-    return [index % size for index in given]
 
 
 def attention_of(
@@ -240,7 +240,7 @@ def attention_of(
             m = len(found[0, 0])
             attention[row, :, :, :m, :m] = found
         report(begin + len(rows), len(order))
-    mask = np.arange(n) < np.array([[len(reading.units)] for reading in readings])
+    mask = length_mask([len(reading.units) for reading in readings], n)
     tokens = np.array(
         [
             [*(unit.text for unit in reading.units), *[""] * (n - len(reading.units))]
@@ -256,7 +256,7 @@ def _run(model: Model, readings: Sequence[Reading]) -> list[NDArray[np.float32]]
     # The last batch is filled up with its first text, so that it is compiled with the others.
     rows = [*readings, *[readings[0]] * (BATCH - len(readings))]
     ids = np.stack([reading.padded(n, model.text.pad_id) for reading in rows])
-    mask = np.arange(n) < np.array([[len(reading.ids)] for reading in rows])
+    mask = length_mask([len(reading.ids) for reading in rows], n)
     types = np.stack([reading.padded_types(n) for reading in rows])
     inputs = {"token_types": types} if model.has_segments else {}
     attention = np.asarray(model(ids, mask, **inputs).attention)

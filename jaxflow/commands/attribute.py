@@ -129,6 +129,7 @@ def summary(result: Attribution) -> list[str]:
     ranked = [place for place in np.argsort(-row, kind="stable").tolist() if real[place]]
     top = ", ".join(f"{words[place]} {row[place]:.3f}" for place in ranked[:TOP])
     layer, token = options["layers"][top_layer], options["sources"][0]
+    token = token if token >= 0 else int(np.flatnonzero(real)[token])
     where = "first sentence, " if batch else ""
     lines.append(f"{where}layer {layer}, token {token} ({words[token]}): {top}")
     return lines

@@ -46,12 +46,13 @@ def test_every_method_with_all_or_chosen_layers_and_sources(saved, here, method,
     assert options["layers"] == [0, 1, 2]
     assert options.get("residual") == (None if method == "raw" else 0.5)
 
-    chosen = ["--method", method, "--layers", "-1,0", "--sources", "2", "--out", "chosen"]
+    chosen = ["--method", method, "--layers", "-1,0", "--sources=1,-1", "--out", "chosen"]
     assert main(["attribute", "saved.npz", *chosen]) == 0
     with np.load(here / "chosen") as file:
         assert json.loads(str(file["options"]))["layers"] == [2, 0]
-        expected = whole[:, [2, 0]][..., [2], :]
-        np.testing.assert_allclose(file["token_attention"], expected, atol=1e-12)
+        for text, last in enumerate((4, 2)):  # -1 is the last real token of each
+            expected = whole[text, [2, 0]][..., [1, last], :]
+            np.testing.assert_allclose(file["token_attention"][text], expected, atol=1e-12)
 
 
 def test_options_reach_the_method(saved, here):
