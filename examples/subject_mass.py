@@ -45,10 +45,10 @@ def subject_mass(
     shares = {name: np.full((len(split), model.config.layers), np.nan) for name in METHODS}
     right = np.zeros(len(split), bool)
     for rows, batch in evaluation_batches(split, lengths, 128):
-        output = model(batch["tokens"])
+        output = model(batch["tokens"], batch["mask"])
         right[rows] = np.asarray(output.logits).argmax(-1)[: len(rows)] == split.labels[rows]
         attention = np.asarray(output.attention)[: len(rows)]  # [B, L, H, n, n]
-        mask = batch["tokens"][: len(rows)] != split.pad_id
+        mask = batch["mask"][: len(rows)]
         found = {
             "flow": jaxflow.flow(attention, mask=mask, sources=0, threads=threads),
             "rollout": jaxflow.rollout(attention, mask=mask),

@@ -292,7 +292,8 @@ def evaluation_batches(
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Yield ``(rows, batch)`` over a split by length; the last of a bucket is filled with padding.
 
-    `rows` ``[k]`` are the places in the split of the batch's first k sentences.
+    `rows` ``[k]`` are the places in the split of the batch's first k sentences. The batch also has
+    a ``mask`` bool ``[B, n]`` of the real tokens, by their sentence's length whatever they are.
     """
     bucket = bucket_of(split.lengths, buckets)
     for length in np.unique(bucket):
@@ -303,19 +304,24 @@ def evaluation_batches(
             labels = np.zeros(batch, np.int32)
             tokens[: len(rows)] = split.tokens[rows, :length]
             labels[: len(rows)] = split.labels[rows]
-            yield rows, {"tokens": tokens, "labels": labels}
+            mask = np.zeros(tokens.shape, bool)
+            mask[: len(rows)] = np.arange(length) < split.lengths[rows, None]
+            yield rows, {"tokens": tokens, "labels": labels, "mask": mask}
 
 
 def predict_split(
-    predict: Callable[[np.ndarray], Any],
+    predict: Callable[[np.ndarray, np.ndarray], Any],
     split: EncodedSplit,
     lengths: tuple[int, ...],
     batch: int = 128,
 ) -> np.ndarray:
-    """Return the classes' probabilities float64 ``[N, C]`` in the split's order."""
+    """Return the classes' probabilities float64 ``[N, C]`` in the split's order.
+
+    `predict` takes tokens ``[B, n]`` and their mask.
+    """
     result: np.ndarray | None = None
     for rows, inputs in evaluation_batches(split, lengths, batch):
-        probabilities = np.asarray(predict(inputs["tokens"]), np.float64)
+        probabilities = np.asarray(predict(inputs["tokens"], inputs["mask"]), np.float64)
         if result is None:
             result = np.zeros((len(split), probabilities.shape[-1]))
         result[rows] = probabilities[: len(rows)]
@@ -323,7 +329,7 @@ def predict_split(
 
 
 def accuracies(
-    predict: Callable[[np.ndarray], Any],
+    predict: Callable[[np.ndarray, np.ndarray], Any],
     splits: Mapping[str, EncodedSplit],
     lengths: tuple[int, ...],
 ) -> dict[str, dict[str, float | int]]:

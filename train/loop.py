@@ -290,8 +290,13 @@ def fit_sentences(
         data.plan,
         config,
         run,
-        score=lambda predict: accuracies(predict, data.held_out, config.lengths),
-        watch=lambda predict: accuracies(predict, watched, config.lengths),
+        # The model takes what is not the padding token to be real, as it did in training.
+        score=lambda predict: accuracies(
+            lambda tokens, _: predict(tokens), data.held_out, config.lengths
+        ),
+        watch=lambda predict: accuracies(
+            lambda tokens, _: predict(tokens), watched, config.lengths
+        ),
         report=report,
         **options,
     )

@@ -117,14 +117,14 @@ def write_evaluation(
     return Evaluation(accuracy, tables, claims, scores, scoring, tuple(files))
 
 
-def spread(model: Model) -> Callable[[np.ndarray], jax.Array]:
-    """Return ``tokens [B, n] -> probabilities [B', C]`` on all of this process's devices.
+def spread(model: Model) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
+    """Return ``(tokens, mask) [B, n] -> probabilities [B', C]`` on this process's devices.
 
     B' is B, or the next multiple of the devices: the first B rows are those of `tokens`.
     """
     layout = layout_of(own=True)
     model = dataclasses.replace(model, params=layout.put_replicated(model.params))
-    return lambda tokens: model.probabilities(layout.put_filled(tokens))
+    return lambda tokens, mask: model.probabilities(*layout.put_filled((tokens, mask)))
 
 
 def evaluate_run(

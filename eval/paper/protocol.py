@@ -162,13 +162,12 @@ class TokenScores:
 def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[str, jax.Array]]:
     """Build the device's part as one function, compiled once for each length.
 
-    It maps ``(params, tokens [B, n], labels [B])`` to the attention, what is read of raw attention
-    and rollout ``[B, L, n]``, and the references' scores ``[B, n]``: blank-out, ``gradient``, the
-    paper's ``|Σ_d g_d|``, and ``gradient_norm``, ``‖g‖₂``.
+    It maps ``(params, tokens [B, n], labels [B], mask [B, n])`` to the attention, what is read of
+    raw attention and rollout ``[B, L, n]``, and the references' scores ``[B, n]``: blank-out,
+    ``gradient``, the paper's ``|Σ_d g_d|``, and ``gradient_norm``, ``‖g‖₂``.
     """
     apply: Callable[..., Any] = model.module.apply
     scoring = scoring_of(model, config.target, config.replacement)
-    padding = model.config.pad_id  # type: ignore[union-attr]
 
     def read(rows: Any, mask: jax.Array) -> jax.Array:
         # Rows of padding are 0, so that they are never the largest.
@@ -177,8 +176,9 @@ def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[st
         return rows_at(rows, read_places(model, mask))
 
     @jax.jit
-    def scores(params: Any, tokens: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        mask = jnp.asarray(tokens != padding)
+    def scores(
+        params: Any, tokens: jax.Array, labels: jax.Array, mask: jax.Array
+    ) -> dict[str, jax.Array]:
         attention = apply(params, tokens, mask).attention
         given = (params, tokens, mask, labels)
         names = ("gradient-sum", "gradient-norm")
@@ -264,11 +264,12 @@ def token_scores(
     for rows, batch, found in _prefetched(work):
         now = jax.tree.map(np.asarray, found)
         # Of the whole batch: JAX compiles a program for each number of rows.
-        places = np.asarray(read_places(model, batch["tokens"] != split.pad_id))[: len(rows)]
+        places = np.asarray(read_places(model, batch["mask"]))[: len(rows)]
         # A batch may end in rows of padding, which belong to no sentence.
         now = {name: values[: len(rows)] for name, values in now.items()}
-        attention, mask = now.pop("attention"), batch["tokens"][: len(rows)] != split.pad_id
-        options = {"residual": config.residual, "mask": mask, "threads": config.threads}
+        attention, mask = now.pop("attention"), batch["mask"][: len(rows)]
+        options: dict[str, Any] = {"residual": config.residual, "mask": mask}
+        options["threads"] = config.threads
         now["flow"] = _flow(attention, places, config.reading, options)
         # The bound is of the lowest layer alone, whatever the source.
         bound = jaxflow.saturation(attention, sources=0, layers=0, **options).bound

@@ -236,11 +236,11 @@ def measure_rounding(
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), model.params)
     for rows, batch in evaluation_batches(split, lengths, 16):
-        tokens = batch["tokens"]
-        found = {"single": np.asarray(gradient(model.params, tokens))[: len(rows)]}
+        given = batch["tokens"], batch["mask"]
+        found = {"single": np.asarray(gradient(model.params, *given))[: len(rows)]}
         with jax.enable_x64(True):
-            found["double"] = np.asarray(gradient(wide, tokens))[: len(rows)]
-        mask = tokens[: len(rows)] != split.pad_id
+            found["double"] = np.asarray(gradient(wide, *given))[: len(rows)]
+        mask = batch["mask"][: len(rows)]
         for name, values in found.items():
             # Summed as the precision has it: what is left may depend on the order of the sum.
             size = np.abs(values[mask]).sum(-1)
@@ -260,15 +260,14 @@ def measure_rounding(
     )
 
 
-def _gradient(model: Model) -> Callable[[Any, np.ndarray], jax.Array]:
-    """Build ``(params, tokens [B, n]) -> gradients [B, n, D]`` of the predicted class's logit."""
+def _gradient(model: Model) -> Callable[[Any, np.ndarray, np.ndarray], jax.Array]:
+    """Build ``(params, tokens, mask) -> gradients [B, n, D]`` of the predicted class's logit."""
     apply: Callable[..., Any] = model.module.apply
-    padding = model.config.pad_id  # type: ignore[union-attr]
 
     @jax.jit
-    def gradient(params: Any, tokens: jax.Array) -> jax.Array:
+    def gradient(params: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         def score(embeddings: jax.Array) -> jax.Array:
-            output = apply(params, embeddings, tokens != padding, method="encode")
+            output = apply(params, embeddings, mask, method="encode")
             return jnp.asarray(output.logits.max(-1).sum())
 
         return jax.grad(score)(apply(params, tokens, method="embed"))
