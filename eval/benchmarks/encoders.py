@@ -23,8 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.eval.benchmarks.record import Comparison, bytes_text, ratio_text
-from jaxflow.eval.benchmarks.timing import Budget, Contender, Timing, measure, take_turns
+from jaxflow.eval.benchmarks.timing import (
+    Budget,
+    Comparison,
+    Contender,
+    Timing,
+    bytes_text,
+    measure,
+    ratio_text,
+    take_turns,
+)
 from jaxflow.models import (
     AgreementEncoder,
     BertConfig,
@@ -76,7 +84,11 @@ def run_train(
         for name, half in (("PyTorch, float32", False), ("PyTorch, bfloat16 autocast", True)):
             peer, logits = make_torch_step(params, model, config, bfloat16=half)
             largest = float(np.abs(np.asarray(output.logits) - logits(tokens)).max())
-            run, error = partial(peer, tokens, labels), partial(_always, largest)
+            run = partial(peer, tokens, labels)
+
+            def error(_: Any, largest: float = largest) -> float:
+                return largest
+
             contenders.append(Contender(name, run, error, compiles=True))
     else:
         missing = {"PyTorch": "not installed"}
@@ -94,10 +106,6 @@ def run_train(
             "read; PyTorch computes it for every token; freed memory stays with the process",
         ),
     )
-
-
-def _always(error: float, _: Any) -> float:
-    return error
 
 
 def make_torch_step(
@@ -291,12 +299,10 @@ def difference(output: Any, ours: EncoderOutput) -> float:
 def time_loading(names: Sequence[str], tiny: Path, folder: Path, rounds: int) -> tuple[Timing, ...]:
     """Time loading a checkpoint, in a fresh process for each round, the contenders in turns."""
     found: dict[str, list[tuple[float, int | None]]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name in names:
-            # A forked process would begin with the parent's memory.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                found[name].append(pool.submit(load_once, name, tiny, folder).result())
+    context = multiprocessing.get_context("spawn")  # a forked one begins with the parent's memory
+    for name in [*names] * rounds:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            found[name].append(pool.submit(load_once, name, tiny, folder).result())
     timings = []
     for name, loads in found.items():
         seconds = [taken for taken, _ in loads]

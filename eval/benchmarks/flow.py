@@ -16,8 +16,7 @@ import jaxflow
 from jaxflow._flow.threads import flow_tables
 from jaxflow.attention import edge_weights
 from jaxflow.errors import InputError
-from jaxflow.eval.benchmarks.record import Comparison
-from jaxflow.eval.benchmarks.timing import Budget, Contender, over_parts, take_turns
+from jaxflow.eval.benchmarks.timing import Budget, Comparison, Contender, over_parts, take_turns
 from jaxflow.models import load
 from jaxflow.models.hub import bundled_model
 from jaxflow.train.config import AGREEMENT
@@ -89,7 +88,6 @@ def flow_works(
 
     A trained model's attention joins the tables, and replaces "trained-like" in the batches.
     """
-    sizes: list[tuple[str, int, int]]
     few, slow = (8, 2) if full else (2, 1)
     growths: dict[str, list[tuple[int, int]]] = {}
     if lengths is not None or layers is not None:
@@ -98,23 +96,23 @@ def flow_works(
         sizes = [(kind, 6, n) for n in (9, 20) for kind in KINDS]
         sizes += [("trained-like", 6, 44), ("bert-like", 6, 44), ("bert-like", 12, 64)]
         sizes += [("bert-like", 12, 128), ("causal", 12, 128)]
-        growths = {
-            "tokens": [(6, n) for n in (16, 24, 32, 48, 64, 96, 128, 192)],
-            "layers": [(depth, 20) for depth in (2, 3, 4, 6, 8, 12, 16, 24)],
-        }
+        growths["tokens"] = [(6, n) for n in (16, 24, 32, 48, 64, 96, 128, 192)]
+        growths["layers"] = [(depth, 20) for depth in (2, 3, 4, 6, 8, 12, 16, 24)]
     else:
         sizes = [*((kind, 6, 9) for kind in KINDS), ("trained-like", 6, 20)]
         growths = {"tokens": [(6, n) for n in (6, 9, 14, 20)], "layers": [(2, 6), (4, 6), (8, 6)]}
     if trained:
-        sizes = [("trained", 0, n) for n in dict.fromkeys(n for kind, _, n in sizes
-                 if kind == "trained-like")] + sizes  # fmt: skip
-    works = [Work(*size, min(few, 8 if size[2] <= 44 else 4 if size[2] <= 64 else 2),
-                  slow_sentences=slow) for size in sizes]  # fmt: skip
-    for axis, grown in growths.items():
-        works += [
-            Work("trained-like", depth, n, min(few, 4 if n <= 64 else 2), f"growth in {axis}", slow)
-            for depth, n in grown
-        ]
+        own_lengths = dict.fromkeys(n for kind, _, n in sizes if kind == "trained-like")
+        sizes = [("trained", 0, n) for n in own_lengths] + sizes
+    works = [
+        Work(kind, depth, n, min(few, 8 if n <= 44 else 4 if n <= 64 else 2), slow_sentences=slow)
+        for kind, depth, n in sizes
+    ]
+    works += [
+        Work("trained-like", depth, n, min(few, 4 if n <= 64 else 2), f"growth in {axis}", slow)
+        for axis, grown in growths.items()
+        for depth, n in grown
+    ]
     own = ("trained", 0) if trained else ("trained-like", layers or 6)
     return [*works, Work(*own, lengths[-1] if lengths else 20, 256, "batch")]
 
@@ -156,14 +154,12 @@ def run_flow(
 ) -> Iterator[Comparison]:
     """Yield one comparison for each work; `trained` is needed for works on "trained" attention."""
     for work in works:
-        attention: Array
         if work.kind == "trained":
             assert trained is not None
             attention = trained(work.tokens, work.sentences)
         else:
-            attention = synthetic_attention(
-                work.kind, work.layers, work.tokens, sentences=work.sentences
-            )
+            size = (work.kind, work.layers, work.tokens)
+            attention = synthetic_attention(*size, sentences=work.sentences)
         compare = compare_batch if work.measure == "batch" else compare_tables
         yield compare(attention, work, budget)
 
@@ -275,10 +271,10 @@ def available_solvers(size: int) -> tuple[dict[str, Solver], dict[str, str]]:
     solvers: dict[str, Solver] = {}
     missing: dict[str, str] = {}
     for name, package, solver in (
-        ("OR-tools", "ortools", or_tools),
-        ("igraph", "igraph", igraph),
-        (PREFLOW_PUSH, "networkx", preflow_push),
-        (EDMONDS_KARP, "networkx", edmonds_karp),
+        ("OR-tools", "ortools", partial(_by_layer, _or_tools)),
+        ("igraph", "igraph", partial(_by_layer, _igraph)),
+        (PREFLOW_PUSH, "networkx", partial(_by_layer, _preflow_push)),
+        (EDMONDS_KARP, "networkx", _edmonds_karp),
     ):
         if not importlib.util.find_spec(package):
             missing[name] = "not installed"
@@ -289,7 +285,7 @@ def available_solvers(size: int) -> tuple[dict[str, Solver], dict[str, str]]:
     return solvers, missing
 
 
-def edmonds_karp(edges: Array, source: int) -> Array:
+def _edmonds_karp(edges: Array, source: int) -> Array:
     """Run networkx as the paper's code does: one graph with edges of weight 0, one call a flow."""
     import networkx
 
@@ -306,68 +302,61 @@ def edmonds_karp(edges: Array, source: int) -> Array:
     return table
 
 
-def preflow_push(edges: Array, source: int) -> Array:
-    """Run networkx's push-relabel: a layer's graph without idle edges, its residual kept."""
-    import networkx
-    from networkx.algorithms.flow import build_residual_network
-    from networkx.algorithms.flow import preflow_push as solve
-
+def _by_layer(flows: Callable[..., Sequence[float]], edges: Array, source: int) -> Array:
+    """Call ``flows(n, start, tails, heads, weights)`` for each layer, without idle arcs."""
     layers, n = edges.shape[:2]
-    table = np.zeros((layers, n))
+    table = np.empty((layers, n))
     for layer in range(layers):
-        graph = networkx.DiGraph()
-        graph.add_nodes_from(range(n))
-        arcs = (part.tolist() for part in _arcs(edges, layer, source))
-        graph.add_weighted_edges_from(zip(*arcs, strict=True), weight="capacity")
-        residual = build_residual_network(graph, "capacity")
-        start = (layer + 1) * n + source
-        for sink in range(n):
-            table[layer, sink] = networkx.maximum_flow_value(
-                graph, start, sink, flow_func=solve, residual=residual
-            )
+        used = edges[: layer + 1].copy()
+        used[layer, np.arange(n) != source] = 0
+        level, query, key = np.nonzero(used)
+        arcs = ((level + 1) * n + query, level * n + key, used[level, query, key])
+        table[layer] = flows(n, (layer + 1) * n + source, *arcs)
     return table
 
 
-def or_tools(edges: Array, source: int) -> Array:
+def _preflow_push(n: int, start: int, *arcs: NDArray[Any]) -> list[float]:
+    """Run networkx's push-relabel, the residual network kept from sink to sink."""
+    import networkx
+    from networkx.algorithms.flow import build_residual_network, preflow_push
+
+    graph = networkx.DiGraph()
+    graph.add_nodes_from(range(n))
+    every = zip(*(part.tolist() for part in arcs), strict=True)
+    graph.add_weighted_edges_from(every, weight="capacity")
+    options = {
+        "flow_func": preflow_push,
+        "residual": build_residual_network(graph, "capacity"),
+    }
+    return [networkx.maximum_flow_value(graph, start, sink, **options) for sink in range(n)]
+
+
+def _or_tools(
+    n: int, start: int, tails: NDArray[Any], heads: NDArray[Any], weights: Array
+) -> list[float]:
     """Run OR-tools' push-relabel on weights in units of 2 to the power of -40."""
     from ortools.graph.python import max_flow
 
     scale = 2.0**40
-    layers, n = edges.shape[:2]
-    table = np.zeros((layers, n))
-    for layer in range(layers):
-        tails, heads, weights = _arcs(edges, layer, source)
-        solver = max_flow.SimpleMaxFlow()
-        capacity = np.rint(weights * scale).astype(np.int64)
-        solver.add_arcs_with_capacity(tails.astype(np.int32), heads.astype(np.int32), capacity)
-        for sink in set(range(n)) & set(heads.tolist()):  # igraph refuses nodes without arcs
-            status = solver.solve((layer + 1) * n + source, sink)
-            if status != solver.OPTIMAL:
-                raise RuntimeError(f"OR-tools failed with status {status}")
-            table[layer, sink] = solver.optimal_flow() / scale
-    return table
+    solver = max_flow.SimpleMaxFlow()
+    capacity = np.rint(weights * scale).astype(np.int64)
+    solver.add_arcs_with_capacity(tails.astype(np.int32), heads.astype(np.int32), capacity)
+    found = [0.0] * n
+    for sink in set(range(n)) & set(heads.tolist()):  # it refuses nodes without arcs
+        status = solver.solve(start, sink)
+        if status != solver.OPTIMAL:
+            raise RuntimeError(f"OR-tools failed with status {status}")
+        found[sink] = solver.optimal_flow() / scale
+    return found
 
 
-def igraph(edges: Array, source: int) -> Array:
-    """Run igraph's push-relabel on a layer's graph in float64, one call a sink."""
-    import igraph as library
+def _igraph(
+    n: int, start: int, tails: NDArray[Any], heads: NDArray[Any], weights: Array
+) -> list[float]:
+    """Run igraph's push-relabel in float64, one call a sink."""
+    import igraph
 
-    layers, n = edges.shape[:2]
-    table = np.zeros((layers, n))
-    for layer in range(layers):
-        tails, heads, weights = _arcs(edges, layer, source)
-        arcs = np.stack([tails, heads], axis=1).tolist()
-        graph = library.Graph(n=(layer + 2) * n, edges=arcs, directed=True)
-        capacity = weights.tolist()
-        for sink in range(n):
-            table[layer, sink] = graph.maxflow_value((layer + 1) * n + source, sink, capacity)
-    return table
-
-
-def _arcs(edges: Array, layer: int, source: int) -> tuple[Array, Array, Array]:
-    """Return tails, heads and weights of the arcs that flow from the source can use."""
-    n = edges.shape[-1]
-    used = edges[: layer + 1].copy()
-    used[layer, np.arange(n) != source] = 0
-    level, query, key = np.nonzero(used)
-    return (level + 1) * n + query, level * n + key, used[level, query, key]
+    arcs = np.stack([tails, heads], axis=1).tolist()
+    graph = igraph.Graph(n=start // n * n + n, edges=arcs, directed=True)
+    capacity = weights.tolist()
+    return [graph.maxflow_value(start, sink, capacity) for sink in range(n)]

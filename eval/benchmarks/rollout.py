@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.eval.benchmarks.flow import synthetic_attention
-from jaxflow.eval.benchmarks.record import Comparison
-from jaxflow.eval.benchmarks.timing import Budget, Contender, take_turns
+from jaxflow.eval.benchmarks.timing import Budget, Comparison, Contender, take_turns
 
 HEADS = 8
 #: Works as (sentences a batch, tokens, layers).

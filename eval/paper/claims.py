@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.eval.paper.scores import TARGETS, Scores
+from jaxflow.eval.paper.scores import TARGETS, SentenceScores
 from jaxflow.eval.report.text import UNDEFINED, short
 from jaxflow.eval.stats import PairedTest, compare, holm
 
@@ -52,86 +52,57 @@ _PLATEAU = 0.02
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, tested against one target.
+    """One claim, tested against one target."""
 
-    Attributes
-    ----------
-    name
-        ``C1`` to ``C5``, or ``E1`` to ``E3`` for a question that is not in the paper.
-    statement
-        The claim as a sentence.
-    target
-        ``blank_out``, ``gradient`` or ``gradient_norm``; None where the claim is about none.
-    verdict
-        ``holds``, ``does not hold`` or ``not decided``.
-    effect, ci95
-        Mean difference per sentence, positive in favour of the claim, and its 95 % bootstrap
-        interval; NaN if undefined.
-    p, p_holm
-        Two-sided p-value of the signed-rank test, alone and corrected for the number of tests.
-    n
-        Sentences on which everything compared is defined.
-    detail
-        The numbers that support it, as one sentence.
-    """
-
-    name: str
+    name: str  # C1 to C5, or E1 to E3 for a question that is not in the paper
     statement: str
-    target: str | None
-    verdict: str
-    effect: float
-    ci95: tuple[float, float]
-    p: float
-    p_holm: float
-    n: int
-    detail: str
+    target: str | None  # blank_out, gradient or gradient_norm; None where the claim is about none
+    verdict: str  # holds, does not hold or not decided
+    effect: float  # mean difference per sentence, positive in favour of the claim; NaN if undefined
+    ci95: tuple[float, float]  # its 95 % bootstrap interval
+    p: float  # two-sided, of the signed-rank test
+    p_holm: float  # corrected for the number of tests
+    n: int  # sentences on which everything compared is defined
+    detail: str  # the numbers that support it, as one sentence
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A claim about one target before its test; `curve` is whether the mean curves support it."""
-
-    name: str
-    statement: str
-    target: str | None
-    detail: str
-    curve: bool | None = None
+# Name, statement, target, detail, whether the mean curves support it (None: they do not matter),
+# and differences [S] that are positive where a sentence does.
+_Question = tuple[str, str, str | None, str, bool | None, NDArray[np.float64]]
 
 
-# A question, and differences [S] that are positive where a sentence supports the claim.
-_Asked = tuple[_Question, NDArray[np.float64]]
-
-
-def judge_claims(scores: Scores, seed: int = 0) -> tuple[Claim, ...]:
+def judge_claims(scores: SentenceScores, seed: int = 0) -> tuple[Claim, ...]:
     """Test every claim on the per-sentence scores of one model.
 
     Returns C1, C2, C3 (all targets each), C4, C5 (two scores, two baselines, all targets) and
     E1-E3, as the module's docstring defines them. A claim about depth is not decided on a single
     layer; `seed` is that of the bootstrap intervals.
     """
-    questions: list[_Question] = []
+    asked: list[tuple[str, str, str | None, str, bool | None]] = []
 
     def differences() -> Iterator[NDArray[np.float64]]:
-        for question, difference in _ask(scores):
-            questions.append(question)
+        for *question, difference in _ask(scores):
+            asked.append(tuple(question))  # type: ignore[arg-type]
             yield difference
 
     tests = compare(differences(), seed=seed)
     corrected = holm([test.p for test in tests])
     return tuple(
         Claim(
-            name=question.name,
-            statement=question.statement,
-            target=question.target,
-            verdict=_verdict(test, p_holm, question.curve),
+            name=name,
+            statement=statement,
+            target=target,
+            verdict=_verdict(test, p_holm, curve),
             effect=test.difference,
             ci95=test.ci95,
             p=test.p,
             p_holm=p_holm,
             n=test.n,
-            detail=question.detail,
+            detail=detail,
         )
-        for question, test, p_holm in zip(questions, tests, corrected, strict=True)
+        for (name, statement, target, detail, curve), test, p_holm in zip(
+            asked, tests, corrected, strict=True
+        )
     )
 
 
@@ -158,38 +129,37 @@ def _verdict(test: PairedTest, p_holm: float, curve: bool | None) -> str:
     return NOT_DECIDED
 
 
-def _ask(scores: Scores) -> Iterator[_Asked]:
+def _ask(scores: SentenceScores) -> Iterator[_Question]:
     """Yield all questions in the order of their names, each computed when it is reached."""
     for question in (_raw_falls, _rollout_rises, _flow_is_earlier):
         for target in TARGETS:
             yield question(scores, target)
     yield _flow_spreads(scores)
-    for row in ("rollout", "flow"):
-        for baseline, title in (("random", "random scores"), ("position", "the position")):
-            statement = f"{row} correlates better than {title} at the top layer, on this model"
-            for target in TARGETS:
-                yield _better(scores, target, "C5", statement, row, baseline)
+    here = "at the top layer, on this model"
     for name, row, baseline, title in (
-        ("E1", "flow", "rollout", "rollout"),
-        ("E2", "flow", "column_sum", "its bound, the column sum of A[1],"),
-        ("E3", "rollout", "raw", "raw attention"),
+        ("C5", "rollout", "random", f"random scores {here}"),
+        ("C5", "rollout", "position", f"the position {here}"),
+        ("C5", "flow", "random", f"random scores {here}"),
+        ("C5", "flow", "position", f"the position {here}"),
+        ("E1", "flow", "rollout", "rollout at the top layer"),
+        ("E2", "flow", "column_sum", "its bound, the column sum of A[1], at the top layer"),
+        ("E3", "rollout", "raw", "raw attention at the top layer"),
     ):
-        statement = f"{row} correlates better than {title} at the top layer"
         for target in TARGETS:
-            yield _better(scores, target, name, statement, row, baseline)
+            yield _better(scores, target, name, row, baseline, title)
 
 
-def _raw_falls(scores: Scores, target: str) -> _Asked:
-    raw, half = scores.correlations[target]["raw"], scores.layers // 2
+def _raw_falls(scores: SentenceScores, target: str) -> _Question:
+    raw, half = scores[f"{target}/raw"], scores.layers // 2
     upper = raw[:, half:].mean(1)
     where = f"L{half + 1}-L{scores.layers}"
     detail = f"Raw is {_mean(raw[:, 0])} at L1, {_mean(upper)} on the mean of {where}."
     statement = "raw attention loses its correlation in higher layers"
-    return _Question("C1", statement, target, detail), raw[:, 0] - upper
+    return "C1", statement, target, detail, None, raw[:, 0] - upper
 
 
-def _rollout_rises(scores: Scores, target: str) -> _Asked:
-    rollout = scores.correlations[target]["rollout"]
+def _rollout_rises(scores: SentenceScores, target: str) -> _Question:
+    rollout = scores[f"{target}/rollout"]
     depth = np.linspace(0, 1, scores.layers)
     depth -= depth.mean()
     # On a single layer there is no rise: the line through one point is taken as level.
@@ -200,11 +170,11 @@ def _rollout_rises(scores: Scores, target: str) -> _Asked:
         f"Rollout is {short(means[0])} at L1 and {short(means[-1])} at L{scores.layers}; its mean "
         f"rises in {np.count_nonzero(steps > 0)} of {len(steps)} steps."
     )
-    return _Question("C2", "rollout rises with depth", target, detail), rise
+    return "C2", "rollout rises with depth", target, detail, None, rise
 
 
-def _flow_is_earlier(scores: Scores, target: str) -> _Asked:
-    rollout, flow = (scores.correlations[target][row] for row in ("rollout", "flow"))
+def _flow_is_earlier(scores: SentenceScores, target: str) -> _Question:
+    rollout, flow = (scores[f"{target}/{row}"] for row in ("rollout", "flow"))
     early = (scores.layers + 1) // 2
     gains = [values[:, -1] - values[:, early - 1] for values in (rollout, flow)]
     levels = [plateau(_means(values)) for values in (rollout, flow)]
@@ -216,27 +186,27 @@ def _flow_is_earlier(scores: Scores, target: str) -> _Asked:
     )
     earlier = None not in levels and levels[1] < levels[0]  # type: ignore[operator]
     statement = "flow reaches its plateau earlier than rollout"
-    return _Question("C3", statement, target, detail, earlier), gains[0] - gains[1]
+    return "C3", statement, target, detail, earlier, gains[0] - gains[1]
 
 
-def _flow_spreads(scores: Scores) -> _Asked:
-    flow, rollout = (scores.entropy[row][:, -1] for row in ("flow", "rollout"))
+def _flow_spreads(scores: SentenceScores) -> _Question:
+    flow, rollout = (scores[f"entropy/{row}"][:, -1] for row in ("flow", "rollout"))
     detail = (
         f"The entropy at L{scores.layers} is {_mean(flow)} of its maximum for flow and "
         f"{_mean(rollout)} for rollout."
     )
     statement = "rollout is focused, flow spread over more tokens (entropy)"
-    return _Question("C4", statement, None, detail), flow - rollout
+    return "C4", statement, None, detail, None, flow - rollout
 
 
 def _better(
-    scores: Scores, target: str, name: str, statement: str, row: str, baseline: str
-) -> _Asked:
-    ours, other = (scores.correlations[target][which][:, -1] for which in (row, baseline))
+    scores: SentenceScores, target: str, name: str, row: str, baseline: str, title: str
+) -> _Question:
+    ours, other = (scores[f"{target}/{which}"][:, -1] for which in (row, baseline))
     detail = (
         f"At L{scores.layers} {row} is {_mean(ours)}, {baseline.replace('_', ' ')} {_mean(other)}."
     )
-    return _Question(name, statement, target, detail), ours - other
+    return name, f"{row} correlates better than {title}", target, detail, None, ours - other
 
 
 def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,31 +11,19 @@ import jax
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.claims import Claim, judge_claims
+from jaxflow.eval.paper.claims import judge_claims
 from jaxflow.eval.paper.protocol import ProtocolConfig, choose, score_sentences
-from jaxflow.eval.paper.report import write_reports
-from jaxflow.eval.paper.scores import Scores
-from jaxflow.eval.paper.tables import Tables, build_tables
+from jaxflow.eval.paper.report import Accuracy, Evaluation, write_reports
+from jaxflow.eval.paper.scores import SentenceScores
+from jaxflow.eval.paper.tables import build_tables
 from jaxflow.eval.report.text import versions
-from jaxflow.eval.score.target import Scoring, scoring_of
+from jaxflow.eval.score.target import scoring_of
 from jaxflow.models import Model, load
 from jaxflow.train.batches import EncodedSplit, accuracies
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.data import load_splits
 from jaxflow.train.mesh import layout_of
 from jaxflow.train.run import config_of
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Accuracy by split, tables, claims, their scores, the configuration, and the files written."""
-
-    accuracy: Mapping[str, Mapping[str, float | int]]
-    tables: Tables
-    claims: tuple[Claim, ...]
-    scores: Scores
-    scoring: Scoring
-    files: tuple[Path, ...]
 
 
 def evaluate(
@@ -45,7 +33,7 @@ def evaluate(
     protocol: ProtocolConfig,
     out: Path,
     *,
-    accuracy: Mapping[str, Mapping[str, float | int]] | None = None,
+    accuracy: Accuracy | None = None,
     seconds: float | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -77,13 +65,13 @@ def evaluate(
 
 def write_evaluation(
     out: Path,
-    scores: Scores,
+    scores: SentenceScores,
     extra: Mapping[str, np.ndarray],
     *,
     model: Model,
     config: TrainConfig,
     protocol: ProtocolConfig,
-    accuracy: Mapping[str, Mapping[str, float | int]],
+    accuracy: Accuracy,
     too_long: int,
     seconds: float | None = None,
 ) -> Evaluation:
@@ -94,27 +82,21 @@ def write_evaluation(
     Raises `InputError` if the folder cannot be written.
     """
     protocol = protocol.resolved(model)
-    tables = build_tables(scores, protocol.seed)
-    claims = judge_claims(scores, protocol.seed)
-    files = write_reports(
-        out,
+    evaluation = Evaluation(
+        tables=build_tables(scores, protocol.seed),
+        claims=judge_claims(scores, protocol.seed),
+        accuracy=accuracy,
         scores=scores,
-        tables=tables,
-        claims=claims,
-        accuracy=accuracy["test"]["accuracy"],
-        accuracy_by_split=accuracy,
-        config={
-            "train": config.to_dict(),
-            "protocol": dataclasses.asdict(protocol),
-            "model": model.config.to_dict(),
-            "training_seconds": seconds,
-            "test_sentences_too_long": too_long,
-        },
-        versions=versions(),
-        extra=extra,
+        scoring=scoring_of(model, protocol.target, protocol.replacement),
     )
-    scoring = scoring_of(model, protocol.target, protocol.replacement)
-    return Evaluation(accuracy, tables, claims, scores, scoring, tuple(files))
+    described = {
+        "train": config.to_dict(),
+        "protocol": dataclasses.asdict(protocol),
+        "model": model.config.to_dict(),
+        "training_seconds": seconds,
+        "test_sentences_too_long": too_long,
+    }
+    return write_reports(out, evaluation, {"config": described, "versions": versions()}, extra)
 
 
 def spread(model: Model) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
@@ -146,10 +128,7 @@ def evaluate_run(
 
 
 def check_out(out: Path) -> None:
-    """Raise `InputError` if a folder cannot be written, before the work; nothing is created.
-
-    Raises `InputError` if the folder, or the nearest one above it that exists, cannot be written.
-    """
+    """Raise `InputError` if a folder cannot be written, before the work; nothing is created."""
     place = out.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

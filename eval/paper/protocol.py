@@ -19,7 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.scores import ROWS, TARGETS, SentenceScores
+from jaxflow.eval.paper.scores import (
+    ENTROPY_ROWS,
+    ROWS,
+    SCORES,
+    TARGETS,
+    SentenceScores,
+)
 from jaxflow.eval.score.engine import (
     flow_at,
     gradient_scores,
@@ -31,7 +37,7 @@ from jaxflow.eval.score.engine import (
 from jaxflow.eval.score.target import Replacement, Target, scoring_of
 from jaxflow.models import Model
 from jaxflow.train.batches import Batch, EncodedSplit, evaluation_batches
-from jaxflow.train.mesh import Layout, layout_of
+from jaxflow.train.mesh import layout_of
 
 PAPER_SAMPLES = 2000
 # Sentences correlated at once.
@@ -102,10 +108,7 @@ class ProtocolConfig:
     def resolved(self, model: Model) -> ProtocolConfig:
         """Return the same with the target and the replacement of a model filled in.
 
-        Raises
-        ------
-        InputError
-            If the model cannot serve them.
+        Raises `InputError` if the model cannot serve them.
         """
         chosen = scoring_of(model, self.target, self.replacement)
         return dataclasses.replace(self, target=chosen.target, replacement=chosen.replacement)
@@ -224,11 +227,10 @@ def token_scores(
     config: ProtocolConfig,
     report: Callable[[int, int], None] = lambda done, total: None,
     *,
-    layout: Layout | None = None,
     programs: Callable[..., dict[str, jax.Array]] | None = None,
     longest: int | None = None,
 ) -> TokenScores:
-    """Score every token of every sentence by every method.
+    """Score every token of every sentence by every method, on all devices of this process.
 
     Parameters
     ----------
@@ -238,15 +240,12 @@ def token_scores(
         How they are scored.
     report
         Called with the number of sentences done and their total.
-    layout
-        The devices that the model's part runs on, each with its rows of every batch; None takes all
-        that this process has.
     programs
         What `device_scores` returns, to be compiled once for several splits.
     longest
         Number of tokens in the result; None takes the longest sentence's.
     """
-    layout = layout_of(own=True) if layout is None else layout
+    layout = layout_of(own=True)
     params = layout.put_state(model.params)
     longest = int(split.lengths.max()) if longest is None else longest
     shape = (len(split), model.config.layers, longest)
@@ -320,18 +319,18 @@ def score_sentences(
 def correlate(scores: TokenScores, lengths: np.ndarray, ranks: Ranks = "average") -> SentenceScores:
     """Turn token scores into correlations, saturated shares and entropies by sentence and layer."""
     counted = scores.counted
-    share = (scores.saturated & counted[:, None]).sum(-1) / counted.sum(-1)[:, None]
-    entropy = {
-        name: _relative_entropy(scores.methods[name], counted)
-        for name in ("raw", "rollout", "flow")
-    }
-    return SentenceScores(_correlations(scores, lengths, ranks), share, entropy, lengths)
+    arrays = _correlations(scores, lengths, ranks)
+    for name in ENTROPY_ROWS:
+        arrays[f"entropy/{name}"] = _relative_entropy(scores.methods[name], counted)
+    arrays["saturated"] = (scores.saturated & counted[:, None]).sum(-1) / counted.sum(-1)[:, None]
+    ordered = {name: arrays[name] for name in SCORES}
+    return SentenceScores({**ordered, "length": lengths}, scores.saturated.shape[1])
 
 
 def _correlations(
     scores: TokenScores, lengths: np.ndarray, ranks: Ranks
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return the correlations by target and row, float64 ``[S, L]``.
+) -> dict[str, NDArray[np.float64]]:
+    """Return the correlations by ``TARGET/ROW``, float64 ``[S, L]``.
 
     Every pair of tokens is compared, so sentences are taken by length, in blocks of few shapes that
     end with their longest: most of what is compared would be padding otherwise. Ranks and their
@@ -339,8 +338,8 @@ def _correlations(
     """
     spearman = jaxflow.spearman if ranks == "average" else dense_spearman
     rows, sentences, longest = tuple(scores.methods), len(lengths), scores.counted.shape[1]
-    layers = scores.saturated.shape[1]
-    found = {target: np.empty((len(rows), sentences, layers)) for target in scores.targets}
+    shape = (len(rows), sentences, scores.saturated.shape[1])
+    found = {target: np.empty(shape) for target in scores.targets}
     order = np.argsort(lengths, kind="stable")
     block = min(BLOCK, sentences)
     for begin in range(0, sentences, block):
@@ -354,7 +353,7 @@ def _correlations(
             against = np.nan_to_num(reference[None, filled, None, :cut])
             now = np.asarray(spearman(values, against, counted))
             found[target][:, these] = now[:, : len(these)]
-    return {target: dict(zip(rows, values, strict=True)) for target, values in found.items()}
+    return {f"{t}/{row}": found[t][place] for t in found for place, row in enumerate(rows)}
 
 
 def _relative_entropy(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
@@ -367,7 +366,7 @@ def _relative_entropy(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
 
 
 def dense_spearman(a: ArrayLike, b: ArrayLike, counted: ArrayLike) -> NDArray[np.float64]:
-    r"""Return the rank correlation of the paper's Table 3, over the last axis.
+    r"""Return the rank correlation of the paper's Table 3, over the last axis ``[..., n]``.
 
     Equal values share a rank and the next value gets the next whole number (dense ranks), and these
     go into the formula for ranks without ties,
@@ -375,17 +374,8 @@ def dense_spearman(a: ArrayLike, b: ArrayLike, counted: ArrayLike) -> NDArray[np
     .. math:: 1 - \frac{6 \sum_t (r_t - s_t)^2}{n (n^2 - 1)}
 
     With ties the result is no correlation: two constant vectors get 1, and every tie moves the
-    others' ranks. It reproduces that table; `jaxflow.spearman` is what to use.
-
-    Parameters
-    ----------
-    a, b, counted
-        ``[..., n]``, to broadcast; `counted` boolean, True at the tokens that count.
-
-    Returns
-    -------
-    array
-        ``[...]``; NaN where fewer than two tokens count.
+    others' ranks. It reproduces that table; `jaxflow.spearman` is what to use. `counted` is True at
+    the tokens that count; NaN where fewer than two do.
 
     Examples
     --------
@@ -397,10 +387,7 @@ def dense_spearman(a: ArrayLike, b: ArrayLike, counted: ArrayLike) -> NDArray[np
     for place in np.ndindex(result.shape):
         here = counted[place]
         n = int(here.sum())
-        if n > 1:
-            # Ranks from 1 or from 0: their differences are the same.
-            ranks = [
-                np.unique(side[place][here], return_inverse=True)[1].ravel() for side in (a, b)
-            ]
-            result[place] = 1 - 6 * float(((ranks[0] - ranks[1]) ** 2).sum()) / (n * (n**2 - 1))
+        if n > 1:  # ranks from 1 or from 0: their differences are the same
+            r, s = (np.unique(side[place][here], return_inverse=True)[1].ravel() for side in (a, b))
+            result[place] = 1 - 6 * float(((r - s) ** 2).sum()) / (n * (n**2 - 1))
     return result

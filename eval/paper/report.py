@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from os import PathLike
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from jaxflow.eval.paper.claims import DOES_NOT_HOLD, HOLDS, NOTE, Claim
-from jaxflow.eval.paper.reference import LAYERS, TARGET_TITLES
-from jaxflow.eval.paper.scores import Scores, write_scores
-from jaxflow.eval.paper.tables import Tables, beside_paper, record, to_csv
+from jaxflow.eval.paper.scores import SentenceScores, write_scores
+from jaxflow.eval.paper.tables import LAYERS, TARGET_TITLES, Tables, beside_paper, to_csv
 from jaxflow.eval.report.table import Column, Section, Table, print_sections, to_markdown
 from jaxflow.eval.report.text import (
     UNDEFINED,
@@ -27,13 +26,12 @@ from jaxflow.eval.report.text import (
     short,
     to_json,
 )
+from jaxflow.eval.score.target import Scoring
 from jaxflow.eval.stats import Cell
 from jaxflow.files import write_together
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from jaxflow.eval.paper.sst2 import Rounding
 
 #: Accuracy and counts by split.
 Accuracy = Mapping[str, Mapping[str, float | int]]
@@ -57,104 +55,169 @@ _ATTRACTORS = (
 _COLOURS = {HOLDS: "green", DOES_NOT_HOLD: "red"}
 
 
-def print_report(
-    console: Console,
-    tables: Tables,
-    claims: Sequence[Claim] = (),
-    *,
-    accuracy: Accuracy | None = None,
-    authors: Tables | None = None,
-    rounding: Rounding | None = None,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Rounding:
+    """Rounding in ``|Σ_d g_d|``, with g the gradient of the predicted class's logit.
+
+    Attributes
+    ----------
+    single, double
+        Median of ``|Σ_d g_d| / Σ_d |g_d|`` over all tokens with a gradient, in float32 and in
+        float64: 1 where all coordinates have one sign, near the precision where they cancel.
+    agreement
+        Spearman's correlation per sentence between the float32 score and the float64 one: 1 for a
+        quantity of the model, around 0 for rounding.
+    norm_agreement
+        The same for the norm ``‖g‖₂``.
+    """
+
+    single: float
+    double: float
+    agreement: Cell
+    norm_agreement: Cell
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Results of one model, to be printed and written.
+
+    Attributes
+    ----------
+    tables, claims
+        Its tables and its verdicts on the claims.
+    accuracy
+        Split -> numbers such as ``accuracy``, ``n`` and ``too_long``.
+    scored
+        The split that was scored.
+    authors, rounding
+        Of Table 3: the tables by the authors' own protocol, and how much of its summed gradient is
+        rounding.
+    scores, scoring
+        The scores by sentence; target of gradients and replacement of blank-out.
+    files
+        What was written.
+    """
+
+    tables: Tables
+    claims: tuple[Claim, ...] = ()
+    accuracy: Accuracy = dataclasses.field(default_factory=dict)
+    scored: str = "test"
+    authors: Tables | None = None
+    rounding: Rounding | None = None
+    scores: SentenceScores | None = None
+    scoring: Scoring | None = None
+    files: tuple[Path, ...] = ()
+
+    def sections(self, *, counted: bool = False) -> list[Section]:
+        """Return all of a report but the claims; `counted` adds columns of n and NaN."""
+        tables, authors = self.tables, self.authors
+        sections = [_accuracy_section(self.accuracy)] if self.accuracy else []
+        if authors is not None:
+            about = f"{AUTHORS} {_about(authors, AUTHORS_TARGETS)}"
+            sections += [_correlations(authors, target, counted) for target in AUTHORS_TARGETS]
+            sections.append(Section(note=about))
+        sections += [_correlations(tables, target, counted) for target in tables.correlations]
+        corrected = f"{CORRECTED} " if authors is not None else ""
+        sections += [
+            Section(
+                "Saturated share of the pairs ([CLS], token)",
+                "Pairs whose flow is at its bound, the column sum of A[1] cut at 1.",
+                _layers({"saturated": tables.saturation}, counted),
+            ),
+            Section(
+                "Entropy of the [CLS] row",
+                "As a share of its maximum, the logarithm of the number of tokens.",
+                _layers(tables.entropy, counted),
+            ),
+            Section(note=corrected + _about(tables, tables.correlations)),
+        ]
+        if self.rounding is not None:
+            note = rounding_note(self.rounding)
+            sections.append(Section("What of the summed gradient is rounding", note))
+        return sections
+
+
+def print_report(console: Console, evaluation: Evaluation) -> None:
     """Print the tables beside the paper's, the rows the paper lacks, and the claims.
 
     Tables wider than the console are printed in parts of some layers each, so that no number is
-    cut. The results are as for `write_reports`.
+    cut.
     """
-    print_sections(console, _sections(tables, accuracy or {}, authors, rounding))
-    _print_claims(console, claims)
+    print_sections(console, evaluation.sections())
+    _print_claims(console, evaluation.claims)
 
 
-def markdown(
-    tables: Tables,
-    *,
-    claims: Sequence[Claim] = (),
-    accuracy: Accuracy | None = None,
-    authors: Tables | None = None,
-    rounding: Rounding | None = None,
-    made_with: Any = None,
-) -> str:
+def markdown(evaluation: Evaluation, made_with: Any = None) -> str:
     """Write what `print_report` prints as a Markdown document.
 
     Layers go from L1 (bottom) up; a model of another depth than the paper's gets no comparison,
     and the text states that.
     """
     title = "Agreement of token scores with blank-out and input gradients"
-    if authors is not None:
+    if evaluation.authors is not None:
         title = "Table 3: agreement of token scores with input gradients on SST-2"
-    sections = _sections(tables, accuracy or {}, authors, rounding, counted=True)
-    if claims:
-        sections.append(Section("Claims", "", _claim_table(claims), NOTE))
+    sections = evaluation.sections(counted=True)
+    if evaluation.claims:
+        sections.append(Section("Claims", "", _claim_table(evaluation.claims), NOTE))
     return to_markdown(title, sections, made_with)
 
 
+def record(evaluation: Evaluation, made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of ``tables.json``: JSON values, None where a number is undefined.
+
+    Keys are ``tables`` (target -> row -> list of cells), ``saturation`` (list of cells),
+    ``entropy`` (row -> list of cells), ``claims`` (list), ``accuracy`` (a number),
+    ``accuracy_by_split`` (split -> numbers such as ``accuracy``, ``n``, ``too_long``),
+    ``samples``, and ``config`` and ``versions`` of `made_with`; a cell is ``{"mean", "std", "ci95":
+    [low, high], "n", "nan"}``. Raises `InputError` if something given has no JSON form.
+    """
+    tables, authors = evaluation.tables, evaluation.authors
+    content = {
+        "tables": tables.correlations,
+        "saturation": tables.saturation,
+        "entropy": tables.entropy,
+        "claims": evaluation.claims,
+        "accuracy": evaluation.accuracy.get(evaluation.scored, {}).get("accuracy"),
+        "accuracy_by_split": evaluation.accuracy,
+        "samples": tables.sentences,
+        "config": made_with.get("config"),
+        "versions": made_with.get("versions"),
+    }
+    if authors is not None:
+        samples = authors.sentences
+        content["authors_protocol"] = {"tables": authors.correlations, "samples": samples}
+    if evaluation.rounding is not None:
+        content["rounding"] = evaluation.rounding
+    found: dict[str, Any] = to_json(content)
+    return found
+
+
 def write_reports(
-    out: str | PathLike[str],
-    *,
-    scores: Scores,
-    tables: Tables,
-    claims: Sequence[Claim] = (),
-    accuracy: float | None = None,
-    accuracy_by_split: Accuracy | None = None,
-    authors: Tables | None = None,
-    rounding: Rounding | None = None,
-    config: Any = None,
-    versions: Any = None,
+    out: Path,
+    evaluation: Evaluation,
+    made_with: Mapping[str, Any],
     extra: Mapping[str, NDArray] | None = None,
-) -> list[Path]:
+) -> Evaluation:
     """Write ``tables.md``, ``tables.json``, ``tables.csv``, ``scores.npz`` and ``config.json``.
 
-    ``tables.json`` is as `jaxflow.eval.paper.tables.record` has it, with `authors`, Table 3 by the
-    authors' own protocol, and `rounding`, how much of its summed gradient is rounding. `accuracy`
-    is of the split that is scored, `extra` are further arrays for ``scores.npz``, and
-    ``config.json`` holds `config` and `versions`. Returns the five files. Raises `InputError` if
-    the folder cannot be written to or something given has no JSON form; every file is complete
-    before the first one is renamed.
+    `made_with` is the content of ``config.json``: ``config`` and ``versions``; `extra` are further
+    arrays for ``scores.npz``. Returns the evaluation with its files. Raises `InputError` if the
+    folder cannot be written to or something given has no JSON form; every file is complete before
+    the first one is renamed.
     """
-    content = record(
-        tables,
-        claims=claims,
-        accuracy=accuracy,
-        accuracy_by_split=accuracy_by_split,
-        config=config,
-        versions=versions,
-    )
-    if authors is not None:
-        content["authors_protocol"] = {
-            "tables": to_json(authors.correlations),
-            "samples": authors.sentences,
-        }
-    if rounding is not None:
-        content["rounding"] = to_json(rounding)
-    made_with = {"config": config, "versions": versions}
-    text = markdown(
-        tables,
-        claims=claims,
-        accuracy=accuracy_by_split,
-        authors=authors,
-        rounding=rounding,
-        made_with=made_with,
-    )
-    return write_together(
-        Path(out),
+    assert evaluation.scores is not None
+    scores = evaluation.scores
+    files = write_together(
+        out,
         {
-            "tables.md": text,
-            "tables.json": json_text(content),
-            "tables.csv": to_csv(tables),
+            "tables.md": markdown(evaluation, made_with),
+            "tables.json": json_text(record(evaluation, made_with)),
+            "tables.csv": to_csv(evaluation.tables),
             "config.json": json_text(made_with),
             "scores.npz": lambda part: write_scores(part, scores, extra),
         },
     )
+    return dataclasses.replace(evaluation, files=tuple(files))
 
 
 def rounding_note(rounding: Rounding) -> str:
@@ -166,42 +229,6 @@ def rounding_note(rounding: Rounding) -> str:
         f"{interval(rounding.agreement.ci95)} (Spearman), those of the norm by "
         f"{short(rounding.norm_agreement.mean)} {interval(rounding.norm_agreement.ci95)}."
     )
-
-
-def _sections(
-    tables: Tables,
-    accuracy: Accuracy,
-    authors: Tables | None,
-    rounding: Rounding | None,
-    *,
-    counted: bool = False,
-) -> list[Section]:
-    """Return all of a report but the claims; `counted` adds columns of n and NaN."""
-    sections = [_accuracy_section(accuracy)] if accuracy else []
-    if authors is not None:
-        about = f"{AUTHORS} {_about(authors, AUTHORS_TARGETS)}"
-        sections += [_correlations(authors, target, counted) for target in AUTHORS_TARGETS]
-        sections.append(Section(note=about))
-    sections += [_correlations(tables, target, counted) for target in tables.correlations]
-    sections += [
-        Section(
-            "Saturated share of the pairs ([CLS], token)",
-            "Pairs whose flow is at its bound, the column sum of A[1] cut at 1.",
-            _layers({"saturated": tables.saturation}, counted),
-        ),
-        Section(
-            "Entropy of the [CLS] row",
-            "As a share of its maximum, the logarithm of the number of tokens.",
-            _layers(tables.entropy, counted),
-        ),
-        Section(
-            note=(f"{CORRECTED} " if authors is not None else "")
-            + _about(tables, tables.correlations)
-        ),
-    ]
-    if rounding is not None:
-        sections.append(Section("What of the summed gradient is rounding", rounding_note(rounding)))
-    return sections
 
 
 def _accuracy_section(accuracy: Accuracy) -> Section:
@@ -254,7 +281,7 @@ def _layers(
     return Table.of(["", *layers, *(["n", "NaN"] if counted else [])], lines, styles=styles)
 
 
-def _about(tables: Tables, targets: Collection[str]) -> str:
+def _about(tables: Tables, targets: Iterable[str]) -> str:
     """Return the text on a report's tables: what their numbers are, and how many were undefined."""
     undefined = [
         f"{row.replace('_', ' ')} {max(cell.nan for cell in cells)} ({TARGET_TITLES[target]})"

@@ -27,49 +27,29 @@ import numpy as np
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.claims import Claim, judge_claims
+from jaxflow.eval.paper.claims import judge_claims
 from jaxflow.eval.paper.protocol import ProtocolConfig, choose, score_sentences
-from jaxflow.eval.paper.reference import SENTIMENT, SENTIMENT_CORRECTED
-from jaxflow.eval.paper.report import write_reports
-from jaxflow.eval.paper.scores import SentenceScores
-from jaxflow.eval.paper.tables import Tables, build_tables
+from jaxflow.eval.paper.report import Accuracy, Evaluation, Rounding, write_reports
+from jaxflow.eval.paper.scores import ROWS, TARGETS
+from jaxflow.eval.paper.tables import SENTIMENT, SENTIMENT_CORRECTED, build_tables
 from jaxflow.eval.report.text import versions
-from jaxflow.eval.score.target import ANSWERS, Replacement, Scoring, Target, scoring_of
-from jaxflow.eval.stats import Cell, summarise
+from jaxflow.eval.score.target import ANSWERS, Replacement, Target, scoring_of
+from jaxflow.eval.stats import summarise
 from jaxflow.models import Gpt2Config, Model
 from jaxflow.train.batches import EncodedSplit, accuracies, evaluation_batches
 
 
 @dataclasses.dataclass(frozen=True)
 class Sst2Config:
-    """Configuration of Table 3.
+    """Configuration of Table 3, in the terms of `ProtocolConfig`."""
 
-    Attributes
-    ----------
-    samples
-        Sentences of the corrected protocol, drawn from the split by the seed; None takes all.
-    paper_samples
-        Sentences of the authors' protocol; fewer where there are fewer.
-    seed
-        Of both draws, of the random baseline and of the bootstrap.
-    special_tokens
-        Whether ``[CLS]`` and ``[SEP]`` are among the tokens that are correlated, as in the paper.
-    batch
-        Sentences scored at once; blanking out makes a row of each of their tokens.
-    threads
-        For flow; None takes all cores.
-    target, replacement
-        Target of gradients and replacement of blank-out in the corrected protocol; None takes the
-        defaults of `jaxflow.eval.score.target`.
-    """
-
-    samples: int | None = None
-    paper_samples: int = SENTIMENT.sentences
+    samples: int | None = None  # sentences of the corrected protocol; None takes all
+    paper_samples: int = SENTIMENT.sentences  # of the authors' protocol; fewer where there are
     seed: int = 0
     special_tokens: bool = True
-    batch: int = 8
+    batch: int = 8  # blanking out makes a row of each token of a sentence
     threads: int | None = None
-    target: Target | None = None
+    target: Target | None = None  # of the corrected protocol, as is the replacement
     replacement: Replacement | None = None
 
     def __post_init__(self) -> None:
@@ -81,15 +61,9 @@ class Sst2Config:
 
     def corrected(self, sentences: int) -> ProtocolConfig:
         """Return the corrected protocol, for a split of so many sentences."""
-        return ProtocolConfig(
-            samples=sentences if self.samples is None else self.samples,
-            seed=self.seed,
-            special_tokens=self.special_tokens,
-            batch=self.batch,
-            threads=self.threads,
-            target=self.target,
-            replacement=self.replacement,
-        )
+        given = dataclasses.asdict(self)
+        del given["paper_samples"]
+        return ProtocolConfig(**given | {"samples": self.samples or sentences})
 
     def authors(self, sentences: int) -> ProtocolConfig:
         """Return the authors' protocol, for a split of so many sentences."""
@@ -102,48 +76,8 @@ class Sst2Config:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Rounding:
-    """Rounding in ``|Σ_d g_d|``, with g the gradient of the predicted class's logit.
-
-    Attributes
-    ----------
-    single, double
-        Median of ``|Σ_d g_d| / Σ_d |g_d|`` over all tokens with a gradient, in float32 and in
-        float64: 1 where all coordinates have one sign, near the precision where they cancel.
-    agreement
-        Spearman's correlation per sentence between the float32 score and the float64 one: 1 for a
-        quantity of the model, around 0 for rounding.
-    norm_agreement
-        The same for the norm ``‖g‖₂``.
-    """
-
-    single: float
-    double: float
-    agreement: Cell
-    norm_agreement: Cell
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sst2Evaluation:
-    """Accuracy by split, both tables, claims, rounding, scores, configurations, and files."""
-
-    accuracy: Mapping[str, Mapping[str, float | int]]
-    authors: Tables
-    corrected: Tables
-    claims: tuple[Claim, ...]
-    rounding: Rounding
-    scores: SentenceScores
-    scoring: Scoring
-    files: tuple[Path, ...]
-
-
 def check_classifier(model: Model) -> None:
-    """Raise `InputError` for a model that Table 3 cannot be computed with.
-
-    Raises `InputError` if it does not have two classes, or computes them from another token than
-    the first.
-    """
+    """Raise `InputError` for a model without two classes, or that does not read [CLS]."""
     config = model.config
     if model.answer != "single-label" or config.classes != 2:
         raise InputError(
@@ -164,9 +98,9 @@ def evaluate_sst2(
     out: Path,
     *,
     made_with: Mapping[str, Any],
-    accuracy: Mapping[str, Mapping[str, float | int]] | None = None,
+    accuracy: Accuracy | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Sst2Evaluation:
+) -> Evaluation:
     """Score a classifier's ``dev`` sentences by both protocols and write the tables to `out`.
 
     `splits` are encoded labelled splits, ``dev`` among them; the files are those of
@@ -191,39 +125,26 @@ def evaluate_sst2(
     theirs, their_arrays = score_sentences(model, dev, lengths, authors, count(0))
     scores, arrays = score_sentences(model, dev, lengths, corrected, count(len(few)))
     rounding = measure_rounding(model, few, lengths, seed=config.seed)
-    their_tables = build_tables(theirs, config.seed, reference=SENTIMENT)
-    tables = build_tables(scores, config.seed, reference=SENTIMENT_CORRECTED)
-    claims = judge_claims(scores, config.seed)
-    extra = {
-        **arrays,
-        **{
-            f"authors/{target}/{row}": values
-            for target, rows in theirs.correlations.items()
-            for row, values in rows.items()
-        },
-        "authors/rows": their_arrays["rows"],
-    }
-    files = write_reports(
-        out,
-        scores=scores,
-        tables=tables,
-        claims=claims,
-        accuracy=float(accuracy["dev"]["accuracy"]),
-        accuracy_by_split=accuracy,
-        authors=their_tables,
+    evaluation = Evaluation(
+        tables=build_tables(scores, config.seed, reference=SENTIMENT_CORRECTED),
+        claims=judge_claims(scores, config.seed),
+        accuracy=accuracy,
+        scored="dev",
+        authors=build_tables(theirs, config.seed, reference=SENTIMENT),
         rounding=rounding,
-        extra=extra,
-        config={
-            **made_with,
-            "protocol": dataclasses.asdict(config),
-            "model": model.config.to_dict(),
-            "dev_sentences_too_long": dev.too_long,
-        },
-        versions=versions(),
+        scores=scores,
+        scoring=scoring,
     )
-    return Sst2Evaluation(
-        accuracy, their_tables, tables, claims, rounding, scores, scoring, tuple(files)
-    )
+    names = [f"{target}/{row}" for target in TARGETS for row in ROWS]
+    arrays |= {f"authors/{name}": theirs[name] for name in names}
+    arrays["authors/rows"] = their_arrays["rows"]
+    described = {
+        **made_with,
+        "protocol": dataclasses.asdict(config),
+        "model": model.config.to_dict(),
+        "dev_sentences_too_long": dev.too_long,
+    }
+    return write_reports(out, evaluation, {"config": described, "versions": versions()}, arrays)
 
 
 def measure_rounding(

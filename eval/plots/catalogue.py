@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.scores import SentenceScores
 from jaxflow.eval.paper.tables import Tables
 from jaxflow.eval.plots.curves import (
-    Journey,
     draw_agreement,
     draw_entropy,
-    draw_lengths,
     draw_saturation,
-    draw_training,
 )
 from jaxflow.eval.plots.graph import draw_graph
 from jaxflow.eval.plots.maps import draw_layer_maps, draw_readout, draw_token_bars
@@ -32,47 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jaxflow.eval.explanation import Explanation
-
-
-@dataclass(frozen=True, eq=False)
-class SentenceMaps:
-    """Token attention of one sentence of n tokens, which its figures are drawn from.
-
-    Attributes
-    ----------
-    tokens
-        The n tokens.
-    attention
-        ``[L, H, n, n]``.
-    maps
-        ``raw``, ``rollout`` and ``flow`` -> float64 token attention ``[L, n, n]``.
-    scores
-        Method -> float64 ``[n]``, the score of each token after the last layer.
-    readout
-        The token that the prediction is computed from.
-    """
-
-    tokens: tuple[str, ...]
-    attention: NDArray[np.floating]
-    maps: Mapping[str, NDArray[np.float64]]
-    scores: Mapping[str, NDArray[np.float64]]
-    readout: int = 0
-
-
-def sentence_maps(explanation: Explanation, residual: float = 0.5) -> SentenceMaps:
-    """Return the maps of an explained sentence, with that share of the residual connection."""
-    attention = np.asarray(explanation.attention, np.float64)
-    return SentenceMaps(
-        tokens=tuple(token.text for token in explanation.tokens),
-        attention=attention,
-        maps={
-            "raw": np.asarray(jaxflow.raw_attention(attention)),
-            "rollout": np.asarray(jaxflow.rollout(attention, residual=residual)),
-            "flow": np.asarray(jaxflow.flow(attention, residual=residual)),
-        },
-        scores=dict(explanation.scores),
-        readout=explanation.readout,
-    )
 
 
 #: Figures by their file's name without its ending.
@@ -91,20 +44,20 @@ def table_figures(tables: Tables) -> Figures:
     }
 
 
-def score_figures(scores: SentenceScores, seed: int = 0) -> Figures:
-    """Draw the figures that need every sentence's scores."""
-    return {"lengths": draw_lengths(scores, seed)}
+def sentence_figures(explanation: Explanation, residual: float = 0.5) -> Figures:
+    """Draw one sentence: maps of every layer, the readout's rows, the graph and the bars.
 
-
-def training_figures(journey: Journey) -> Figures:
-    """Draw the figures of a run's measures."""
-    return {"training": draw_training(journey)}
-
-
-def sentence_figures(sentence: SentenceMaps, residual: float = 0.5) -> Figures:
-    """Draw one sentence: maps of every layer, the readout's rows, the graph and the bars."""
-    tokens, maps, source = sentence.tokens, sentence.maps, sentence.readout
-    graph = jaxflow.attention_graph(sentence.attention, residual=residual)
+    `residual` is the share of the residual connection in rollout, flow and the graph.
+    """
+    attention = np.asarray(explanation.attention, np.float64)
+    tokens = [token.text for token in explanation.tokens]
+    source = explanation.readout
+    maps = {
+        "raw": np.asarray(jaxflow.raw_attention(attention)),
+        "rollout": np.asarray(jaxflow.rollout(attention, residual=residual)),
+        "flow": np.asarray(jaxflow.flow(attention, residual=residual)),
+    }
+    graph = jaxflow.attention_graph(attention, residual=residual)
     title = f"{tokens[source]} over the layers"
     return {
         "maps-raw": draw_layer_maps(maps["raw"], tokens, title="Raw attention", residual=False),
@@ -112,7 +65,7 @@ def sentence_figures(sentence: SentenceMaps, residual: float = 0.5) -> Figures:
         "maps-flow": draw_layer_maps(maps["flow"], tokens, title="Attention flow"),
         "readout": draw_readout(maps, tokens, source=source, title=title),
         "graph": draw_graph(graph, tokens, source=source),
-        "bars": draw_token_bars(sentence.scores, tokens),
+        "bars": draw_token_bars(explanation.scores, tokens),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper import reference as paper
-from jaxflow.eval.paper.scores import ENTROPY_ROWS, SentenceScores
-from jaxflow.eval.paper.tables import Tables, length_bands
+from jaxflow.eval.paper.scores import SentenceScores
+from jaxflow.eval.paper.tables import AGREEMENT, SPOILT, TARGET_TITLES, Tables, length_bands
 from jaxflow.eval.plots.style import (
     COLUMN,
     CYCLE,
@@ -34,14 +32,11 @@ from jaxflow.eval.plots.style import (
     new_figure,
     strokes,
 )
-from jaxflow.eval.stats import Cell, summarise
+from jaxflow.eval.stats import summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-# Errors of reading JSON of another form than expected.
-_SPOILT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 #: The measures of training that are drawn where a run has them, and what they are called.
 CURVES = {
@@ -65,45 +60,6 @@ class Journey:
 
     curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
     held_out: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
-
-
-def read_tables(folder: Path) -> Tables:
-    """Read ``tables.json`` back, without the claims.
-
-    Raises `InputError` if the folder has none, or it is not what an evaluation writes.
-    """
-    path = folder / "tables.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"no tables.json in {folder}: expected a folder that jaxflow reproduce or jaxflow "
-            "evaluate wrote"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} must be the tables of an evaluation: {error}") from error
-    try:
-        tables = Tables(
-            correlations={
-                str(target): {str(row): _cells(cells) for row, cells in rows.items()}
-                for target, rows in found["tables"].items()
-            },
-            saturation=_cells(found["saturation"]),
-            entropy={row: _cells(found["entropy"][row]) for row in ENTROPY_ROWS},
-            sentences=int(found["samples"]),
-        )
-    except _SPOILT as error:
-        raise InputError(
-            f"{path} must be the tables of an evaluation, got one that lacks or spoils {error}"
-        ) from error
-    rows = [cells for table in tables.correlations.values() for cells in table.values()]
-    depths = {len(cells) for cells in [*rows, tables.saturation, *tables.entropy.values()]}
-    if not rows or len(depths) != 1 or 0 in depths:
-        raise InputError(
-            f"{path} must have rows of the same number of layers, got rows of "
-            f"{sorted(depths) if rows else 'no target'}"
-        )
-    return tables
 
 
 def read_journey(run: Path) -> Journey:
@@ -130,7 +86,7 @@ def read_journey(run: Path) -> Journey:
             for split, value in entry.get("held_out", {}).items():
                 point = (step, float(value))
                 held_out.setdefault(split, []).append(point)
-        except _SPOILT as error:
+        except SPOILT as error:
             if number == len(lines) and number > 1:
                 break  # the line that was being written when the run was cut off
             raise InputError(
@@ -155,24 +111,6 @@ def _columns(
     return np.array(steps, np.int64), np.array(values, np.float64)
 
 
-def _cells(found: Any) -> tuple[Cell, ...]:
-    return tuple(
-        Cell(
-            mean=_number(cell["mean"]),
-            std=_number(cell["std"]),
-            ci95=(_number(cell["ci95"][0]), _number(cell["ci95"][1])),
-            n=int(cell["n"]),
-            nan=int(cell["nan"]),
-        )
-        for cell in found
-    )
-
-
-def _number(value: float | None) -> float:
-    # JSON has no NaN: what is undefined is null there.
-    return math.nan if value is None else float(value)
-
-
 _LENGTH_ROWS = ("rollout", "flow", "position")
 _LENGTH_TARGETS = ("blank_out", "gradient_norm")
 
@@ -186,7 +124,7 @@ def draw_agreement(tables: Tables, target: str) -> Figure:
     figure = new_figure(COLUMN, 2.75)
     axes = dress(
         figure.add_subplot(),
-        title=f"Agreement with {paper.TARGET_TITLES.get(target, target)}",
+        title=f"Agreement with {TARGET_TITLES.get(target, target)}",
         x="layer",
         y="Spearman's correlation",
         grid="y",
@@ -195,7 +133,7 @@ def draw_agreement(tables: Tables, target: str) -> Figure:
     handles = []
     rows = tables.correlations[target]
     layers = np.arange(1, tables.layers + 1)
-    theirs_of = {row: paper.AGREEMENT.row(target, row, tables.layers) for row in rows}
+    theirs_of = {row: AGREEMENT.row(target, row, tables.layers) for row in rows}
     for place, (row, cells) in enumerate(rows.items()):
         shown = look(row, place)
         handles.append(draw_cells(axes, layers, cells, shown))
@@ -257,21 +195,21 @@ def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
 
     Bands of length (`jaxflow.eval.paper.tables`) without sentences are left out.
     """
-    bins = length_bands(scores.length)
+    bins = length_bands(scores["length"])
     figure = new_figure(COLUMN, 3.4)
     panels = figure.subplots(len(_LENGTH_TARGETS), 1, sharex=True, squeeze=False)[:, 0]
     handles: list[Any] = []
     for axes, target in zip(panels, _LENGTH_TARGETS, strict=True):
         dress(
             axes,
-            title=f"Top layer, with {paper.TARGET_TITLES[target]}",
+            title=f"Top layer, with {TARGET_TITLES[target]}",
             y="Spearman's corr.",
             grid="y",
         )
         axes.axhline(0, color=GREY, linewidth=0.6, zorder=1)
         handles = []
         for row in _LENGTH_ROWS:
-            top = scores.correlations[target][row][:, -1]
+            top = scores[f"{target}/{row}"][:, -1]
             cells = [summarise(top[member, None], seed)[0] for member in bins.values()]
             handles.append(draw_cells(axes, np.arange(len(bins)), cells, look(row)))
     panels[-1].set_xticks(range(len(bins)), list(bins))
@@ -313,6 +251,6 @@ def _range(tables: Tables) -> tuple[float, float]:
     ]
     for target, rows in tables.correlations.items():
         for row in rows:
-            shown += [mean for mean, _ in paper.AGREEMENT.row(target, row, tables.layers) or ()]
+            shown += [mean for mean, _ in AGREEMENT.row(target, row, tables.layers) or ()]
     values = np.array([0.0, *shown])
     return float(np.nanmin(values)) - 0.04, float(np.nanmax(values)) + 0.04

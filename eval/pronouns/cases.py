@@ -39,34 +39,15 @@ BATCH = 16  # sentences encoded at once; every batch has the same shape and is c
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """One sentence as a model of L layers reads it. Pairs follow the order of the referents.
-
-    Attributes
-    ----------
-    schema
-        The sentence.
-    tokens
-        The n tokens of the model's input.
-    pieces
-        How many of them each referent has.
-    log_probabilities
-        Of the two fillers at the mask, among all words.
-    weights
-        Method -> float64 ``[L, 2]``: what of each referent reaches the mask, word pieces summed.
-    column_sums
-        ``[2]``: what each referent sends to all tokens in the lowest layer, ``Σ A[1][:, t]`` summed
-        over its word pieces. It bounds flow, and does not depend on the mask.
-    distances
-        Tokens from the mask to each referent's nearest word piece.
-    """
+    """One sentence as a model of L layers reads it. Pairs follow the order of the referents."""
 
     schema: Schema
-    tokens: tuple[str, ...]
-    pieces: tuple[int, int]
-    log_probabilities: tuple[float, float]
-    weights: Mapping[str, NDArray[np.float64]]
-    column_sums: NDArray[np.float64]
-    distances: tuple[int, int]
+    tokens: tuple[str, ...]  # the n tokens of the model's input
+    pieces: tuple[int, int]  # how many of them each referent has
+    log_probabilities: tuple[float, float]  # of the two fillers at the mask, among all words
+    weights: Mapping[str, NDArray[np.float64]]  # method -> [L, 2]: what of each reaches the mask
+    column_sums: NDArray[np.float64]  # [2], sent to all tokens in the lowest layer: it bounds flow
+    distances: tuple[int, int]  # tokens from the mask to each referent's nearest word piece
 
     @property
     def probabilities(self) -> tuple[float, float]:
@@ -113,8 +94,7 @@ def measure(
         part = placed[start : start + BATCH]
         found = _measure(model, part, longest, residual, threads)
         for schema, each, values in zip(schemas[start:], part, found, strict=False):
-            tokens = tuple(model.text.decode(each.ids))
-            cases.append(_case(schema, each, tokens, values))
+            cases.append(_case(schema, each, tuple(model.text.decode(each.ids)), values))
         report(len(cases), len(placed))
     return tuple(cases)
 
@@ -166,39 +146,27 @@ def _case(
     first, second = placed.referents
 
     def summed(array: NDArray[np.float64]) -> NDArray[np.float64]:
-        both = [array[..., pieces.start : pieces.stop].sum(-1) for pieces in (first, second)]
-        return np.stack(both, axis=-1)
+        return np.stack([array[..., pieces].sum(-1) for pieces in (first, second)], axis=-1)
 
-    def distance(pieces: range) -> int:
-        return min(abs(piece - placed.mask) for piece in pieces)
-
-    chosen = values["log_probabilities"]
+    one, other = values["log_probabilities"][list(placed.fillers)].tolist()
+    nearest = [min(abs(piece - placed.mask) for piece in pieces) for pieces in placed.referents]
     return Case(
         schema=schema,
         tokens=tokens,
         pieces=(len(first), len(second)),
-        log_probabilities=(float(chosen[placed.fillers[0]]), float(chosen[placed.fillers[1]])),
+        log_probabilities=(one, other),
         weights=MappingProxyType({name: summed(values[name]) for name in METHODS}),
         column_sums=summed(values["column_sums"]),
-        distances=(distance(first), distance(second)),
+        distances=(nearest[0], nearest[1]),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Shares of every method, layer by layer, and of the baselines.
+    """Shares of every method, layer by layer, and of the baselines."""
 
-    Attributes
-    ----------
-    methods
-        ``raw``, ``rollout`` and ``flow`` -> L shares.
-    baselines
-        ``column_sum`` (of A[1]), ``nearest`` (to the mask) and ``first`` (in the
-        sentence) -> a share.
-    """
-
-    methods: Mapping[str, tuple[Share, ...]]
-    baselines: Mapping[str, Share]
+    methods: Mapping[str, tuple[Share, ...]]  # by `METHODS`, L shares
+    baselines: Mapping[str, Share]  # by `BASELINES`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,48 +182,24 @@ class Correlation:
 class Agreement:
     """Shares and correlations of the methods' agreement with the model's preferences.
 
-    Attributes
-    ----------
-    sentences
-        Share of the sentences in which a method and the model prefer the same referent.
-    turned
-        Among the pairs in which the model prefers the first referent of one sentence and the second
-        of the other: the share in which a method follows it in both. A method that always
-        prefers the same place has 0 here, a random one .25.
-    correlations
-        Method -> for each layer, Spearman's correlation over sentences of
-        ``(w₁ - w₂) / (w₁ + w₂)`` with the model's log-odds, the first referent being 1.
-    model_first
-        Share in which the model prefers the first referent.
-    model_intended
-        Share in which the model prefers the referent that people mean, where there is one.
-    undecided
-        Sentences left out of everything, the model giving both fillers the same probability.
+    `sentences` are the shares in which a method and the model prefer the same referent; `turned`,
+    among the pairs in which the model prefers the first referent of one sentence and the second of
+    the other, those in which a method follows it in both: a method that always prefers the same
+    place has 0 there, a random one .25. `correlations` are, by method and layer, Spearman's over
+    sentences of ``(w₁ - w₂) / (w₁ + w₂)`` with the model's log-odds, the first referent being 1.
     """
 
     sentences: Rows
     turned: Rows
     correlations: Mapping[str, tuple[Correlation, ...]]
-    model_first: Share
-    model_intended: Share
-    undecided: int
+    model_first: Share  # in which the model prefers the first referent
+    model_intended: Share  # or the one that people mean, where there is one
+    undecided: int  # left out of everything, the model giving both fillers the same probability
 
 
 def agreement(cases: Sequence[Case]) -> Agreement:
-    r"""Compare preferences over sentences.
+    r"""Compare preferences over at least one sentence of one model; none raises `InputError`.
 
-    Parameters
-    ----------
-    cases
-        Of one model, at least one.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-
-    Notes
-    -----
     Intervals of shares are Wilson's; those of Spearman's correlation are
     :math:`\tanh(\operatorname{artanh} \rho \pm z \sqrt{(1 + \rho^2 / 2) / (n - 3)})` (Bonett
     and Wright 2000). Both take the sentences as independent, which those of a pair are not quite.

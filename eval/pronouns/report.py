@@ -42,27 +42,13 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Study:
-    """The results of a model.
+    """The results of a model."""
 
-    Attributes
-    ----------
-    paper
-        The paper's two sentences.
-    own
-        Further sentences of the user; shown, not counted.
-    cases
-        The sentences that are counted.
-    found
-        The agreement over `cases`.
-    config
-        What it was made with.
-    """
-
-    paper: tuple[Case, ...]
-    own: tuple[Case, ...]
-    cases: tuple[Case, ...]
-    found: Agreement
-    config: Mapping[str, Any]
+    paper: tuple[Case, ...]  # the paper's two sentences
+    own: tuple[Case, ...]  # further sentences of the user; shown, not counted
+    cases: tuple[Case, ...]  # the sentences that are counted
+    found: Agreement  # over `cases`
+    config: Mapping[str, Any]  # what it was made with
 
 
 def study(
@@ -165,19 +151,14 @@ def sections(done: Study) -> list[Section]:
 def case_record(case: Case) -> dict[str, Any]:
     """Return a sentence's numbers as ``pronouns.json`` holds them."""
     schema = case.schema
+    names = ("tokens", "pieces", "probabilities", "log_odds", "weights", "column_sums", "distances")
     return {
         "pair": schema.pair,
         "sentence": schema.sentence,
         "referents": schema.referents,
         "fillers": schema.fillers,
         "intended": None if schema.intended is None else schema.referents[schema.intended],
-        "tokens": case.tokens,
-        "pieces": case.pieces,
-        "probabilities": case.probabilities,
-        "log_odds": case.log_odds,
-        "weights": case.weights,
-        "column_sums": case.column_sums,
-        "distances": case.distances,
+        **{name: getattr(case, name) for name in names},
     }
 
 

@@ -31,33 +31,16 @@ OPEN = "-"  # the intended referent of a sentence that has none
 class Schema:
     """A sentence whose masked pronoun means one of two referents.
 
-    Attributes
-    ----------
-    sentence
-        With `MASK` once.
-    referents
-        The two, spelt as in the sentence and in its order; each occurs once as a whole word.
-    fillers
-        The pronoun that means each of them.
-    intended
-        Index of the referent that people mean; None where both readings are open.
-    pair
-        A name that it shares with at most one other sentence of its file.
-    where
-        Where it comes from, for messages.
-
-    Raises
-    ------
-    InputError
-        If a field is not as described.
+    `referents` are spelt as in the sentence and in its order, and each occurs once as a whole word.
+    Raises `InputError` if a field is not as described.
     """
 
-    sentence: str
+    sentence: str  # with `MASK` once
     referents: tuple[str, str]
-    fillers: tuple[str, str]
-    intended: int | None = None
-    pair: str = ""
-    where: str = "the sentence"
+    fillers: tuple[str, str]  # the pronoun that means each of them
+    intended: int | None = None  # the referent that people mean; None where both readings are open
+    pair: str = ""  # a name that it shares with at most one other sentence of its file
+    where: str = "the sentence"  # where it comes from, for messages
 
     def __post_init__(self) -> None:
         times = self.sentence.count(MASK)
@@ -124,17 +107,9 @@ def read_schemas(path: Path = BUNDLED) -> tuple[Schema, ...]:
 
 
 def parse_schema(text: str) -> Schema:
-    """Read a sentence as it is given on the command line.
+    """Read a sentence as on the command line, then its referents, each with its pronoun.
 
-    Parameters
-    ----------
-    text
-        The sentence, then its two referents with their pronouns, in the order of the sentence.
-
-    Raises
-    ------
-    InputError
-        If it has another form.
+    Raises `InputError` if it has another form.
 
     Examples
     --------
@@ -209,24 +184,12 @@ def _check_once(schemas: Sequence[Schema]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A schema in a tokenizer's ids.
+    """A schema in a tokenizer's ids."""
 
-    Attributes
-    ----------
-    ids
-        The n tokens, special ones included.
-    mask
-        Index of the masked token.
-    referents
-        Indices of each referent's word pieces.
-    fillers
-        Id of each filler's word piece.
-    """
-
-    ids: tuple[int, ...]
-    mask: int
-    referents: tuple[range, range]
-    fillers: tuple[int, int]
+    ids: tuple[int, ...]  # the n tokens, special ones included
+    mask: int  # index of the masked token
+    referents: tuple[range, range]  # indices of each referent's word pieces
+    fillers: tuple[int, int]  # id of each filler's word piece
 
 
 def place(tokenizer: Any, schema: Schema) -> Placed:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.evaluate import Evaluation, spread, write_evaluation
+from jaxflow.eval.paper.evaluate import spread, write_evaluation
 from jaxflow.eval.paper.protocol import (
     ProtocolConfig,
     chosen_rows,
@@ -28,8 +28,10 @@ from jaxflow.eval.paper.protocol import (
     device_scores,
     token_scores,
 )
+from jaxflow.eval.paper.report import Evaluation
+from jaxflow.eval.paper.scores import SentenceScores
 from jaxflow.eval.report.text import versions
-from jaxflow.eval.sharded.files import Shard, ShardScores, read_shard, write_shard
+from jaxflow.eval.sharded.files import Shard, StoredScores, read_shard, write_shard
 from jaxflow.models import Model, WordTokenizer, load
 from jaxflow.train.batches import EncodedSplit, encode_split, predict_split
 from jaxflow.train.config import TrainConfig
@@ -43,36 +45,18 @@ _Sentences = tuple[EncodedSplit, dict[str, EncodedSplit]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShardedEvaluation:
-    """The plan that all processes share, with the run's model and data.
-
-    Attributes
-    ----------
-    model, tokenizer, config, protocol
-        The model, its vocabulary, how it was trained, and how sentences are scored.
-    splits
-        The held-out splits on disk, only the sentences that fit the model's positions.
-    too_long
-        By split, how many others there are.
-    chosen
-        Places in ``splits["test"]`` of the sentences to score, ascending; int64 ``[S]``.
-    shards
-        How many the work is cut into.
-    folder
-        Where their files are.
-    plan
-        Checksum of everything above.
-    """
+    """The plan that all processes share, with the run's model and data."""
 
     model: Model
     tokenizer: WordTokenizer
-    config: TrainConfig
-    protocol: ProtocolConfig
-    splits: Mapping[str, StoredSplit]
-    too_long: Mapping[str, int]
-    chosen: np.ndarray
-    shards: int
-    folder: Path
-    plan: str
+    config: TrainConfig  # how the model was trained
+    protocol: ProtocolConfig  # how sentences are scored
+    splits: Mapping[str, StoredSplit]  # held out, only the sentences that fit the model's positions
+    too_long: Mapping[str, int]  # by split, how many others there are
+    chosen: np.ndarray  # places in splits["test"] of the sentences to score, ascending int64 [S]
+    shards: int  # how many the work is cut into
+    folder: Path  # where their files are
+    plan: str  # checksum of everything above
 
     def path(self, shard: int) -> Path:
         """Return a shard's file; shards count from 0."""
@@ -87,13 +71,7 @@ class ShardedEvaluation:
         return [shard for shard in range(self.shards) if not self.path(shard).exists()]
 
     def sentences(self, shard: int) -> _Sentences:
-        """Read and encode a shard's sentences.
-
-        Raises
-        ------
-        InputError
-            If the prepared corpus is damaged.
-        """
+        """Read and encode a shard's sentences; `InputError` if the prepared corpus is damaged."""
 
         def encoded(split: str, places: np.ndarray) -> EncodedSplit:
             stored = self.splits[split]
@@ -112,19 +90,10 @@ class ShardedEvaluation:
         processes: int = 1,
         report: Report = lambda done, total: None,
     ) -> None:
-        """Make those of one process's shards that are missing.
+        """Make those of the shards `process`, `process` + `processes` ... that are missing.
 
-        Parameters
-        ----------
-        process, processes
-            It makes shards `process`, `process` + `processes`, and so on.
-        report
-            Called with the number of sentences done, and how many this process has to do.
-
-        Raises
-        ------
-        InputError
-            If the corpus is damaged or the folder cannot be written.
+        `report` is called with the number of sentences done, and how many this process has to do.
+        Raises `InputError` if the corpus is damaged or the folder cannot be written.
         """
         mine = [shard for shard in self.missing() if shard % processes == process]
         sizes = [self._size(shard) for shard in mine]
@@ -160,15 +129,13 @@ class ShardedEvaluation:
         right = dict.fromkeys(self.splits, 0)
         for shard in range(self.shards):
             found, part = self._read(shard), self.part(shard, count)
-            length[part], labels[part] = found.scores.length, found.labels
+            length[part], labels[part] = found.scores["length"], found.labels
             for split, number in found.right.items():
                 right[split] += number
-        scores = ShardScores(
-            [self.path(shard) for shard in range(self.shards)],
-            [self._size(shard) for shard in range(self.shards)],
-            self.model.config.layers,
-            length,
-        )
+        layers = self.model.config.layers
+        paths = [self.path(shard) for shard in range(self.shards)]
+        sizes = [self._size(shard) for shard in range(self.shards)]
+        scores = SentenceScores(StoredScores(paths, sizes, layers, length), layers)
         # All shards are there: other files are of killed processes.
         for unfinished in (*self.folder.glob(".*.part"), *self.folder.glob(".plan.json.*")):
             unfinished.unlink(missing_ok=True)
@@ -328,23 +295,10 @@ def _plan(
     }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Source:
-    """The sentences of some shards by number: a random-access source for the loader."""
-
-    evaluation: ShardedEvaluation
-    shards: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.shards)
-
-    def __getitem__(self, number: int) -> _Sentences:
-        return self.evaluation.sentences(self.shards[int(number)])
-
-
 def _read_ahead(evaluation: ShardedEvaluation, shards: Sequence[int]) -> Iterator[_Sentences]:
     """Iterate over shards in order; the loader's thread reads one while another is scored."""
     import grain
 
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    return iter(grain.MapDataset.source(_Source(evaluation, shards)).to_iter_dataset(options))
+    numbers = grain.MapDataset.source(list(shards))
+    return iter(numbers.map(evaluation.sentences).to_iter_dataset(options))

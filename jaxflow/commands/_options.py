@@ -18,8 +18,8 @@ import tyro
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.eval.paper.evaluate import Evaluation
     from jaxflow.eval.paper.protocol import ProtocolConfig
+    from jaxflow.eval.paper.report import Evaluation
     from jaxflow.models import Model
     from jaxflow.train.config import TrainConfig
     from jaxflow.train.distributed import Processes
@@ -254,7 +254,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     from jaxflow.commands._console import print_written
     from jaxflow.eval.paper.report import print_report
 
-    print_report(Console(), evaluation.tables, evaluation.claims, accuracy=evaluation.accuracy)
+    print_report(Console(), evaluation)
+    assert evaluation.scoring is not None
     print(f"{evaluation.scoring.describe()}.")
     print()
     print_written(evaluation.files)

@@ -14,7 +14,7 @@ from jaxflow.commands._runtime import keep_freed_memory
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.eval.benchmarks.record import Comparison
+    from jaxflow.eval.benchmarks.timing import Comparison
 
 
 @options
@@ -47,8 +47,12 @@ class Benchmark:
         """Time and print one comparison after the other."""
         from rich.console import Console
 
-        from jaxflow.eval.benchmarks.record import describe_machine, print_comparison, to_record
-        from jaxflow.eval.benchmarks.timing import METHOD
+        from jaxflow.eval.benchmarks.timing import (
+            METHOD,
+            describe_machine,
+            print_comparison,
+            to_record,
+        )
         from jaxflow.eval.report.text import json_text
 
         if self.run_folder is not None and self.data is not None:

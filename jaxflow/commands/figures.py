@@ -49,14 +49,13 @@ class Figures:
         """Draw every figure for which there is data."""
         from jaxflow.eval.paper.evaluate import check_out
         from jaxflow.eval.paper.scores import SentenceScores
+        from jaxflow.eval.paper.tables import read_tables
         from jaxflow.eval.plots.catalogue import (
             check_formats,
-            score_figures,
             table_figures,
-            training_figures,
             write_figures,
         )
-        from jaxflow.eval.plots.curves import read_journey, read_tables
+        from jaxflow.eval.plots.curves import draw_lengths, draw_training, read_journey
         from jaxflow.train.lock import hold
 
         formats = self.format.split(",")
@@ -66,12 +65,13 @@ class Figures:
         check_out(out)
         left_out = []
         if (self.results / "scores.npz").exists():
-            figures |= score_figures(SentenceScores.load(self.results / "scores.npz"))
+            scores = SentenceScores.load(self.results / "scores.npz")
+            figures["lengths"] = draw_lengths(scores)
         else:
             left_out.append(f"correlation by length: there is no scores.npz in {self.results}")
         run = self.run_folder or self._run_beside()
         if run is not None and (run / "metrics.jsonl").exists():
-            figures |= training_figures(read_journey(run))
+            figures["training"] = draw_training(read_journey(run))
         else:
             left_out.append("training: no folder of a run with metrics.jsonl is beside or named")
         try:
@@ -97,7 +97,7 @@ class Figures:
 
     def _of_sentences(self, run: Path | None) -> dict[str, Figure]:
         from jaxflow.eval.explanation import explainer
-        from jaxflow.eval.plots.catalogue import sentence_figures, sentence_maps
+        from jaxflow.eval.plots.catalogue import sentence_figures
 
         # A named model takes precedence over the run found with the results.
         model = named_model(run if self.run_folder or not self.model else None, self.model)
@@ -106,6 +106,6 @@ class Figures:
         figures = {}
         for number, sentence in enumerate(sentences, start=1):
             start = f"sentence-{number}-" if len(sentences) > 1 else ""
-            for name, figure in sentence_figures(sentence_maps(explain(sentence))).items():
+            for name, figure in sentence_figures(explain(sentence)).items():
                 figures[f"{start}{name}"] = figure
         return figures

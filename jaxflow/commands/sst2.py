@@ -121,14 +121,8 @@ class ReproduceSst2:
                     accuracy=accuracy,
                     report=count,
                 )
-            print_report(
-                Console(),
-                evaluation.corrected,
-                evaluation.claims,
-                accuracy=evaluation.accuracy,
-                authors=evaluation.authors,
-                rounding=evaluation.rounding,
-            )
+            print_report(Console(), evaluation)
+            assert evaluation.scoring is not None
             print(f"Corrected: {evaluation.scoring.describe()}.")
             print()
             if tuned:

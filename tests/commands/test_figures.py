@@ -9,7 +9,7 @@ import figure_data
 import pytest
 
 from jaxflow.commands import main
-from jaxflow.eval.paper.report import write_reports
+from jaxflow.eval.paper.report import Evaluation, write_reports
 
 TABLES = {"agreement-blank-out", "agreement-gradient", "agreement-gradient-norm", "saturation"}
 TABLES |= {"entropy"}
@@ -18,7 +18,8 @@ SENTENCE = {"maps-raw", "maps-rollout", "maps-flow", "readout", "graph", "bars"}
 
 @pytest.fixture
 def results(here):
-    write_reports(here / "results", scores=figure_data.scores(), tables=figure_data.tables())
+    found = Evaluation(figure_data.tables(), scores=figure_data.scores())
+    write_reports(here / "results", found, {})
     return here / "results"
 
 

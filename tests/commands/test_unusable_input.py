@@ -16,7 +16,7 @@ from jaxflow.commands.leaderboard import Leaderboard
 from jaxflow.commands.pronouns import ReproducePronouns
 from jaxflow.commands.reproduce import Reproduce
 from jaxflow.errors import InputError
-from jaxflow.eval.paper.report import write_reports
+from jaxflow.eval.paper.report import Evaluation, write_reports
 from jaxflow.models import Gpt2Config, Model, init, save_pretrained
 from jaxflow.train.lock import hold
 
@@ -148,8 +148,8 @@ def prepare(here, places):
         if "a.npz" in line:
             np.savez(here / "a.npz", attention=attention(2, 2, 4))
         if "results" in line:
-            given = {"scores": figure_data.scores(), "tables": figure_data.tables()}
-            write_reports(here / "results", **given)
+            found = Evaluation(figure_data.tables(), scores=figure_data.scores())
+            write_reports(here / "results", found, {})
         if "{copy}" in line:
             shutil.copytree(places["run"], here / "copy")
         return [word.format(**places, copy="copy") for word in line.split()]

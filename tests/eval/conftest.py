@@ -18,14 +18,12 @@ def make_scores():
                 size=(sentences, layers)
             )
 
-        return SentenceScores(
-            correlations={
-                target: {row: values((means or {}).get(row, 0.0)) for row in ROWS}
-                for target in TARGETS
-            },
-            saturated=np.clip(values(0.5), 0, 1),
-            entropy={row: values((entropy or {}).get(row, 0.5)) for row in ENTROPY_ROWS},
-            length=rng.integers(5, 30, sentences),
-        )
+        names = [(target, row) for target in TARGETS for row in ROWS]
+        arrays = {f"{t}/{row}": values((means or {}).get(row, 0.0)) for t, row in names}
+        saturated = np.clip(values(0.5), 0, 1)
+        for row in ENTROPY_ROWS:
+            arrays[f"entropy/{row}"] = values((entropy or {}).get(row, 0.5))
+        arrays |= {"saturated": saturated, "length": rng.integers(5, 30, sentences)}
+        return SentenceScores(arrays, layers)
 
     return make

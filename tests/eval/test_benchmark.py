@@ -13,14 +13,16 @@ from jaxflow._flow.fallback import flow_by_definition
 from jaxflow.attention import check_attention, edge_weights
 from jaxflow.eval.benchmarks import encoders, flow, rollout
 from jaxflow.eval.benchmarks.flow import KINDS, Work, run_flow, synthetic_attention
-from jaxflow.eval.benchmarks.record import bytes_text, ratio_text, seconds_text
 from jaxflow.eval.benchmarks.timing import (
     Budget,
     Contender,
     Timing,
+    bytes_text,
     measure,
     over_parts,
     ratio,
+    ratio_text,
+    seconds_text,
     take_turns,
     traced_peak,
 )

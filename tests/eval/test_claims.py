@@ -6,12 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxflow.eval.paper import reference as paper
+from jaxflow.eval.paper import tables as paper
 from jaxflow.eval.paper.claims import DOES_NOT_HOLD, HOLDS, NOT_DECIDED, judge_claims, plateau
 from jaxflow.eval.paper.scores import TARGETS
 
 PAPER = {
-    row: np.array([mean for mean, _ in paper.TABLES["blank_out"][row]])
+    row: np.array([mean for mean, _ in paper.AGREEMENT.tables["blank_out"][row]])
     for row in ("raw", "rollout", "flow")
 }
 SPREAD = {"rollout": 0.4, "flow": 0.7}
@@ -141,7 +141,7 @@ def test_a_row_that_is_never_defined_decides_nothing(make_scores):
     [
         (PAPER["rollout"], 5),
         (PAPER["flow"], 3),
-        ([mean for mean, _ in paper.TABLES["gradient"]["rollout"]], 5),
+        ([mean for mean, _ in paper.AGREEMENT.tables["gradient"]["rollout"]], 5),
         ([0.1, 0.5, 0.5, 0.4, 0.4, 0.4], 4),
         ([0.1, 0.26, 0.24], 2),  # 0.24 < 0.26 - 0.02 in floating point
         ([0.3, 0.3], 1),

@@ -80,7 +80,7 @@ def test_the_means_are_those_of_the_scores(evaluated):
 def test_statements_that_must_hold_of_any_model(evaluated):
     _, out, _ = evaluated
     arrays, scores = load_extra(out / "scores.npz"), SentenceScores.load(out / "scores.npz")
-    real = np.arange(arrays["tokens/ids"].shape[1]) < scores.length[:, None]
+    real = np.arange(arrays["tokens/ids"].shape[1]) < scores["length"][:, None]
     rollout, flow = arrays["tokens/rollout"], arrays["tokens/flow"]
     bound = arrays["tokens/column_sum"][:, None]
     shown = np.broadcast_to(real[:, None], flow.shape)
@@ -96,8 +96,8 @@ def test_the_corpus_may_have_moved(trained_run, evaluated, corpus, tmp_path):
     data, out = shutil.copytree(corpus, tmp_path / "elsewhere"), tmp_path / "out"
     found = evaluate_run(trained_run, PROTOCOL, out, data=data)
     assert found.accuracy == evaluated[0].accuracy
-    before = evaluated[0].scores.arrays()
-    for name, values in SentenceScores.load(out / "scores.npz").arrays().items():
+    before = evaluated[0].scores.arrays
+    for name, values in SentenceScores.load(out / "scores.npz").arrays.items():
         np.testing.assert_array_equal(values, before[name])
     record = json.loads((out / "tables.json").read_text())
     assert record["config"]["train"]["data"] == str(data)

@@ -18,11 +18,12 @@ from matplotlib.colors import to_hex
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.paper import reference as paper
+from jaxflow.eval.paper import tables as paper
+from jaxflow.eval.paper.report import Evaluation, record
 from jaxflow.eval.paper.scores import ROWS, TARGETS
-from jaxflow.eval.paper.tables import record
+from jaxflow.eval.paper.tables import read_tables
 from jaxflow.eval.plots import catalogue, curves, graph, maps
-from jaxflow.eval.plots.curves import read_journey, read_tables
+from jaxflow.eval.plots.curves import read_journey
 from jaxflow.eval.plots.style import LOOKS
 from jaxflow.eval.report.text import json_text
 
@@ -66,7 +67,7 @@ def test_tables_are_lines_with_their_intervals_beside_the_papers_points(target):
     check_lines(axes, tables.correlations[target])
     lines = lines_of(axes)
     for row in ROWS:
-        theirs = paper.TABLES.get(target, {}).get(row)
+        theirs = paper.AGREEMENT.tables.get(target, {}).get(row)
         line = lines.get(f"{LOOKS[row].title}, paper")
         assert (line is None) == (theirs is None)
         if theirs is not None:
@@ -86,7 +87,7 @@ def test_lengths_are_means_over_the_sentences_of_a_length():
         for row in ("rollout", "flow", "position"):
             top = scores.correlations[target][row][:, -1]
             expected = [
-                top[[low <= n < high for n in scores.length]].mean()
+                top[[low <= n < high for n in scores["length"]]].mean()
                 for low, high in itertools.pairwise(ends)
             ]
             assert lines_of(axes)[row].get_ydata() == pytest.approx(expected)
@@ -244,7 +245,7 @@ def test_other_formats_are_refused(formats, figures, tmp_path):
 )
 def test_tables_are_read_back_as_they_were_and_refused_when_spoilt(spoil, tmp_path):
     tables = figure_data.tables()
-    text, path = json_text(record(tables)), tmp_path / "tables.json"
+    text, path = json_text(record(Evaluation(tables), {})), tmp_path / "tables.json"
     path.write_text(text, encoding="utf-8")
     assert read_tables(tmp_path) == tables
     assert spoil(text) != text

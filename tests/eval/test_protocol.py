@@ -190,7 +190,7 @@ def test_correlations_are_scipys_and_shares_by_definition(scores, split, plain, 
     if first == 0:
         np.testing.assert_array_equal(scores.counted, counted)
     found = correlate(dataclasses.replace(scores, counted=counted), split.lengths)
-    np.testing.assert_array_equal(found.length, split.lengths)
+    np.testing.assert_array_equal(found["length"], split.lengths)
     seen = undefined = 0
     for (target, rows), (row, n) in itertools.product(
         found.correlations.items(), enumerate(split.lengths)
@@ -209,15 +209,15 @@ def test_correlations_are_scipys_and_shares_by_definition(scores, split, plain, 
     assert not first or undefined  # two-token sentences have one word
     for row, sentence in enumerate(plain):
         share = (sentence.flow >= sentence.column_sum - 1e-6)[:, first:].mean(-1)
-        np.testing.assert_allclose(found.saturated[row], share, atol=1e-12)
+        np.testing.assert_allclose(found["saturated"][row], share, atol=1e-12)
         for name in ("raw", "rollout", "flow"):
             values = getattr(sentence, name)[:, first:]
             if values.shape[1] == 1:
-                assert np.isnan(found.entropy[name][row]).all()
+                assert np.isnan(found[f"entropy/{name}"][row]).all()
             else:
                 expected = scipy.stats.entropy(values, axis=-1) / np.log(values.shape[1])
-                np.testing.assert_allclose(found.entropy[name][row], expected, atol=1e-4)
-    assert 0 < found.saturated.mean() < 1
+                np.testing.assert_allclose(found[f"entropy/{name}"][row], expected, atol=1e-4)
+    assert 0 < found["saturated"].mean() < 1
 
 
 def test_the_draw_follows_the_seed_and_leaves_out_short_sentences():
@@ -263,7 +263,7 @@ def test_sentences_are_chosen_scored_and_kept(model, split, scores):
     places = arrays["rows"] // 3
     assert len(places) == 6
     assert (split.lengths[places] >= 3).all()
-    np.testing.assert_array_equal(found.length, split.lengths[places])
+    np.testing.assert_array_equal(found["length"], split.lengths[places])
     for target, rows in correlate(scores, split.lengths).correlations.items():
         for name, values in rows.items():
             mine = found.correlations[target][name]

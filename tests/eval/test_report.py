@@ -8,25 +8,23 @@ import math
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from jaxflow.errors import InputError
-from jaxflow.eval.paper import reference as paper
 from jaxflow.eval.paper.claims import DOES_NOT_HOLD, NOT_DECIDED, Claim, judge_claims
-from jaxflow.eval.paper.report import markdown, print_report, write_reports
+from jaxflow.eval.paper.report import Evaluation, markdown, print_report, record, write_reports
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
-from jaxflow.eval.paper.tables import Tables, beside_paper, build_tables, record, to_csv
+from jaxflow.eval.paper.tables import AGREEMENT, Tables, beside_paper, build_tables, to_csv
 from jaxflow.eval.report.text import json_text, mean_std
 from jaxflow.eval.stats import Cell, summarise
 
 GOLDEN = Path(__file__).parent / "golden_tables.md"
 NAN = math.nan
-PAPER = {
-    row: [mean for mean, _ in paper.TABLES["blank_out"][row]] for row in ("raw", "rollout", "flow")
-}
+PAPER = {row: [m for m, _ in cells] for row, cells in AGREEMENT.tables["blank_out"].items()}
 FILES = ["config.json", "scores.npz", "tables.csv", "tables.json", "tables.md"]
 CLAIMS = (
     Claim("C1", "raw falls", "blank_out", DOES_NOT_HOLD, -0.4, (-0.5, -0.3), 1e-9, 2e-9, 9, "So."),
@@ -38,7 +36,7 @@ def printed(scores, width, **options):
     out = io.StringIO()
     console = Console(file=out, width=width, **options)
     accuracy = {"test": {"accuracy": 0.971, "n": 12}, "test_1": {"accuracy": 0.9}}
-    print_report(console, build_tables(scores), judge_claims(scores), accuracy=accuracy)
+    print_report(console, Evaluation(build_tables(scores), judge_claims(scores), accuracy))
     return out.getvalue()
 
 
@@ -64,8 +62,8 @@ def test_every_cell_is_the_summary_of_its_scores(make_scores):
             assert (cell.mean, *cell.ci95) == pytest.approx((oracle.mean, *oracle.ci95))
             assert (cell.n, cell.nan) == (oracle.n, oracle.nan)
     assert tables.correlations["gradient"]["raw"][2].nan == 1
-    kinds = [(tables.saturation, scores.saturated)]
-    kinds += [(tables.entropy[row], values) for row, values in scores.entropy.items()]
+    kinds = [(tables.saturation, scores["saturated"])]
+    kinds += [(cells, scores[f"entropy/{row}"]) for row, cells in tables.entropy.items()]
     for cells, values in kinds:
         np.testing.assert_allclose([cell.mean for cell in cells], values.mean(0))
     assert (tables.sentences, tables.layers) == (60, 6)
@@ -75,14 +73,9 @@ def test_json_has_the_promised_form(make_scores):
     scores = make_scores(PAPER)
     scores.correlations["blank_out"]["random"][:] = np.nan
     made_with = {"seed": 1, "share": np.float32(0.5), "data": PurePosixPath("a/b"), "limit": np.inf}
-    content = record(
-        build_tables(scores),
-        claims=judge_claims(scores),
-        accuracy=np.float64(0.97),
-        accuracy_by_split={"test.5": {"accuracy": float("nan"), "n": 0}},
-        config=made_with,
-        versions={"jax": "0.10"},
-    )
+    accuracy = {"test": {"accuracy": np.float64(0.97)}, "test.5": {"accuracy": NAN, "n": 0}}
+    found = Evaluation(build_tables(scores), judge_claims(scores), accuracy)
+    content = record(found, {"config": made_with, "versions": {"jax": "0.10"}})
     result = json.loads(json_text(content), parse_constant=pytest.fail)
     assert list(result) == [
         *("tables", "saturation", "entropy", "claims"),
@@ -98,7 +91,8 @@ def test_json_has_the_promised_form(make_scores):
     undefined = result["tables"]["blank_out"]["random"][0]
     assert undefined == {"mean": None, "std": None, "ci95": [None, None], "n": 0, "nan": 60}
     assert (result["samples"], result["accuracy"]) == (60, 0.97)
-    assert result["accuracy_by_split"] == {"test.5": {"accuracy": None, "n": 0}}
+    undecided = {"accuracy": None, "n": 0}
+    assert result["accuracy_by_split"] == {"test": {"accuracy": 0.97}, "test.5": undecided}
     assert result["config"] == {"seed": 1, "share": 0.5, "data": "a/b", "limit": None}
     assert {"verdict", "effect", "ci95", "p", "p_holm", "n", "detail"} < set(result["claims"][0])
 
@@ -117,7 +111,7 @@ def test_csv_can_be_read_back(make_scores):
         else:
             assert float(line["mean"]) == pytest.approx(cell.mean, abs=1e-11)
             assert float(line["ci_high"]) == pytest.approx(cell.ci95[1], abs=1e-11)
-        if line["row"] in PAPER and line["target"] in paper.TABLES:
+        if line["row"] in PAPER and line["target"] in AGREEMENT.tables:
             gap = float(line["mean"]) - float(line["paper_mean"])
             assert float(line["difference"]) == pytest.approx(gap, abs=1e-11)
         else:
@@ -136,7 +130,7 @@ def test_the_papers_numbers_are_compared_at_its_own_depth_only(make_scores):
         ("gradient", "flow"): "22±31 31±34 54±32 61±28 60±28 61±28",
     }
     for (target, row), text in rows.items():
-        cells = [f"{mean * 100:.0f}±{std * 100:.0f}" for mean, std in paper.TABLES[target][row]]
+        cells = [f"{mean * 100:.0f}±{std * 100:.0f}" for mean, std in AGREEMENT.tables[target][row]]
         assert " ".join(cells) == text
     tables = build_tables(make_scores(PAPER, noise=0.0))
     assert beside_paper(tables, "blank_out", "rollout")[4] == pytest.approx((0.70, 0.25, 0.0))
@@ -145,17 +139,16 @@ def test_the_papers_numbers_are_compared_at_its_own_depth_only(make_scores):
 
 
 def test_the_markdown_document_is_the_golden_one():
+    accuracy = {
+        "test": {"accuracy": 0.971, "n": 12, "too_long": 0},
+        "test.5": {"accuracy": NAN, "n": 0},
+    }
     document = markdown(
-        chosen_tables(6),
-        claims=CLAIMS,
-        accuracy={
-            "test": {"accuracy": 0.971, "n": 12, "too_long": 0},
-            "test.5": {"accuracy": NAN, "n": 0},
-        },
-        made_with={"config": {"seed": 0}, "versions": {"jax": "0.10.0"}},
+        Evaluation(chosen_tables(6), CLAIMS, accuracy),
+        {"config": {"seed": 0}, "versions": {"jax": "0.10.0"}},
     )
     assert document == GOLDEN.read_text(encoding="utf-8")
-    other = markdown(chosen_tables(4))
+    other = markdown(Evaluation(chosen_tables(4)))
     assert "No comparison with the paper: its model has 6 layers, this one has 4." in other
     assert not re.search("L5|differs|Claims|Made with", other)
 
@@ -198,25 +191,23 @@ def test_the_report_counts_what_was_left_out(make_scores):
     assert "No comparison with the paper: its model has 6 layers, this one has 4." in words
 
 
-def arguments(scores, **options):
-    accuracy, versions = 0.97, {"jax": "0.10"}
-    given = {"accuracy": accuracy, "config": {"seed": 4}, "versions": versions}
-    given |= {"tables": build_tables(scores), "claims": judge_claims(scores)}
-    return {"scores": scores} | given | options
+def write(out, scores, config=MappingProxyType({"seed": 4}), extra=None):
+    found = Evaluation(build_tables(scores), judge_claims(scores), scores=scores)
+    return write_reports(out, found, {"config": config, "versions": {"jax": "0.10"}}, extra).files
 
 
 def test_the_files_of_a_run_are_the_same_bytes_each_time_and_whole(make_scores, tmp_path):
     scores = make_scores(PAPER)
     one, two = tmp_path / "one" / "run", tmp_path / "two" / "run"
     for out in (one, two):
-        written = write_reports(out, **arguments(scores, extra={"gold": np.zeros(60, int)}))
+        written = write(out, scores, extra={"gold": np.zeros(60, int)})
         assert sorted(path.name for path in written) == FILES
         assert sorted(path.name for path in out.iterdir()) == FILES
     before = {name: (one / name).read_bytes() for name in FILES}
     made_with = json.loads(before["config.json"])
     assert made_with == {"config": {"seed": 4}, "versions": {"jax": "0.10"}}
     loaded = SentenceScores.load(two / "scores.npz")
-    np.testing.assert_array_equal(loaded.saturated, scores.saturated)
+    np.testing.assert_array_equal(loaded["saturated"], scores["saturated"])
     # What cannot be written leaves what is there.
     other = make_scores(PAPER, sentences=9)
     for out, options, message in (
@@ -225,5 +216,5 @@ def test_the_files_of_a_run_are_the_same_bytes_each_time_and_whole(make_scores, 
         (two / "tables.md", {}, "cannot write to the folder"),
     ):
         with pytest.raises(InputError, match=message):
-            write_reports(out, **arguments(other, **options))
+            write(out, other, **options)
     assert {path.name: path.read_bytes() for path in two.iterdir()} == before

@@ -16,13 +16,13 @@ from jaxflow.eval import stats
 from jaxflow.eval.paper.claims import judge_claims
 from jaxflow.eval.paper.evaluate import evaluate_run
 from jaxflow.eval.paper.protocol import ProtocolConfig
-from jaxflow.eval.paper.scores import SCORES, load_extra, write_scores
-from jaxflow.eval.paper.tables import build_tables, record
+from jaxflow.eval.paper.report import Evaluation, record
+from jaxflow.eval.paper.scores import SCORES, SentenceScores, load_extra, write_scores
+from jaxflow.eval.paper.tables import build_tables
 from jaxflow.eval.sharded.files import (
     Shard,
-    ShardScores,
+    StoredScores,
     read_shard,
-    read_shard_scores,
     write_shard,
 )
 from jaxflow.eval.sharded.run import open_sharded
@@ -82,8 +82,8 @@ def test_the_tables_are_those_of_one_piece(alone, whole, tmp_path):
     for name in TABLES:
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
     assert merged.accuracy == expected.accuracy
-    for name, values in merged.scores.arrays().items():
-        np.testing.assert_array_equal(values, expected.scores.arrays()[name], err_msg=name)
+    for name, values in merged.scores.arrays.items():
+        np.testing.assert_array_equal(values, expected.scores.arrays[name], err_msg=name)
     extra, theirs = load_extra(tmp_path / "scores.npz"), load_extra(out / "scores.npz")
     assert extra.keys() == {"labels", "rows"}
     for name, values in extra.items():
@@ -154,8 +154,8 @@ def test_damaged_and_foreign_shards_are_refused(alone, trained_run, tmp_path):
         with contextlib.suppress(InputError):
             shard = read_shard(path)  # bytes that nothing is read from may be anything
             assert (shard.right, shard.plan) == (expected.right, expected.plan)
-            for name, values in shard.scores.arrays().items():
-                np.testing.assert_array_equal(values, expected.scores.arrays()[name])
+            for name, values in shard.scores.arrays.items():
+                np.testing.assert_array_equal(values, expected.scores.arrays[name])
             continue
         refused += 1
     assert refused > len(places) / 2
@@ -190,17 +190,14 @@ def in_shards(scores, sizes, folder):
     paths, begin = [], 0
     for number, size in enumerate(sizes):
         part = slice(begin, begin + size)
-        cut = type(scores)(
-            {t: {r: v[part] for r, v in rows.items()} for t, rows in scores.correlations.items()},
-            scores.saturated[part],
-            {row: values[part] for row, values in scores.entropy.items()},
-            scores.length[part],
-        )
+        arrays = {name: values[part] for name, values in scores.arrays.items()}
+        cut = SentenceScores(arrays, scores.layers)
         paths.append(folder / f"{number}.parquet")
         rows = np.arange(part.start, part.stop)
         write_shard(paths[-1], Shard(cut, rows, rows % 2, {"test": 1}, "plan"))
         begin += size
-    return ShardScores(paths, sizes, scores.layers, scores.length), paths
+    stored = StoredScores(paths, sizes, scores.layers, scores["length"])
+    return SentenceScores(stored, scores.layers), paths
 
 
 @pytest.fixture
@@ -211,25 +208,20 @@ def scores(make_scores):
 
 
 def test_stored_scores_and_what_is_made_of_them_are_those_of_memory(scores, tmp_path):
-    stored, paths = in_shards(scores, SIZES, tmp_path)
+    stored, _ = in_shards(scores, SIZES, tmp_path)
     assert (stored.sentences, stored.layers) == (scores.sentences, scores.layers)
-    whole, mine = scores.arrays(), stored.arrays()
+    whole, mine = scores.arrays, stored.arrays
     assert list(mine) == list(whole)
     for name, values in whole.items():
         np.testing.assert_array_equal(mine[name], values, err_msg=name)
         assert mine[name].dtype == values.dtype
-    for target, rows in scores.correlations.items():
-        for row, values in rows.items():
-            np.testing.assert_array_equal(stored.correlations[target][row], values)
-    np.testing.assert_array_equal(stored.saturated, scores.saturated)
-    np.testing.assert_array_equal(stored.entropy["flow"], scores.entropy["flow"])
-    np.testing.assert_array_equal(read_shard_scores(paths[1], SCORES[4]), whole[SCORES[4]][7:8])
     one, other = (
-        record(build_tables(each, 3), claims=judge_claims(each, 3)) for each in (scores, stored)
+        record(Evaluation(build_tables(each, 3), judge_claims(each, 3)), {})
+        for each in (scores, stored)
     )
     assert one == other
     extra = {"labels": np.arange(sum(SIZES))}
-    scores.save(tmp_path / "whole.npz", extra)
+    write_scores(tmp_path / "whole.npz", scores, extra)
     write_scores(tmp_path / "stored.npz", stored, extra)
     assert (tmp_path / "stored.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
@@ -266,4 +258,4 @@ def test_a_shard_that_changes_or_goes_while_it_is_read_is_refused(scores, tmp_pa
         if content is not None:
             paths[number].write_bytes(content)
         with pytest.raises(InputError, match=message):
-            _ = stored.saturated
+            _ = stored["saturated"]

@@ -14,9 +14,9 @@ from small_sst2 import POSITIONS, sentences, tiny_bert
 import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.protocol import token_scores
-from jaxflow.eval.paper.reference import SENTIMENT, SENTIMENT_CORRECTED, TABLE_3
 from jaxflow.eval.paper.report import rounding_note
 from jaxflow.eval.paper.sst2 import Sst2Config, check_classifier, evaluate_sst2
+from jaxflow.eval.paper.tables import SENTIMENT, SENTIMENT_CORRECTED
 from jaxflow.train.batches import encode_sentences
 
 LAYERS, LENGTHS = 2, (POSITIONS,)
@@ -153,9 +153,11 @@ def test_the_papers_numbers():
         "flow": "11±19 11±21 12±22 14±21",
     }
     for row, text in rows.items():
-        found = [cell for cell in TABLE_3[row] if not np.isnan(cell[0])]
+        found = [cell for cell in SENTIMENT.tables["gradient"][row] if not np.isnan(cell[0])]
         assert " ".join(f"{mean * 100:.0f}±{std * 100:.0f}" for mean, std in found) == text
-        assert np.flatnonzero(np.isnan([mean for mean, _ in TABLE_3[row]])).tolist() == [1, 3]
+        assert np.flatnonzero(
+            np.isnan([mean for mean, _ in SENTIMENT.tables["gradient"][row]])
+        ).tolist() == [1, 3]
 
 
 def test_an_evaluation_writes_both_tables_and_their_rounding(model, split, tmp_path):
@@ -167,7 +169,7 @@ def test_an_evaluation_writes_both_tables_and_their_rounding(model, split, tmp_p
     assert seen == sorted(seen)
     assert seen[-1] == (14, 14)
     assert {path.name for path in found.files} == {path.name for path in out.iterdir()}
-    assert (found.authors.sentences, found.corrected.sentences) == (5, 9)
+    assert (found.authors.sentences, found.tables.sentences) == (5, 9)
     text = (out / "tables.md").read_text()
     for title in ("gradient", "gradient_norm"):
         assert f"## {SENTIMENT.titles[title]}\n" in text

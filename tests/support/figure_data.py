@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +11,7 @@ import jaxflow
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
 from jaxflow.eval.paper.tables import Tables, build_tables
 from jaxflow.eval.plots import catalogue
-from jaxflow.eval.plots.catalogue import SentenceMaps
-from jaxflow.eval.plots.curves import Journey
+from jaxflow.eval.plots.curves import Journey, draw_lengths, draw_training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,15 +28,15 @@ def scores(layers: int = 6, sentences: int = 50, seed: int = 0) -> SentenceScore
     def noisy(centre: np.ndarray) -> np.ndarray:
         return centre + 0.2 * rng.normal(size=(sentences, layers))
 
-    return SentenceScores(
-        correlations={
-            target: {row: noisy(shape - 0.1 * k) for row, shape in zip(ROWS, shapes, strict=True)}
-            for k, target in enumerate(TARGETS)
-        },
-        saturated=np.clip(noisy(up), 0, 1),
-        entropy={row: noisy(shapes[k]) for k, row in enumerate(ENTROPY_ROWS)},
-        length=rng.integers(2, 30, sentences),
-    )
+    arrays = {
+        f"{target}/{row}": noisy(shape - 0.1 * k)
+        for k, target in enumerate(TARGETS)
+        for row, shape in zip(ROWS, shapes, strict=True)
+    }
+    saturated = np.clip(noisy(up), 0, 1)
+    arrays |= {f"entropy/{row}": noisy(shapes[k]) for k, row in enumerate(ENTROPY_ROWS)}
+    length = rng.integers(2, 30, sentences)
+    return SentenceScores({**arrays, "saturated": saturated, "length": length}, layers)
 
 
 def tables(layers: int = 6) -> Tables:
@@ -58,33 +58,37 @@ def journey(steps: int = 40) -> Journey:
     )
 
 
-def sentence(n: int = 6, layers: int = 6, seed: int = 0) -> SentenceMaps:
+class Word(str):
+    """A word that is a token, too."""
+
+    @property
+    def text(self) -> str:
+        return str(self)
+
+
+def sentence(n: int = 6, layers: int = 6, seed: int = 0) -> SimpleNamespace:
     """Random attention over some of the words, again and again where n asks for it."""
     rng = np.random.default_rng(seed)
     attention = rng.dirichlet(np.full(n, 0.3), (layers, 2, n))
-    return SentenceMaps(
-        tokens=tuple((WORDS * (n // len(WORDS) + 1))[:n]),
+    sizes = {"raw": 0.3, "rollout": 0.2, "flow": 1.0, "gradient_norm": 4e-3, "blank_out": 0.5}
+    return SimpleNamespace(
+        tokens=tuple(map(Word, (WORDS * (n // len(WORDS) + 1))[:n])),
         attention=attention,
         maps={
             "raw": np.asarray(jaxflow.raw_attention(attention)),
             "rollout": np.asarray(jaxflow.rollout(attention)),
             "flow": np.asarray(jaxflow.flow(attention)),
         },
-        scores={
-            name: rng.random(n) * size
-            for name, size in (
-                ("raw", 0.3), ("rollout", 0.2), ("flow", 1.0), ("gradient_norm", 4e-3),
-                ("blank_out", 0.5),
-            )
-        },
-    )  # fmt: skip
+        scores={name: rng.random(n) * size for name, size in sizes.items()},
+        readout=0,
+    )
 
 
 def every_figure(layers: int = 6, n: int = 6) -> dict[str, Figure]:
     """Every figure that there is."""
     return {
         **catalogue.table_figures(tables(layers)),
-        **catalogue.score_figures(scores(layers)),
-        **catalogue.training_figures(journey()),
+        "lengths": draw_lengths(scores(layers)),
+        "training": draw_training(journey()),
         **catalogue.sentence_figures(sentence(n, layers)),
     }

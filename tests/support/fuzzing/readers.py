@@ -30,7 +30,8 @@ from jaxflow.errors import InputError
 from jaxflow.eval.explain.patches import read_picture
 from jaxflow.eval.io.export import END, START, read_card, with_measured
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
-from jaxflow.eval.plots.curves import read_journey, read_tables
+from jaxflow.eval.paper.tables import read_tables
+from jaxflow.eval.plots.curves import read_journey
 from jaxflow.eval.pronouns.schemas import parse_schema, read_schemas
 from jaxflow.eval.score.attention import read_attention
 from jaxflow.eval.score.reading import reader as reading_of
@@ -217,7 +218,7 @@ def scores_seeds() -> list[Case]:
 
 def scores_oracle(folder: Path, case: Case, value: Any) -> None:
     with np.load(folder / "scores.npz", allow_pickle=False) as file:
-        for name, values in value.arrays().items():
+        for name, values in value.arrays.items():
             np.testing.assert_array_equal(values, file[name])
             assert values.dtype.kind in "iuf"
 
@@ -259,12 +260,9 @@ LAYERED = (*(f"{target}/{row}" for target in TARGETS for row in ROWS),
 def shard_seeds() -> list[Case]:
     def write(folder: Path) -> None:
         rng = np.random.default_rng(0)
-        scores = SentenceScores(
-            correlations={t: {row: rng.normal(size=(3, 2)) for row in ROWS} for t in TARGETS},
-            saturated=rng.normal(size=(3, 2)),
-            entropy={row: np.full((3, 2), 0.25) for row in ENTROPY_ROWS},
-            length=np.arange(3, 6, dtype=np.int32),
-        )
+        arrays = {name: rng.normal(size=(3, 2)) for name in LAYERED}
+        arrays |= {f"entropy/{row}": np.full((3, 2), 0.25) for row in ENTROPY_ROWS}
+        scores = SentenceScores({**arrays, "length": np.arange(3, 6, dtype=np.int32)}, 2)
         rows, ones = np.arange(3, dtype=np.int64) * 2, np.ones(3, np.int32)
         write_shard(folder / SHARD, Shard(scores, rows, ones, {"test": 2, "test_1": 1}, "f" * 64))
 
@@ -299,7 +297,7 @@ def shard_oracle(folder: Path, case: Case, value: Any) -> None:
     import pyarrow.parquet as pq
 
     table = pq.read_table(folder / SHARD)
-    for name, found in {**value.scores.arrays(), "row": value.rows, "label": value.labels}.items():
+    for name, found in {**value.scores.arrays, "row": value.rows, "label": value.labels}.items():
         np.testing.assert_array_equal(found, np.array(table[name].to_pylist()))
     about = json.loads(table.schema.metadata[b"jaxflow"])
     assert (value.right, value.plan) == (about["right"], about["plan"])
