@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxflow.attention import length_mask
 from jaxflow.errors import InputError
 from jaxflow.models import Tokenizer, WordTokenizer
 from jaxflow.train.corpus import Split
@@ -304,8 +305,9 @@ def evaluation_batches(
             labels = np.zeros(batch, np.int32)
             tokens[: len(rows)] = split.tokens[rows, :length]
             labels[: len(rows)] = split.labels[rows]
-            mask = np.zeros(tokens.shape, bool)
-            mask[: len(rows)] = np.arange(length) < split.lengths[rows, None]
+            real = np.zeros(batch, np.int32)
+            real[: len(rows)] = split.lengths[rows]
+            mask = length_mask(real, int(length))
             yield rows, {"tokens": tokens, "labels": labels, "mask": mask}
 
 

@@ -18,9 +18,10 @@ from jaxflow.eval.plots.style import (
     colour_map,
     dress,
     finish,
+    is_constant,
     look,
     new_figure,
-    relative,
+    shares,
 )
 from jaxflow.eval.report.text import layer_names, short
 
@@ -39,14 +40,21 @@ def draw_layer_maps(
 ) -> Figure:
     """Draw token attention ``[L, n, n]`` as a heat map a layer, from 0 to its own largest value.
 
+    A map whose entries are all the same is grey.
+
     With `residual` its rows are called embeddings (of rollout and flow), else queries.
     """
     panels = {
-        f"L{layer}\nmax {short(float(np.max(values)))}": relative(values)
+        f"L{layer}\n{_largest(values)}": shares(values)
         for layer, values in enumerate(np.asarray(maps), start=1)
     }
     rows, columns = ("embedding", "input token") if residual else ("query", "key")
     return _draw_panels(panels, tokens, tokens, (rows, columns), title=title)
+
+
+def _largest(values: NDArray[np.floating]) -> str:
+    kind = "constant" if is_constant(values) else "max"
+    return f"{kind} {short(float(np.max(values)))}"
 
 
 def draw_readout(
@@ -58,10 +66,11 @@ def draw_readout(
 ) -> Figure:
     """Draw one token's row over the layers, a heat map for each method ``[L, n, n]``.
 
-    Every row is shaded from 0 to its own largest value: tokens are compared within a layer.
+    Every row is shaded from 0 to its own largest value, grey where all are the same: tokens are
+    compared within a layer.
     """
     panels = {
-        look(name).title: np.stack([relative(row) for row in np.asarray(values)[:, source]])
+        look(name).title: np.stack([shares(row) for row in np.asarray(values)[:, source]])
         for name, values in maps.items()
     }
     layers = layer_names(len(next(iter(panels.values()))))

@@ -99,11 +99,12 @@ def new_figure(width: float, height: float, pad: float = 0.04) -> Figure:
 
 
 def colour_map() -> Colormap:
-    """Return the colours of a score from 0 to 1, as matplotlib takes them."""
+    """Return the colours of a score from 0 to 1 as matplotlib takes them; NaN is `CONSTANT`."""
     from matplotlib.colors import LinearSegmentedColormap
 
     stops = [tuple(channel / 255 for channel in stop) for stop in SEQUENTIAL]
-    return LinearSegmentedColormap.from_list("jaxflow", stops)
+    colours = LinearSegmentedColormap.from_list("jaxflow", stops)
+    return colours.with_extremes(bad=f"#{bytes(CONSTANT).hex()}")
 
 
 def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "") -> Axes:
@@ -270,7 +271,7 @@ def relative(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 TIE = 1e-5  # scores that differ by less, as a share of the largest, differ by rounding
-CONSTANT = (217, 217, 217)  # where all scores are the same
+CONSTANT = (190, 190, 190)  # where all scores are the same
 
 
 def is_constant(scores: NDArray[np.floating]) -> bool:
@@ -285,6 +286,12 @@ def paint(scores: NDArray[np.float64]) -> list[Colour]:
     return [shade(share) for share in relative(scores).tolist()]
 
 
+def shares(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return `relative`, or NaN where all scores are the same: what `colour_map` draws."""
+    values = np.asarray(scores, np.float64)
+    return np.full_like(values, np.nan) if is_constant(values) else relative(values)
+
+
 def ranked(scores: NDArray[np.floating]) -> list[list[int]]:
     """Return the places of the scores from the highest down, those that tie as one group."""
     values = np.asarray(scores, np.float64).ravel()
@@ -294,7 +301,7 @@ def ranked(scores: NDArray[np.floating]) -> list[list[int]]:
             groups[-1].append(place)
         else:
             groups.append([place])
-    return groups
+    return [sorted(group) for group in groups]
 
 
 def shade(share: float) -> Colour:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,9 @@ from jaxflow.commands._options import options
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from jaxflow.eval.score.attention import Attribution, SavedAttention
 
 TOP = 5  # tokens that the summary names
@@ -104,7 +108,7 @@ def summary(result: Attribution) -> list[str]:
     """Return lines that state what was computed, and the top tokens of the first source."""
     import numpy as np
 
-    from jaxflow.eval.plots.style import visible
+    from jaxflow.eval.plots.style import is_constant, visible
 
     values, source, options = result.token_attention, result.source, result.options
     batch = len(source.attention.shape) - 4
@@ -126,13 +130,29 @@ def summary(result: Attribution) -> list[str]:
     row = values[(0,) * batch][top_layer]
     row = row.mean(0)[0] if options["method"] == "head-rollout" else row[0]
     real = np.ones(n, bool) if source.mask is None else source.mask.reshape(-1, n)[0]
-    ranked = [place for place in np.argsort(-row, kind="stable").tolist() if real[place]]
-    top = ", ".join(f"{words[place]} {row[place]:.3f}" for place in ranked[:TOP])
+    places = np.flatnonzero(real)
+    if is_constant(row[places]):
+        top = f"the same for all {len(places)} tokens, {row[places[0]]:.3f}"
+    else:
+        top = ", ".join(_top(row[places], [words[place] for place in places]))
     layer, token = options["layers"][top_layer], options["sources"][0]
     token = token if token >= 0 else int(np.flatnonzero(real)[token])
     where = "first sentence, " if batch else ""
     lines.append(f"{where}layer {layer}, token {token} ({words[token]}): {top}")
     return lines
+
+
+def _top(scores: NDArray[np.floating], words: list[str]) -> Iterator[str]:
+    """Yield the highest scores with their words, those that tie with one number."""
+    from jaxflow.eval.plots.style import ranked
+
+    left = TOP
+    for group in ranked(scores):
+        if left > 0:
+            tied = " = ".join(words[place] for place in group[:left])
+            more = f" = ... ({len(group)} tie)" if len(group) > left else ""
+            yield f"{tied}{more} {scores[group[0]]:.3f}"
+        left -= len(group)
 
 
 def _head(text: str | None) -> str | int | None:

@@ -256,6 +256,32 @@ def test_a_published_model(published, capsys):
     assert "Not in the vocabulary, read as [UNK]: quux" in out
 
 
+def test_two_texts_and_the_label_that_is_asked_for(published, here, capfd, refused):
+    arguments = ["--model", str(published), "--pair", "the cabinet"]
+    found = []
+    for command in (["explain", "the keys", "--label", "neutral"], ["edges", "the keys"]):
+        assert main([*command, *arguments, "--json"]) == 0
+        found += json.loads(capfd.readouterr().out)["sentences"]
+        tokens = ["[CLS]", "the", "key", "##s", "[SEP]", "the", "cabinet", "[SEP]"]
+        assert [token["text"] for token in found[-1]["tokens"]] == tokens
+        assert (found[-1]["text"], found[-1]["pair"]) == ("the keys", "the cabinet")
+    assert found[0]["explained"] == "neutral"
+    for name, text in (("one.txt", "the keys"), ("two.txt", "the cabinet")):
+        (here / name).write_text(text)
+    assert main(["attribute", "one.txt", "--model", str(published), "--pair", "two.txt"]) == 0
+    with np.load(here / "one.rollout.npz") as file:
+        for sentence, name in zip(found, ("rollout", "raw/rollout"), strict=True):
+            rows = sentence.get("layers", sentence["scores"])[name]
+            np.testing.assert_allclose(file["token_attention"][0, :, 0], rows, atol=1e-5)
+    for words, part in (
+        (["explain", "a", "b", *arguments], "pair must be given once for each of the 2 texts"),
+        (["explain", "a", "--pair", "b"], "pair must be None"),
+        (["explain", "the [SEP] key", "--model", published], "must not hold the separator"),
+        (["attribute", "one.txt", "--pair", "two.txt"], "pair has no meaning without --model"),
+    ):
+        refused(*words, parts=[part])
+
+
 def test_maps_are_laid_over_a_picture(here, capsysbinary):
     config = models.ViTConfig(
         image=(16, 16), patch=4, layers=2, heads=2, width=16, labels=("cat", "dog"), readout="mean"
