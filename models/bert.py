@@ -52,7 +52,7 @@ class BertConfig(ConfigRecord):
     tied
         Whether masked tokens are predicted with the word embeddings.
     pad_id
-        The padding token's number.
+        The padding token's number; None where there is none, and every token is real.
     """
 
     kind: Kind = "bert"
@@ -73,7 +73,7 @@ class BertConfig(ConfigRecord):
     readout_dropout: float = 0.1
     pooler: bool = False
     tied: bool = True
-    pad_id: int = 0
+    pad_id: int | None = 0
 
     def __post_init__(self) -> None:
         if self.kind not in ("bert", "distilbert", "roberta"):
@@ -81,6 +81,8 @@ class BertConfig(ConfigRecord):
         check_config(self, ("none", "classification", "masked-lm"))
         if (self.token_types == 0) != (self.kind == "distilbert") or self.token_types < 0:
             raise InputError(f"token_types must be 0 in distilbert alone, got {self.token_types}")
+        if self.kind == "roberta" and self.pad_id is None:
+            raise InputError("pad_id must be a number: RoBERTa counts positions from it")
         if self.pooler and self.head != "none":
             raise InputError("pooler must be False for a model with a head, got True")
 
@@ -92,7 +94,7 @@ class BertConfig(ConfigRecord):
     @property
     def first_position(self) -> int:
         """First row of the position table in use: after the padding's number in RoBERTa."""
-        return self.pad_id + 1 if self.kind == "roberta" else 0
+        return (self.pad_id or 0) + 1 if self.kind == "roberta" else 0
 
 
 class MaskedReadout(nn.Module):
@@ -154,8 +156,7 @@ class Bert(Transformer):
         token_types: Any = None,
     ) -> jax.Array:
         config = self.config
-        real = mask if tokens is None else tokens != config.pad_id
-        stream = embeddings + self.position[self._positions(real)]
+        stream = embeddings + self.position[self._positions(mask, tokens)]
         if config.token_types:
             types = jnp.zeros((1, 1), jnp.int32) if token_types is None else token_types
             if token_types is not None and types.shape != mask.shape:
@@ -165,11 +166,12 @@ class Bert(Transformer):
             raise InputError("token_types must be None for a model without segments")
         return self._drop(self.norm(stream, layers_of(train)), train, config.dropout)
 
-    def _positions(self, real: jax.Array) -> jax.Array:
+    def _positions(self, mask: jax.Array, tokens: Any) -> jax.Array:
         """Return the positions' numbers, to broadcast to ``[B, n]``."""
         if self.config.kind != "roberta":
-            return jnp.arange(real.shape[-1])[None]
-        return jnp.cumsum(real, -1) * real + self.config.pad_id
+            return jnp.arange(mask.shape[-1])[None]
+        real = mask if tokens is None else tokens != self.config.pad_id
+        return jnp.cumsum(real, -1) * real + self.config.first_position - 1
 
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool

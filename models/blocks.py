@@ -337,7 +337,8 @@ class Transformer(nn.Module):
         tokens
             ``[B, n]`` whole numbers, special tokens included; images for a `ViT`.
         mask
-            ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
+            ``[B, n]`` boolean, True at real tokens; None takes every token but the padding, or
+            every token where the padding token is GPT-2's end token.
         train
             Whether to apply dropout; needs a ``dropout`` key in ``rngs``.
         values
@@ -382,7 +383,8 @@ class Transformer(nn.Module):
         """
         mask = full_mask(embeddings, mask, self.config.positions)
         trunk = self._run(embeddings, mask, train, None, values, offsets, **inputs)
-        logits, pooled = self._classify(trunk.stream, mask, train)
+        readable = self._readable(mask, inputs.get("tokens"))
+        logits, pooled = self._classify(trunk.stream, readable, train)
         return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
 
     def classify(
@@ -401,7 +403,7 @@ class Transformer(nn.Module):
         mask = full_mask(embeddings, mask, self.config.positions)
         readers = 1 if self._reads_first else None
         trunk = self._run(embeddings, mask, train, readers, tokens=tokens, **inputs)
-        logits: Any = self._classify(trunk.stream, mask, train)[0]
+        logits: Any = self._classify(trunk.stream, self._readable(mask, tokens), train)[0]
         return logits
 
     @property
@@ -409,8 +411,12 @@ class Transformer(nn.Module):
         """Whether `_classify` reads the first token only."""
         return False
 
+    def _readable(self, mask: jax.Array, tokens: Any) -> jax.Array:
+        """Return the tokens ``[B, n]`` that classes may be computed from."""
+        return mask
+
     def _checked(self, tokens: Any, mask: Any) -> tuple[jax.Array, Any]:
-        return check_tokens(tokens, mask, self.config.pad_id)
+        return check_tokens(self.config, tokens, mask)
 
     def _begin(
         self,

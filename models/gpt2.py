@@ -6,6 +6,7 @@ Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -40,7 +41,11 @@ class Gpt2Config(ConfigRecord):
     tied
         Whether the head's kernel is the word embeddings.
     pad_id
-        The padding token's number; None where there is none, and every token is real.
+        The padding token's number; None where there is none, and every token is real. Classes are
+        computed from the last token that is another.
+    pad_is_end
+        Whether that is the token that texts begin or end with too: then without a mask every
+        token is real, and attention to the tokens after a text's end is not 0.
     """
 
     head: Head = "lm"
@@ -59,6 +64,7 @@ class Gpt2Config(ConfigRecord):
     embedding_dropout: float = 0.1
     tied: bool = True
     pad_id: int | None = None
+    pad_is_end: bool = False
 
     def __post_init__(self) -> None:
         check_config(self, ("none", "classification", "lm"))
@@ -97,6 +103,10 @@ class Gpt2(Transformer):
         if config.head == "lm" and not config.tied:
             shape = (config.vocabulary, config.width)
             self.decoder = self.param("decoder", normal(0.02), shape)
+
+    def _readable(self, mask: jax.Array, tokens: Any) -> jax.Array:
+        pad_id = self.config.pad_id
+        return mask if pad_id is None or tokens is None else mask & (tokens != pad_id)
 
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool

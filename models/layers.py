@@ -18,8 +18,31 @@ import jax.numpy as jnp
 EPSILON = 1e-5
 """Added to the variance by layer normalisation where nothing else is given, as in GPT-2."""
 
-ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
+#: Activations by their names in published configurations, but for the two that Layers has.
+_NAMED: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "quick_gelu": lambda values: values * jax.nn.sigmoid(1.702 * values),
+    "mish": lambda values: values * jnp.tanh(jax.nn.softplus(values)),
+    "relu2": lambda values: jnp.square(jax.nn.relu(values)),
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "hardswish": jax.nn.hard_swish,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "linear": lambda values: values,
+}
+ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", *_NAMED)
 """The activations of feed-forward layers, by the names that published configurations use."""
+
+SPELLINGS = {
+    "gelu_python": "gelu",
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "swish": "silu",
+}
+"""Other names of the same functions."""
 
 _SLOPE, _CUBE = math.sqrt(2 / math.pi), 0.044715
 
@@ -49,7 +72,7 @@ class Layers(NamedTuple):
         """Return the activation of one of the names in `ACTIVATIONS`."""
         if name in ("gelu_new", "gelu_pytorch_tanh"):
             return self.gelu
-        return {"gelu": self.exact_gelu, "relu": jax.nn.relu, "silu": jax.nn.silu}[name]
+        return self.exact_gelu if name == "gelu" else _NAMED[name]
 
 
 def _normal(values: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:

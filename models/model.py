@@ -145,7 +145,8 @@ class Model:
             ``[B, n]`` whole numbers, NumPy or JAX, special tokens included; for a model of images
             ``[B, height, width, channels]``, normalised.
         mask
-            ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
+            ``[B, n]`` boolean, True at real tokens; None takes every token but the padding, or
+            every token where the padding token is GPT-2's end token.
         **options
             Other arguments of the module's call: ``token_types`` of BERT, ``values=True`` for value
             vectors and output projections.

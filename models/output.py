@@ -91,17 +91,24 @@ def at_least_float32(logits: jax.Array) -> jax.Array:
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def check_tokens(tokens: Any, mask: Any, pad_id: int | None) -> tuple[jax.Array, Any]:
-    """Check ``[B, n]`` tokens; return them and the mask, by default False at padding."""
+def mask_of(config: Any, tokens: Any) -> Any:
+    """Return the mask of tokens ``[B, n]`` that came without one: False at padding, None for all.
+
+    A padding token that texts begin or end with too is not told from them by its number.
+    """
+    pad_id = getattr(config, "pad_id", None)
+    return None if pad_id is None or getattr(config, "pad_is_end", False) else tokens != pad_id
+
+
+def check_tokens(config: Any, tokens: Any, mask: Any) -> tuple[jax.Array, Any]:
+    """Check ``[B, n]`` tokens; return them and the mask, by default `mask_of`."""
     tokens = jnp.asarray(tokens)
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError(
             "tokens must be whole numbers of shape [sentences, tokens], got "
             f"{tokens.dtype} {tokens.shape}"
         )
-    if mask is None and pad_id is not None:
-        mask = tokens != pad_id
-    return tokens, mask
+    return tokens, mask_of(config, tokens) if mask is None else mask
 
 
 def full_mask(embeddings: jax.Array, mask: Any, positions: int) -> jax.Array:

@@ -11,6 +11,7 @@ from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
 from jaxflow.models.config import LARGEST, MOST_LAYERS, Head, Problem
 from jaxflow.models.gpt2 import Gpt2Config
+from jaxflow.models.layers import SPELLINGS
 from jaxflow.models.model import PublishedConfig
 from jaxflow.models.tensors import heads_in
 from jaxflow.models.vit import ViTConfig
@@ -61,6 +62,21 @@ _PROBLEMS: dict[str, Problem] = {
     "regression": "regression",
 }
 
+# The other names that the library reads a field by, which count where both are there.
+_OTHER_NAMES: dict[str, dict[str, str]] = {
+    "distilbert": {
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+    },
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
+}
+
 # Fields that change the numbers, with the only value that is built here.
 _ONLY: dict[str, Any] = {
     "position_embedding_type": "absolute",
@@ -70,7 +86,22 @@ _ONLY: dict[str, Any] = {
     "scale_attn_by_inverse_layer_idx": False,
     "qkv_bias": True,
     "embedding_size": None,
+    "pruned_heads": None,
+    "quantization_config": None,
+    "per_layer_config": None,
 }
+
+#: Fields of the library's configurations that no number of a model with these heads depends on:
+#: how it is run or first drawn, parts that are not built here, and names. Others are not known to
+#: that library either, and no model of it reads them.
+NO_NUMBERS = frozenset({
+    "_name_or_path", "bos_token_id", "chunk_size_feed_forward", "dtype", "encoder_stride",
+    "eos_token_id", "initializer_range", "is_encoder_decoder", "label2id", "output_attentions",
+    "output_hidden_states", "pooler_act", "pooler_output_size", "qa_dropout",
+    "reorder_and_upcast_attn", "return_dict", "sinusoidal_pos_embds", "summary_activation",
+    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+    "transformers_version", "use_cache",
+})  # fmt: skip
 
 # Our field -> its published name, and the default there, whose type decides how it is read.
 _Names = dict[str, tuple[str, Any]]
@@ -181,13 +212,10 @@ def read_published(
             f"model_type must be one of {', '.join(KINDS)}, got {kind!r}: other architectures are "
             "not built here"
         )
-    if fields.get("pruned_heads"):
-        raise InputError(
-            "pruned_heads must be empty: a model whose layers have different heads has no "
-            "attention of one shape; load the checkpoint from before pruning"
-        )
+    names = _OTHER_NAMES.get(kind, {})
+    fields = {**fields, **{names[name]: fields[name] for name in names if name in fields}}
     for name, only in _ONLY.items():
-        if name in fields and fields[name] != only and fields[name] is not None:
+        if fields.get(name) not in (None, only, {}):
             raise InputError(
                 f"{name} must be {only!r} for a model built here, got {fields[name]!r}"
             )
@@ -205,10 +233,14 @@ def read_published(
         given[ours] = _value(fields, name, default, _LARGEST.get(ours, LARGEST))
     if kind == "gpt2":
         given["hidden_width"] = given["hidden_width"] or 4 * given["width"]
-        return Gpt2Config(**given)
+        ends = [fields.get(f"{role}_token_id", 50_256) for role in ("bos", "eos")]
+        pad_id = given["pad_id"]
+        return Gpt2Config(**given, pad_is_end=pad_id is not None and pad_id in ends)
     if kind == "vit":
         return ViTConfig(**given, **_image_fields(fields, given["channels"], images or {}))
     if kind == "roberta":
+        if given["pad_id"] is None:
+            raise InputError("pad_token_id must be a number: RoBERTa counts positions from it")
         given["positions"] -= given["pad_id"] + 1
     own: dict[str, Any] = {"pooler": "pooler.dense.weight" in tensors and head == "none"}
     if kind == "distilbert":
@@ -234,6 +266,9 @@ def write_published(config: PublishedConfig) -> dict[str, Any]:
         content[name] = getattr(config, ours)
     if kind == "roberta":
         content["max_position_embeddings"] += config.first_position  # type: ignore[union-attr]
+    if isinstance(config, Gpt2Config):
+        end = config.pad_id if config.pad_is_end else None
+        content |= {"bos_token_id": end, "eos_token_id": end}
     if isinstance(config, ViTConfig):
         content["intermediate_size"] = config.block.hidden_width
         one = config.image[0] == config.image[1]
@@ -322,8 +357,8 @@ def _problem(fields: Mapping[str, Any]) -> Problem | None:
 def _value(fields: Mapping[str, Any], name: str, default: Any, largest: int = LARGEST) -> Any:
     """Return a field of the kind of its default: flag, rate, name, or size (also for None)."""
     value = fields.get(name, default)
-    if isinstance(default, str):
-        return value  # the configuration checks the name
+    if isinstance(default, str):  # the configuration checks the name
+        return SPELLINGS.get(value, value) if isinstance(value, str) else value
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise InputError(f"{name} must be true or false, got {value!r}")
@@ -334,7 +369,7 @@ def _value(fields: Mapping[str, Any], name: str, default: Any, largest: int = LA
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")
         return float(value)
-    if value is None and default is None:
+    if value is None and (default is None or name == "pad_token_id"):
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
         raise InputError(f"{name} must be a whole number from 0 to {largest:,}, got {value!r}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxflow.edges import BlockWeights, Norm, Trace
 from jaxflow.models.model import Model, ModelConfig, make_module
+from jaxflow.models.output import mask_of
 from jaxflow.models.relevance import attention_relevance, has_relevance
 from jaxflow.models.subword import ROLES
 
@@ -113,7 +114,7 @@ def trace(
     tokens
         ``[B, n]`` whole numbers, or the pixels of images.
     mask
-        ``[B, n]`` boolean, True at real tokens; None takes every token but the padding.
+        ``[B, n]`` boolean, True at real tokens; None is that of calling the model.
     target
         The output that is explained, for edge weights that use gradients; by default the logit
         of the predicted class of a model with classes, nothing of another.
@@ -127,11 +128,11 @@ def trace(
         where classes are not computed from one token, and ``special`` without a tokenizer's list.
     """
     tokens = jnp.asarray(tokens)
-    pad_id = getattr(model.config, "pad_id", None)
     if mask is None:
-        positions = model.config.positions if tokens.ndim == 4 else tokens.shape[1]
-        every = jnp.ones((len(tokens), positions), bool)
-        mask = every if pad_id is None or tokens.ndim == 4 else tokens != pad_id
+        mask = mask_of(model.config, tokens)
+    if mask is None:
+        n = model.config.positions if tokens.ndim == 4 else tokens.shape[1]
+        mask = jnp.ones((len(tokens), n), bool)
     if target is None and model.config.head == "classification":
         target = _predicted
     given = model.params, tokens, jnp.asarray(mask), token_types

@@ -59,7 +59,8 @@ def block_output(stream: jax.Array, added: jax.Array, block: BlockWeights) -> ja
 def _activation(name: str) -> Callable[[jax.Array], jax.Array]:
     if name in ("gelu", "gelu_new", "gelu_pytorch_tanh"):
         return partial(jax.nn.gelu, approximate=name != "gelu")
-    return {"relu": jax.nn.relu, "silu": jax.nn.silu}[name]
+    _check_activation(name)
+    return {"relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}[name]
 
 
 def feed_forward(block: BlockWeights, read: jax.Array) -> jax.Array:
@@ -103,9 +104,13 @@ def slope(activation: str, values: jax.Array) -> jax.Array:
     `activation` is ``gelu_new``, ``gelu_pytorch_tanh``, ``gelu``, ``relu``, ``silu`` or ``tanh``,
     `InputError` otherwise; `values` have any shape.
     """
-    if activation not in _SLOPES:
-        raise InputError(f"activation must be one of {', '.join(_SLOPES)}, got {activation!r}")
+    _check_activation(activation)
     return _SLOPES[activation](values)
+
+
+def _check_activation(name: str) -> None:
+    if name not in _SLOPES:
+        raise InputError(f"activation must be one of {', '.join(_SLOPES)}, got {name!r}")
 
 
 def distribute_bias(parts: jax.Array, bias: Array, otherwise: jax.Array) -> jax.Array:

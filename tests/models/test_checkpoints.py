@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_models
@@ -33,7 +34,8 @@ from jaxflow.models import (
     save_pretrained,
     with_head,
 )
-from jaxflow.models.published import read_published, write_published
+from jaxflow.models.layers import PLAIN, TRAINING
+from jaxflow.models.published import NO_NUMBERS, read_published, write_published
 
 Tensors = dict[str, np.ndarray]
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -515,7 +517,8 @@ def test_what_is_no_configuration_is_refused(content: bytes, folders: dict[str, 
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("Bert", {"pruned_heads": {"0": [1]}}, "pruned_heads must be empty"),
+        ("Bert", {"pruned_heads": {"0": [1]}}, "pruned_heads must be None"),
+        ("Bert", {"quantization_config": {"bits": 4}}, "quantization_config must be None"),
         ("Bert", {"position_embedding_type": "relative_key"}, "position_embedding_type must be '"),
         ("Bert", {"is_decoder": True}, "is_decoder must be False for a model built here"),
         ("GPT2", {"add_cross_attention": True}, "add_cross_attention must be False"),
@@ -524,8 +527,8 @@ def test_what_is_no_configuration_is_refused(content: bytes, folders: dict[str, 
         ("ViT", {"qkv_bias": False}, "qkv_bias must be True"),
         ("ViT", {"patch_size": [4, 2]}, "patch_size must be a whole number"),
         ("ViT", {"image_size": 0}, "image_size must be one or two whole numbers"),
-        ("Bert", {"hidden_act": "gelu_fast"}, "activation must be one of gelu_new, "),
-        ("Distil", {"activation": "mish"}, "activation must be one of gelu_new, "),
+        ("Bert", {"hidden_act": "gelu_10"}, "activation must be one of gelu_new, "),
+        ("Distil", {"activation": "laplace"}, "activation must be one of gelu_new, "),
         ("Bert", {"model_type": "albert"}, "model_type must be one of bert, distilbert, rob"),
         ("Bert", {"model_type": ["bert"]}, "model_type must be one of "),
         ("Bert", {"architectures": ["MyBert"]}, "architectures must name one of"),
@@ -547,3 +550,87 @@ def test_a_configuration_of_nothing_but_its_kind_has_the_usual_sizes() -> None:
         config = read_published(full)
         assert read_published({"model_type": kind.lower()}, head="none") == config
         assert read_published(write_published(config)) == config
+
+
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta", "GPT2", "ViT"])
+def test_every_field_of_theirs_is_read_refused_or_without_effect(kind: str) -> None:
+    """`NO_NUMBERS` is a claim about their modules; the differential test draws the others."""
+    library = torch_models.library()
+    made = getattr(library, f"{kind}Config")
+    base = {"model_type": kind.lower(), "architectures": None}
+    read = read_published(base, head="none")
+    known = made().to_dict()
+    changed = {bool: lambda v: not v, int: lambda v: 2 * v or 1, float: lambda v: v / 2 + 1e-3}
+    for name, value in known.items():
+        if name in NO_NUMBERS or name in ("architectures", "model_type"):
+            continue
+        other = changed.get(type(value), lambda _: "relu")(value)
+        head: Any = "classification" if name in ("id2label", "problem_type") else "none"
+        other = {"id2label": {0: "a"}, "problem_type": "regression"}.get(name, other)
+        before = read_published(base, head=head)
+        refusal = None
+        try:
+            after = read_published(base | {name: other}, head=head)
+        except InputError as error:
+            refusal = str(error)
+        assert name in (refusal or name)
+        assert refusal is not None or after != before, name
+    for alias, name in made.attribute_map.items():
+        size = {name: 2 * known[name]}
+        assert read_published(base | {alias: size[name]}, head="none") == read_published(
+            base | size, head="none"
+        )
+        theirs = made.from_dict({alias: size[name], name: known[name]})
+        assert getattr(theirs, name) == size[name]  # the other name counts where both are there
+        both = read_published(base | size | {alias: size[name], name: known[name]}, head="none")
+        assert both == read_published(base | size, head="none") != read
+
+
+def test_activations_are_theirs_or_refused() -> None:
+    import torch
+    from transformers.activations import ACT2FN
+
+    values = np.linspace(-9, 9, 301).astype(np.float32)
+    refused_names = set()
+    for name in ACT2FN:
+        try:
+            config = read_published({"model_type": "vit", "hidden_act": name}, head="none")
+        except InputError:
+            refused_names.add(name)
+            continue
+        expected = ACT2FN[name](torch.tensor(values)).numpy()
+        for layers in (PLAIN, TRAINING):
+            found = layers.activation(config.activation)(jnp.asarray(values))
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6, err_msg=name)
+    assert refused_names == {"gelu_10", "laplace", "sqrtsoftplus", "prelu", "xielu"}
+
+
+def test_without_a_padding_token_every_token_is_real(tmp_path: Path) -> None:
+    theirs = torch_models.random_model("BertForSequenceClassification", {"pad_token_id": None})
+    ours = load(torch_models.write(theirs, tmp_path))
+    tokens = tokens_with_padding((7, 4), 0)
+    assert ours.config.pad_id is None
+    assert_close(ours(tokens).logits, torch_models.run(theirs, tokens).logits)
+    save_pretrained(tmp_path, ours)
+    assert load(tmp_path).config == ours.config
+    with pytest.raises(InputError, match="pad_token_id must be a number: RoBERTa counts"):
+        read_published({"model_type": "roberta", "pad_token_id": None}, head="none")
+
+
+def test_a_padding_token_that_ends_texts_is_a_token(tmp_path: Path) -> None:
+    """GPT-2's usual set-up: padding is the end token, and a text may begin or end with it."""
+    changes = {"pad_token_id": 36, "num_labels": 3}
+    theirs = torch_models.random_model("GPT2ForSequenceClassification", changes)
+    ours = load(torch_models.write(theirs, tmp_path))
+    tokens = tokens_with_padding((8, 5, 7), 36)
+    tokens[2, 0] = tokens[0, -1] = 36  # of the texts themselves
+    mask = np.arange(8) < np.array([[8], [5], [7]])
+    for chosen in (None, mask):
+        expected, output = torch_models.run(theirs, tokens, chosen), ours(tokens, chosen)
+        assert_close(output.logits, expected.logits)
+        rows = np.moveaxis(np.asarray(output.attention), 3, 1)
+        assert_close(rows, np.moveaxis(expected.attention, 3, 1), mask)
+        assert_close(ours.probabilities(tokens, chosen), jax.nn.softmax(expected.logits))
+    assert_close(ours(tokens).attention, ours(tokens, np.ones((3, 8), bool)).attention)
+    save_pretrained(tmp_path / "again", ours)
+    assert load(tmp_path / "again").config == ours.config

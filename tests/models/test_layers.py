@@ -1,14 +1,12 @@
 """Test layers against Flax's, and their derivatives against automatic ones."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.models.layers import ACTIVATIONS, PLAIN, TRAINING, Layers
+from jaxflow.models.layers import PLAIN, TRAINING, Layers
 
 RNG = np.random.default_rng(0)
 
@@ -31,14 +29,6 @@ def test_layer_norm_is_that_of_flax(epsilon):
     module = nn.LayerNorm(epsilon=epsilon, use_fast_variance=False)
     expected = module.apply({"params": {"scale": scale, "bias": bias}}, values)
     np.testing.assert_allclose(PLAIN.layer_norm(values, scale, bias, epsilon), expected, atol=2e-6)
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_are_those_of_their_names(name):
-    exact = {"gelu": partial(jax.nn.gelu, approximate=False), "relu": nn.relu, "silu": nn.silu}
-    values = jnp.linspace(-8, 8, 101)
-    expected = exact.get(name, jax.nn.gelu)(values)
-    np.testing.assert_allclose(PLAIN.activation(name)(values), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", Layers._fields)
