@@ -216,7 +216,7 @@ def run_models(
         peer = read_transformers(folder) if installed else None
         for batch, n in works:
             rng = np.random.default_rng(0)
-            tokens = rng.integers(config.pad_id + 1, config.vocabulary, (batch, n), np.int32)
+            tokens = rng.integers((config.pad_id or 0) + 1, config.vocabulary, (batch, n), np.int32)
             yield Comparison(
                 "models",
                 f"forward pass, batch {batch} x {n} tokens, {words}",
@@ -227,7 +227,7 @@ def run_models(
                 ("both return the attention and hidden states of every layer, float32, all cores",),
             )
         tiny = dataclasses.replace(
-            config, vocabulary=config.pad_id + 2, positions=2, layers=1, heads=1, width=8,
+            config, vocabulary=(config.pad_id or 0) + 2, positions=2, layers=1, heads=1, width=8,
             hidden_width=8,
         )  # fmt: skip
         save_pretrained(Path(scratch) / "tiny", Model(tiny, init(tiny), None))
