@@ -22,7 +22,7 @@ Problem = Literal["single-label", "multi-label", "regression"]
 """What a classification head was trained for: one class, any number of them, or numbers."""
 
 #: Sizes beyond these are refused before anything is allocated for them.
-LARGEST, MOST_LAYERS = 1 << 24, 1 << 10
+LARGEST, MOST_LAYERS, MOST_CLASSES = 1 << 24, 1 << 10, 1 << 16
 
 _SIZES = (
     "vocabulary", "positions", "patch", "channels", "layers", "heads", "width", "hidden_width",
@@ -164,7 +164,7 @@ def _check_problem(config: Any) -> None:
 
 
 def _check_size(name: str, size: Any) -> None:
-    largest = MOST_LAYERS if name == "layers" else LARGEST
+    largest = {"layers": MOST_LAYERS, "classes": MOST_CLASSES}.get(name, LARGEST)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
     if size > largest:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
-from jaxflow.models.config import LARGEST, MOST_LAYERS, Head, Problem
+from jaxflow.models.config import LARGEST, MOST_CLASSES, MOST_LAYERS, Head, Problem
 from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.layers import SPELLINGS
 from jaxflow.models.model import PublishedConfig
@@ -165,7 +165,7 @@ _FIELDS: dict[str, _Names] = {
 }
 
 # Labels take memory although no file may hold them, and pixels are from 0 to 1.
-_MOST_CLASSES, _LARGEST_PIXEL = 1 << 16, 1_000
+_LARGEST_PIXEL = 1_000
 _LARGEST = {"layers": MOST_LAYERS, "channels": 1 << 10}
 
 
@@ -323,7 +323,7 @@ def _labels(fields: Mapping[str, Any], classes: int | None) -> tuple[str, ...]:
     named = fields.get("id2label")
     if named is None:
         default = classes if classes is not None else 2
-        count = _value(fields, "num_labels", default, _MOST_CLASSES)
+        count = _value(fields, "num_labels", default, MOST_CLASSES)
         return tuple(f"LABEL_{number}" for number in range(count))
     try:
         labels = {int(number): str(label) for number, label in named.items()}

@@ -1,4 +1,4 @@
-"""Inject a few faults of every kind into commands; `python -m tests.faults` injects hundreds."""
+"""Inject a few faults of every kind into commands; `tests.reliability` injects hundreds."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import dataclasses
 import json
 from pathlib import Path
 
+import faulting
 import pytest
-from faulting.campaign import run
-from faulting.trials import KINDS, Outcome, Stage, Undisturbed
-from faulting.works import WORKS, Work
+from faulting import EVALUATE, FINETUNE, KINDS, LEADERBOARD, PREPARE, SHARDS, TRAIN, Outcome
 
-pytestmark = pytest.mark.nightly
-TRAIN, EVALUATE, _, PREPARE, SHARDS, _ = WORKS
+pytestmark = [
+    pytest.mark.nightly,
+    # Orbax leaves tasks of a closed event loop behind where a checkpoint cannot be read.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
-    built = Stage.build(tmp_path_factory.mktemp("faults") / "stage")
-    yield built
-    built.server.close()
+    return faulting.Stage(tmp_path_factory.mktemp("faults") / "stage")
 
 
 @pytest.fixture(scope="module")
-def whole(stage) -> dict[Work, Undisturbed]:
-    return {work: stage.undisturbed(work) for work in (TRAIN, EVALUATE, PREPARE, SHARDS)}
+def whole(stage):
+    return {work: stage.undisturbed(work) for work in faulting.WORKS}
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,14 @@ def whole(stage) -> dict[Work, Undisturbed]:
     [
         # Even numbers are killed by the clock, odd ones at a file operation.
         ("kill", TRAIN, 0), ("kill", EVALUATE, 3), ("kill", PREPARE, 5), ("kill", SHARDS, 1),
+        ("kill", FINETUNE, 1), ("kill", LEADERBOARD, 1),
         ("stop", TRAIN, 0), ("stop", EVALUATE, 1), ("twice", TRAIN, 0),
         # No space, read-only, permission denied.
         ("fail", TRAIN, 0), ("fail", EVALUATE, 1), ("fail", PREPARE, 2), ("limit", TRAIN, 0),
         # Too small, and read-only.
         ("disk", EVALUATE, 0), ("disk", PREPARE, 4),
     ],
-    ids=lambda value: value.name if isinstance(value, Work) else str(value),
+    ids=lambda value: getattr(value, "name", str(value)),
 )  # fmt: skip
 def test_nothing_is_lost(stage, whole, kind, work, number):
     outcome = KINDS[kind][1](stage, work, whole[work], number)
@@ -48,8 +49,7 @@ def test_nothing_is_lost(stage, whole, kind, work, number):
 
 
 def test_damaged_checkpoints_give_way_to_the_one_before(stage):
-    arguments = (str(stage.inputs / "run"), str(stage.scratch / "damaged"), 70)
-    found = stage.call(stage.scratch, "damaged_checkpoints", *arguments)
+    found = faulting.damaged_checkpoints(stage.inputs / "run", stage.scratch / "damaged", 70)
     assert found["wrong"] == []
     assert found["tried"] >= 70
     assert min(found["cut"], found["flip"]) > 5
@@ -78,17 +78,14 @@ def test_what_is_wrong_is_seen(stage, whole):
 class NoStage:
     """A stage on which nothing takes place."""
 
-    inputs = scratch = Path()
-    server = type("Server", (), {"close": lambda _: None})()
+    def __init__(self, scratch):
+        self.inputs = self.scratch = Path()
 
     def undisturbed(self, work):
-        return Undisturbed({}, 0.0, 0)
-
-    def call(self, *_):
-        return {"tried": 0, "cut": 0, "flip": 0, "wrong": []}
+        return None
 
 
-def test_kills_go_on_until_as_many_have_struck(monkeypatch, tmp_path):
+def test_trials_are_counted_and_go_on_where_they_were(monkeypatch, tmp_path):
     """Trials that do nothing: every third kill comes too late, the second stop loses something."""
 
     def trial(kind):
@@ -98,14 +95,18 @@ def test_kills_go_on_until_as_many_have_struck(monkeypatch, tmp_path):
 
         return outcome
 
-    monkeypatch.setattr("faulting.campaign.Stage.build", lambda _: NoStage())
-    monkeypatch.setattr("faulting.campaign.KINDS", {kind: ("", trial(kind)) for kind in KINDS})
-    counts, out = {"kill": 8, "stop": 3, "disk": 2}, tmp_path / "counts.json"
-    found = run(counts, 0, out)
-    assert json.loads(out.read_text()) == found == run(counts, 0, out)  # the second was finished
-    assert found["made"] == {"kill": 12, "stop": 3, "disk": 2}  # numbers 0, 3, 6 and 9 came late
-    kills = found["faults"]["kill"].values()
-    assert (sum(t["tried"] for t in kills), sum(t["struck"] for t in kills)) == (12, 8)
-    assert [len(tally["told"]) for tally in found["faults"]["stop"].values()] == [0, 1, 0]
+    damages = {"tried": 0, "cut": 0, "flip": 0, "wrong": []}
+    monkeypatch.setattr(faulting, "Stage", NoStage)
+    monkeypatch.setattr(faulting, "damaged_checkpoints", lambda *_: damages)
+    monkeypatch.setattr(faulting, "KINDS", {kind: ("", trial(kind)) for kind in KINDS})
+    out = tmp_path / "counts.json"
+    found = faulting.run(23, out)
+    assert json.loads(out.read_text()) == found == faulting.run(23, out)  # nothing was left to do
+    sums = {kind: [sum(tally[name] for tally in tallies.values())
+                   for name in ("tried", "struck", "survived")]
+            for kind, tallies in found["faults"].items()}  # fmt: skip
+    assert sums == {"kill": [12, 8, 12], "stop": [2, 2, 1], "twice": [1, 1, 1],
+                    "fail": [4, 4, 4], "limit": [2, 2, 2], "disk": [0, 0, 0]}  # fmt: skip
+    assert len(found["wrong"]) == 1
     with pytest.raises(SystemExit, match="is of another run"):
-        run({**counts, "kill": 9}, 0, out)
+        faulting.run(24, out)

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fuzzing.found import FOUND
-from fuzzing.harness import FAULTS, Reader, as_table, case_of, each, judge, run, scratch
+from fuzzing.harness import FAULTS, Reader, as_table, case_of, each, judge, run, scratch, total
 from fuzzing.readers import READERS
 
 from jaxflow.errors import InputError
 
+# Orbax leaves tasks of a closed event loop behind where a checkpoint cannot be read, and the end of
+# a reader's time may come while garbage is collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 BY_NAME = {reader.name: reader for reader in READERS}
 
 
@@ -32,8 +35,6 @@ def test_a_found_case(reader: str, what: str) -> None:
     assert verdict.kind == kind, verdict.detail
 
 
-# Orbax leaves tasks of a closed event loop behind where a checkpoint cannot be read.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.nightly
 @pytest.mark.parametrize("reader", [pytest.param(one, id=one.name) for one in READERS])
 def test_no_file_gets_through_wrongly(reader: Reader) -> None:
@@ -50,12 +51,8 @@ def test_no_file_gets_through_wrongly(reader: Reader) -> None:
         assert "accepted" in kinds or reader.name == "model's name"
 
 
-def reading(read: Any, oracle: Any = lambda folder, case, value: None) -> Reader:
-    return Reader("a reader", lambda: [{"x.txt": b"good"}], read, oracle)
-
-
-def wrong(folder: Path, case: Any, value: Any) -> None:
-    assert value == "right"
+def reading(read: Any, expected: Any = None) -> Reader:
+    return Reader("a reader", lambda: [{"x.txt": b"good"}], read, expected)
 
 
 def complain(text: str) -> Any:
@@ -75,10 +72,10 @@ AT_FAULT = {
     "crash": reading(lambda folder: {}["x"]),
     "hang": reading(burn),
     "memory": reading(lambda folder: np.empty(40 << 20, np.uint8)),
-    "wrong": reading(lambda folder: "left", wrong),
+    "wrong": reading(lambda folder: "left", lambda case: "right"),
     "message": reading(complain("the file is damaged")),
     "refused": reading(complain("{folder} is damaged")),
-    "accepted": reading(lambda folder: "right", wrong),
+    "accepted": reading(lambda folder: "right", lambda case: "right"),
 }
 
 
@@ -91,9 +88,9 @@ def test_the_checker_sees_every_fault_and_counts_it(tmp_path: Path) -> None:
     readers = [BY_NAME["sst2"], AT_FAULT["crash"]]
     out = tmp_path / "counts.json"
     found = run(readers, 40, out)
-    assert found["total"]["cases"] == 40
-    assert found["total"]["crash"] == found["readers"]["a reader"]["cases"] == 10
-    assert as_table(found).count("\n") == 5
+    assert total(found)["cases"] == 40
+    assert total(found)["crash"] == found["readers"]["a reader"]["cases"] == 10
+    assert as_table(found).count("\n") == 4
     assert run(readers, 40, out) == found == json.loads(out.read_text())  # nothing was left to do
     with pytest.raises(SystemExit, match="is of another run"):
         run(readers, 41, out)

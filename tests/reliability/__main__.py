@@ -1,53 +1,49 @@
-"""Write the page of counts, with ``--run`` also count: ``python -m tests.reliability``."""
+"""Run campaigns and write their counts into docs/reliability.md."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from reliability_page import CAMPAIGNS, as_page, shortened
+import counting
+import faulting
+import fuzzing.harness
+import numeric_limits
+from fuzzing.readers import READERS
+from reliability_page import as_parts
 
-ROOT = Path(__file__).parents[2]
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 
-def main() -> int:
-    """Write the page, and the counts it was made from beside it; 1 where a campaign found faults.
-
-    A campaign that is cut off goes on where it was.
-    """
+def main() -> None:
+    """Run the campaigns that are asked for; one that was cut off goes on where it was."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
-    parser.add_argument("--run", type=Path, help="run all campaigns, JSON in this folder")
-    for name in CAMPAIGNS:
-        parser.add_argument(f"--{name}", type=Path, help=f"JSON of python -m tests.{name}")
-    parser.add_argument("--out", type=Path, default=Path("docs/reliability.md"), help="the page")
+    parser.add_argument("campaigns", nargs="*", help="fuzz, faults, numbers; by default all")
+    parser.add_argument("--count", type=int, help="cases in all of fuzz (1,050,000), faults (240)")
+    parser.add_argument("--reader", default="", help="only readers of which this is a part")
+    parser.add_argument("--python", action="append", default=[], help="a further interpreter")
+    parser.add_argument("--counts", type=Path, default=Path("counts"), help="folder of the JSON")
     options = parser.parse_args()
-    status = 0
-    if options.run is not None:
-        options.run.mkdir(parents=True, exist_ok=True)
-        for name, arguments in CAMPAIGNS.items():
-            file = options.run / f"{name}.json"
-            setattr(options, name, file)
-            command = [sys.executable, "-m", f"tests.{name}", *arguments, "--out", file.absolute()]
-            status |= subprocess.run(command, cwd=ROOT, check=False).returncode
-    stored = options.out.with_suffix(".json")
-    counts = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
-    for name in CAMPAIGNS:
-        given = getattr(options, name)
-        if given is not None:
-            counts[name] = shortened(json.loads(given.read_text(encoding="utf-8")))
-    if all(getattr(options, name) is not None for name in CAMPAIGNS):
-        counts.pop("note", None)  # of counts that an earlier version of the campaigns made
-    if missing := CAMPAIGNS.keys() - counts.keys():
-        parser.error(f"{stored} has no counts of {' and '.join(sorted(missing))}: give them")
-    stored.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
-    options.out.write_text(as_page(counts), encoding="utf-8")
-    return int(status != 0)
+    options.counts.mkdir(parents=True, exist_ok=True)
+    for name in options.campaigns or ("fuzz", "faults", "numbers"):
+        out = options.counts / f"{name}.json"
+        if name == "fuzz":
+            readers = [reader for reader in READERS if options.reader in reader.name]
+            found = fuzzing.harness.run(readers, options.count or 1_050_000, out)
+        elif name == "faults":
+            found = faulting.run(options.count or 240, out)
+        else:
+            found = numeric_limits.measure([sys.executable, *options.python])
+            found["commit"] = counting.commit()
+            counting.write(out, found)
+        page = counting.fill(PAGE.read_text(encoding="utf-8"), as_parts({name: found}))
+        PAGE.write_text(page, encoding="utf-8")
+        print(json.dumps(as_parts({name: found}), indent=1))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

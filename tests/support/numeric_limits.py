@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import counting
 import ml_dtypes
 import numpy as np
 import wheel
@@ -164,35 +165,23 @@ def _rounding(dtype: str, layers: int, n: int) -> dict[str, Any]:
     return found
 
 
-def as_section(found: Mapping[str, Any]) -> str:
-    """Write the page's section."""
-    lines = [
-        "## Numbers",
-        "",
-        "The largest relative error of the top layer of rollout and of flow from the first token, "
-        "compared with float64, and the bound that the tests check. Half precision is converted by "
-        "`jaxflow.widen`.",
-        "",
-        "| input | layers | tokens | error of rollout | bound | error of flow | bound |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in found["rounding"]:
-        numbers = [row[name][key] for name in ("rollout", "flow") for key in ("off", "bound")]
-        shown = " | ".join(f"{number:.1e}" for number in numbers)
-        lines.append(f"| {row['dtype']} | {row['layers']} | {row['tokens']} | {shown} |")
+def as_section(found: Mapping[str, Any]) -> dict[str, str]:
+    """Write the part of the page of what `measure` found."""
+    rows = [
+        (row["dtype"], row["layers"], row["tokens"],
+         *(f"{row[name][key]:.1e}" for name in ("rollout", "flow") for key in ("off", "bound")))
+        for row in found["rounding"]
+    ]  # fmt: skip
+    head = ("input", "layers", "tokens", "error of rollout", "bound", "error of flow", "bound")
     large, count = found["large"], len(found["pythons"])
     same = [name for name, digests in found["digests"].items() if len(digests) == 1]
-    lines += [
-        "",
+    text = (
         f"Rollout of {large['tokens']:,} tokens, 4 layers and 4 heads, needs "
         f"{large['taken'] / large['bytes']:.1f} times the {large['bytes'] / 1e9:.1f} GB of its "
         f"attention, and rows sum to 1 within {large['error']:.0e}. Flow of the same attention is "
-        f"refused: “{large['refusal']}”.",
-        "",
-        f"On Python {', '.join(found['pythons'])} ({found['machine']}) {len(same)} of "
-        f"{len(found['digests'])} results are the same to the bit"
-        + (f" in all {count}" if count > 1 else "")
-        + f": {', '.join(same)}. One thread and two threads give "
-        + ("the same bits." if found["threads"] else "different bits."),
-    ]
-    return "\n".join(lines) + "\n"
+        f"refused: “{large['refusal']}”.\n\nOn Python {', '.join(found['pythons'])} "
+        f"({found['machine']}) {len(same)} of {len(found['digests'])} results are the same to the "
+        f"bit{f' in all {count}' if count > 1 else ''}: {', '.join(same)}. One thread and two "
+        f"threads give {'the same' if found['threads'] else 'different'} bits."
+    )
+    return {"numbers": f"{counting.table(head, rows)}\n\n{text}"}

@@ -10,14 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, processors
 
 from jaxflow.models import (
     BertConfig,
@@ -36,18 +29,20 @@ PIECES = ("the", "key", "##s", "to", "cabinet", "un", "##like", "##ly", "are", "
 
 
 def word_pieces(vocabulary: Sequence[str]) -> SubwordTokenizer:
-    """BERT's kind of tokenizer, read from a ``tokenizer.json``; `vocabulary` holds `SPECIAL`."""
-    numbers = {piece: number for number, piece in enumerate(vocabulary)}
-    backend = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, numbers[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    backend.add_special_tokens(list(SPECIAL))
+    """BERT's kind of tokenizer; `vocabulary` holds `SPECIAL`."""
+    return read_back(BertWordPieceTokenizer({piece: at for at, piece in enumerate(vocabulary)}))
+
+
+def byte_pairs(vocabulary: Sequence[str], merges: Sequence[tuple[str, str]]) -> SubwordTokenizer:
+    """RoBERTa's kind of tokenizer; `vocabulary` begins with its special tokens."""
+    made: Any = ByteLevelBPETokenizer({piece: at for at, piece in enumerate(vocabulary)}, merges)
+    made.add_special_tokens(list(vocabulary[:5]))
+    made._tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return read_back(made)
+
+
+def read_back(backend: Any) -> SubwordTokenizer:
+    """Save a tokenizer of the library as ``tokenizer.json`` and read that."""
     with tempfile.TemporaryDirectory() as folder:
         backend.save(f"{folder}/tokenizer.json")
         found = read_tokenizer(Path(folder))

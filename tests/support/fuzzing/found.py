@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -30,11 +31,8 @@ def _text(name: str, content: str | bytes) -> Make:
 
 def _raw(name: str, fields: dict[str, Any] | None = None, **changes: str) -> Make:
     """Write JSON with some fields as they stand."""
-    parts = [f'"{key}": {json.dumps(value)}' for key, value in (fields or {}).items()
-             if key not in changes]  # fmt: skip
-    return _text(
-        name, "{" + ", ".join([*parts, *(f'"{k}": {v}' for k, v in changes.items())]) + "}"
-    )
+    stated = {key: json.dumps(value) for key, value in (fields or {}).items()} | changes
+    return _text(name, "{" + ", ".join(f'"{key}": {value}' for key, value in stated.items()) + "}")
 
 
 def _changed(case: Make, end: str, change: Callable[[bytes], bytes]) -> Make:
@@ -57,47 +55,32 @@ def _fields(case: Make, end: str, **changes: Any) -> Make:
 def _zipped(field: int, size: int, value: int) -> Make:
     """Overwrite a field of a good npz file's directory."""
 
-    def make() -> Case:
-        content = bytearray(good.attention_seeds()[2]["a.npz"] or b"")
+    def change(content: bytes) -> bytes:
         place = content.find(b"PK\x01\x02") + field
-        content[place : place + size] = value.to_bytes(size, "little")
-        return {"a.npz": bytes(content)}
+        return content[:place] + value.to_bytes(size, "little") + content[place + size :]
 
-    return make
-
-
-def _npy(header: str, body: bytes = b"") -> bytes:
-    return (
-        b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + body
-    )
+    return _changed(lambda: good.attention_seeds()[2], "a.npz", change)
 
 
 def _array(shape: str, kind: str = "<f4", body: bytes = b"") -> Make:
-    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}"
-    return lambda: {"a.npz": pack({"attention.npy": _npy(header, body)})}
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
+    return lambda: {"a.npz": pack({"attention.npy": start + header + body})}
 
 
 def _twice() -> Case:
-    import warnings
-
     buffer = io.BytesIO()
-    array = (_array("(1, 1, 1, 1)", body=b"\0\0\x80?")())["a.npz"] or b""
-    with zipfile.ZipFile(io.BytesIO(array)) as one:
-        content = one.read("attention.npy")
-    with zipfile.ZipFile(buffer, "w") as two, warnings.catch_warnings():
+    with zipfile.ZipFile(buffer, "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(2):
-            two.writestr("attention.npy", content)
+            with archive.open("attention.npy", "w") as file:
+                np.save(file, np.ones((1, 1, 1, 1), np.float32))
     return {"a.npz": buffer.getvalue()}
 
 
 def _scores(kind: Any) -> Make:
-    def make() -> Case:
-        with np.load(io.BytesIO(good.scores_seeds()[0]["scores.npz"] or b"")) as arrays:
-            changed = {**arrays, "saturated": np.ones((3, 2)).astype(kind)}
-        return {"scores.npz": good.npz(changed)}
-
-    return make
+    arrays = good.scores_in(good.scores_seeds()[0])
+    return lambda: {"scores.npz": good.npz({**arrays, "saturated": np.ones((3, 2)).astype(kind)})}
 
 
 def _picture(*size: int) -> Make:
@@ -122,27 +105,18 @@ def _entry(kind: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
     return {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
 
 
-def _tokenizer(kind: str, *path: str, value: Any) -> Make:
-    def make() -> Case:
-        tree = place = json.loads(good.tokenizer_json(kind))
+def _tokenizer(kind: str, *path: str, value: Any, case: Make | None = None) -> Make:
+    """Change a value in a tokenizer.json."""
+
+    def change(text: bytes) -> bytes:
+        tree = place = json.loads(text)
         for key in path[:-1]:
             place = place[key]
         place[path[-1]] = value
-        return {"tokenizer.json": json.dumps(tree).encode()}
+        return json.dumps(tree).encode()
 
-    return make
-
-
-def _sparse() -> Case:
-    """A tokenizer of few entries with a number beyond the model's table."""
-    case = dict(good.published()[2])
-    tree = json.loads(case["tokenizer.json"] or b"")
-    tree["model"]["vocab"]["the"] = 1_000_000
-    return {**case, "tokenizer.json": json.dumps(tree).encode()}
-
-
-def _sealed(case: Make) -> Make:
-    return lambda: good.sealed(case())
+    case = case or (lambda: {"tokenizer.json": good.tokenizer_json(kind)})
+    return _changed(case, "tokenizer.json", change)
 
 
 def _swapped() -> Case:
@@ -156,10 +130,11 @@ NEST = "[" * 200_000
 LOSS = b'{"step": 1, "loss": 0.5}\n'
 RUN = {"epochs": 2}
 BERT: Make = lambda: good.published()[0]  # noqa: E731
+GPT2: Make = lambda: good.published()[2]  # noqa: E731
 VIT: Make = lambda: good.published()[3]  # noqa: E731
 CHECKPOINTS: Make = lambda: good.checkpoint_seeds()[0]  # noqa: E731
 CORPUS: Make = lambda: good.corpus_seeds()[0]  # noqa: E731
-SIZES: Callable[[], dict[str, Any]] = lambda: good.words().config.to_dict()  # noqa: E731
+ENCODER: Make = lambda: good.one("config.json", good.words().config.to_dict())()[0]  # noqa: E731
 SHARD = [0.5, 0.5]
 
 
@@ -233,13 +208,13 @@ FOUND: dict[tuple[str, str], Make | tuple[Make, str]] = {
     ("lock's holder", "terminal codes for a name"): _text(".lock", b"\x1b[31m\n\xff"),
     ("model's card", "one mark alone"): _text("card.md", good.CARD[:60]),
     ("scores of a shard", "lists of other lengths that add up to the same"):
-        lambda: good.changed_shard("blank_out/raw", [[0.5], [0.5] * 3, SHARD]),
+        lambda: good.shard(**{"blank_out/raw": [[0.5], [0.5] * 3, SHARD]}),
     ("scores of a shard", "half numbers for rows"):
-        lambda: good.changed_shard("row", [0.5, 1.0, 2.0]),
+        lambda: good.shard(row=[0.5, 1.0, 2.0]),
     ("scores of a shard", "a length that is missing"):
-        lambda: good.changed_shard("length", [3, None, 5]),
+        lambda: good.shard(length=[3, None, 5]),
     ("scores of a shard", "text for a plan"):
-        lambda: good.changed_shard("length", [3, 4, 5], plan=7),
+        lambda: good.shard({"plan": 7}),
     ("plan of shards", "a deep nest"): _raw("plan.json", good.PLAN, protocol=NEST),
     ("prepared corpus", "a block fewer in TFDS's record of them"):
         _changed(CORPUS, "dataset_info.json", lambda text: text.replace(b'"3"', b'"2"')),
@@ -270,21 +245,24 @@ FOUND: dict[tuple[str, str], Make | tuple[Make, str]] = {
         _fields(BERT, "config.json", id2label=None, num_labels=1 << 20),
     ("published model", "padding beyond the vocabulary"):
         _fields(BERT, "config.json", pad_token_id=13),
-    ("published model", "a word's number beyond the model's table"): _sparse,
+    ("published model", "a word's number beyond the model's table"):
+        _tokenizer("pairs", "model", "vocab", "the", value=1_000_000, case=GPT2),
     ("encoder's configuration", "padding of 2^64 - 1"):
-        lambda: _raw("config.json", SIZES(), pad_id=str(2**64 - 1))(),
+        _fields(ENCODER, "config.json", pad_id=2**64 - 1),
     ("encoder's configuration", "padding that is a list"):
-        lambda: _raw("config.json", SIZES(), pad_id="[0]")(),
+        _fields(ENCODER, "config.json", pad_id=[0]),
     ("encoder's configuration", "10^9 layers"):
-        lambda: _raw("config.json", SIZES(), layers="1000000000")(),
+        _fields(ENCODER, "config.json", layers=10**9),
+    ("encoder's configuration", "two million classes"):
+        _fields(ENCODER, "config.json", classes=1 << 21),
     ("encoder's configuration", "a width of 2^70"):
-        lambda: _raw("config.json", SIZES(), width=str(2**70))(),
+        _fields(ENCODER, "config.json", width=2**70),
     ("encoder's configuration", "a number for yes"):
-        lambda: _raw("config.json", SIZES(), causal="1")(),
+        _fields(ENCODER, "config.json", causal=1),
     ("exported model", "a deep nest for a card"):
         _changed(good.exported, "config.json", lambda _: b'{"format":' * 100_000),
     ("exported model", "a last word cut short"):
-        _sealed(_changed(good.exported, "vocab.txt", lambda text: text[:-2])),
+        lambda: good.sealed(_changed(good.exported, "vocab.txt", lambda text: text[:-2])()),
     ("vocabulary of words", "a last word cut short"):
         _text("vocab.txt", "[PAD]\n[CLS]\n[UNK]\nthe\nkey"),
     ("tokenizer.json", "a template without its token: the library panics when it splits"): (

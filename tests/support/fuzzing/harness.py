@@ -8,8 +8,6 @@ touched or not) and what the whole process grew by.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import resource
 import shutil
@@ -19,10 +17,13 @@ import time
 import traceback
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
+
+import counting
+import numpy as np
 
 from fuzzing.mutate import Case, mutate_case
 from jaxflow.errors import InputError
@@ -36,10 +37,6 @@ BLOCK, WATCHED = 250, 8  # of so many blocks of cases one has Python's requests 
 KEPT = 20  # faults of a reader that are kept in full
 
 
-def no_oracle(folder: Path, case: Case, value: Any) -> None:
-    """Accept every result, where there is no oracle."""
-
-
 class Reader(NamedTuple):
     """A function that reads files from outside.
 
@@ -49,8 +46,9 @@ class Reader(NamedTuple):
         As reports have it; makes the good cases that the others are made of.
     read
         From the folder that a case lies in to what was read. Its error may be `InputError` alone.
-    oracle
-        Raises if what was read of a case is wrong.
+    expected
+        From an accepted case to what must have been read of it, by an independent reader; None
+        where there is none.
     share, room
         Its share of a run's cases, beside the others'; bytes that reading a small case may take.
     names_file
@@ -62,7 +60,7 @@ class Reader(NamedTuple):
     name: str
     seeds: Callable[[], Sequence[Case]]
     read: Callable[[Path], Any]
-    oracle: Callable[[Path, Case, Any], None] = no_oracle
+    expected: Callable[[Case], Any] | None = None
     share: float = 1.0
     room: int = 32 << 20
     names_file: bool = True
@@ -71,12 +69,11 @@ class Reader(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The result of a case: its kind, the error's message or trace, seconds, and peak bytes."""
+    """The result of a case: its kind, the error's message or trace, and seconds."""
 
     kind: str
     detail: str = ""
     seconds: float = 0.0
-    peak: int = 0
 
 
 class Hang(BaseException):
@@ -109,6 +106,23 @@ def case_of(reader: Reader, seeds: Sequence[Case], number: int) -> Case:
     rng = Random(f"{reader.name}/{number}")
     case = mutate_case(rng, rng.choice(seeds), seeds, reader.fixed)
     return reader.seal(case) if reader.seal and rng.random() < 0.8 else case
+
+
+def check_same(value: Any, expected: Any) -> None:
+    """Compare what was read, dtypes included, or have it checked by what is expected."""
+    if callable(expected):
+        expected(value)
+    elif isinstance(expected, Mapping):
+        assert value.keys() == expected.keys()
+        for name, each in expected.items():
+            check_same(value[name], each)
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(value, expected, strict=True)
+    elif isinstance(expected, list | tuple):
+        for one, other in zip(value, expected, strict=True):
+            check_same(one, other)
+    else:
+        assert value == expected
 
 
 def judge(reader: Reader, case: Case, folder: Path) -> Verdict:
@@ -145,23 +159,24 @@ def _judged(reader: Reader, case: Case, folder: Path) -> Verdict:
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident)
     peak = max(grown, tracemalloc.get_traced_memory()[1] - before if traced else 0)
     if isinstance(error, Hang) or seconds > SECONDS:
-        return Verdict("hang", _trace(error) if error else f"{seconds:.1f} s", seconds, peak)
+        return Verdict("hang", _trace(error) if error else f"{seconds:.1f} s", seconds)
     if error is not None and type(error) is not InputError:
-        return Verdict("crash", _trace(error), seconds, peak)
+        return Verdict("crash", _trace(error), seconds)
     if peak > allowed:
-        return Verdict("memory", f"{peak:,} bytes where {allowed:,} are allowed", seconds, peak)
+        return Verdict("memory", f"{peak:,} bytes where {allowed:,} are allowed", seconds)
     if error is not None:
         text = str(error)
         good = text.strip() and text.isprintable() and len(text) <= LONGEST_MESSAGE
         good = good and (not reader.names_file or str(folder) in text)
-        return Verdict("refused" if good else "message", text, seconds, peak)
+        return Verdict("refused" if good else "message", text, seconds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reader.oracle(folder, case, value)
+            if reader.expected is not None:
+                check_same(value, reader.expected(case))
     except Exception as caught:
-        return Verdict("wrong", _trace(caught), seconds, peak)
-    return Verdict("accepted", "", seconds, peak)
+        return Verdict("wrong", _trace(caught), seconds)
+    return Verdict("accepted", "", seconds)
 
 
 def _trace(error: BaseException) -> str:
@@ -189,36 +204,13 @@ def _limited() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@dataclasses.dataclass
-class Tally:
-    """The results of a reader's cases; `told` has the first faults in full."""
-
-    cases: int = 0
-    accepted: int = 0
-    refused: int = 0
-    faults: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(FAULTS, 0))
-    slowest: float = 0.0
-    told: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def add(self, number: int, verdict: Verdict) -> None:
-        """Count a case."""
-        self.cases += 1
-        self.slowest = max(self.slowest, round(verdict.seconds, 3))
-        if verdict.kind in FAULTS:
-            self.faults[verdict.kind] += 1
-            if len(self.told) < KEPT:
-                self.told.append({"number": number, "kind": verdict.kind, "what": verdict.detail})
-        else:
-            setattr(self, verdict.kind, getattr(self, verdict.kind) + 1)
-
-
 def each(reader: Reader, numbers: range, folder: Path) -> Iterator[tuple[int, Verdict]]:
     """Check cases, after a first reading that imports and compiles."""
     seeds = reader.seeds()
     for seed in seeds:
         lay_out(folder, seed)
         with contextlib.suppress(Exception):
-            reader.oracle(folder, seed, reader.read(folder))
+            check_same(reader.read(folder), reader.expected and reader.expected(seed))
     for number in numbers:
         if (number // BLOCK) % WATCHED == 0 and not tracemalloc.is_tracing():
             tracemalloc.start()
@@ -228,38 +220,47 @@ def each(reader: Reader, numbers: range, folder: Path) -> Iterator[tuple[int, Ve
     tracemalloc.stop()
 
 
-def run(readers: Sequence[Reader], cases: int, out: Path, first: int = 0) -> dict[str, Any]:
-    """Check cases of every reader and write the counts after each; readers in `out` are done."""
-    found: dict[str, Any] = {"readers": {}}
-    if out.is_file():
-        found = json.loads(out.read_text(encoding="utf-8"))
-        if (found["first"], found["asked"]) != (first, cases):
-            raise SystemExit(f"{out} is of another run: name another file")
-    found |= {"first": first, "asked": cases}
-    shares = sum(reader.share for reader in readers)
-    for reader in readers:
-        if reader.name not in found["readers"]:
-            tally = Tally()
-            with scratch() as folder:
-                count = -int(-cases * reader.share // shares)
-                for number, verdict in each(reader, range(first, first + count), folder):
-                    tally.add(number, verdict)
-            found["readers"][reader.name] = dataclasses.asdict(tally)
-            print(reader.name, tally.cases, {kind: n for kind, n in tally.faults.items() if n})
-        tallies = found["readers"].values()
-        total = {name: sum(t[name] for t in tallies) for name in ("cases", "accepted", "refused")}
-        found["total"] = total | {kind: sum(t["faults"][kind] for t in tallies) for kind in FAULTS}
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+def tally(verdicts: Iterable[tuple[int, Verdict]]) -> dict[str, Any]:
+    """Count cases by their kind; ``told`` has the first faults in full."""
+    found: dict[str, Any] = dict.fromkeys(("cases", "accepted", "refused", *FAULTS), 0)
+    found |= {"slowest": 0.0, "told": []}
+    for number, verdict in verdicts:
+        found["cases"] += 1
+        found[verdict.kind] += 1
+        found["slowest"] = max(found["slowest"], round(verdict.seconds, 3))
+        if verdict.kind in FAULTS and len(found["told"]) < KEPT:
+            found["told"].append({"number": number, **verdict._asdict()})
     return found
 
 
-def as_table(found: dict[str, Any]) -> str:
+def run(readers: Sequence[Reader], cases: int, out: Path) -> dict[str, Any]:
+    """Check cases of every reader and write the counts after each; readers in `out` are done."""
+    found = {"readers": {}, **counting.resumed(out, cases=cases)}
+    shares = sum(reader.share for reader in readers)
+    for reader in readers:
+        if reader.name not in found["readers"]:
+            count = -int(-cases * reader.share // shares)
+            with scratch() as folder:
+                found["readers"][reader.name] = tally(each(reader, range(count), folder))
+            print(reader.name, found["readers"][reader.name])
+            counting.write(out, found)
+    return found
+
+
+def total(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sums over all readers, and the slowest case of all."""
+    rows = found["readers"].values()
+    sums = {name: sum(row[name] for row in rows)
+            for name in ("cases", "accepted", "refused", *FAULTS)}  # fmt: skip
+    return {**sums, "slowest": max(row["slowest"] for row in rows)}
+
+
+def as_table(found: Mapping[str, Any]) -> str:
     """Write a Markdown table of the counts, one row a reader."""
-    head = ("reader", "cases", "read", "refused", *FAULTS, "slowest case, s")
-    lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
-    rows = {name: {**tally, **tally["faults"]} for name, tally in found["readers"].items()}
-    slowest = max(tally["slowest"] for tally in rows.values())
-    for name, row in {**rows, "all": {**found["total"], "slowest": slowest}}.items():
-        counts = " | ".join(f"{row[key]:,}" for key in ("cases", "accepted", "refused", *FAULTS))
-        lines.append(f"| {name} | {counts} | {row['slowest']:.2f} |")
-    return "\n".join(lines) + "\n"
+    names = ("cases", "accepted", "refused", *FAULTS)
+    rows = {**found["readers"], "all": total(found)}
+    return counting.table(
+        ("reader", *names, "slowest case, s"),
+        [(name, *(row[key] for key in names), f"{row['slowest']:.2f}")
+         for name, row in rows.items()],
+    )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Mutate files: bytes, lines, cells, JSON trees, zip members, safetensors headers."""
+"""Mutate files at random: bytes, separated text, JSON trees, and what archives hold."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -9,7 +10,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -56,135 +57,112 @@ class Boom:
         return (exit, ("a pickle was loaded",))
 
 
+def times(rng: Random) -> range:
+    """Return how many changes to make: mostly one."""
+    return range(rng.choice((1, 1, 1, 2, 3, 6)))
+
+
 def mutate_bytes(rng: Random, data: bytes) -> bytes:
-    """Flip, set, cut off, delete, repeat or insert bytes."""
-    for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
+    """Cut off, delete, repeat or insert bytes, flip a bit, or set a number of 1 to 8 bytes."""
+    for _ in times(rng):
         begin = rng.randint(0, len(data))
-        end = min(len(data), begin + rng.randint(1, 64))
-        head, part, tail = data[:begin], data[begin:end], data[end:]
-        what = rng.randrange(8)
-        if what == 0 and part:
-            data = head + bytes([part[0] ^ 1 << rng.randrange(8)]) + part[1:] + tail
-        elif what == 1 and part:
-            data = head + bytes([rng.choice((0, 1, 9, 10, 127, 128, 255))]) + part[1:] + tail
-        elif what == 2:
-            data = rng.choice((head, part + tail))
-        elif what == 3:
-            data = head + tail
-        elif what == 4:
-            data = head + part * rng.choice((2, 3, 50)) + tail
-        elif what == 5:
-            data = head + rng.randbytes(rng.randint(1, 24)) + part + tail
-        else:
-            data = head + rng.choice(WORDS) + part + tail
+        part = data[begin : begin + rng.choice((1, 2, 4, 8, rng.randint(1, 64)))]
+        head, tail = data[:begin], data[begin + len(part) :]
+        old, top = int.from_bytes(part, "little"), (1 << 8 * len(part)) - 1
+        edges = (0, 1, 8, 99, 127, top, top >> 1, old + 1, old - 1, old ^ (1 << rng.randrange(64)))
+        number = (rng.choice(edges) & top).to_bytes(len(part), "little")
+        data = rng.choice((
+            head, part + tail, head + tail, head + part * rng.choice((2, 3, 50)) + tail,
+            head + rng.choice((rng.randbytes(9), rng.choice(WORDS))) + part + tail,
+            head + number + tail, head + number + tail, head + number + tail,
+        ))  # fmt: skip
     return data
-
-
-def _parts(rng: Random, parts: list[bytes], *, order: bool) -> list[bytes]:
-    """Change one of the lines, or one of a line's cells."""
-    place = rng.randrange(len(parts))
-    what = rng.randrange(6)
-    if what == 0:
-        del parts[place]
-    elif what == 1:
-        parts.insert(place, rng.choice(parts))
-    elif what == 2:
-        parts[place] = rng.choice(NUMBERS)
-    elif what == 3:
-        parts[place] = rng.choice(WORDS) + parts[place] + rng.choice((b"", b"\r", b" "))
-    elif what == 4 and order:
-        rng.shuffle(parts)
-    else:
-        other = rng.randrange(len(parts))
-        parts[place], parts[other] = parts[other], parts[place]
-    return parts
 
 
 def mutate_text(rng: Random, data: bytes) -> bytes:
-    """Change text of lines, cells and numbers."""
-    for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
-        lines = data.split(b"\n")
-        place = rng.randrange(len(lines))
-        what = rng.randrange(4)
+    """Delete, repeat, exchange or replace lines, cells, words or numbers."""
+    for _ in times(rng):
+        separator = rng.choice((b"\n", b"\t", b" "))
+        parts = data.split(separator)
+        place, other = rng.randrange(len(parts)), rng.randrange(len(parts))
+        what = rng.randrange(8)
         if what == 0:
             data = mutate_bytes(rng, data)
-        elif what == 1:
-            data = b"\n".join(_parts(rng, lines, order=True))
-        elif what == 2:
-            lines[place] = b"\t".join(_parts(rng, lines[place].split(b"\t"), order=False))
-            data = b"\n".join(lines)
-        elif found := list(re.finditer(rb"-?\d+(?:\.\d+)?", data[:20_000])):
+            continue
+        if what == 1 and (found := list(re.finditer(rb"-?\d+(?:\.\d+)?", data[:20_000]))):
             number = rng.choice(found)
             data = data[: number.start()] + rng.choice(NUMBERS) + data[number.end() :]
+            continue
+        if what == 2:
+            del parts[place]
+        elif what == 3:
+            parts.insert(place, parts[other])
+        elif what == 4:
+            parts[place] = rng.choice(NUMBERS)
+        elif what == 5:
+            parts[place] = rng.choice(WORDS) + parts[place] + rng.choice((b"", b"\r", b" "))
+        else:
+            parts[place], parts[other] = parts[other], parts[place]
+        data = separator.join(parts)
     return data
 
 
-def _places(tree: Any) -> list[tuple[Any, Any]]:
-    """Return all places in a JSON tree, each as what holds it and its key there."""
-    keys: Any = tree if isinstance(tree, dict) else range(min(len(tree), 50))
-    found = []
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield all places in a JSON tree, each as what holds it and its key there."""
+    keys: Any = list(tree) if isinstance(tree, dict) else range(min(len(tree), 50))
     for key in keys:
-        found.append((tree, key))
+        yield tree, key
         if isinstance(tree[key], dict | list):
-            found += _places(tree[key])
-    return found
+            yield from _places(tree[key])
 
 
 def mutate_json(rng: Random, data: bytes) -> bytes:
     """Change JSON as a tree, most of the time, or as text; keys may come twice."""
     tree = json.loads(data)
-    places = _places(tree) if isinstance(tree, dict | list) else []
+    places = list(_places(tree)) if isinstance(tree, dict | list) else []
     if not places or rng.random() < 0.12:
         return mutate_text(rng, data)
-    raw: dict[str, bytes] = {}
+    raw: list[bytes] = []
 
-    def stand_in(value: bytes) -> str:
-        raw[f"raw-{len(raw)}"] = value
+    def as_it_stands(value: bytes) -> str:
+        raw.append(value)
         return f"raw-{len(raw) - 1}"
 
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        holder, key = rng.choice(places)
-        if (isinstance(holder, list) and key >= len(holder)) or (
-            isinstance(holder, dict) and (key not in holder)
-        ):
-            continue
-        old, what = holder[key], rng.randrange(8)
-        if what == 0:
-            del holder[key]
-        elif what == 1 and isinstance(holder, dict):
-            holder[rng.choice((key.upper(), f"{key} ", "", rng.choice(sorted(holder))))] = old
-        elif what == 2:
-            other, there = rng.choice(places)
-            with_other = other[there] if not isinstance(other, list) or there < len(other) else 0
-            holder[key] = json.loads(json.dumps(with_other))
-        elif what == 3 and type(old) is int:
-            holder[key] = rng.choice((old + 1, old - 1, -old, old << 20, float(old), str(old)))
-        elif what == 4 and isinstance(old, str):
-            holder[key] = rng.choice((old.upper(), f"{old} ", old[:-1], old * 2, [old]))
-        elif what == 5 and isinstance(holder, dict):  # named twice
-            holder[stand_in(json.dumps(key).encode())] = old
-        elif what == 6:
-            holder[key] = stand_in(
-                json.dumps(rng.choice(WORDS).decode("utf-8", "replace")).encode()
-            )
-        else:
-            holder[key] = stand_in(rng.choice(VALUES))
+    for _ in times(rng):
+        (holder, key), (other, there) = rng.choice(places), rng.choice(places)
+        with contextlib.suppress(LookupError):  # what was deleted before
+            old, what = holder[key], rng.randrange(7)
+            if what == 0:
+                del holder[key]
+            elif what == 1 and isinstance(holder, dict):  # renamed, or named twice
+                twice = as_it_stands(json.dumps(key).encode())
+                holder[rng.choice((key.upper(), f"{key} ", "", twice))] = old
+            elif what == 2:
+                holder[key] = json.loads(json.dumps(other[there]))
+            elif what == 3 and type(old) is int:
+                holder[key] = rng.choice((old + 1, old - 1, -old, old << 20, float(old), str(old)))
+            elif what == 4 and isinstance(old, str):
+                holder[key] = rng.choice((old.upper(), f"{old} ", old[:-1], old * 2, [old]))
+            elif what == 5:
+                word = rng.choice(WORDS).decode("utf-8", "replace")
+                holder[key] = as_it_stands(json.dumps(word).encode())
+            else:
+                holder[key] = as_it_stands(rng.choice(VALUES))
     text = json.dumps(tree).encode()
-    for name, value in raw.items():
-        text = text.replace(f'"{name}"'.encode(), value)
+    for number, value in enumerate(raw):
+        text = text.replace(f'"raw-{number}"'.encode(), value)
     return text
 
 
 def mutate_safetensors(rng: Random, data: bytes) -> bytes:
-    """Change the header's length, its JSON or the tensors behind it."""
+    """Change the header's JSON, whose length stays right, or any bytes."""
     (length,) = struct.unpack("<Q", data[:8])
     header, body = data[8 : 8 + length], data[8 + length :]
-    what = rng.random()
-    if what < 0.15:
-        near = max(0, length + rng.choice((-8, -1, 1, 8, len(body), len(body) + 1)))
-        return struct.pack("<Q", rng.choice((0, 7, 2**31, 2**60, 2**64 - 1, near))) + data[8:]
-    if what < 0.3:
-        body = rng.choice((body[: rng.randint(0, len(body))], body + rng.randbytes(9), b""))
+    if rng.random() < 0.15:
+        length = rng.choice((0, 7, length - 1, length + 1, length + len(body), 2**31, 2**64 - 1))
+        return struct.pack("<Q", length) + data[8:]
+    if rng.random() < 0.2:
+        body = rng.choice((body[: rng.randint(0, len(body))], body + rng.randbytes(9)))
     else:
         header = mutate_json(rng, header)
     return struct.pack("<Q", len(header)) + header + body
@@ -200,25 +178,14 @@ def pack(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> byte
 
 
 def mutate_npz(rng: Random, data: bytes) -> bytes:
-    """Change an array's header, a member, fields of the zip's own records, or any bytes."""
-    what = rng.random()
-    if what < 0.35:  # sizes, methods, flags, offsets and counts in the records
-        changed = bytearray(data)
-        marks = re.finditer(rb"PK\x03\x04|PK\x01\x02|PK\x05\x06", data)
-        starts = [found.start() for found in marks]
-        for _ in range(rng.choice((1, 1, 2))):
-            place = rng.choice(starts) + rng.choice((6, 8, 10, 14, 16, 18, 20, 22, 24, 26, 28, 42))
-            size = rng.choice((2, 4))
-            old = int.from_bytes(changed[place : place + size], "little")
-            top = (1 << 8 * size) - 1
-            new = rng.choice((0, 1, 8, 12, 99, top, top >> 1, old + 1, old - 1, rng.randrange(top)))
-            changed[place : place + size] = (new & top).to_bytes(size, "little")
-        return bytes(changed)
+    """Change a member, an array's header, a name, or any bytes of the zip."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    name = rng.choice(sorted(members))
+    name, what = rng.choice(sorted(members)), rng.randrange(10)
     old = members[name]
-    if what < 0.75:  # a header is read as Python: its fields, whose length stays right
+    if what < 3:
+        return mutate_bytes(rng, data)
+    if what < 7:  # a header is read as Python: its fields, whose length stays right
         end = 10 + int.from_bytes(old[8:10], "little")
         fields = re.sub(
             rb"(?<=: )(\([^)]*\)|'[^']*'|True|False)(?=, )",
@@ -226,17 +193,14 @@ def mutate_npz(rng: Random, data: bytes) -> bytes:
             old[10:end],
         )
         members[name] = old[:8] + struct.pack("<H", len(fields) % 65536) + fields + old[end:]
-    elif what < 0.8:
+    elif what == 7:
         members[name] = rng.choice((old[:128], b"")) + pickle.dumps([Boom()])
-    elif what < 0.9:
-        members[name] = mutate_bytes(rng, old)
-    elif what < 0.95:
+    elif what == 8:
+        members[name] = rng.choice((mutate_bytes(rng, old), members[rng.choice(sorted(members))]))
+    else:
         new = rng.choice(("attention", "../x.npy", "/etc/x.npy", name.upper(), ""))
         members[new] = members.pop(name)
-    else:
-        members[name] = members[rng.choice(sorted(members))]
-    packing = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
-    return pack(members, rng.choice(packing))
+    return pack(members, rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)))
 
 
 def _mutate_lines(rng: Random, data: bytes) -> bytes:
@@ -249,29 +213,20 @@ def _mutate_lines(rng: Random, data: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _mutate_gzip(rng: Random, data: bytes) -> bytes:
-    return gzip.compress(mutate_text(rng, gzip.decompress(data)), 1)
-
-
 _BY_ENDING: dict[str, Callable[[Random, bytes], bytes]] = {
-    "json": mutate_json,
-    "jsonl": _mutate_lines,
-    "safetensors": mutate_safetensors,
-    "npz": mutate_npz,
-    "gz": _mutate_gzip,
-    **dict.fromkeys(("tsv", "txt", "md", "text", "lock", "name", "3"), mutate_text),
-}
+    "json": mutate_json, "jsonl": _mutate_lines, "safetensors": mutate_safetensors,
+    "npz": mutate_npz, **dict.fromkeys(("tsv", "txt", "md", "text", "lock", "3"), mutate_text),
+    "gz": lambda rng, data: gzip.compress(mutate_text(rng, gzip.decompress(data)), 1),
+}  # fmt: skip
 
 
 def mutate_file(rng: Random, name: str, content: bytes) -> bytes:
-    """Change a file by its ending, or as bytes."""
-    change = _BY_ENDING.get(name.rpartition("/")[2].rpartition(".")[2], mutate_bytes)
-    if change is not mutate_bytes and rng.random() < 0.1:
-        change = mutate_bytes
-    try:
-        return change(rng, content)
-    except Exception:  # changed too far to be changed as its kind
-        return mutate_bytes(rng, content)
+    """Change a file by its ending, sometimes as bytes."""
+    if rng.random() < 0.9:
+        # What was changed before may be none of its kind any more.
+        with contextlib.suppress(Exception):
+            return _BY_ENDING[name.rpartition(".")[2]](rng, content)
+    return mutate_bytes(rng, content)
 
 
 def mutate_case(rng: Random, case: Case, seeds: Sequence[Case], fixed: str | None = None) -> Case:
@@ -286,7 +241,7 @@ def mutate_case(rng: Random, case: Case, seeds: Sequence[Case], fixed: str | Non
         if what < 0.01 and len(made) > 1:
             del made[name]
         elif what < 0.02:
-            made[name] = rng.choice((None, b""))
+            made[name] = rng.choice((None if name.rpartition(".")[0] else b"", b""))
         elif what < 0.05:  # another's file, or a file under another's name
             made[name] = rng.choice((rng.choice(seeds).get(name), made[rng.choice(names)]))
         elif content is not None:
