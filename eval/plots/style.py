@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.stats import Cell
-from jaxflow.html.style import visible
+from jaxflow.html.style import CONSTANT, SEQUENTIAL, TIE, is_constant, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,9 +47,6 @@ DPI = 300
 CYCLE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 HATCHES = ("", "", "//", "..", "xx", "\\\\", "++")
-
-#: White to a dark blue on a line of CIELAB: equal steps look equal, in print and to everyone.
-SEQUENTIAL = ((255, 255, 255), (185, 193, 222), (114, 134, 189), (8, 81, 156))
 
 
 @dataclass(frozen=True)
@@ -268,15 +265,6 @@ def relative(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide scores by their largest one: 0 to 1, all 0 where no score is above 0."""
     top = float(np.max(scores))
     return np.clip(scores / top, 0, 1) if top > 0 else np.zeros_like(scores)
-
-
-TIE = 1e-5  # scores that differ by less, as a share of the largest, differ by rounding
-CONSTANT = (190, 190, 190)  # where all scores are the same
-
-
-def is_constant(scores: NDArray[np.floating]) -> bool:
-    """Return whether scores are all the same, but for rounding."""
-    return float(np.ptp(scores)) <= TIE * float(np.max(np.abs(scores)))
 
 
 def paint(scores: NDArray[np.float64]) -> list[Colour]:

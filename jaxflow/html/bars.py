@@ -12,9 +12,11 @@ from jaxflow.html.style import (
     BLUE,
     RED,
     filters,
+    grey,
     integers,
     name_tokens,
     new_figure,
+    ties,
     token_names,
 )
 
@@ -29,16 +31,19 @@ def score_columns(content: Content) -> dict[str, np.ndarray]:
     """Return one row for each bar that can be shown.
 
     Columns ``method`` (index into the layered methods, then the plain ones), ``layer`` (from 1,
-    0 for plain methods), ``head`` (from 1, 0 for their mean), ``token`` and ``score``.
+    0 for plain methods), ``head`` (from 1, 0 for their mean), ``token``, ``score`` and ``tied``,
+    how many tokens have the same score.
     """
     parts: list[tuple[np.ndarray, ...]] = []
     for place, values in enumerate(content.layered.values()):
         at = np.indices(values.shape)
-        parts.append((np.full(values.shape, place), at[0] + 1, at[1], at[2], values))
+        tied = np.apply_along_axis(ties, -1, values)
+        parts.append((np.full(values.shape, place), at[0] + 1, at[1], at[2], tied, values))
     for place, values in enumerate(content.plain.values(), len(parts)):
         none = np.full(values.shape, ANY)
-        parts.append((np.full(values.shape, place), none, none, np.arange(values.size), values))
-    names = ("method", "layer", "head", "token", "score")
+        tokens = np.arange(values.size)
+        parts.append((np.full(values.shape, place), none, none, tokens, ties(values), values))
+    names = ("method", "layer", "head", "token", "tied", "score")
     columns = {
         name: np.concatenate([part[column].ravel() for part in parts])
         for column, name in enumerate(names)
@@ -72,9 +77,11 @@ def _panel(
     from bokeh.layouts import column
     from bokeh.models import (
         CDSView,
+        CustomJSHover,
         GroupFilter,
         HoverTool,
         IntersectionFilter,
+        LinearColorMapper,
         Select,
         UnionFilter,
     )
@@ -104,23 +111,33 @@ def _panel(
         y_range=y_range,
         name=f"bars-plot-{side}",
     )
+    # Bars are grey where all tokens have the same score.
+    colours = LinearColorMapper(
+        palette=[(BLUE, RED)[side]], low=0, high=max(n - 1.5, 0.5), high_color=grey()
+    )
     drawn = plot.hbar(
         y="token",
         right="score",
         height=0.75,
         source=source,
         view=view,
-        color=(BLUE, RED)[side],
+        color={"field": "tied", "transform": colours},
         name=f"bars-{side}",
     )
     if all((values >= 0).all() for values in (*content.layered.values(), *content.plain.values())):
         plot.x_range.start = 0
     name_tokens(plot.yaxis[0], content.tokens)
+    tied = CustomJSHover(
+        args={"others": n - 1},
+        code="return !value ? '' : value == others ? ', the same for all tokens' "
+        ": `, tied with ${value} other` + (value == 1 ? '' : 's')",
+    )
     plot.add_tools(
         HoverTool(
             renderers=[drawn],
-            tooltips="<bdi>@token{custom}</bdi> (token @token): <b>@score{0.00000}</b>",
-            formatters={"@token": token_names(content.tokens)},
+            tooltips="<bdi>@token{custom}</bdi> (token @token): <b>@score{0.00000}</b>"
+            "@tied{custom}",
+            formatters={"@token": token_names(content.tokens), "@tied": tied},
         )
     )
     return column(select, plot, sizing_mode="stretch_width")

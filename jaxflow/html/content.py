@@ -69,6 +69,11 @@ class Content:
     edges: NDArray[np.float64]
     cuts: Mapping[tuple[int, int], FlowCut]
 
+    @property
+    def flows(self) -> NDArray[np.float64]:
+        """The source's flow after the top layer to each input token, ``[n]``."""
+        return np.array([self.cuts[0, token].value for token in range(len(self.tokens))])
+
 
 def prepare(
     attention: Any,

@@ -18,7 +18,7 @@ from jaxflow.html.bars import bars
 from jaxflow.html.content import Content, Edges, Maps, heaviest_edges, rounded_maps
 from jaxflow.html.graph import flow_graph
 from jaxflow.html.heat_map import heat_map
-from jaxflow.html.style import visible
+from jaxflow.html.style import is_constant, visible
 
 if TYPE_CHECKING:
     from bokeh.document import Document
@@ -209,6 +209,7 @@ def _views(content: Content, budget: int, roots: list[UIElement]) -> list[View]:
                 f"How much each token counts for {top} after the layer chosen. Rollout and flow "
                 "follow all layers up to it; with a head chosen, as if each layer had only that "
                 "head. Scales differ from method to method.",
+                *_constant_notes(content),
             ),
             first + 1,
         ),
@@ -217,8 +218,20 @@ def _views(content: Content, budget: int, roots: list[UIElement]) -> list[View]:
     ]
 
 
+def _constant_notes(content: Content) -> tuple[str, ...]:
+    top = {name: values[-1, 0] for name, values in content.layered.items()}
+    same = [name for name, values in (top | dict(content.plain)).items() if is_constant(values)]
+    grey = "Bars are grey where all tokens have the same score; pointing at a bar shows its ties."
+    if not same or len(content.tokens) == 1:
+        return (grey,)
+    return (grey, f"Constant after the top layer, and so no ranking: {', '.join(same)}.")
+
+
 def _map_notes(maps: Maps, heads: int) -> tuple[str, ...]:
-    notes = [f"Values are rounded to {maps.step:g}; darker is more, small values spread out."]
+    notes = [
+        f"Values are rounded to {maps.step:g}; darker is more, small values spread out. A map is "
+        "grey where all its entries are the same."
+    ]
     if maps.heads < heads:
         notes.append(f"Left out to keep the page small: the {heads} heads apart, only their mean.")
     return tuple(notes)
@@ -233,6 +246,8 @@ def _graph_notes(content: Content, edges: Edges) -> tuple[str, ...]:
         f"between {top} at the top and it: the edges that together hold the flow down. Darker "
         "tokens get more flow.",
     ]
+    if is_constant(content.flows) and len(content.tokens) > 1:
+        notes.append("Tokens are grey: all input tokens get the same flow, which ranks nothing.")
     kept = len(edges.weight)
     if kept < edges.total:
         notes.append(

@@ -17,7 +17,9 @@ from jaxflow.html.style import (
     GREY,
     ORANGE,
     RED,
+    grey,
     integers,
+    is_constant,
     name_tokens,
     new_figure,
     shades,
@@ -191,8 +193,9 @@ def flow_graph(content: Content, edges: Edges) -> UIElement:
     )
     graph.node_renderer.data_source.data = nodes
     graph.edge_renderer.data_source.data = edge_columns(edges, n)
-    top = max((cut.value for (level, _), cut in content.cuts.items() if level == 0), default=1.0)
-    fill = LinearColorMapper(palette=shades(), low=0, high=top, nan_color="white")
+    top = float(content.flows.max())
+    palette = [grey()] if is_constant(content.flows) else shades()
+    fill = LinearColorMapper(palette=palette, low=0, high=top, nan_color="white")
     size = 13 if n < 64 else 7
     node = Scatter(
         size=size, fill_color={"field": "flow", "transform": fill}, line_color=BLUE, line_width=1

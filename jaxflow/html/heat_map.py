@@ -8,17 +8,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxflow.html.content import Maps
-from jaxflow.html.style import filters, integers, name_tokens, new_figure, shades, token_names
+from jaxflow.html.style import filters, grey, integers, name_tokens, new_figure, shades, token_names
 
 if TYPE_CHECKING:
     from bokeh.models import Select, Slider, UIElement
 
 
 def map_columns(maps: Maps) -> dict[str, object]:
-    """Return one row for each map: ``image`` ``[n, n]`` in steps, ``layer`` from 1, ``head``."""
+    """Return one row for each map: ``image`` ``[n, n]`` in steps, ``layer`` from 1, ``head``.
+
+    And whether all of its entries are the same, ``constant``.
+    """
     layer, head = (axis.ravel() for axis in np.indices(maps.steps.shape[:2]))
     images = [maps.steps[at] for at in zip(layer, head, strict=True)]
-    return {"image": images, "layer": integers(layer + 1), "head": integers(head)}
+    constant = integers([np.ptp(image) == 0 for image in images])
+    return {
+        "image": images,
+        "layer": integers(layer + 1),
+        "head": integers(head),
+        "constant": constant,
+    }
 
 
 def heat_map(tokens: Sequence[str], maps: Maps, layer: Slider, head: Select) -> UIElement:
@@ -29,6 +38,7 @@ def heat_map(tokens: Sequence[str], maps: Maps, layer: Slider, head: Select) -> 
         ColumnDataSource,
         CustomJSHover,
         FixedTicker,
+        GroupFilter,
         HoverTool,
         IntersectionFilter,
         LinearColorMapper,
@@ -50,16 +60,20 @@ def heat_map(tokens: Sequence[str], maps: Maps, layer: Slider, head: Select) -> 
     )
     high = max(int(maps.steps.max()), 1)
     mapper = LinearColorMapper(palette=shades(), low=0, high=high)
+    source = ColumnDataSource(map_columns(maps))
+    place = {"image": "image", "x": -0.5, "y": -0.5, "dw": n, "dh": n, "source": source}
     drawn = plot.image(
-        image="image",
-        x=-0.5,
-        y=-0.5,
-        dw=n,
-        dh=n,
+        **place,
         color_mapper=mapper,
-        source=ColumnDataSource(map_columns(maps)),
         view=CDSView(filter=IntersectionFilter(operands=[by_layer, by_head])),
         name="map",
+    )
+    constant = GroupFilter(column_name="constant", group=1)
+    plot.image(
+        **place,
+        color_mapper=LinearColorMapper(palette=[grey()], low=0, high=high),
+        view=CDSView(filter=IntersectionFilter(operands=[by_layer, by_head, constant])),
+        name="constant-map",
     )
     name_tokens(plot.xaxis[0], tokens)
     name_tokens(plot.yaxis[0], tokens)

@@ -20,6 +20,10 @@ _UNSEEN = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 # Okabe and Ito's palette: distinguishable with every kind of colour vision.
 BLUE, ORANGE, RED, GREY = "#0072b2", "#e69f00", "#d55e00", "#8a96a3"
+#: White to a dark blue on a line of CIELAB: equal steps look equal, in print and to everyone.
+SEQUENTIAL = ((255, 255, 255), (185, 193, 222), (114, 134, 189), (8, 81, 156))
+CONSTANT = (190, 190, 190)  # where all scores are the same
+TIE = 1e-5  # scores that differ by less, as a share of the largest, differ by rounding
 
 LONGEST = 16  # characters of a token on an axis
 SMALL = 64  # from this many tokens on, labels are small
@@ -58,12 +62,29 @@ def integers(values: Any) -> NDArray[np.integer]:
     return array.astype(np.uint8 if array.size == 0 or array.max() < 256 else np.int32)
 
 
-def shades() -> list[str]:
-    """Return white to dark blue in 256 shades that spread small values: shade k is (k / 255)²."""
-    from bokeh.palettes import Blues256
+def is_constant(scores: NDArray[Any]) -> bool:
+    """Return whether scores are all the same, but for rounding."""
+    return float(np.ptp(scores)) <= TIE * float(np.max(np.abs(scores)))
 
-    places = np.rint(255 * np.sqrt(np.linspace(0, 1, 256))).astype(int)
-    return [Blues256[255 - place] for place in places]
+
+def ties(scores: NDArray[np.floating]) -> NDArray[np.integer]:
+    """Return for each of the scores ``[n]`` how many others are the same, but for rounding."""
+    close = np.abs(scores[:, None] - scores) <= TIE * np.abs(scores).max()
+    return np.asarray(close.sum(-1) - 1)
+
+
+def shades() -> list[str]:
+    """Return `SEQUENTIAL` in 256 shades that spread small values: shade k is (k / 255)²."""
+    places = np.sqrt(np.linspace(0, 1, 256)) * (len(SEQUENTIAL) - 1)
+    channels = [
+        np.interp(places, range(len(SEQUENTIAL)), one) for one in zip(*SEQUENTIAL, strict=True)
+    ]
+    return ["#" + bytes(colour).hex() for colour in np.rint(channels).T.astype(np.uint8)]
+
+
+def grey() -> str:
+    """Return the colour of what is constant."""
+    return "#" + bytes(CONSTANT).hex()
 
 
 def token_names(tokens: Sequence[str]) -> CustomJSHover:

@@ -18,7 +18,7 @@ from jaxflow.errors import InputError
 from jaxflow.html.content import STEPS, heaviest_edges, prepare, rounded_maps
 from jaxflow.html.document import Section, write_page
 from jaxflow.html.graph import cut_columns, node_columns
-from jaxflow.html.style import visible
+from jaxflow.html.style import grey, shades, visible
 
 N = len(NASTY)
 
@@ -132,6 +132,37 @@ def test_a_large_page_stays_below_five_megabytes():
     assert len(page.encode()) < 5_000_000
     assert "Values are rounded to 0.001" in page
     assert "Left out to keep the page small: 191,608 of 196,608 edges" in page
+
+
+def test_constant_scores_and_maps_are_grey_and_ties_are_named():
+    rows = np.full((5, 1, 4, 4), 0.25)  # flow meets its bound, 1 for each token
+    rows[0, 0] = 0.2 + 0.2 * np.eye(4)
+    page = jaxflow.show(rows, scores={"mine": [3.0, 1.0, 2.0, 1.0]}).html
+    for note in ("so no ranking: raw attention, flow.", "Tokens are grey: all input tokens get"):
+        assert note in page
+    bars, maps = columns(page, "bars-0"), columns(page, "map")
+    assert bars["tied"][bars["method"] == 3].tolist() == [0, 1, 0, 1]
+    top = (bars["method"] == 2) & (bars["layer"] == 5)
+    assert set(bars["tied"][top]) == {3}
+    assert maps["constant"].tolist() == [0, 0] + [1, 1] * 4
+    found = document(page)
+    (drawn,) = found.select({"name": "bars-0"})
+    assert drawn.glyph.fill_color.transform.high_color == grey()
+    assert drawn.glyph.fill_color.transform.high < 3
+    (graph,) = found.select({"name": "graph"})
+    assert graph.node_renderer.glyph.fill_color.transform.palette == [grey()]
+    plain = jaxflow.show(attention_of("dense", 0, (2, 1, 4, 4))).html
+    assert "no ranking" not in plain
+    assert "Tokens are grey" not in plain
+
+
+def test_shades_are_on_one_line_of_equal_steps():
+    """On a line of CIELAB: lightness falls in equal steps where the share grows as a square."""
+    values = np.array([[int(one[at : at + 2], 16) for at in (1, 3, 5)] for one in shades()]) / 255
+    linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
+    lightness = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
+    line = lightness[0] + np.sqrt(np.linspace(0, 1, 256)) * (lightness[-1] - lightness[0])
+    assert np.abs(lightness - line).max() < 2.5
 
 
 def test_padding_is_left_out(attention):
