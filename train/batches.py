@@ -170,16 +170,8 @@ class ArrayBatches:
 class BatchPlan:
     """All batches of a run, by step: a random-access source for the loader.
 
-    Attributes
-    ----------
-    train, extra
-        The training rows, and the further rows with attractors (None where there are none).
-    share
-        Share of an epoch's rows drawn from `extra`, all of them before any comes twice.
-    buckets, batch, epochs, seed
-        Padded lengths, sentences a step, passes and seed.
-    subjects
-        Whether batches carry the place of the subject noun.
+    `share` of an epoch's rows is drawn from `extra`, further rows with attractors, all of them
+    before any comes twice. With `subjects` batches carry the place of the subject noun.
     """
 
     train: EncodedSplit
@@ -205,28 +197,26 @@ class BatchPlan:
         return round(len(self.train) * self.share / (1 - self.share))
 
     @functools.cached_property
-    def _lengths(self) -> np.ndarray:
-        extra = self.extra.lengths if self.extra is not None else np.zeros(0, np.int32)
-        return np.concatenate([self.train.lengths, extra])
-
-    @functools.cached_property
-    def _subjects(self) -> np.ndarray:
-        extra = self.extra.subject_index if self.extra is not None else np.zeros(0, np.int32)
-        return np.concatenate([self.train.subject_index, extra])
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Return the training rows with the further ones after them, by the loss's names."""
+        splits = [self.train] if self.extra is None else [self.train, self.extra]
+        fields = {"labels": "labels", "subjects": "subject_index", "lengths": "lengths"}
+        return {
+            name: np.concatenate([getattr(split, field) for split in splits])
+            for name, field in {"tokens": "tokens", **fields}.items()
+        }
 
     @property
     def knows_subjects(self) -> bool:
         """Return whether the subject noun of any row is known."""
-        return bool((self._subjects >= 0).any())
+        return bool((self._rows["subjects"] >= 0).any())
 
     @property
     def checksum(self) -> bytes:
         """Return a checksum of the rows that the batches are made of."""
         digest = hashlib.sha256()
-        for split in (self.train, self.extra):
-            if split is not None:
-                for rows in (split.tokens, split.labels, split.subject_index):
-                    digest.update(np.ascontiguousarray(rows).tobytes())
+        for rows in self._rows.values():
+            digest.update(rows.tobytes())
         return digest.digest()
 
     @property
@@ -251,7 +241,7 @@ class BatchPlan:
         rows = rng.permutation(rows)
         rows = rows[: self.steps_per_epoch * self.batch]
         # A stable sort keeps the random order within a length.
-        bucket = bucket_of(self._lengths[rows], self.buckets)
+        bucket = bucket_of(self._rows["lengths"][rows], self.buckets)
         batches = rows[np.argsort(bucket, kind="stable")].reshape(-1, self.batch)
         return batches[rng.permutation(len(batches))]
 
@@ -262,18 +252,11 @@ class BatchPlan:
         """Return some rows of a step's batch, padded as the whole is; only they are read."""
         epoch, place = divmod(int(step), self.steps_per_epoch)
         rows = self._epoch(epoch)[place]
-        length = int(bucket_of(self._lengths[rows].max(keepdims=True), self.buckets)[0])
-        rows = rows[part]
-        tokens = np.full((len(rows), length), self.train.pad_id, np.int32)
-        labels = np.zeros(len(rows), np.int32)
-        own = rows < len(self.train)
-        tokens[own] = self.train.tokens[rows[own], :length]
-        labels[own] = self.train.labels[rows[own]]
-        if self.extra is not None and not own.all():
-            tokens[~own] = self.extra.tokens[rows[~own] - len(self.train), :length]
-            labels[~own] = self.extra.labels[rows[~own] - len(self.train)]
-        subjects = {"subjects": self._subjects[rows]} if self.subjects else {}
-        return {"tokens": tokens, "labels": labels, **subjects}
+        longest = self._rows["lengths"][rows].max(keepdims=True)
+        length, rows = int(bucket_of(longest, self.buckets)[0]), rows[part]
+        names = ("labels", "subjects") if self.subjects else ("labels",)
+        found = {name: self._rows[name][rows] for name in names}
+        return {"tokens": self._rows["tokens"][rows, :length], **found}
 
 
 def iterate(plan: Batches, start: int = 0, part: slice = slice(None)) -> Iterator[Batch]:

@@ -27,7 +27,7 @@ from jaxflow.train.formats import (
     read_simple,
     read_subjects,
 )
-from jaxflow.train.grammar import TRAIN_SIZE, synthetic_splits
+from jaxflow.train.grammar import synthetic_splits
 from jaxflow.train.prepared import SEAL, Block, sealed_blocks
 from jaxflow.train.sst2 import SST2_FILES
 
@@ -39,29 +39,27 @@ class _BlockBuilder(  # type: ignore[call-arg]
 ):
     """Builder of a corpus in blocks, its options kept as attributes.
 
-    Features of a record, for a block of B rows: B lines of text, int32 [B] of each number, and
-    ``seal``, the block's checksum (`jaxflow.train.prepared`). The caller must give different
-    sources different data folders, as `jaxflow.train.corpus.load_corpus` does.
+    A record has B lines of text, int32 [B] of each number and the block's checksum. The caller
+    gives different sources different data folders.
     """
 
     text: ClassVar[str]
     numbers: ClassVar[tuple[str, ...]]
-    about: ClassVar[tuple[str, str]]  # description and home page
+    VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        self._given = dict(given)
-        super().__init__(file_format="array_record", **options)
+    def __init__(self, *, config: str, data_dir: Path, **given: Any) -> None:
+        self._given = given
+        super().__init__(file_format="array_record", config=config, data_dir=data_dir)
         # TFDS rebuilds a pickled builder from this record of its arguments.
-        self._original_state |= self._given
+        self._original_state |= given
 
     def _info(self) -> tfds.core.DatasetInfo:
         numbers = {n: tfds.features.Tensor(shape=(None,), dtype=np.int32) for n in self.numbers}
         texts = {name: tfds.features.Text() for name in (self.text, SEAL)}
         return tfds.core.DatasetInfo(
             builder=self,
-            description=self.about[0],
+            description=self.__doc__,
             features=tfds.features.FeaturesDict(texts | numbers),
-            homepage=self.about[1],
             disable_shuffling=True,
         )
 
@@ -91,36 +89,16 @@ class _BlockBuilder(  # type: ignore[call-arg]
 
 
 class AgreementCorpus(_BlockBuilder):
-    """Subject-verb agreement in three configurations: ``simple``, ``full`` and ``synthetic``.
+    """Sentences up to their verb, and whether that is singular or plural.
 
-    Parameters
-    ----------
-    source : path, optional
-        ``simple``: the folder. ``full``: the file; it is downloaded if None.
-    seed : int
-        ``synthetic``: seed of the grammar; ``full``: seed of the 9/1/90 split.
-    size : int
-        ``synthetic``: number of training rows.
-    **options
-        Passed on to TFDS: ``config``, ``data_dir``.
+    Options: ``source``, the folder of ``simple`` or the file of ``full``, downloaded if None;
+    ``seed`` and ``size``, as of `jaxflow.train.corpus.load_corpus`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS wants a list)
-        tfds.core.BuilderConfig(name="synthetic", description="a built-in grammar"),
-        tfds.core.BuilderConfig(name="simple", description="a folder like rnn_agr_simple"),
-        tfds.core.BuilderConfig(name="full", description=FULL_FILE),
+        tfds.core.BuilderConfig(name=name) for name in ("synthetic", "simple", "full")
     ]
     text, numbers = "prefixes", NUMBERS
-    about = (
-        "Sentences up to their verb, and whether that is singular or plural.",
-        "https://github.com/TalLinzen/rnn_agreement",
-    )
-
-    def __init__(
-        self, *, source: Path | None = None, seed: int = 0, size: int = TRAIN_SIZE, **options: Any
-    ) -> None:
-        super().__init__({"source": source, "seed": seed, "size": size}, options)
 
     def _read(self, downloads: tfds.download.DownloadManager) -> Mapping[str, Sequence[Example]]:
         source, seed = self._given["source"], self._given["seed"]
@@ -132,45 +110,26 @@ class AgreementCorpus(_BlockBuilder):
                 for name, file in SIMPLE_FILES.items()
                 if (source / file).exists() or name in ("train", "val", "test")
             }
-        if source is not None:
-            return _divide(list(read_full(source)), seed, source)
-        path = _download(downloads)
+        path = _download(downloads) if source is None else source
         try:
             return _divide(list(read_full(path)), seed, path)
         except InputError:
-            # What the server sent is no corpus: the next run must fetch it again.
-            path.unlink(missing_ok=True)
-            Path(f"{path}.INFO").unlink(missing_ok=True)
+            if source is None:
+                _forget(path)
             raise
 
 
 class Sst2Corpus(_BlockBuilder):
-    """Sentences of film reviews and whether they are positive.
+    """Sentences of film reviews, negative (0) or positive (1).
 
-    GLUE's own builder stores a sentence a record, and reading 70,000 of them takes half a minute.
-
-    Parameters
-    ----------
-    source : path, optional
-        Configuration ``folder``: where ``train.tsv``, ``dev.tsv`` and, if there is one,
-        ``test.tsv`` are, lines of ``sentence<TAB>label``.
-    **options
-        Passed on to TFDS: ``config`` (``folder``, or ``glue`` for ``glue/sst2``), ``data_dir``.
+    Configuration ``folder`` reads the files of the option ``source``, ``glue`` TFDS's
+    ``glue/sst2``, which stores a sentence a record: reading 70,000 of them takes half a minute.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS wants a list)
-        tfds.core.BuilderConfig(name="folder", description="a folder of sentence<TAB>label files"),
-        tfds.core.BuilderConfig(name="glue", description="glue/sst2"),
+        tfds.core.BuilderConfig(name=name) for name in ("folder", "glue")
     ]
     text, numbers = "sentences", ("labels",)
-    about = (
-        "Sentences of film reviews, negative (0) or positive (1).",
-        "https://nlp.stanford.edu/sentiment/index.html",
-    )
-
-    def __init__(self, *, source: Path | None = None, **options: Any) -> None:
-        super().__init__({"source": source}, options)
 
     def _read(self, downloads: tfds.download.DownloadManager) -> Mapping[str, Sequence[Labelled]]:
         if self.builder_config.name == "glue":
@@ -201,6 +160,12 @@ def _divide(rows: list[Example], seed: int, path: Path) -> dict[str, list[Exampl
 def _reach(url: str) -> None:
     """Request a file first: without a connection TFDS retries for minutes, with warnings."""
     urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=30).close()
+
+
+def _forget(path: Path) -> None:
+    """Delete what a server sent in place of a corpus, so that the next run fetches it again."""
+    path.unlink(missing_ok=True)
+    Path(f"{path}.INFO").unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:
@@ -234,9 +199,7 @@ class _Unpacked:
             with zipfile.ZipFile(archive) as packed:
                 packed.extractall(folder)
         except zipfile.BadZipFile:
-            # What the server sent is no archive: the next run must fetch it again.
-            archive.unlink()
-            Path(f"{archive}.INFO").unlink(missing_ok=True)
+            _forget(archive)
             raise
         return str(folder)
 

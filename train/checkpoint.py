@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,17 +51,11 @@ class Checkpoints:
     Orbax writes a checkpoint under a temporary name and renames it. Then the checksum of its files
     is added as ``sha256``; a checkpoint without one, of a run killed between the two, is not used.
     The checksum is compared before Orbax reads a checkpoint, because Orbax does not detect all
-    damage. A damaged one is moved to ``RUN/checkpoints-damaged``, and the one before it is used.
+    damage. A damaged one is moved to ``RUN/checkpoints-damaged``, and the one before it is used;
+    `warn` is called with one line for each that is not used.
 
     Old checkpoints are not deleted by Orbax's own retention: it deletes before the new one has its
     checksum, and in place, so that a killed run would leave half a checkpoint that looks damaged.
-
-    Parameters
-    ----------
-    folder
-        The folder of the checkpoints.
-    warn
-        Called with one line for each checkpoint that is not used.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
@@ -218,26 +211,15 @@ def _without_late_writes() -> Iterator[None]:
     def late(error: BaseException | None) -> bool:
         return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
-    def filtered_unraisable(found: Any) -> None:
-        if not late(found.exc_value):
-            unraisable(found)
-
-    def filtered_uncaught(kind: Any, error: BaseException, trace: Any) -> None:
-        if not late(error):
-            uncaught(kind, error, trace)
-
-    sys.unraisablehook, sys.excepthook = filtered_unraisable, filtered_uncaught
+    sys.unraisablehook = lambda found: None if late(found.exc_value) else unraisable(found)
+    sys.excepthook = lambda *error: None if late(error[1]) else uncaught(*error)
     yield
     sys.unraisablehook, sys.excepthook = unraisable, uncaught
 
 
-def _to_standard_error(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 @contextmanager
 def open_checkpoints(
-    folder: Path, warn: Callable[[str], None] = _to_standard_error
+    folder: Path, warn: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
 ) -> Iterator[Checkpoints]:
     """Open a run's checkpoints for the duration of a block; see `Checkpoints`."""
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.train.grammar import GRAMMAR_VERSION, TRAIN_SIZE
 from jaxflow.train.prepared import (
-    Block,
+    SealedBlocks,
     columns,
     damage_reported,
     prepared_blocks,
@@ -82,23 +82,12 @@ class Split:
 class StoredSplit:
     """The rows of one split that stay on disk, in the order of their source.
 
-    Attributes
-    ----------
-    blocks : sequence
-        The records that hold the rows, each read from disk when it is indexed.
-    starts : numpy.ndarray
-        Row at which each block begins, and after the last one where it ends; int64 [blocks + 1].
-    data_dir : Path
-        Their folder, for error messages.
-    rows : numpy.ndarray
-        Place of each row among all rows of the blocks, ascending; int64 [N].
-    words : numpy.ndarray
-        Words of each row's prefix; int32 [N].
-    n_attractors : numpy.ndarray
-        As in `Split`; int32 [N].
+    `starts` is the row at which each block begins, and after the last one where it ends, int64
+    ``[blocks + 1]``; `rows` each row's place among all rows of the blocks, ascending, int64
+    ``[N]``; `words` the words of its prefix, `n_attractors` as in `Split`, int32 ``[N]``.
     """
 
-    blocks: Sequence[Block]
+    blocks: SealedBlocks
     starts: np.ndarray
     data_dir: Path
     rows: np.ndarray
@@ -128,7 +117,7 @@ class StoredSplit:
         return Split(tuple(prefixes), *joined or [np.zeros(0, np.int32)] * len(NUMBERS))
 
 
-def open_split(blocks: Sequence[Block], data_dir: Path) -> StoredSplit:
+def open_split(blocks: SealedBlocks, data_dir: Path) -> StoredSplit:
     """Read a split's blocks once, keeping a few numbers of each row."""
     words, attractors = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     for block in range(len(blocks)):
@@ -143,7 +132,7 @@ def open_split(blocks: Sequence[Block], data_dir: Path) -> StoredSplit:
 
 
 def _read(
-    blocks: Sequence[Block], block: int, data_dir: Path
+    blocks: SealedBlocks, block: int, data_dir: Path
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
     with damage_reported(data_dir):
         record = blocks[block]

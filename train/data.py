@@ -14,18 +14,9 @@ from jaxflow.train.corpus import Split, load_corpus
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunData:
-    """Data of a run on sentences.
+    """Data of a run on sentences: all training batches, and the splits that are not trained on.
 
-    Attributes
-    ----------
-    tokenizer
-        Its vocabulary is that of the training rows, or the pretrained model's.
-    plan
-        All training batches, by step.
-    held_out
-        The encoded splits that are not trained on, by name.
-    too_long
-        How many training sentences exceed the positions and are left out.
+    `too_long` training sentences exceed the positions and are left out.
     """
 
     tokenizer: Tokenizer
@@ -37,13 +28,14 @@ class RunData:
 def prepare(config: TrainConfig) -> RunData:
     """Load a run's corpus and make everything it needs from it."""
     corpus = load_corpus(config.corpus, config.data, seed=config.seed)
-    extra = corpus.get("train_attractors") if config.attractor_share else None
     tokenizer = WordTokenizer.build(corpus["train"].prefixes, config.words)
-    encoded = encode_split(corpus["train"], tokenizer, config.positions)
-    encoded_extra = None if extra is None else encode_split(extra, tokenizer, config.positions)
+    names = ("train", "train_attractors") if config.attractor_share else ("train",)
+    encoded = [
+        encode_split(corpus[name], tokenizer, config.positions) for name in names if name in corpus
+    ]
     plan = BatchPlan(
-        train=encoded,
-        extra=encoded_extra,
+        train=encoded[0],
+        extra=encoded[1] if len(encoded) > 1 else None,
         share=config.attractor_share,
         buckets=config.lengths,
         batch=config.batch,
@@ -56,7 +48,7 @@ def prepare(config: TrainConfig) -> RunData:
             f"flow_weight must be 0 for the corpus {config.corpus}, whose training sentences do "
             f"not say which word is the subject, got {config.flow_weight}"
         )
-    too_long = encoded.too_long + (0 if encoded_extra is None else encoded_extra.too_long)
+    too_long = sum(split.too_long for split in encoded)
     return RunData(tokenizer, plan, _held_out(corpus, tokenizer, config), too_long)
 
 

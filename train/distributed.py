@@ -56,20 +56,11 @@ def join(
 ) -> Processes:
     """Join the other processes, if there are any; to be called before JAX is used.
 
-    Parameters
-    ----------
-    cluster
-        Whether JAX finds the others itself: under Slurm, Open MPI, Kubernetes or on Cloud TPU.
-    coordinator
-        ``HOST:PORT`` of process 0, where JAX does not; needs `processes` and `process`.
-    processes, process
-        How many there are, and this one's number. Without a coordinator the processes do not
-        communicate: each has its own devices only, which is all that work in shards needs.
-
-    Raises
-    ------
-    InputError
-        If the options do not go together, or the others cannot be found.
+    With `cluster` JAX finds the others itself: under Slurm, Open MPI, Kubernetes or on Cloud TPU.
+    Else `coordinator` is ``HOST:PORT`` of process 0, `processes` how many there are, and `process`
+    this one's number. Without a coordinator the processes do not communicate: each has its own
+    devices only, which is all that work in shards needs. Raises `InputError` if the options do not
+    go together, or the others cannot be found.
     """
     if (processes is None) != (process is None):
         raise InputError("processes and process must be given together, got one of them")

@@ -36,18 +36,10 @@ _LONGEST_LINE = 1 << 20
 
 
 class Example(NamedTuple):
-    """One sentence prefix and what is known of it.
+    """A prefix, words separated by single spaces, and what is known of it.
 
-    Attributes
-    ----------
-    prefix : str
-        The words before the verb, separated by single spaces.
-    label : int
-        0 for a singular verb (VBZ), 1 for a plural one (VBP).
-    n_attractors : int
-        Common nouns between subject and verb of the other number; -1 if unknown.
-    subject_index : int
-        Place of the subject among the words of the prefix, from 0; -1 if unknown.
+    `label` is 0 for a singular verb, 1 for a plural one; `n_attractors` the common nouns of the
+    other number between subject and verb; `subject_index` a place among the words; -1 is unknown.
     """
 
     prefix: str

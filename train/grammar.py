@@ -24,7 +24,7 @@ dependencies", TACL 4.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import TypeVar
 
 import numpy as np
@@ -37,18 +37,16 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def _nouns(regular: str, irregular: str = "") -> tuple[tuple[str, str], ...]:
-    pairs = [(word, word + "s") for word in regular.split()]
-    pairs += [tuple(pair.split("/")) for pair in irregular.split()]  # type: ignore[misc]
-    return tuple(pairs)
+def _pairs(text: str) -> list[tuple[str, str]]:
+    return [(first, second) for first, second in (item.split("/") for item in text.split())]
+
+
+def _nouns(regular: str, irregular: str) -> tuple[tuple[str, str], ...]:
+    return (*((word, word + "s") for word in regular.split()), *_pairs(irregular))
 
 
 def _verbs(forms: str) -> tuple[tuple[str, str, str], ...]:
     return tuple((plural + "s", plural, past) for plural, past in _pairs(forms))
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    return [(first, second) for first, second in (item.split("/") for item in text.split())]
 
 
 PEOPLE = _nouns(
@@ -101,11 +99,7 @@ _WORD = 2**64
 
 
 class Random:
-    """Random choices made from the raw 64-bit words of PCG64 alone.
-
-    NumPy fixes the words of a bit generator for good, but not how ``Generator`` turns them into
-    numbers; with plain arithmetic on the words a seed means the same corpus everywhere.
-    """
+    """Random choices from the raw words of PCG64 alone, which NumPy fixes for good."""
 
     def __init__(self, seed: int | Sequence[int]) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(seed))
@@ -158,30 +152,12 @@ def generate(
     *,
     weights: Sequence[float] = NATURAL_WEIGHTS,
 ) -> Iterator[Example]:
-    """Yield examples of the grammar, the same ones for the same seed on any machine.
+    """Yield `size` examples of the grammar, or without end; the same for a seed on any machine.
 
-    Parameters
-    ----------
-    seed : int or sequence of int
-        Non-negative entropy of the stream.
-    size : int, optional
-        How many examples; None for a stream without end. A longer one begins with a shorter.
-    n_attractors : int, optional
-        Give every example exactly this many attractors, 0 ... 5. By default the number is drawn.
-    weights : sequence of float
-        Shares of 0, 1, 2, ... attractors where ``n_attractors`` is None, and of nouns of the
-        subject's own number, before those prefixes are left out that would be too long.
-
-    Yields
-    ------
-    Example
-        At most 30 tokens; label, attractor count and subject index are all known. Short prefixes
-        may come more than once.
-
-    Raises
-    ------
-    InputError
-        If ``n_attractors`` is not 0 ... 5, or seed or size is negative.
+    Each has exactly `n_attractors`, 0 ... 5, or a number drawn by `weights`, the shares of 0, 1,
+    2, ... attractors and of nouns of the subject's own number, before those prefixes are left out
+    that are longer than 30 tokens. Short prefixes may come more than once. Raises `InputError` for
+    other numbers of attractors and a negative seed or size.
     """
     if n_attractors is not None and n_attractors not in range(len(NATURAL_WEIGHTS)):
         raise InputError(f"the grammar makes 0 to 5 attractors, but {n_attractors} were asked for.")
@@ -338,43 +314,25 @@ TRAIN_WEIGHTS = (0.40, 0.20, 0.14, 0.11, 0.08, 0.07)
 
 
 def synthetic_splits(seed: int = 0, size: int = TRAIN_SIZE) -> dict[str, list[Example]]:
-    """Make the whole synthetic corpus.
+    """Return the corpus by split: ``train``, ``val``, ``test`` and ``test_1`` ... ``test_5``.
 
-    Parameters
-    ----------
-    seed : int
-        Decides every split. The held-out splits do not depend on ``size``.
-    size : int
-        Number of training rows; held-out splits keep their sizes.
-
-    Returns
-    -------
-    dict of str to list of Example
-        ``train``, ``val``, ``test`` and ``test_1`` ... ``test_5``. No prefix of a held-out split
-        occurs in another split or twice in its own; within ``train`` short ones are repeated.
-
-    Raises
-    ------
-    InputError
-        If ``size`` is below one or ``seed`` is negative.
+    `size` is the number of training rows; held-out splits do not depend on it. None of their
+    prefixes occurs in another split or twice in its own; within ``train`` short ones are repeated.
     """
     if size < 1:
         raise InputError(f"a synthetic corpus needs at least one training row, not {size}.")
     held_out: dict[str, list[Example]] = {}
     seen: set[str] = set()
+
+    def new(examples: Iterator[Example], once: bool) -> Iterator[Example]:
+        for example in examples:
+            if example.prefix not in seen:
+                if once:
+                    seen.add(example.prefix)
+                yield example
+
     for number, (name, wanted) in enumerate(HELD_OUT_SIZES.items(), start=1):
         k = int(name[-1]) if name.startswith("test_") else None
-        rows = held_out[name] = []
-        for example in generate((seed, number), None, k):
-            if example.prefix not in seen:
-                seen.add(example.prefix)
-                rows.append(example)
-                if len(rows) == wanted:
-                    break
-    train: list[Example] = []
-    for example in generate((seed, 0), None, weights=TRAIN_WEIGHTS):
-        if example.prefix not in seen:
-            train.append(example)
-            if len(train) == size:
-                break
-    return {"train": train} | held_out
+        held_out[name] = list(islice(new(generate((seed, number), None, k), True), wanted))
+    train = generate((seed, 0), None, weights=TRAIN_WEIGHTS)
+    return {"train": list(islice(new(train, False), size)), **held_out}

@@ -28,22 +28,10 @@ _BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?P<kind>|\.part|\.old)",
 def hold(folder: Path) -> Iterator[None]:
     """Lock a folder for the duration of a block.
 
-    Parameters
-    ----------
-    folder
-        Made if it is not there, and removed again if the block leaves nothing in it. Temporary
-        files of a killed process are deleted.
-
-    Raises
-    ------
-    InputError
-        If another process has it, which the message names, or it cannot be written.
-
-    Notes
-    -----
-    The lock is `filelock.FileLock` on ``.lock`` in the folder, which also names its holder. It is
-    advisory. The system releases it when the process ends, also when it is killed. Where a file
-    system has no such locks nothing is locked, and the user must avoid two processes at a time.
+    It is made if it is not there, and removed again if the block leaves nothing in it. Temporary
+    files of a killed process are deleted. Raises `InputError` if another process has it, which the
+    message names, or it cannot be written. The lock is `filelock.FileLock` on ``.lock``, which also
+    names its holder. Where a file system has no such locks nothing is locked.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     path = folder / ".lock"

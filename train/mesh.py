@@ -44,18 +44,10 @@ def fsdp_axis(shape: tuple[int, ...], devices: int) -> int | None:
 class Layout:
     """The placement of a run's arrays on its devices.
 
-    Attributes
-    ----------
-    mesh
-        One axis of devices, over which the rows of batches are split.
-    shard_params
-        Whether large parameters, and the optimiser's moments of them, are split over it too
-        (`fsdp_axis`), each device holding its part; else every device holds all.
-
-    Notes
-    -----
-    On one device nothing is placed and nothing wrapped: programs and bits are what they are without
-    a mesh.
+    The rows of batches are split over the one axis of `mesh`. With `shard_params` large parameters,
+    and the optimiser's moments of them, are split over it too (`fsdp_axis`); else every device
+    holds all. On one device nothing is placed and nothing wrapped: programs and bits are what they
+    are without a mesh.
     """
 
     mesh: Mesh
@@ -111,8 +103,7 @@ class Layout:
     def put_filled(self, tree: T) -> T:
         """Split rows that every process has, repeating the last one until the devices divide them.
 
-        Only for what is read row by row, the first rows being taken: a mean would count the last
-        one more than once.
+        Only for what is read row by row: a mean would count the last one more than once.
         """
 
         def filled(leaf: Any) -> Any:
@@ -126,9 +117,8 @@ class Layout:
     def step(self, step_function: Callable[..., tuple[T, Any]]) -> Callable[..., tuple[T, Any]]:
         """Return a step of whole arrays ``(state, **batch) -> (state, metrics)`` on the mesh.
 
-        The state comes as `put_state` lays it, goes out in the same places and is donated; the
-        batch is given in the host's memory, as `put_batch` takes it. Each process can read the
-        metrics.
+        The state stays where `put_state` lays it and is donated; each process gives its rows, as
+        `put_batch` takes them, and can read the metrics.
         """
         if self.devices == 1:
             return step_function
@@ -152,10 +142,7 @@ class Layout:
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(self.own(leaf))), tree)
 
     def own(self, tree: T) -> T:
-        """Return arrays of which other processes hold parts whole, on a device of this process.
-
-        Without other processes, and for other arrays, nothing is done.
-        """
+        """Return arrays of which other processes hold parts whole, on a device of this process."""
         if not self.shared:
             return tree
 
@@ -170,11 +157,7 @@ class Layout:
         return jax.tree.map(here, tree)
 
     def on_host(self, tree: T) -> T:
-        """Return arrays that several processes share in this process's memory, one after the other.
-
-        So that a device need hold no more than one of them whole; without other processes nothing
-        is done.
-        """
+        """Return arrays that several processes share in this one's memory, one after the other."""
         return jax.tree.map(lambda leaf: np.asarray(self.own(leaf)), tree) if self.shared else tree
 
     def _state_spec(self, leaf: Any) -> PartitionSpec:

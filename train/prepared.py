@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,16 +55,8 @@ def _cut(
         yield number, {**block, SEAL: _checksum(f"{place} {number}", block)}
 
 
-class SealedBlocks(Sequence[Block]):
-    """The blocks of one split, each checked when it is read.
-
-    Parameters
-    ----------
-    source
-        The records as they are stored.
-    corpus, splits, name
-        The corpus, all its splits, and the one that these are of.
-    """
+class SealedBlocks:
+    """The blocks of the split `name` of a corpus, each checked when it is read."""
 
     def __init__(
         self, source: Sequence[Block], corpus: str, splits: Mapping[str, Any], name: str
@@ -77,13 +69,7 @@ class SealedBlocks(Sequence[Block]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, number: int) -> Block: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Block]: ...
-    def __getitem__(self, number: int | slice) -> Block | Sequence[Block]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(self._count))]
+    def __getitem__(self, number: int) -> Block:
         if not 0 <= number < self._count:
             raise IndexError(number)
         block = dict(self._source[number])
@@ -99,12 +85,9 @@ def _place(corpus: str, splits: Mapping[str, Any], name: str, count: int) -> str
 def _checksum(place: str, block: Block) -> str:
     digest = hashlib.sha256(place.encode())
     for name, value in sorted(block.items()):
-        # A text is written as one and read as bytes.
-        if isinstance(value, str | bytes):
-            content, kind = value.encode() if isinstance(value, str) else value, "text"
-        else:
-            array = np.asarray(value)
-            content, kind = array.tobytes(), f"{array.dtype}"
+        value = value.encode() if isinstance(value, str) else value  # read as bytes
+        kind = "text" if isinstance(value, bytes) else str(value.dtype)
+        content = value if isinstance(value, bytes) else value.tobytes()
         digest.update(f" {name} {kind} {len(content)} ".encode())
         digest.update(content)
     return digest.hexdigest()
@@ -121,7 +104,7 @@ def prepared_blocks(
 
 def prepared_sources(
     make: Callable[[], GeneratorBasedBuilder], data_dir: Path, downloads: Path
-) -> dict[str, Sequence[Block]]:
+) -> dict[str, SealedBlocks]:
     """Open a corpus's blocks of rows by split, preparing it first if that was not done before.
 
     `make` returns the builder, whose files are under `data_dir`, a folder named after everything it
@@ -194,9 +177,8 @@ def _prepared(
     # What killed processes had begun, folders and files in them. One that still prepares finds the
     # corpus prepared when its own temporary folder is gone.
     for unfinished in list(data_dir.glob("**/incomplete.*")):
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished, ignore_errors=True)
-        else:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished.is_file():
             unfinished.unlink(missing_ok=True)
     return new
 

@@ -23,27 +23,13 @@ from jaxflow.errors import InputError
 def subject_share(
     attention: Any, subjects: Any, mask: Any, *, layers: int | Sequence[int] | None = None
 ) -> jax.Array:
-    """Return the subject's share of the flow to ``[CLS]``, a number for each sentence.
+    """Return the subject's share of the flow to ``[CLS]``, ``[B]`` numbers from 0 to 1.
 
-    Parameters
-    ----------
-    attention
-        ``[B, L, H, n, n]``, queries x keys.
-    subjects
-        ``[B]`` whole numbers, the subject noun's place among the tokens, -1 where unknown.
-    mask
-        ``[B, n]`` boolean, True at real tokens.
-    layers
-        The layers, 0-based, after which ``[CLS]`` is taken and over which the share is averaged;
-        None takes all. At the top most flows are saturated: their cut is the token's column in the
-        lowest layer, and nothing but that layer would be moved. Each lower layer's flow has cuts
-        in the layers up to it, so that all layers together move all.
-
-    Returns
-    -------
-    jax.Array
-        ``[B]``, from 0 to 1; 0, and without a derivative, where the subject is unknown. Computed on
-        the host, inside ``jit`` by a callback.
+    Of `attention` ``[B, L, H, n, n]``, `subjects` ``[B]``, places among the tokens, -1 where
+    unknown, and `mask` ``[B, n]``, averaged over the 0-based `layers` after which ``[CLS]`` is
+    taken, all by default. At the top most flows are saturated: their cut is the token's column in
+    the lowest layer, and nothing else would be moved; all layers together move all. 0, without a
+    derivative, where the subject is unknown. Computed on the host, inside ``jit`` by a callback.
     """
     # Fused here: the host is handed one matrix a layer instead of one for every head.
     fused = jnp.mean(jnp.asarray(attention), axis=2, keepdims=True)  # [B, L, 1, n, n]
@@ -55,10 +41,7 @@ def subject_share(
 
 
 def check_derivative() -> None:
-    """Raise `InputError` before training where flow has no derivative.
-
-    Raises `InputError` if numba, which finds the minimum cuts, cannot be imported.
-    """
+    """Raise `InputError` if numba, which finds the minimum cuts, cannot be imported."""
     try:
         import jaxflow._flow.kernel  # noqa: F401
     except ImportError as error:

@@ -81,7 +81,7 @@ class Journal:
         self._path, self._pending = run / "metrics.jsonl", run / "pending.json"
         self.seconds_before = 0.0
         kept: list[bytes] = []
-        try:
+        with _written(self._path):
             lines = self._path.read_bytes().split(b"\n") if self._path.is_file() else []
             # After the last line end is nothing, or a line that was interrupted.
             for number, line in enumerate(lines[:-1], start=1):
@@ -94,21 +94,13 @@ class Journal:
                 write_together(run, {self._path.name: b"".join(kept)})
             # Without a buffer: what could not be written is not tried again when it is closed.
             self._file = self._path.open("ab", buffering=0)
-        except OSError as error:
-            raise InputError(
-                f"{self._path} cannot be written: {error.strerror or error}"
-            ) from error
 
     def write(self, step: int, **values: Any) -> None:
         """Append one line."""
         line = json.dumps({"step": step, **values}).encode() + b"\n"
-        try:
+        with _written(self._path):
             while line:  # of a nearly full disk only a part is taken
                 line = line[self._file.write(line) :]
-        except OSError as error:
-            raise InputError(
-                f"{self._path} cannot be written: {error.strerror or error}"
-            ) from error
 
     def write_pending(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Write the metrics of the steps up to `step` that have no line yet."""
@@ -142,6 +134,14 @@ class Journal:
         self._file.close()
 
 
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def _parse(path: Path, number: int, line: bytes, seconds: float) -> tuple[int, float]:
     """Return a line's step, and its seconds or those before it."""
     try:
@@ -168,20 +168,16 @@ class RunFolder:
     """A run's files, open for the duration of a block: see `open_run`.
 
     Every method is called by all processes of the run, in the same order, and raises in all of
-    them.
-
-    Attributes
-    ----------
-    seconds_before
-        Seconds of training up to the state that the run goes on from.
+    them. `seconds_before` are those of training up to the state that the run goes on from.
     """
+
+    # Process 0's alone.
+    _checkpoints: Checkpoints
+    _journal: Journal
 
     def __init__(self, run: Path, layout: Layout) -> None:
         self._run, self._layout = run, layout
-        # Process 0's alone.
         self._files = contextlib.ExitStack()
-        self._checkpoints: Checkpoints
-        self._journal: Journal
         self.seconds_before = 0.0
 
     def begin(self, fresh: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
@@ -239,12 +235,6 @@ class RunFolder:
 
         by_first(write)
 
-    def _open(self, config: FitConfig, warn: Callable[[str], None]) -> None:
-        self._files.enter_context(_claimed(self._run, config))
-        self._checkpoints = self._files.enter_context(
-            open_checkpoints(self._run / "checkpoints", warn)
-        )
-
 
 @contextmanager
 def open_run(
@@ -254,26 +244,29 @@ def open_run(
 
     `warn` is called with one line for each checkpoint that is not used.
     """
-    _check_processes(config)
+    theirs = by_first(config.to_dict)
+    by_each(lambda: _check_options(config.to_dict(), theirs))
     folder = RunFolder(run, layout)
+
+    def open_files() -> None:
+        folder._files.enter_context(_claimed(run, config))
+        folder._checkpoints = folder._files.enter_context(
+            open_checkpoints(run / "checkpoints", warn)
+        )
+
     with folder._files:  # an error is passed to what is open there
-        by_first(lambda: folder._open(config, warn))
+        by_first(open_files)
         yield folder
 
 
-def _check_processes(config: FitConfig) -> None:
-    """Refuse processes whose options differ; the corpus's path may differ by host."""
-    theirs = by_first(config.to_dict)
-
-    def check() -> None:
-        for name, value in config.to_dict().items():
-            if value != theirs[name] and name != "data":
-                raise InputError(
-                    f"{name} is {value}, and {theirs[name]} in process 0: give all processes of a "
-                    "run the same options"
-                )
-
-    by_each(check)
+def _check_options(own: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Refuse options that are not those of process 0; the corpus's path may differ by host."""
+    for name, value in own.items():
+        if value != theirs[name] and name != "data":
+            raise InputError(
+                f"{name} is {value}, and {theirs[name]} in process 0: give all processes of a run "
+                "the same options"
+            )
 
 
 @contextmanager

@@ -31,17 +31,7 @@ _BELOW = ("word", "position", "token_type", "patch", "cls")
 
 
 class TrainState(NamedTuple):
-    """State that training carries from step to step.
-
-    Attributes
-    ----------
-    step
-        int32, steps taken.
-    params
-        The model's variables.
-    opt_state
-        The optimiser's state.
-    """
+    """Steps taken (int32), the model's variables and the optimiser's state."""
 
     step: jax.Array
     params: Any
@@ -87,18 +77,16 @@ def make_optimizer(
     b2
         Decay rate of Adam's second moment.
     """
-    warmup = max(1, round(config.warmup * steps))
+    warmup, peak = max(1, round(config.warmup * steps)), config.learning_rate
     end = max(steps, warmup + 1)
     if schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, end)
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, end)
     else:
-        rate = optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, config.learning_rate, warmup),
-                optax.linear_schedule(config.learning_rate, 0.0, end - warmup),
-            ],
-            [warmup],
+        up, down = (
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.linear_schedule(peak, 0.0, end - warmup),
         )
+        rate = optax.join_schedules([up, down], [warmup])
 
     def matrices(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -129,11 +117,10 @@ def make_finetune_optimizer(
 
 
 def rate_scales(params: Any, layers: int, decay: float, *, norm_first: bool) -> Any:
-    """Return the factor of each parameter's learning rate, a tree of numbers.
+    """Return the factor of each parameter's learning rate: ``decay ** (layers - l)`` in block l.
 
-    It is 1 after the top block, ``decay ** (layers - l)`` in block l (from 0) and
-    ``decay ** (layers + 1)`` at the embeddings. The norm outside the blocks comes after them in a
-    model with `norm_first` (pre-LayerNorm), else before them.
+    It is 1 above the blocks and ``decay ** (layers + 1)`` below them; the norm outside them is
+    above in a model with `norm_first` (pre-LayerNorm).
     """
 
     def scale(path: tuple[Any, ...], _: Any) -> float:
