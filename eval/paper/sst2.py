@@ -79,11 +79,17 @@ class Sst2Config:
 def check_classifier(model: Model) -> None:
     """Raise `InputError` for a model without two classes, or that does not read [CLS]."""
     config = model.config
+    check_reader(model)
     if model.answer != "single-label" or config.classes != 2:
         raise InputError(
             "Table 3 needs a classifier of two classes, negative and positive, got one of "
             f"{config.classes} classes whose answer is {ANSWERS[model.answer]}"
         )
+
+
+def check_reader(model: Model) -> None:
+    """Raise `InputError` for a model that is not of text or does not read ``[CLS]``."""
+    config = model.config
     if isinstance(config, Gpt2Config) or not hasattr(config, "vocabulary"):
         raise InputError(
             "Table 3 reads the attention of [CLS], so the model must be BERT, DistilBERT or RoBERTa"

@@ -36,15 +36,7 @@ def print_written(files: list[Path] | tuple[Path, ...]) -> None:
 
 
 def save(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
-    """Write a result to a file, or to standard output for ``-``.
-
-    Parameters
-    ----------
-    path
-        The file, or ``-``.
-    content
-        The content, or a function that writes it to a path.
-    """
+    """Write a result to a file, or to standard output for ``-``; or let a function write it."""
     from jaxflow.files import write_together
 
     if str(path) != "-":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -90,6 +91,44 @@ def _metavar(hint: Any) -> str:
     return _METAVARS[hint]
 
 
+def given(record: Any, *names: str) -> dict[str, Any]:
+    """Return the options that were given, of those named or all, as users know them."""
+    found = {name: getattr(record, name) for name in names or vars(record)}
+    return {
+        name.removesuffix("_folder"): value
+        for name, value in found.items()
+        if value is not None and value is not False and value != ()
+    }
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raise `InputError` if there are options that do not go with others."""
+    if found := " and ".join(names):
+        raise InputError(f"{found} must {why}")
+
+
+def numbers(name: str, text: str | None, example: str = "0,5") -> tuple[int, ...] | None:
+    """Parse numbers separated by commas."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{name} must be whole numbers such as {example}, got {text!r}") from error
+
+
+def head(text: str | None) -> str | int | None:
+    """Parse the way heads are fused, or the index of one."""
+    if text is None or text in ("mean", "max", "min"):
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(
+            f"heads must be mean, max, min or the index of a head, got {text!r}"
+        ) from error
+
+
 @options
 class TrainOptions:
     """Without them the corpus decides; a run that was begun keeps its own."""
@@ -133,28 +172,18 @@ class TrainOptions:
     """Steps between checkpoints."""
 
     def config(self, stored: TrainConfig | None = None) -> TrainConfig:
-        """Return the run's configuration: the options over what is stored, or over a preset.
-
-        Raises
-        ------
-        InputError
-            If corpus and data do not go together, or a value is impossible.
-        """
+        """Return the run's configuration: the options over what is stored, or over a preset."""
         from jaxflow.train.config import PRESETS
 
-        given = {
-            field.name.removeprefix("num_"): value
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) is not None and value is not False
-        }
+        chosen = {name.removeprefix("num_"): value for name, value in given(self).items()}
         if stored is not None:
-            return dataclasses.replace(stored, **given)
-        given["corpus"] = self.corpus or _corpus_in(self.data)
-        if given["corpus"] == "simple" and self.data is None:
+            return dataclasses.replace(stored, **chosen)
+        chosen["corpus"] = self.corpus or _corpus_in(self.data)
+        if chosen["corpus"] == "simple" and self.data is None:
             raise InputError(
                 "corpus simple is read from a folder of numpred.* files: name it with --data"
             )
-        return dataclasses.replace(PRESETS[given["corpus"]], **given)
+        return dataclasses.replace(PRESETS[chosen["corpus"]], **chosen)
 
 
 def _corpus_in(data: Path | None) -> Literal["synthetic", "simple", "full"]:
@@ -177,6 +206,16 @@ def paired(texts: Sequence[str], pairs: Sequence[str]) -> list[tuple[str, str | 
     return list(zip(texts, pairs, strict=True)) if pairs else [(text, None) for text in texts]
 
 
+def own_name(model: str) -> str:
+    """Return a folder's own name, or a hub name as it is: results must not contain local paths."""
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+def folder_name(model: str) -> str:
+    """Return a model's name as a valid one of a folder."""
+    return re.sub(r"[^\w.-]+", "-", own_name(model)).strip("-.") or "model"
+
+
 @options
 class ModelOptions:
     """The model; without options it is the bundled one."""
@@ -187,18 +226,8 @@ class ModelOptions:
     """A published model: its folder, with config.json and model.safetensors, or its name on the
     Hugging Face hub."""
 
-    def given(self) -> list[str]:
-        """Return the names of the options that were given."""
-        return [name.removesuffix("_folder") for name, value in vars(self).items() if value]
-
     def load(self) -> Model:
-        """Load the model.
-
-        Raises
-        ------
-        InputError
-            If both are given, or there is no such model.
-        """
+        """Load the model, as `jaxflow.commands._runtime.named_model`."""
         from jaxflow.commands._runtime import named_model
 
         return named_model(self.run_folder, self.model)

@@ -36,7 +36,6 @@ EXTRAS = {
     "torch": "test",
 }
 
-
 # Commands of which nothing works without the extra `train`, which includes `models`.
 TRAINING = ("reproduce", "train", "evaluate", "leaderboard", "export")
 
@@ -44,18 +43,9 @@ TRAINING = ("reproduce", "train", "evaluate", "leaderboard", "export")
 def exit_status(error: BaseException, command: str = "") -> int | None:
     """Print the error that ended a command in one line, and return its exit status.
 
-    Parameters
-    ----------
-    error
-        What was raised.
-    command
-        The name of the command, to name the extra that it needs.
-
-    Returns
-    -------
-    int or None
-        2 for unusable input and for a package that is not installed, 128 and the signal's number
-        after SIGINT and SIGTERM; None for an unexpected error, of which nothing is printed.
+    It is 2 for unusable input and for a package that is not installed, whose extra depends on the
+    command, and 128 and the signal's number after SIGINT and SIGTERM; None for an unexpected error,
+    of which nothing is printed.
     """
     if isinstance(error, InputError):
         message, status = f"error: {' '.join(str(error).split())}", 2
@@ -84,12 +74,10 @@ def exit_status(error: BaseException, command: str = "") -> int | None:
 def ended_by_signals() -> Iterator[None]:
     """Let SIGINT and SIGTERM end a block by an exception, so that it leaves nothing half-written.
 
-    Python runs a signal handler only between two of its own instructions, which a long call into
-    compiled code delays. A thread therefore counts the signals as they arrive, and at the second
-    one ends the process at once with 128 and the signal's number.
-
-    A signal may arrive in an import, which turns the exception into one of its own: any error that
-    a block raises after a signal counts as its end by that signal.
+    A long call into compiled code delays Python's signal handlers. A thread therefore counts the
+    signals as they arrive, and at the second one ends the process at once. A signal may arrive in
+    an import, which turns the exception into one of its own: any error that a block raises after a
+    signal counts as its end by that signal.
     """
     received: list[int] = []
 
@@ -178,10 +166,9 @@ _TRIM_THRESHOLD, _MAPS_MAX, _ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Tune glibc's ``mallopt`` so that freed memory is kept; return whether that was possible.
 
-    A training step on a CPU allocates its work space, some hundred megabytes, anew. By default the
-    C library returns it to the system after each step, and every page is faulted in and cleared
-    again: a sixth of the step's time. Call it before the first array is made. Without glibc nothing
-    happens.
+    By default the C library returns a training step's work space, some hundred megabytes, to the
+    system, and every page is faulted in again: a sixth of the step's time on a CPU. To be called
+    before the first array is made; without glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -191,9 +178,7 @@ def keep_freed_memory() -> bool:
 
 
 def named_model(run: str | Path | None, model: str | None) -> Model:
-    """Load the model of a run's folder, or a published one by its folder or name on the hub.
-
-    Without either it is the bundled model.
+    """Load the model of a run's folder, or a published one by its folder or name; else the bundled.
 
     Raises `InputError` if both are given, or there is no such model.
     """
@@ -212,12 +197,11 @@ def named_model(run: str | Path | None, model: str | None) -> Model:
 
 @contextmanager
 def joined(**hosts: object) -> Iterator[Processes]:
-    """Join the other processes of a command that all work through together, and end with them.
+    """Join the other processes of a command by `HostOptions`, and end with them.
 
     An error that all processes have (`jaxflow.train.distributed.is_shared`) is raised when all have
     reached it. After an error of this process alone, it ends at once; the others notice at their
-    next exchange. `hosts` are the options of `jaxflow.commands._options.HostOptions`; raises
-    `InputError` if they do not go together, or the others cannot be found.
+    next exchange.
     """
     from jaxflow.train.distributed import is_shared, join
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jaxflow.commands._options import options
+from jaxflow.commands._options import head, numbers, options
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ class Attribute:
         chosen = AttributionOptions(
             method=self.method,
             residual=self.residual,
-            heads=_head(self.heads),
-            layers=_numbers("layers", self.layers),
-            sources=_numbers("sources", self.sources),
+            heads=head(self.heads),
+            layers=numbers("layers", self.layers),
+            sources=numbers("sources", self.sources),
             threads=self.threads,
             patient=self.patient,
         )
@@ -153,24 +153,3 @@ def _top(scores: NDArray[np.floating], words: list[str]) -> Iterator[str]:
             more = f" = ... ({len(group)} tie)" if len(group) > left else ""
             yield f"{tied}{more} {scores[group[0]]:.3f}"
         left -= len(group)
-
-
-def _head(text: str | None) -> str | int | None:
-    if text is None or text in ("mean", "max", "min"):
-        return text
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InputError(
-            f"heads must be mean, max, min or the index of a head, got {text!r}"
-        ) from error
-
-
-def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
-    """Parse numbers separated by commas, ``0,5``."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{name} must be whole numbers such as 0,5, got {text!r}") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 import jaxflow.commands._console as terminal
-from jaxflow.commands._options import options
+from jaxflow.commands._options import numbers, options
 from jaxflow.commands._runtime import keep_freed_memory
 from jaxflow.errors import InputError
 
@@ -61,7 +61,9 @@ class Benchmark:
             raise InputError(f"layers must be at least 1, got {self.layers}")
         if self.model is not None and self.what not in ("all", "models"):
             raise InputError(f"--model is for the benchmark models, got {self.what}")
-        lengths = self._lengths()
+        lengths = numbers("tokens", self.tokens, "9,20")
+        if lengths is not None and min(lengths) < 2:
+            raise InputError(f"tokens must be at least 2, got {self.tokens}")
         if self.what in ("all", "train", "models"):
             keep_freed_memory()  # for PyTorch in the same process, too
         machine = describe_machine()  # before the load is that of the benchmark
@@ -106,16 +108,3 @@ class Benchmark:
                 folder=self.model,
                 loads=5 if full else 3,
             )
-
-    def _lengths(self) -> tuple[int, ...] | None:
-        if self.tokens is None:
-            return None
-        try:
-            lengths = tuple(int(part) for part in self.tokens.split(","))
-        except ValueError as error:
-            raise InputError(
-                f"tokens must be whole numbers such as 9,20, got {self.tokens!r}"
-            ) from error
-        if min(lengths) < 2:
-            raise InputError(f"tokens must be at least 2, got {self.tokens}")
-        return lengths

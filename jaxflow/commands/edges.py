@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 import jaxflow.commands._console as terminal
-from jaxflow.commands._options import ModelOptions, options, paired
+from jaxflow.commands._options import ModelOptions, given, options, paired, refuse
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ class Edges:
 
         from jaxflow.edges import AGGREGATORS, edge_families, edge_weights, propagations
 
-        given = [name for name in ("by", "pair", "json") if getattr(self, name)]
-        if given := given + self.source.given():
-            raise InputError(f"{' and '.join(given)} must be asked for with a sentence to score")
+        asked = {**given(self, "by", "pair", "json"), **given(self.source)}
+        refuse(asked, "be asked for with a sentence to score")
         table = Table(box=None, pad_edge=False)
         for title in ("edge weight", "what it is", "from"):
             table.add_column(title, overflow="fold")

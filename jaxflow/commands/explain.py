@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 import jaxflow.commands._console as terminal
-from jaxflow.commands._options import ModelOptions, ScoringOptions, options, paired
+from jaxflow.commands._options import (
+    ModelOptions,
+    ScoringOptions,
+    given,
+    head,
+    options,
+    paired,
+    refuse,
+)
 from jaxflow.commands._runtime import compilation_cache
 from jaxflow.errors import InputError
 
@@ -32,11 +40,6 @@ class ImageOptions:
     the model reads its classes off."""
     occlusion: bool = False
     """Hide each patch of a picture in turn, too: a forward pass a patch."""
-
-    def given(self) -> list[str]:
-        """Return the names of the options that were given."""
-        fields = dataclasses.fields(self)
-        return [field.name for field in fields if getattr(self, field.name)]
 
 
 @options
@@ -83,8 +86,7 @@ class Explain:
         if self.image is not None:
             self._explain_image(self.image)
             return
-        if given := self.picture.given():
-            raise InputError(f"{' and '.join(given)} must be asked for with --image only")
+        refuse(given(self.picture), "be asked for with --image only")
         explanations = self._explain(self._all_sentences())
         if self.html is not None:
             from jaxflow.eval.explain.page import as_page
@@ -136,11 +138,10 @@ class Explain:
     def _explain_image(self, image: Path) -> None:
         """Classify a picture, write its maps over it and print a summary."""
         idle = ("sentences", "file", "pair", "label", "words", "cut", "html", "json")
-        given = [name for name in idle if getattr(self, name)]
-        given += [name for name in self.source.given() if name == "run"]
-        given += [name for name, value in vars(self.scoring).items() if value]
-        if given:
-            raise InputError(f"{' and '.join(given)} must not be asked for with --image")
+        refuse(
+            [*given(self, *idle), *given(self.source, "run_folder"), *given(self.scoring)],
+            "not be asked for with --image",
+        )
         if self.source.model is None:
             raise InputError(
                 "image needs --model with a vision Transformer: its folder or its name"
@@ -149,10 +150,10 @@ class Explain:
         from jaxflow.eval.explain.text import print_image_explanation
         from jaxflow.eval.explain.vision import VisionOptions, explain_image
 
-        heads = self.picture.heads or "mean"
+        heads = head(self.picture.heads)
         chosen = VisionOptions(
             readout=self.picture.readout,
-            heads=int(heads) if heads.lstrip("-").isdigit() else heads,
+            heads="mean" if heads is None else heads,
             ratio=self.picture.discard or 0.0,
         )
         occlusion: Literal["mean"] | None = "mean" if self.picture.occlusion else None

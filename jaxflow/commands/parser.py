@@ -65,10 +65,7 @@ class Command(Protocol):
 def parse(arguments: list[str]) -> Command:
     """Read the command line; help and version end the program here.
 
-    Raises
-    ------
-    InputError
-        If an option is unknown, missing or has an unusable value.
+    Raises `InputError` if an option is unknown, missing or has an unusable value.
     """
     for words, script in SCRIPTS.items():
         if tuple(arguments[: len(words)]) == words:

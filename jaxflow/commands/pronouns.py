@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 import jaxflow.commands._console as terminal
-from jaxflow.commands._options import options
+from jaxflow.commands._options import folder_name, options, own_name
 
 
 @options
@@ -42,7 +41,7 @@ class ReproducePronouns:
 
         own = [parse_schema(text) for text in self.sentence]
         schemas = read_schemas(self.schemas or BUNDLED)  # refused before a model is fetched
-        out = self.out or Path("runs") / f"pronouns-{_plain_name(self.model)}"
+        out = self.out or Path("runs") / f"pronouns-{folder_name(self.model)}"
         with hold(out):
             with compilation_cache():
                 model = load(self.model, head="masked-lm")
@@ -52,7 +51,7 @@ class ReproducePronouns:
                         schemas,
                         own=own,
                         described={
-                            "model": _name(self.model),
+                            "model": own_name(self.model),
                             "schemas": "those of jaxflow" if self.schemas is None else self.schemas,
                         },
                         threads=self.threads,
@@ -62,13 +61,3 @@ class ReproducePronouns:
             print_study(terminal.console(), done)
             print()
             terminal.print_written(files)
-
-
-def _name(model: str) -> str:
-    """Return a folder's own name, or a hub name as it is: results must not contain local paths."""
-    return Path(model).resolve().name if Path(model).exists() else model
-
-
-def _plain_name(model: str) -> str:
-    """Return a name that is valid for a folder."""
-    return re.sub(r"[^\w.-]+", "-", _name(model)).strip("-.") or "model"

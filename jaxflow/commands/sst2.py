@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import jaxflow.commands._console as terminal
-from jaxflow.commands._options import ScoringOptions, options
+from jaxflow.commands._options import ScoringOptions, folder_name, given, options
 from jaxflow.commands._runtime import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -65,7 +64,12 @@ class ReproduceSst2:
         from jaxflow.errors import InputError
         from jaxflow.eval.paper.evaluate import check_out
         from jaxflow.eval.paper.report import print_report
-        from jaxflow.eval.paper.sst2 import Sst2Config, check_classifier, evaluate_sst2
+        from jaxflow.eval.paper.sst2 import (
+            Sst2Config,
+            check_classifier,
+            check_reader,
+            evaluate_sst2,
+        )
         from jaxflow.models import load
         from jaxflow.train.finetuning import encode_held_out, finetune
         from jaxflow.train.lock import hold
@@ -73,16 +77,15 @@ class ReproduceSst2:
 
         keep_freed_memory()
         config = self._finetuning()
-        given: dict[str, Any] = {"samples": self.samples, "paper_samples": self.paper_samples}
         protocol = Sst2Config(
             seed=self.seed,
             special_tokens=not self.no_special_tokens,
             threads=self.threads,
             target=self.scoring.target,
             replacement=self.scoring.replacement,
-            **{name: value for name, value in given.items() if value is not None},
+            **given(self, "samples", "paper_samples"),
         )
-        out = self.out or Path("runs") / f"sst2-{_plain(self.model)}"
+        out = self.out or Path("runs") / f"sst2-{folder_name(Path(self.model).name)}"
         check_out(out)
         corpus = load_sst2(self.data)
         sentences = len(corpus["dev"])
@@ -93,6 +96,7 @@ class ReproduceSst2:
         with hold(out):
             model, accuracy, seconds = load(self.model), None, None
             tuned = model.config.head != "classification"
+            check_reader(model)  # before hours of fine-tuning
             if tuned:
                 with terminal.training() as report:
                     result = finetune(model, corpus, config, out / "run", report)
@@ -134,17 +138,5 @@ class ReproduceSst2:
         from jaxflow.train.config import SST2
 
         names = ("epochs", "batch", "learning_rate", "layer_decay", "dropout", "word_dropout")
-        given = {name: getattr(self, name) for name in (*names, "average", "checkpoint_every")}
-        return dataclasses.replace(
-            SST2,
-            model=self.model,
-            data=self.data,
-            seed=self.seed,
-            **{name: value for name, value in given.items() if value is not None},
-        )
-
-
-def _plain(model: str) -> str:
-    """Return a path or name as a valid name of a folder."""
-    name = model.rstrip("/").rsplit("/", 1)[-1]
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
+        chosen = given(self, "model", "data", "seed", *names, "average", "checkpoint_every")
+        return dataclasses.replace(SST2, **chosen)
