@@ -88,7 +88,7 @@ CASES = [
     ("attribute a.npz --threads 1", "threads has no meaning"),
     ("attribute a.npz --residual 2", "residual"),
     ("attribute a.npz --heads 2", "index from -2 to 1"),
-    ("attribute a.npz --layers 3", "layers must be indices from -2 to 1"),
+    ("attribute a.npz --layers 3", "layers must be an index from -2 to 1"),
     ("attribute a.npz --sources a", "sources must be whole numbers"),
     ("attribute a.npz --method flow --threads 0", "threads"),
     ("attribute a.npz --out a.npz", "another file"),
