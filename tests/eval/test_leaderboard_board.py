@@ -33,7 +33,7 @@ from jaxflow.eval.leaderboard.report import (
     print_summary,
     record,
     write_parquet,
-)  # fmt: skip
+)
 from jaxflow.eval.leaderboard.scoring import Programs
 from jaxflow.eval.leaderboard.summary import TITLES, summarise_boards
 from jaxflow.models import trace
@@ -237,23 +237,18 @@ def test_unusable_requests_are_refused(model, board):
     for call, message in (
         (lambda: from_texts(model, ["a"], []), "texts and labels must be as many"),
         (lambda: from_texts(model, ["a " * 12 + "b"], [0]), "12 tokens for this model, got 14"),
-        (lambda: summarise_boards([board], key="beauty"), "sort must be one of"),
         (lambda: summarise_boards([board, fewer]), "runs must be of one architecture and corpus"),
     ):
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_the_rows_of_the_top_layers_are_judged_by_removal(board):
     assert set(MEASURES) == set(board.measures)
-    finals = set(board.final())
-    for place, (name, layer) in enumerate(board.rows):
-        assert (place in finals) == (layer in (None, 2)), name
-        judged = np.isfinite(board.measures["deletion_auc"][place])
-        assert judged.all() if place in finals else not judged.any()
-
-
-@pytest.mark.parametrize(("causal", "place"), [(False, 0), (True, 2)])
-def test_classes_are_read_where_the_model_reads_them(causal, place):
-    found = from_texts(tiny(causal=causal), ["the"], [0])  # [CLS] the [SEP]
-    assert found.readout.tolist() == [place]
+    finals = [place in board.final() for place in range(len(board.rows))]
+    assert finals == [layer in (None, 2) for _, layer in board.rows]
+    judged = np.isfinite(board.measures["deletion_auc"])
+    np.testing.assert_array_equal(judged, np.repeat(np.array(finals)[:, None], len(TEXTS), 1))
 
 
 def test_a_causal_models_attention_is_divided_by_its_receptive_field(monkeypatch):
@@ -261,6 +256,8 @@ def test_a_causal_models_attention_is_divided_by_its_receptive_field(monkeypatch
     leaderboard_data.small_batches(monkeypatch)
     model = tiny(causal=True)
     found = from_texts(model, ["the key un like", "the", "key cabinet the keys un"], [0, 1, 2])
+    assert found.readout.tolist() == [n - 1 for n in found.lengths]
+    assert from_texts(tiny(), ["the"], [0]).readout.tolist() == [0]
     programs = Programs(model)
     board = run_board(model, found, programs=programs)
     assert programs.fit(tiny(causal=True))

@@ -8,7 +8,6 @@ import leaderboard_data
 import numpy as np
 import pictures
 import pytest
-from matplotlib.colors import to_hex
 
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.significance import Significance
@@ -132,17 +131,11 @@ def summary():
 def test_layers_are_means_with_their_intervals(summary):
     figure = draw_layers(summary, "spearman_gradient", ["raw/none", "alti/flow"])
     (axes,) = figure.axes
-    lines = {line.get_label(): line for line in axes.get_lines()}
-    bands = {to_hex(band.get_facecolor()[0]).upper(): band for band in axes.collections}
     for name in ("raw/none", "alti/flow"):
         found = {line.layer: line.cells for line in summary.lines if line.method.name == name}
         cells = [found[layer]["spearman_gradient"] for layer in range(4)]
-        assert lines[name].get_xdata().tolist() == [1, 2, 3, 4]
-        assert lines[name].get_ydata().tolist() == [cell.mean for cell in cells]
-        points = bands[lines[name].get_color().upper()].get_paths()[0].vertices
-        for layer, cell in enumerate(cells, start=1):
-            ys = points[points[:, 0] == layer, 1]
-            assert (ys.min(), ys.max()) == pytest.approx(cell.ci95)
+        means, intervals = [cell.mean for cell in cells], [cell.ci95 for cell in cells]
+        pictures.check_line(axes, name, means, intervals)
     pictures.check_text(figure)
 
 

@@ -92,20 +92,6 @@ def test_shares_are_counts(seed):
     assert found.undecided == 0
 
 
-def test_what_always_takes_one_place_follows_no_turning_pair():
-    cases = [
-        case(2, [[0.6, 0.4]], pair="a"),
-        case(-1, [[0.9, 0.4]], pair="a"),
-        case(-3, [[0.3, 0.1]], pair="b"),  # the model turns in a, and not in b
-        case(-3, [[0.2, 0.1]], pair="b"),
-    ]
-    found = agreement(cases)
-    (share,) = found.turned.methods["flow"]
-    assert (share.share, share.n) == (0, 1)
-    assert found.sentences.methods["flow"][0].share == 0.25
-    assert found.turned.baselines["first"].share == 0
-
-
 def test_sentences_without_a_preference_are_left_out_and_counted():
     cases = [case(0, [[0.6, 0.4]]), case(1, [[0.6, 0.4]]), case(1, [[0.4, 0.4 + 1e-12]])]
     found = agreement(cases)

@@ -7,6 +7,7 @@ import math
 import re
 
 import numpy as np
+import pictures
 import pytest
 from matplotlib.colors import to_hex
 from pronoun_data import made_case
@@ -159,15 +160,10 @@ def test_agreement_is_lines_with_intervals_and_baselines(done):
     tables = ((found.sentences, 0.5), (found.turned, 0.25))
     for axes, (rows, chance) in zip(figure.axes, tables, strict=True):
         lines = {line.get_label(): line for line in axes.get_lines()}
-        bands = {to_hex(band.get_facecolor()[0]).upper(): band for band in axes.collections}
         for name, shares in rows.methods.items():
-            shown = LOOKS[name]
-            assert lines[shown.title].get_ydata() == pytest.approx([each.share for each in shares])
-            assert lines[shown.title].get_color() == shown.colour
-            points = bands[shown.colour.upper()].get_paths()[0].vertices
-            for layer, each in enumerate(shares, start=1):
-                ys = points[points[:, 0] == layer, 1]
-                assert (ys.min(), ys.max()) == pytest.approx(each.ci95)
+            means, intervals = [each.share for each in shares], [each.ci95 for each in shares]
+            colour = pictures.check_line(axes, LOOKS[name].title, means, intervals)
+            assert colour == LOOKS[name].colour.upper()
         for label, name in (
             ("column sum", "column_sum"), ("nearest", "nearest"), ("first", "first")
         ):  # fmt: skip

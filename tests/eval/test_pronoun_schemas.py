@@ -24,11 +24,14 @@ LINE = "a\tAnn met Paul near [MASK] car.\tAnn\ther\tPaul\this"
 HE, SHE = {"he", "him", "his"}, {"she", "her"}
 
 
-def shipped_pairs():
-    pairs = defaultdict(list)
+@pytest.fixture(scope="module")
+def pairs():
+    """The bundled pairs by name."""
+    found = defaultdict(list)
     for schema in read_schemas():
-        pairs[schema.pair].append(schema)
-    return pairs
+        found[schema.pair].append(schema)
+    assert all(len(pair) == 2 for pair in found.values())
+    return found
 
 
 def is_he(schema, which):
@@ -36,14 +39,9 @@ def is_he(schema, which):
     return schema.fillers[which] in HE
 
 
-def test_there_are_as_many_pairs_as_the_page_says():
-    kinds = Counter(name.split("-")[0] for name in shipped_pairs())
-    assert kinds == {"turn": 34, "swap": 16}
-    assert all(len(pair) == 2 for pair in shipped_pairs().values())
-    forms = Counter(
-        (name.split("-")[0], *sorted(pair[0].fillers)) for name, pair in shipped_pairs().items()
-    )
-    assert forms == {
+def test_there_are_as_many_pairs_as_the_page_says(pairs):
+    kinds = ((name.split("-")[0], *sorted(pair[0].fillers)) for name, pair in pairs.items())
+    assert Counter(kinds) == {
         ("turn", "he", "she"): 24,
         ("turn", "her", "him"): 4,
         ("turn", "her", "his"): 6,
@@ -53,25 +51,27 @@ def test_there_are_as_many_pairs_as_the_page_says():
     }
 
 
-def test_genders_and_orders_are_balanced():
+def test_genders_and_orders_are_balanced(pairs):
     schemas = read_schemas()
-    genders = defaultdict(set)
-    for schema in schemas:
-        assert is_he(schema, 0) != is_he(schema, 1)
-        for which in (0, 1):
-            genders[schema.referents[which]].add(is_he(schema, which))
-    assert all(len(found) == 1 for found in genders.values())  # a word's gender is always the same
-    assert sum(is_he(schema, 0) for schema in schemas) == len(schemas) / 2
-    for kind in ("turn", "swap"):
-        firsts = [is_he(pair[0], 0) for name, pair in shipped_pairs().items() if kind in name]
-        assert sum(firsts) == len(firsts) / 2
     meant = [schema for schema in schemas if schema.intended is not None]
-    assert sum(schema.intended for schema in meant) == len(meant) / 2
-    assert sum(is_he(schema, schema.intended) for schema in meant) == len(meant) / 2
+    firsts = {
+        kind: [is_he(pair[0], 0) for name, pair in pairs.items() if kind in name]
+        for kind in ("turn", "swap")
+    }
+    for halves in (
+        [is_he(schema, 0) for schema in schemas],
+        [schema.intended for schema in meant],
+        [is_he(schema, schema.intended) for schema in meant],
+        *firsts.values(),
+    ):
+        assert sum(halves) == len(halves) / 2
+    genders = {(each.referents[k], is_he(each, k)) for each in schemas for k in (0, 1)}
+    assert len(genders) == len(dict(genders))  # a word's gender is always the same
+    assert all(is_he(schema, 0) != is_he(schema, 1) for schema in schemas)
 
 
-def test_pairs_differ_in_one_thing():
-    for name, (one, other) in shipped_pairs().items():
+def test_pairs_differ_in_one_thing(pairs):
+    for name, (one, other) in pairs.items():
         words, others = (re.findall(r"\[MASK\]|\w+|\S", each.sentence) for each in (one, other))
         if name.startswith("swap"):
             first, second = one.referents
@@ -80,15 +80,13 @@ def test_pairs_differ_in_one_thing():
             assert other.referents == (second, first)
             assert one.intended is other.intended is None
         else:
-            assert other.referents == one.referents
-            assert other.fillers == one.fillers
+            assert (other.referents, other.fillers) == (one.referents, one.fillers)
             assert (one.intended, other.intended) == (0, 1)
             # One stretch of words: what is left of the longest common beginning and end.
             start = next(k for k in range(len(words)) if words[k] != others[k])
             end = next(k for k in range(len(words)) if words[-1 - k] != others[-1 - k])
             changed = [words[start : len(words) - end], others[start : len(others) - end]]
-            assert all(len(part) <= 6 for part in changed)
-            assert MASK not in changed[0] + changed[1]
+            assert all(len(part) <= 6 and MASK not in part for part in changed)
 
 
 def test_no_sentence_comes_twice_and_the_papers_are_as_published():

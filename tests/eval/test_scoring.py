@@ -42,17 +42,21 @@ def test_every_command_gives_a_sentence_the_same_scores(make, monkeypatch, tmp_p
     model, texts, labels = make(), ("the film to Paris", "the film"), np.array([0, 1])
     split = encode_sentences(texts, labels, model.text, POSITIONS)
     config = TrainConfig(positions=POSITIONS, buckets=())
-    evaluate(model, {"test": split}, config, ProtocolConfig(batch=8), tmp_path / "evaluate")
-    monkeypatch.setattr(sst2, "measure_rounding", lambda *_, **__: None)
-    sst2.evaluate_sst2(
-        model, {"dev": split}, config.lengths, sst2.Sst2Config(batch=8), tmp_path / "sst2",
-        made_with={},
-    )  # fmt: skip
+    known = {"accuracy": {name: {"accuracy": 0.5} for name in ("test", "dev")}}
+    evaluate(
+        model, {"test": split}, config, ProtocolConfig(batch=8), tmp_path / "evaluate", **known
+    )
+    folders = ["evaluate"]
+    if make is bert:
+        folders.append("sst2")
+        monkeypatch.setattr(sst2, "measure_rounding", lambda *_, **__: None)
+        given = (model, {"dev": split}, config.lengths, sst2.Sst2Config(batch=8))
+        sst2.evaluate_sst2(*given, tmp_path / "sst2", made_with={}, **known)
     leaderboard_data.raw_attention_only(monkeypatch)
     leaderboard_data.small_batches(monkeypatch)
     board = run_board(model, from_texts(model, texts, labels))
     explain = explainer(model)
-    tables = [load_extra(tmp_path / name / "scores.npz") for name in ("evaluate", "sst2")]
+    tables = [load_extra(tmp_path / name / "scores.npz") for name in folders]
     for row, text in enumerate(texts):
         n = int(split.lengths[row])
         explanation = explain(text)

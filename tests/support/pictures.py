@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import to_hex
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,3 +84,15 @@ def check_text(figure):
         across = min(a.x1, b.x1) - max(a.x0, b.x0)
         down = min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(across, down) <= 1, f"{one.get_text()!r}, {other.get_text()!r}"
+
+
+def check_line(axes: Any, label: str, means: Sequence[float], intervals: Sequence[Any]) -> str:
+    """A line of that label has the means, and the band of its colour the intervals; its colour."""
+    (line,) = (line for line in axes.get_lines() if line.get_label() == label)
+    np.testing.assert_allclose(line.get_ydata(), means)
+    colour = to_hex(line.get_color()).upper()
+    bands = {to_hex(band.get_facecolor()[0]).upper(): band for band in axes.collections}
+    points = bands[colour].get_paths()[0].vertices
+    edges = [points[points[:, 0] == x, 1] for x in np.unique(points[:, 0])]
+    np.testing.assert_allclose([(ys.min(), ys.max()) for ys in edges], intervals)
+    return colour

@@ -9,17 +9,19 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from session import once_a_session
 from tiny_models import SPECIAL, word_pieces
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 
 from jaxflow.eval.pronouns.schemas import MASK, PAPER, Schema, read_schemas
-from jaxflow.models import BertConfig, Model, SubwordTokenizer, init, make_module
+from jaxflow.models import BertConfig, Model, SubwordTokenizer, init, make_module, save_pretrained
 
 HE = ("king", "uncle", "father", "monk", "boy", "grandson")
 SHE = ("queen", "aunt", "mother", "nun", "girl", "granddaughter")
@@ -138,6 +140,11 @@ def trained(layers: int = 2, steps: int = 500, seed: int = 0) -> Model:
     )
     params, _ = loop((params, optimiser.init(params)))
     return Model(config, params, pieces)
+
+
+def saved() -> Path:
+    """Folder of the trained model, which is trained once a session; read only."""
+    return once_a_session("masked", lambda folder: save_pretrained(folder, trained()))
 
 
 def _examples(seed: int) -> list[tuple[str, str]]:
