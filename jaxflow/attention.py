@@ -446,36 +446,12 @@ def edge_weights(
     mask: Array | None = None,
     dtype: Any = None,
 ) -> Array:
-    r"""Weigh the edges of the attention graph: heads fused, residual connection added.
+    r"""Weigh the edges of the attention graph: :math:`A^{(l)} = (1 - r) W^{(l)} + r I`.
 
-    Parameters
-    ----------
-    attention
-        ``[..., L, H, n, n]``, checked before.
-    residual
-        Share of the residual connection, from 0 to 1.
-    heads
-        As in `fuse_heads`; None weighs the edges of each head alone.
-    mask
-        ``[..., n]`` boolean. Padded tokens get no edges: their rows and columns are 0.
-    dtype
-        Of the result; None keeps that of `attention`.
-
-    Returns
-    -------
-    array
-        ``[..., L, n, n]``, with None ``[..., L, H, n, n]``; each row of a real query sums to 1.
-
-    Notes
-    -----
-    .. math:: A^{(l)} = (1 - r) W^{(l)} + r I
-
-    with :math:`r = 1/2` in [1]_. Where fusing left rows that do not sum to 1 (``"max"``,
-    ``"min"``), they are divided by their sum after that, as the paper's definition has it.
-
-    References
-    ----------
-    .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020, section 3.
+    Of a checked attention ``[..., L, H, n, n]``, ``[..., L, n, n]``, or with `heads` None
+    ``[..., L, H, n, n]``. Rows of real queries sum to 1; where fusing left rows that do not
+    (``"max"``, ``"min"``), they are divided by their sum after that, as Abnar and Zuidema (2020,
+    section 3) have it. Padded tokens get no edges.
     """
     namespace = np if isinstance(attention, np.ndarray) and not is_traced(residual) else jnp
     fused = fuse_heads(attention, heads, dtype)

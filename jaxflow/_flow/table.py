@@ -53,19 +53,15 @@ LIMIT = 3600.0
 TOLERANCE = 1e-9
 
 
-def estimated_seconds(graphs: int, n: int, layers: Sequence[int], sources: int) -> float:
-    """Return the seconds that a table may take on one core.
+def _check_cost(graphs: int, n: int, layers: Sequence[int], sources: int) -> None:
+    """Refuse a table that may take more than `LIMIT` seconds on one core.
 
     A flow after layer l (0-based) from one source to the n sinks crosses l layers of n^2 edges,
     each sink anew: ``c * graphs * sum(l) * sources * n^3``. c is that of causal attention, the
     slowest kind (5.0 s for n = 128 and 69 s for n = 256, 12 layers, all sources); other kinds take
     a tenth of it, or less.
     """
-    return 2.5e-10 * graphs * sum(layers) * sources * float(n) ** 3
-
-
-def _check_cost(graphs: int, n: int, layers: Sequence[int], sources: int) -> None:
-    hours = estimated_seconds(graphs, n, layers, sources) / 3600
+    hours = 2.5e-10 * graphs * sum(layers) * sources * float(n) ** 3 / 3600
     if hours * 3600 > LIMIT:
         time = f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
         raise InputError(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxflow._flow.fallback import flow_tables_by_ortools
+from jaxflow._flow.fallback import flow_tables_scaled
 from jaxflow.attention import Array
 from jaxflow.errors import InputError
 
@@ -129,8 +129,8 @@ def flow_tables(
 ) -> np.ndarray:
     """Return the flows ``[..., L', S, n]`` on edge weights ``[..., L, n, n]``.
 
-    `sources` are numbers from 0, or an array ``[..., S]`` of each text's own. Raises `InputError`
-    if neither numba nor OR-tools in its place can be used.
+    `sources` are numbers from 0, or an array ``[..., S]`` of each text's own. Where numba cannot
+    be used, SciPy takes its place, with a warning.
     """
     if not isinstance(sources, tuple):
         return _by_choice(
@@ -144,9 +144,7 @@ def flow_tables(
     try:
         fill = compiled("fill", one, first, first, one.copy(), 0, 1, 0, 1, 0, 1)
     except CompilerError as error:
-        return flow_tables_by_ortools(flat, layers, sources, error).reshape(
-            *edges.shape[:-3], *shape
-        )
+        return flow_tables_scaled(flat, layers, sources, error).reshape(*edges.shape[:-3], *shape)
     table = np.empty((len(flat), *shape))
     layer_ids, source_ids = np.array(layers), np.array(sources)
 

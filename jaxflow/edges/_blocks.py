@@ -114,21 +114,9 @@ def _check_activation(name: str) -> None:
 
 
 def distribute_bias(parts: jax.Array, bias: Array, otherwise: jax.Array) -> jax.Array:
-    r"""Distribute a bias b over the parts of a vector in proportion to :math:`|<v_k, b>|`.
+    r"""Distribute a bias ``[E]`` over parts ``[..., k, E]`` in proportion to :math:`|<v_k, b>|`.
 
-    Parameters
-    ----------
-    parts
-        ``[..., k, E]``.
-    bias
-        ``[E]``.
-    otherwise
-        ``[..., k]``, proportions that sum to 1, used where all parts are orthogonal to the bias.
-
-    Returns
-    -------
-    jax.Array
-        ``[..., k, E]``: their sum is larger by the bias.
+    Where all parts are orthogonal to it, in the proportions `otherwise`, ``[..., k]``.
     """
     bias = jnp.asarray(bias)
     along = jnp.abs(einsum("...ke,e->...k", parts, bias))

@@ -42,20 +42,9 @@ def decompose(
 ) -> tuple[jax.Array, jax.Array]:
     """Decompose all hidden states, one layer after another.
 
-    Parameters
-    ----------
-    trace
-        With ``stream`` and ``blocks``, these with ``value`` and ``value_bias``.
-    read
-        From the parts after a layer, ``[..., n, n, D]`` (token, input token), to what is returned
-        of them. A module's function is compiled once, every new closure again.
-    bias
-        How attention's bias is distributed: see the module's docstring.
-
-    Returns
-    -------
-    tuple
-        The results of `read`, the layer axis before their last two, and the last layer's parts.
+    `read` maps the parts after a layer, ``[..., n, n, D]`` (token, input token), to what is kept of
+    them; a module's function is compiled once, every new closure again. Returns the results of
+    `read`, the layer axis before their last two, and the last layer's parts.
     """
     if bias not in get_args(Bias):
         raise InputError(f"bias must be one of {', '.join(get_args(Bias))}, got {bias!r}")
