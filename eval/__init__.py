@@ -6,10 +6,10 @@ from typing import Any as _Any
 # Imported when first used, so that one part does not import all others.
 _MODULES = {
     "Cell": "stats",
-    "Column": "report.table",
+    "Column": "report",
     "PairedTest": "stats",
     "ProtocolConfig": "paper.protocol",
-    "Table": "report.table",
+    "Table": "report",
     "TokenScores": "paper.protocol",
     "choose": "paper.protocol",
     "compare": "stats",

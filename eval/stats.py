@@ -92,24 +92,12 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of cases in which something holds, with its interval.
+    """The share of cases in which something holds, with its interval."""
 
-    Attributes
-    ----------
-    share
-        Share of the n cases; NaN if there is none.
-    ci95
-        Its `binomial_interval`.
-    n
-        Cases that were decided.
-    ties
-        Cases left out, because neither side weighs more.
-    """
-
-    share: float
-    ci95: tuple[float, float]
-    n: int
-    ties: int
+    share: float  # of the n cases; NaN if there is none
+    ci95: tuple[float, float]  # its `binomial_interval`
+    n: int  # cases that were decided
+    ties: int  # cases left out, because neither side weighs more
 
 
 def summarise(
@@ -142,9 +130,8 @@ def summarise(
     for part in _parts(_columns("values", values)):
         intervals = _mean_intervals([kept for kept, _ in part], seed, resamples)
         for (kept, nan), ci95 in zip(part, intervals, strict=True):
-            mean = float(kept.mean()) if len(kept) else math.nan
-            std = float(kept.std()) if len(kept) else math.nan
-            cells.append(Cell(mean, std, ci95, len(kept), nan))
+            mean, std = (kept.mean(), kept.std()) if len(kept) else (math.nan, math.nan)
+            cells.append(Cell(float(mean), float(std), ci95, len(kept), nan))
     return tuple(cells)
 
 

@@ -15,8 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxflow.eval.report.table import Column, Table
-from jaxflow.eval.report.text import to_json, versions
+from jaxflow.eval.report import Column, Table, to_json, versions
 
 if TYPE_CHECKING:
     from rich.console import Console

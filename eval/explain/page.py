@@ -9,7 +9,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.explain.text import headline, notes
 from jaxflow.eval.explanation import METHODS, RESIDUAL, Explanation
 from jaxflow.eval.plots.style import NOTE, ink, paint, visible
-from jaxflow.eval.report.text import short
+from jaxflow.eval.report import short
 from jaxflow.html.content import Content, prepare
 from jaxflow.html.document import Section, write_page
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from jaxflow.eval.explanation import METHODS, Explanation
 from jaxflow.eval.plots.style import ink, is_constant, paint, ranked, visible
-from jaxflow.eval.report.table import Table as ReportTable
-from jaxflow.eval.report.text import json_text, to_json
+from jaxflow.eval.report import Table as ReportTable
+from jaxflow.eval.report import json_text, to_json
 from jaxflow.eval.score.target import ANSWERS
 
 if TYPE_CHECKING:

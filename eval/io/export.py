@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.eval.report.table import Column, Table
+from jaxflow.eval.report import Column, Table
 from jaxflow.files import write_together
 from jaxflow.models import Model, load
 from jaxflow.models.disk import Precision, rounded, save

@@ -14,7 +14,7 @@ from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL, Board
 from jaxflow.eval.leaderboard.cases import Cases
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
 from jaxflow.eval.plots.style import NOTE, ink, relative, shade, visible
-from jaxflow.eval.report.text import UNDEFINED
+from jaxflow.eval.report import UNDEFINED
 from jaxflow.html.document import Section, View, write_views
 
 if TYPE_CHECKING:

@@ -12,14 +12,18 @@ import numpy as np
 
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
-from jaxflow.eval.report.table import Column, Section, Table, print_sections, to_markdown
-from jaxflow.eval.report.text import (
+from jaxflow.eval.report import (
+    Column,
+    Section,
+    Table,
     interval,
     json_text,
     layer_names,
+    print_sections,
     probability,
     short,
     to_json,
+    to_markdown,
     versions,
 )
 from jaxflow.files import Content, write_together

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.eval.paper.scores import TARGETS, SentenceScores
-from jaxflow.eval.report.text import UNDEFINED, short
+from jaxflow.eval.report import UNDEFINED, short
 from jaxflow.eval.stats import PairedTest, compare, holm
 
 HOLDS = "holds"

@@ -16,7 +16,7 @@ from jaxflow.eval.paper.protocol import ProtocolConfig, choose, score_sentences
 from jaxflow.eval.paper.report import Accuracy, Evaluation, write_reports
 from jaxflow.eval.paper.scores import SentenceScores
 from jaxflow.eval.paper.tables import build_tables
-from jaxflow.eval.report.text import versions
+from jaxflow.eval.report import versions
 from jaxflow.eval.score.target import scoring_of
 from jaxflow.models import Model, load
 from jaxflow.train.batches import EncodedSplit, accuracies

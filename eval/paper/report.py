@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 from jaxflow.eval.paper.claims import DOES_NOT_HOLD, HOLDS, NOTE, Claim
 from jaxflow.eval.paper.scores import SentenceScores, write_scores
 from jaxflow.eval.paper.tables import LAYERS, TARGET_TITLES, Tables, beside_paper, to_csv
-from jaxflow.eval.report.table import Column, Section, Table, print_sections, to_markdown
-from jaxflow.eval.report.text import (
+from jaxflow.eval.report import (
     UNDEFINED,
+    Column,
+    Section,
+    Table,
     counts,
     interval,
     json_text,
     layer_names,
     mean_std,
+    print_sections,
     probability,
     short,
     to_json,
+    to_markdown,
 )
 from jaxflow.eval.score.target import Scoring
 from jaxflow.eval.stats import Cell

@@ -32,7 +32,7 @@ from jaxflow.eval.paper.protocol import ProtocolConfig, choose, score_sentences
 from jaxflow.eval.paper.report import Accuracy, Evaluation, Rounding, write_reports
 from jaxflow.eval.paper.scores import ROWS, TARGETS
 from jaxflow.eval.paper.tables import SENTIMENT, SENTIMENT_CORRECTED, build_tables
-from jaxflow.eval.report.text import versions
+from jaxflow.eval.report import versions
 from jaxflow.eval.score.target import ANSWERS, Replacement, Target, scoring_of
 from jaxflow.eval.stats import summarise
 from jaxflow.models import Gpt2Config, Model

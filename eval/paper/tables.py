@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, SCORES, TARGETS, SentenceScores
-from jaxflow.eval.report.table import Table
+from jaxflow.eval.report import Table
 from jaxflow.eval.stats import RESAMPLES, Cell, summarise
 
 _Row = tuple[tuple[float, float], ...]

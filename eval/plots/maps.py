@@ -23,7 +23,7 @@ from jaxflow.eval.plots.style import (
     new_figure,
     shares,
 )
-from jaxflow.eval.report.text import layer_names, short
+from jaxflow.eval.report import layer_names, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,8 +19,18 @@ from jaxflow.eval.pronouns.cases import (
     measure,
 )
 from jaxflow.eval.pronouns.schemas import PAPER, Schema, read_schemas
-from jaxflow.eval.report.table import Section, Table, escaped, print_sections, to_markdown
-from jaxflow.eval.report.text import interval, json_text, layer_names, short, versions
+from jaxflow.eval.report import (
+    Section,
+    Table,
+    escaped,
+    interval,
+    json_text,
+    layer_names,
+    print_sections,
+    short,
+    to_markdown,
+    versions,
+)
 from jaxflow.eval.stats import Share
 from jaxflow.files import Content, write_together
 

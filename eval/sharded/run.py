@@ -30,7 +30,7 @@ from jaxflow.eval.paper.protocol import (
 )
 from jaxflow.eval.paper.report import Evaluation
 from jaxflow.eval.paper.scores import SentenceScores
-from jaxflow.eval.report.text import versions
+from jaxflow.eval.report import versions
 from jaxflow.eval.sharded.files import Shard, StoredScores, read_shard, write_shard
 from jaxflow.models import Model, WordTokenizer, load
 from jaxflow.train.batches import EncodedSplit, encode_split, predict_split

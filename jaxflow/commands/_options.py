@@ -19,8 +19,6 @@ import tyro
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxflow.eval.paper.protocol import ProtocolConfig
-    from jaxflow.eval.paper.report import Evaluation
     from jaxflow.models import Model
     from jaxflow.train.config import TrainConfig
     from jaxflow.train.distributed import Processes
@@ -246,48 +244,6 @@ class ScoringOptions:
     replacement: Literal["mask", "unk"] | None = None
     """Replacement of a token that is blanked out: the mask token, the default of a pretrained model
     that has one, or the token for unknown words, the default of others."""
-
-
-@options
-class ProtocolOptions(ScoringOptions):
-    """The sentences that are scored, on which tokens, and how."""
-
-    samples: int | None = None
-    """Test sentences to score, drawn at random; by default all, but at most 2000."""
-    no_special_tokens: bool = False
-    """Leave [CLS] out of the tokens that are correlated."""
-    min_tokens: int = 1
-    """Leave out sentences with fewer tokens, counted with [CLS]."""
-    threads: int | None = None
-    """Threads for attention flow; by default all cores."""
-
-    def config(self, seed: int) -> ProtocolConfig:
-        """Return the protocol's configuration."""
-        from jaxflow.eval.paper.protocol import ProtocolConfig
-
-        return ProtocolConfig(
-            samples=self.samples,
-            seed=seed,
-            special_tokens=not self.no_special_tokens,
-            min_tokens=self.min_tokens,
-            threads=self.threads,
-            target=self.target,
-            replacement=self.replacement,
-        )
-
-
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the tables and claims of an evaluation."""
-    from rich.console import Console
-
-    from jaxflow.commands._console import print_written
-    from jaxflow.eval.paper.report import print_report
-
-    print_report(Console(), evaluation)
-    assert evaluation.scoring is not None
-    print(f"{evaluation.scoring.describe()}.")
-    print()
-    print_written(evaluation.files)
 
 
 @options

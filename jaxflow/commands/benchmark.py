@@ -53,7 +53,7 @@ class Benchmark:
             print_comparison,
             to_record,
         )
-        from jaxflow.eval.report.text import json_text
+        from jaxflow.eval.report import json_text
 
         if self.run_folder is not None and self.data is not None:
             raise InputError("--run and --data name the sentences both: expected one of them")

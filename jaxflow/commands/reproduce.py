@@ -6,13 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import jaxflow.commands._console as console
-from jaxflow.commands._options import (
-    ProtocolOptions,
-    TrainOptions,
-    options,
-    print_evaluation,
-)
+from jaxflow.commands._options import TrainOptions, options
 from jaxflow.commands._runtime import keep_freed_memory
+from jaxflow.commands.evaluate import ProtocolOptions, print_evaluation
 
 
 @options

@@ -25,7 +25,7 @@ from jaxflow.eval.paper.tables import read_tables
 from jaxflow.eval.plots import catalogue, curves, graph, maps
 from jaxflow.eval.plots.curves import read_journey
 from jaxflow.eval.plots.style import LOOKS
-from jaxflow.eval.report.text import json_text
+from jaxflow.eval.report import json_text
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "figures.json"
 TOLERANCE = 0.06  # of the bits

@@ -19,7 +19,7 @@ from jaxflow.eval.paper.claims import DOES_NOT_HOLD, NOT_DECIDED, Claim, judge_c
 from jaxflow.eval.paper.report import Evaluation, markdown, print_report, record, write_reports
 from jaxflow.eval.paper.scores import ENTROPY_ROWS, ROWS, TARGETS, SentenceScores
 from jaxflow.eval.paper.tables import AGREEMENT, Tables, beside_paper, build_tables, to_csv
-from jaxflow.eval.report.text import json_text, mean_std
+from jaxflow.eval.report import json_text, mean_std
 from jaxflow.eval.stats import Cell, summarise
 
 GOLDEN = Path(__file__).parent / "golden_tables.md"

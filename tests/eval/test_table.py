@@ -6,8 +6,16 @@ import math
 import pytest
 from rich.console import Console
 
-from jaxflow.eval.report.table import Column, Table, escaped
-from jaxflow.eval.report.text import counts, interval, mean_std, probability, short
+from jaxflow.eval.report import (
+    Column,
+    Table,
+    counts,
+    escaped,
+    interval,
+    mean_std,
+    probability,
+    short,
+)
 from jaxflow.eval.stats import Cell
 
 LAYERS = 12

@@ -1,1 +1,0 @@
-"""Format numbers and tables for terminals, Markdown, CSV and JSON."""
