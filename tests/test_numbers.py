@@ -60,11 +60,3 @@ def test_a_sentence_of_padding_is_all_zeros():
         found = np.asarray(function(weights, mask=mask))
         assert not found[0].any()
         np.testing.assert_allclose(found[1], np.asarray(function(weights[1])), atol=1e-6)
-
-
-@pytest.mark.parametrize("function", [jaxflow.flow, jaxflow.head_flow])
-def test_threads_share_the_work_and_change_no_bit(function):
-    weights = attention((40, 5, 2, 12, 12)).astype(np.float32)
-    one = function(weights, threads=1)
-    for threads in (2, 3, None):
-        np.testing.assert_array_equal(function(weights, threads=threads), one)

@@ -1,7 +1,5 @@
 """Compare with numbers of the authors' own programs on tiny models; see ``golden/``."""
 
-from __future__ import annotations
-
 import functools
 import json
 import tempfile
@@ -12,12 +10,12 @@ import numpy as np
 import pytest
 from golden_models import GOLDEN, golden, traced
 from safetensors.numpy import save_file
+from session import refused
 from tiny_models import tiny
 from traces import tokens
 
 from jaxflow.edges import Readout, aggregate, class_attributions, reconstruction, weigh
 from jaxflow.edges.decompx import norms
-from jaxflow.errors import InputError
 from jaxflow.models import load, trace
 
 CONFIG = {
@@ -129,5 +127,5 @@ def test_relevance_needs_classes():
     masked = tiny(head="masked-lm")
     bare = trace(masked, tokens("post"), target=lambda logits: logits[:, 1, 7])
     assert bare.gradient is not None
-    with pytest.raises(InputError, match="transformer-attribution needs relevances of attention"):
+    with refused("transformer-attribution needs relevances of attention"):
         weigh(bare, "transformer-attribution")

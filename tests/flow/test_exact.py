@@ -1,7 +1,5 @@
 """Test flow and cuts against igraph, networkx and theorems for every attention."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from attentions import FLOW_KINDS, attention_of, flow_attentions

@@ -1,7 +1,5 @@
 """Test saturation against its definition on the flow table, and flow of single heads."""
 
-from __future__ import annotations
-
 import networkx
 import numpy as np
 import pytest
