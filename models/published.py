@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -281,17 +282,25 @@ def write_published(config: PublishedConfig) -> dict[str, Any]:
 
 def image_settings(config: ViTConfig) -> dict[str, Any]:
     """Return the content of a ``preprocessor_config.json``."""
-    return {
+    sides = ("height", "width")
+    resize = config.image if config.resize is None else config.resize
+    settings: dict[str, Any] = {
         "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
+        "do_resize": bool(resize),
         "do_rescale": True,
         "do_normalize": True,
-        "size": {"height": config.image[0], "width": config.image[1]},
-        "resample": 2,
-        "rescale_factor": 1 / 255,
+        "size": dict(zip(sides if len(resize) == 2 else ("shortest_edge",), resize, strict=False)),
+        "resample": config.resample,
+        "rescale_factor": config.scale,
         "image_mean": list(config.mean),
         "image_std": list(config.std),
     }
+    if config.crop is not None:
+        settings |= {
+            "do_center_crop": True,
+            "crop_size": dict(zip(sides, config.crop, strict=True)),
+        }
+    return settings
 
 
 def _head(kind: str, fields: Mapping[str, Any], tensors: Mapping[str, str]) -> Head:
@@ -376,6 +385,22 @@ def _value(fields: Mapping[str, Any], name: str, default: Any, largest: int = LA
     return value
 
 
+# Image processors, by the beginning of their names, and their settings where a file has none.
+_PROCESSORS: dict[str, dict[str, Any]] = {
+    "ViT": {"size": None, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    "DeiT": {
+        "size": 256, "do_center_crop": True, "crop_size": 224, "resample": 3,
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+    },
+    "CLIP": {
+        "size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": 224, "resample": 3,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    },
+}  # fmt: skip
+_STEPS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb")
+
+
 def _image_fields(
     fields: Mapping[str, Any], channels: int, images: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -389,14 +414,64 @@ def _image_fields(
     return {
         "image": image,
         "patch": _value({"patch_size": patch}, "patch_size", 16),
-        "mean": _channel_values(images, "image_mean", channels),
-        "std": _channel_values(images, "image_std", channels),
         "readout": fields.get("jaxflow_readout", "cls"),
+        **_preparation(images, image, channels),
     }
 
 
-def _channel_values(images: Mapping[str, Any], name: str, channels: int) -> tuple[float, ...]:
-    values = images.get(name, (0.5,) * channels)
+def _preparation(
+    images: Mapping[str, Any], image: tuple[int, ...], channels: int
+) -> dict[str, Any]:
+    """Return the fields of a `ViTConfig` that say how a picture becomes pixels."""
+    name = images.get("image_processor_type") or images.get("feature_extractor_type") or "ViT"
+    kind = re.sub("(ImageProcessor|FeatureExtractor).*", "", str(name))
+    if kind not in _PROCESSORS:
+        raise InputError(
+            f"image_processor_type must be that of {', '.join(_PROCESSORS)}, got {name!r}"
+        )
+    usual = dict.fromkeys(_STEPS, True) | {"do_center_crop": False} | _PROCESSORS[kind]
+    given = usual | {key: value for key, value in images.items() if value is not None}
+    steps = {key: value for key, value in given.items() if key.startswith("do_")}
+    for step, done in steps.items():
+        if not isinstance(done, bool) or (done and step not in _STEPS):
+            raise InputError(f"{step} must be {'true or ' * (step in _STEPS)}false, got {done!r}")
+    size = given["size"]
+    if kind == "CLIP" and not isinstance(size, dict | list):
+        size = {"shortest_edge": size}
+    resize = () if not steps["do_resize"] else None if size is None else _sides("size", size)
+    prepared: dict[str, Any] = {
+        "resize": None if resize == image else resize,
+        "crop": _sides("crop_size", given["crop_size"]) if steps["do_center_crop"] else None,
+        "resample": _value(given, "resample", 2, 5),
+        "scale": _value(given, "rescale_factor", 1 / 255) if steps["do_rescale"] else 1.0,
+        "mean": (0.0,) * channels,
+        "std": (1.0,) * channels,
+    }
+    if steps["do_normalize"]:
+        if kind == "ViT" and channels != 3:
+            given = {"image_mean": [0.5] * channels, "image_std": [0.5] * channels} | dict(images)
+        prepared["mean"] = _channel_values(given, "image_mean")
+        prepared["std"] = _channel_values(given, "image_std")
+    return prepared
+
+
+def _sides(name: str, size: Any) -> tuple[int, ...]:
+    """Return height and width in pixels, or the shorter side alone."""
+    if isinstance(size, dict):
+        keys = [key for key, value in size.items() if value is not None]
+        size = [size.get(key) for key in ("height", "width", "shortest_edge") if key in keys]
+        if sorted(keys) not in (["height", "width"], ["shortest_edge"]):
+            size = keys
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if not 1 <= len(sides) <= 2 or not all(
+        isinstance(side, int) and 1 <= side <= 1 << 16 for side in sides
+    ):
+        raise InputError(f"{name} must be height and width or shortest_edge, got {size!r}")
+    return sides
+
+
+def _channel_values(images: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    values = images[name]
     if not isinstance(values, list | tuple) or not all(
         isinstance(value, int | float) and abs(value) <= _LARGEST_PIXEL for value in values
     ):

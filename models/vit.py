@@ -43,7 +43,16 @@ class ViTConfig(ConfigRecord):
     readout
         ``cls`` computes the classes from the first token, ``mean`` from the patches' mean.
     mean, std
-        By channel, subtracted from a pixel's values (0 to 1), and divided by.
+        By channel, subtracted from a pixel's values (0 to 255, times `scale`), and divided by.
+    scale
+        Factor of the values of 8 bits.
+    resize
+        How a picture is resized before: to `image` (None), to a height and width, its shorter side
+        to one number, or not at all, ``()``.
+    crop
+        Height and width that are cut from the middle then; None for the whole.
+    resample
+        Pillow's number of the filter.
     """
 
     head: Head = "classification"
@@ -63,6 +72,10 @@ class ViTConfig(ConfigRecord):
     readout: Literal["cls", "mean"] = "cls"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    scale: float = 1 / 255
+    resize: tuple[int, ...] | None = None
+    crop: tuple[int, int] | None = None
+    resample: int = 2
 
     def __post_init__(self) -> None:
         check_config(self, ("none", "classification"))
@@ -77,6 +90,16 @@ class ViTConfig(ConfigRecord):
             raise InputError(
                 f"mean and std must be given for each of {self.channels} channels, std above 0, "
                 f"got {self.mean} and {self.std}"
+            )
+
+        if len(self.resize or ()) > 2 or min(*(self.resize or ()), *(self.crop or ()), 1, 1) < 1:
+            raise InputError(
+                f"resize and crop must be sides in pixels, got {self.resize} and {self.crop}"
+            )
+        if self.resample not in range(6) or self.scale <= 0:
+            raise InputError(
+                "resample must be a filter from 0 to 5 and scale above 0, got "
+                f"{self.resample} and {self.scale}"
             )
 
     @property

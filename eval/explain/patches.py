@@ -96,14 +96,27 @@ def _check_size(path: Path, size: tuple[int, int], stored: int) -> None:
 
 
 def to_pixels(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.float32]:
-    """Resize a picture uint8 ``[height, width, 3]`` to the model's size and normalise it.
+    """Prepare a picture uint8 ``[height, width, 3]`` as the model's configuration says.
 
-    The whole picture is taken, so one of other proportions is squashed, as the image processors of
-    published ViTs do it, with the same (bilinear) filter; 1 channel takes the luminance. Returns
-    float32 ``[H, W, C]``.
+    It is resized, cut from the middle and normalised as the image processor of the published model
+    does it; by default the whole picture is taken, so that one of other proportions is squashed.
+    1 channel takes the luminance. Returns float32 ``[H, W, C]``.
 
-    Raises `InputError` if the model has another number of channels.
+    Raises `InputError` if the model has another number of channels, or takes another size.
     """
+    values = framed(picture, config)
+    if values.shape[:2] != config.image:
+        raise InputError(
+            f"the picture must be of {config.image[0]} x {config.image[1]} pixels after the steps "
+            f"of preprocessor_config.json, got {values.shape[0]} x {values.shape[1]}"
+        )
+    scaled = (values.astype(np.float64) * config.scale).astype(np.float32)
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    return np.asarray((scaled - mean) / std, np.float32)
+
+
+def framed(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.uint8]:
+    """Return what a model is shown of a picture, resized and cut, uint8 ``[H, W, C]``."""
     from PIL import Image
 
     if config.channels not in (1, 3):
@@ -112,12 +125,25 @@ def to_pixels(picture: NDArray[np.uint8], config: ViTConfig) -> NDArray[np.float
         )
     image: Any = Image.fromarray(picture)
     image = image.convert("L" if config.channels == 1 else "RGB")
-    height, width = config.image
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    values = np.asarray(image, np.float32).reshape(height, width, config.channels) / 255
-    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
-    return np.asarray((values - mean) / std, np.float32)
+    size = config.image if config.resize is None else config.resize
+    if len(size) == 1:  # the shorter side
+        size = tuple(size[0] * side // min(picture.shape[:2]) for side in picture.shape[:2])
+    if size:
+        image = image.resize(size[::-1], config.resample)
+    values = np.asarray(image).reshape(*image.size[::-1], config.channels)
+    if config.crop is None:
+        return values
+    short = [max(0, cut - side) for cut, side in zip(config.crop, values.shape, strict=False)]
+    before = [-(-part // 2) for part in short]  # what is too small gets black edges
+    edges = [(first, part - first) for first, part in zip(before, short, strict=True)]
+    first = [
+        (side - cut) // 2 + black
+        for side, cut, black in zip(values.shape, config.crop, before, strict=False)
+    ]
+    top, left = first
+    return np.pad(values, [*edges, (0, 0)])[
+        top : top + config.crop[0], left : left + config.crop[1]
+    ]
 
 
 Fill = Literal["mean", "grey", "black"]
@@ -135,8 +161,8 @@ def occluded(pixels: NDArray, config: ViTConfig, fill: Fill = "mean") -> NDArray
     if fill == "mean":
         colour = pixels.mean((0, 1), dtype=np.float64)
     elif fill in ("grey", "black"):
-        value = 0.5 if fill == "grey" else 0.0
-        colour = (value - np.array(config.mean)) / np.array(config.std)
+        value = 127.5 if fill == "grey" else 0.0
+        colour = (value * config.scale - np.array(config.mean)) / np.array(config.std)
     else:
         raise InputError(f"fill must be mean, grey or black, got {fill!r}")
     (rows, columns), side = config.grid, config.patch

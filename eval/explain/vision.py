@@ -14,6 +14,7 @@ import jaxflow
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.patches import (
     Fill,
+    framed,
     occlusion_maps,
     read_picture,
     to_pixels,
@@ -63,7 +64,7 @@ class ImageExplanation:
     name
         The picture's file.
     picture
-        uint8 ``[height, width, 3]``, as it was read.
+        uint8 ``[height, width, 3]``, as it was read, or what the model's image processor cuts.
     labels
         The C classes' names.
     probabilities
@@ -122,6 +123,8 @@ def explain_image(
     config = vision_config(model, headless=occlusion is None)
     picture = read_picture(path)
     pixels = to_pixels(picture, config)[None]
+    if config.crop is not None:  # maps are laid over what the model is shown
+        picture = np.broadcast_to(framed(picture, config), (*config.crop, 3))
     output = model(pixels)
     values, prediction = np.zeros(0), None
     if model.answer != "none":

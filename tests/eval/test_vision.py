@@ -19,6 +19,7 @@ from vision_models import bright_patch_model, bright_picture, random_model
 
 import jaxflow
 from jaxflow._flow.fallback import flow_by_definition
+from jaxflow.errors import InputError
 from jaxflow.eval.explain import patches, picture
 from jaxflow.eval.explain.patches import occlusion_maps, patch_gradients, read_picture, to_pixels
 from jaxflow.eval.explain.picture import blended, upsampled
@@ -26,6 +27,7 @@ from jaxflow.eval.explain.text import as_image_json, print_image_explanation
 from jaxflow.eval.explain.vision import METHODS, VisionOptions, explain_image, patch_scores
 from jaxflow.eval.plots.style import colour_map
 from jaxflow.models import ViTConfig
+from jaxflow.models.published import image_settings, read_published
 
 RNG = np.random.default_rng(0)
 COLOURED = RNG.integers(0, 256, (5, 7, 3), np.uint8)
@@ -68,15 +70,39 @@ def test_unusable_pictures_are_named(tmp_path, monkeypatch):
 def test_pictures_are_resized_and_normalised_as_published_processors_do():
     transformers = pytest.importorskip("transformers")
     noise = RNG.integers(0, 256, (50, 37, 3), np.uint8)
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    processor = transformers.ViTImageProcessor(
-        size={"height": 16, "width": 16}, resample=2, image_mean=mean, image_std=std
-    )
-    theirs = np.asarray(processor(Image.fromarray(noise), return_tensors="np")["pixel_values"])
-    ours = to_pixels(noise, ViTConfig(image=(16, 16), patch=4, labels=("a",), mean=mean, std=std))
-    assert ours.dtype == np.float32
-    # They round to whole grey levels between the steps.
-    assert np.abs(ours - theirs[0].transpose(1, 2, 0)).max() <= 2 / 127.5
+    sizes = {"model_type": "vit", "image_size": 16, "patch_size": 4}
+    square = {"height": 16, "width": 16}
+    for settings in (
+        {"size": square},
+        {"size": 16, "resample": 3},
+        {"size": square, "do_normalize": False},
+        {"size": square, "do_rescale": False, "image_mean": [100.0, 90.0, 80.0]},
+        {"size": square, "rescale_factor": 1 / 127.5, "resample": 0},
+        {"size": {"shortest_edge": 18}, "do_center_crop": True, "crop_size": square},
+        {"size": {"shortest_edge": 9}, "do_center_crop": True, "crop_size": square},
+        {"do_resize": False, "do_center_crop": True, "crop_size": square},
+        {"image_processor_type": "CLIPImageProcessor", "size": 17, "crop_size": 16},
+        {"image_processor_type": "DeiTFeatureExtractor", "size": 19, "crop_size": 16},
+    ):
+        name = settings.get("image_processor_type", "ViT")[:4].removesuffix("I")
+        processor = getattr(transformers, f"{name}ImageProcessorPil")(**settings)
+        expected = processor(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
+        for saved in (settings, processor.to_dict()):
+            read = read_published(sizes, head="none", images=saved)
+            ours = to_pixels(noise, read)
+            np.testing.assert_allclose(ours, expected.transpose(1, 2, 0), rtol=1e-5, atol=1e-6)
+            again = read_published(sizes, head="none", images=image_settings(read))
+            np.testing.assert_array_equal(to_pixels(noise, again), ours)
+    for settings, message in (
+        ({"do_pad": True}, "do_pad must be false"),
+        ({"image_processor_type": "ConvNextImageProcessor"}, "image_processor_type must be that"),
+        ({"size": {"longest_edge": 3}}, "size must be height and width or shortest_edge"),
+        ({"resample": 9}, "resample must be a whole number from 0 to 5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_published(sizes, head="none", images=settings)
+    with pytest.raises(InputError, match="must be of 16 x 16 pixels after the steps"):
+        to_pixels(noise, read_published(sizes, head="none", images={"size": 8}))
 
 
 def test_patches_are_hidden_row_by_row():
