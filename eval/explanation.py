@@ -278,7 +278,7 @@ def _sentence_scores(
         """Return values ``[B, C]`` and the attention of rows ``[B, n]``."""
         embeddings = apply(params, rows, method="embed")
         every = jnp.broadcast_to(mask, rows.shape)
-        inputs = given_types(types, rows)
+        inputs = {"tokens": rows, **given_types(types, rows)}
         output = apply(params, embeddings, every, method="encode", **inputs)
         if scoring is None:
             return None, output.attention

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL, Board
 from jaxflow.eval.leaderboard.cases import Cases
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
-from jaxflow.eval.plots.style import NOTE, ink, relative, shade, visible
+from jaxflow.eval.plots.style import CONSTANT, NOTE, ink, is_constant, relative, shade, visible
 from jaxflow.eval.report import UNDEFINED
 from jaxflow.html.document import Section, View, write_views
 
@@ -183,7 +184,7 @@ def _column(field: str, title: str, template: str, width: int, high: bool = Fals
     )
 
 
-SHADES = 255  # steps from white to the darkest
+SHADES = 254  # steps from white to the darkest; one more is grey, of scores that are all equal
 
 STYLE = """
 .chosen { position: sticky; top: 0; z-index: 10; background: #fff; padding: .6rem 0;
@@ -296,23 +297,27 @@ def _shading(
         ]
         for name in names
     ]
-    shares = [[relative(part.astype(np.float64)) for part in parts] for parts in by_sentence]
+    steps = [np.concatenate([_steps(part) for part in parts]) for parts in by_sentence]
     measures = np.stack([board.measures[name] for name in MEASURES], -1)  # [R, S, M]
     chosen = measures[[rows[name] for name in names]][:, list(shown)]
-    papers = [shade(step / SHADES) for step in range(SHADES + 1)]
+    papers = [*(shade(step / SHADES) for step in range(SHADES + 1)), CONSTANT]
     return CustomJS(
         args={
             "source": source,
             "scores": np.stack([np.concatenate(parts) for parts in by_sentence]),
-            "shares": np.stack(
-                [np.rint(SHADES * np.concatenate(parts)).astype(np.uint8) for parts in shares]
-            ),
+            "shares": np.stack(steps),
             "measures": chosen.astype(np.float32).reshape(len(names), -1),
             "colours": [[f"rgb{paper}", f"rgb{ink(paper)}"] for paper in papers],
             "undefined_": UNDEFINED,
         },
         code=_SHADE,
     )
+
+
+def _steps(scores: NDArray[np.floating]) -> NDArray[np.uint8]:
+    if is_constant(scores):
+        return np.full(len(scores), SHADES + 1, np.uint8)
+    return np.rint(SHADES * relative(scores.astype(np.float64))).astype(np.uint8)
 
 
 _WIDER = "main { max-width: 100rem; }\n.lost li { font-size: .85rem; color: #44566a; }\n"

@@ -69,7 +69,8 @@ def gradient_scores(
     texts.
     """
     embeddings = apply(params, tokens, method="embed")
-    inputs = {} if token_types is None else {"token_types": token_types}
+    inputs = {"tokens": tokens}  # which RoBERTa numbers positions by
+    inputs |= {} if token_types is None else {"token_types": token_types}
 
     def score(given: jax.Array) -> jax.Array:
         logits = apply(params, given, mask, method="encode", **inputs).logits

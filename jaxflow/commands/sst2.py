@@ -87,6 +87,10 @@ class ReproduceSst2:
         )
         out = self.out or Path("runs") / f"sst2-{folder_name(Path(self.model).name)}"
         check_out(out)
+        model, accuracy, seconds = load(self.model), None, None
+        tuned = model.config.head != "classification"
+        # Before anything is fetched or trained.
+        (check_reader if tuned else check_classifier)(model)
         corpus = load_sst2(self.data)
         sentences = len(corpus["dev"])
         if protocol.samples is not None and protocol.samples > sentences:
@@ -94,15 +98,11 @@ class ReproduceSst2:
                 f"samples must be at most {sentences}, the dev sentences, got {protocol.samples}"
             )
         with hold(out):
-            model, accuracy, seconds = load(self.model), None, None
-            tuned = model.config.head != "classification"
-            check_reader(model)  # before hours of fine-tuning
             if tuned:
                 with terminal.training() as report:
                     result = finetune(model, corpus, config, out / "run", report)
                 model, held_out = result.model, result.held_out
                 accuracy, seconds = result.accuracy, result.seconds
-            check_classifier(model)
             config = dataclasses.replace(
                 config,
                 positions=min(config.positions, model.config.positions),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
+import tokenizers
 import torch_models
 from rich.console import Console
 
@@ -176,3 +178,23 @@ def test_a_model_without_a_head_is_explained_by_its_attention(tmp_path):
     draw([found])
     with pytest.raises(InputError, match="target and label must be None for a model without"):
         explainer(load(tmp_path), target="output", label="toxic")
+
+
+def test_padding_that_the_text_holds_is_real_as_the_tokenizer_says(tmp_path):
+    """RoBERTa numbers no position for it, wherever it stands."""
+    changes = {"pad_token_id": 1, "vocab_size": 300}
+    theirs = torch_models.random_model("RobertaForSequenceClassification", changes)
+    torch_models.write(theirs, tmp_path)
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pieces += sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    model = tokenizers.models.BPE({piece: number for number, piece in enumerate(pieces)}, [])
+    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    with torch_models.quietly():
+        tokenizer = torch_models.library().AutoTokenizer.from_pretrained(tmp_path)
+        ids = np.array([tokenizer("a<pad>b")["input_ids"]])
+    assert ids[0, 2] == 1
+    found = explainer(load(tmp_path))("a<pad>b")
+    expected = torch_models.run(theirs, ids, np.ones_like(ids))
+    np.testing.assert_allclose(found.attention, expected.attention[0], atol=1e-5)
+    values = scipy.special.softmax(expected.logits[0])
+    np.testing.assert_allclose(list(found.probabilities.values()), values, atol=1e-5)
