@@ -143,16 +143,10 @@ def _measured(
         "predictions changed",
         Column("largest change of a probability", "{:.1e}".format),
     )
+    names = ("n", "accuracy", "accuracy_trained", "changed", "max_probability_change")
     rows = [
-        (
-            name,
-            entry["n"],
-            "–" if entry["accuracy"] is None else entry["accuracy"],
-            "–" if entry["accuracy_trained"] is None else entry["accuracy_trained"],
-            entry["changed"],
-            entry["max_probability_change"],
-        )
-        for name, entry in accuracy.items()
+        (split, *("–" if entry[name] is None else entry[name] for name in names))
+        for split, entry in accuracy.items()
     ]
     tables = [Table.of(("", ""), sizes, labels=2), Table.of(head, rows)]
     return "\n\n".join([START, *(table.to_markdown() for table in tables), END])

@@ -117,10 +117,7 @@ class ProtocolConfig:
 def choose(split: EncodedSplit, config: ProtocolConfig) -> EncodedSplit:
     """Draw the sentences that are scored.
 
-    Raises
-    ------
-    InputError
-        If there are fewer than `samples`, or none at all.
+    Raises `InputError` if there are fewer than `samples`, or none at all.
     """
     rows = chosen_rows(split.lengths, config)
     fields = ("tokens", "lengths", "labels", "n_attractors", "subject_index", "rows")

@@ -48,18 +48,10 @@ CURVES = {
 
 @dataclass(frozen=True, eq=False)
 class Journey:
-    """The measures of a training run.
+    """The measures of a training run: steps and values, by measure (`CURVES`) and by split."""
 
-    Attributes
-    ----------
-    curves
-        Measure (`CURVES`) -> its steps and its values, ``[K]`` each.
-    held_out
-        Split -> the steps of its evaluations and its accuracies, ``[E]`` each.
-    """
-
-    curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
-    held_out: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+    curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]  # [K] each
+    held_out: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]  # [E] each
 
 
 def read_journey(run: Path) -> Journey:
@@ -84,8 +76,7 @@ def read_journey(run: Path) -> Journey:
                 if name in entry:
                     curves[name].append((step, float(entry[name])))
             for split, value in entry.get("held_out", {}).items():
-                point = (step, float(value))
-                held_out.setdefault(split, []).append(point)
+                held_out.setdefault(split, []).append((step, float(value)))
         except SPOILT as error:
             if number == len(lines) and number > 1:
                 break  # the line that was being written when the run was cut off
@@ -242,15 +233,9 @@ def draw_training(journey: Journey) -> Figure:
 
 def _range(tables: Tables) -> tuple[float, float]:
     """Return the limits of the correlations' axis, the same for every target."""
-    shown = [
-        edge
-        for rows in tables.correlations.values()
-        for r in rows.values()
-        for c in r
-        for edge in (*c.ci95, c.mean)
-    ]
+    shown = [0.0]
     for target, rows in tables.correlations.items():
-        for row in rows:
+        for row, cells in rows.items():
+            shown += [edge for cell in cells for edge in (*cell.ci95, cell.mean)]
             shown += [mean for mean, _ in AGREEMENT.row(target, row, tables.layers) or ()]
-    values = np.array([0.0, *shown])
-    return float(np.nanmin(values)) - 0.04, float(np.nanmax(values)) + 0.04
+    return float(np.nanmin(shown)) - 0.04, float(np.nanmax(shown)) + 0.04

@@ -24,7 +24,7 @@ from jaxflow.eval.plots.style import (
     new_figure,
     strokes,
 )
-from jaxflow.eval.pronouns.cases import BASELINES, METHODS, Agreement, Case
+from jaxflow.eval.pronouns.cases import METHODS, Agreement, Case
 from jaxflow.eval.stats import Share
 
 if TYPE_CHECKING:
@@ -159,15 +159,13 @@ def draw_pronoun_agreement(found: Agreement) -> Figure:
         pairs = rows is found.turned
         layers = len(rows.methods["raw"])
         dress(axes, title=title, y="share of the " + ("pairs" if pairs else "sentences"), grid="y")
-        handles = _lines(axes, rows.methods)
-        handles += _baselines(axes, rows.baselines, layers, chance)
+        handles = [*_lines(axes, rows.methods), *_baselines(axes, rows.baselines, layers, chance)]
         axes.set_ylim(-0.03, 1.03)
         layer_axis(axes, layers)
         if rows.baselines["first"].n == 0:
             note = "the model turns in no pair" if pairs else "the model prefers none"
-            axes.text(
-                0.5, 0.6, note, transform=axes.transAxes, ha="center", fontsize=SMALL, color=GREY
-            )
+            place = {"transform": axes.transAxes, "ha": "center"}
+            axes.text(0.5, 0.6, note, fontsize=SMALL, color=GREY, **place)
     panels[1].set_xlabel("layer", fontsize=SMALL, color=INK, labelpad=2)
     add_legend(figure, handles, columns=3)
     return finish(figure)
@@ -186,24 +184,15 @@ def _lines(axes: Axes, methods: Mapping[str, Sequence[Share]]) -> list[Any]:
 
 
 def _baselines(axes: Axes, baselines: Mapping[str, Share], layers: int, chance: float) -> list[Any]:
-    dashes = {"column_sum": "--", "nearest": ":", "first": (0, (1, 2, 5, 2))}
+    purple, dots = look("column_sum"), (0, (1, 2, 5, 2))
+    lines: dict[str, tuple[float, dict[str, Any]]] = {
+        purple.title: (baselines["column_sum"].share, {"color": purple.colour, "linestyle": "--"}),
+        "nearest": (baselines["nearest"].share, {"color": INK, "linestyle": ":"}),
+        "first": (baselines["first"].share, {"color": INK, "linestyle": dots}),
+        "chance": (chance, {"color": GREY, "linewidth": 0.6, "zorder": 1}),
+    }
     handles = []
-    for name in BASELINES:
-        handles += axes.plot(
-            [0.75, layers + 0.25],
-            [baselines[name].share] * 2,
-            label={"nearest": "nearest", "first": "first"}.get(name, look(name).title),
-            color=look("column_sum").colour if name == "column_sum" else INK,
-            linestyle=dashes[name],
-            linewidth=0.9,
-        )
-    handles += axes.plot(
-        [0.75, layers + 0.25],
-        [chance] * 2,
-        label="chance",
-        color=GREY,
-        linestyle="-",
-        linewidth=0.6,
-        zorder=1,
-    )
+    for label, (share, style) in lines.items():
+        ends = [0.75, layers + 0.25]
+        handles += axes.plot(ends, [share] * 2, label=label, **{"linewidth": 0.9, **style})
     return handles

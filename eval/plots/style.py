@@ -160,23 +160,9 @@ def finish(figure: Figure) -> Figure:
 
 
 def save(figure: Figure, path: Path, form: str, *, dpi: int = DPI) -> None:
-    """Write a figure in place: the same figure always gives the same bytes.
+    """Write a figure in place, whatever the file is called: the same figure gives the same bytes.
 
-    Parameters
-    ----------
-    figure
-        What to write.
-    path
-        The file, whatever it is called.
-    form
-        ``svg``, ``pdf`` or ``png``.
-    dpi
-        Dots an inch of a PNG.
-
-    Raises
-    ------
-    InputError
-        If there is no such format.
+    `form` is one of `FORMATS`, else it raises `InputError`; `dpi` are dots an inch of a PNG.
     """
     if form not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")

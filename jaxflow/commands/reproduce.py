@@ -4,11 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxflow.commands._console as console
-from jaxflow.commands._options import TrainOptions, options
+from jaxflow.commands._options import ScoringOptions, TrainOptions, options
 from jaxflow.commands._runtime import keep_freed_memory
-from jaxflow.commands.evaluate import ProtocolOptions, print_evaluation
+
+if TYPE_CHECKING:
+    from jaxflow.eval.paper.protocol import ProtocolConfig
+    from jaxflow.eval.paper.report import Evaluation
+
+
+@options
+class ProtocolOptions(ScoringOptions):
+    """The sentences that are scored, on which tokens, and how."""
+
+    samples: int | None = None
+    """Test sentences to score, drawn at random; by default all, but at most 2000."""
+    no_special_tokens: bool = False
+    """Leave [CLS] out of the tokens that are correlated."""
+    min_tokens: int = 1
+    """Leave out sentences with fewer tokens, counted with [CLS]."""
+    threads: int | None = None
+    """Threads for attention flow; by default all cores."""
+
+    def config(self, seed: int) -> ProtocolConfig:
+        """Return the protocol's configuration."""
+        from jaxflow.eval.paper.protocol import ProtocolConfig
+
+        return ProtocolConfig(
+            samples=self.samples,
+            seed=seed,
+            special_tokens=not self.no_special_tokens,
+            min_tokens=self.min_tokens,
+            threads=self.threads,
+            target=self.target,
+            replacement=self.replacement,
+        )
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the tables and claims of an evaluation."""
+    from rich.console import Console
+
+    from jaxflow.eval.paper.report import print_report
+
+    print_report(Console(), evaluation)
+    assert evaluation.scoring is not None
+    print(f"{evaluation.scoring.describe()}.")
+    print()
+    console.print_written(evaluation.files)
 
 
 @options
