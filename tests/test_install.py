@@ -1,7 +1,5 @@
 """Test an installation without extras, and its errors for missing packages."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import re
@@ -16,13 +14,13 @@ HARD_DEPENDENCIES = 8
 EXTRAS = ("models", "train", "plots", "all", "test", "docs")
 
 
-def metadata() -> str:
+def metadata():
     """The wheel's METADATA."""
     (folder,) = wheel.installed().glob("*.dist-info")
     return (folder / "METADATA").read_text(encoding="utf-8")
 
 
-def requirements(distribution: str) -> list[str]:
+def requirements(distribution):
     """Names of what a distribution needs here without extras."""
     from packaging.requirements import Requirement
 
@@ -33,7 +31,7 @@ def requirements(distribution: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def core(tmp_path_factory):
     """A folder of packages that holds the wheel and its hard dependencies, nothing else."""
     folder = tmp_path_factory.mktemp("core")
     lines = re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", metadata(), re.MULTILINE)
@@ -54,36 +52,32 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(core: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = f"import sys; sys.path.insert(0, {str(core)!r}); "
-    return subprocess.run(
-        [sys.executable, "-I", "-S", "-c", path + arguments[0], *arguments[1:]],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        cwd=core,
-    )
+def run(core, code, *words):
+    code = f"import sys; sys.path.insert(0, {str(core)!r}); {code}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-I", "-S", "-c", code, *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=core)
 
 
-def test_the_array_functions_need_the_core_only(core: Path) -> None:
-    code = """
+def test_the_array_functions_need_the_core_only(core):
+    done = run(
+        core,
+        """
 import numpy, jaxflow
 attention = numpy.full((2, 1, 3, 3), 1 / 3)
 print(jaxflow.rollout(attention)[-1].sum(), jaxflow.attention_graph(attention).number_of_nodes())
-"""
-    done = run(core, code)
+""",
+    )
     assert done.returncode == 0, done.stderr
-    total, nodes = done.stdout.split()
-    assert float(total) == pytest.approx(3)
-    assert int(nodes) == 9
+    total, nodes = map(float, done.stdout.split())
+    assert (total, nodes) == (pytest.approx(3), 9)
 
 
 @pytest.mark.parametrize(
     ("words", "extra"),
     [(["explain", "the keys"], "models"), (["train", "--out", "run"], "train")],
 )
-def test_a_command_names_the_extra_that_it_lacks(core: Path, words: list[str], extra: str) -> None:
+def test_a_command_names_the_extra_that_it_lacks(core, words, extra):
     code = "from jaxflow.commands import main; sys.exit(main(sys.argv[1:]))"
     done = run(core, code, *words)
     assert done.returncode == 2, done.stderr
@@ -91,6 +85,6 @@ def test_a_command_names_the_extra_that_it_lacks(core: Path, words: list[str], e
     assert done.stderr.count("\n") == 1
 
 
-def test_every_extra_is_there() -> None:
+def test_every_extra_is_there():
     offered = re.findall(r"^Provides-Extra: (\w+)$", metadata(), re.MULTILINE)
     assert set(EXTRAS) <= set(offered)
