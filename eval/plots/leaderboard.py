@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES
 from jaxflow.eval.leaderboard.methods import BASELINES
-from jaxflow.eval.leaderboard.significance import Significance
-from jaxflow.eval.leaderboard.summary import TITLES, Line, Summary
+from jaxflow.eval.leaderboard.summary import TITLES, Line, Significance, Summary
 from jaxflow.eval.plots.style import (
     COLUMN,
     CYCLE,

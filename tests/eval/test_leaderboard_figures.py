@@ -10,7 +10,7 @@ import pictures
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.significance import Significance
+from jaxflow.eval.leaderboard.summary import Significance
 from jaxflow.eval.plots.leaderboard import BREAK, draw_critical_difference, draw_layers, fit_ranks
 from jaxflow.eval.plots.style import CYCLE, GREY, INK
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom, rankdata
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.significance import Significance, compare, permutation_tests
+from jaxflow.eval.leaderboard.summary import Significance, compare, permutation_tests
 from jaxflow.eval.stats import holm
 
 RNG = np.random.default_rng(5)
