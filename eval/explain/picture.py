@@ -42,17 +42,18 @@ if TYPE_CHECKING:
 
 DPI = 150
 CELL = 0.72  # inches
+_LETTERS = 15  # of the smallest text, an inch
 
 
 def draw(explanations: Sequence[Explanation]) -> Figure:
     """Draw explanations, at least one, below each other."""
     longest = max(len(explanation.tokens) for explanation in explanations)
-    height = 3.5
-    figure = new_figure(2 + CELL * max(longest, 7), height * len(explanations) + 0.3)
+    height, width = 3.5, 2 + CELL * max(longest, 7)
+    figure = new_figure(width, height * len(explanations) + 0.4)
     axes = figure.subplots(len(explanations), 1, squeeze=False)[:, 0]
     for axis, explanation in zip(axes, explanations, strict=True):
         _heat_map(axis, explanation)
-    figure.supxlabel(NOTE, fontsize=SMALL, color=GREY)
+    figure.supxlabel(fill(NOTE, int(_LETTERS * width)), fontsize=SMALL, color=GREY)
     return finish(figure)
 
 
@@ -93,10 +94,13 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
     lines = [clipped(text, width) for text in texts] + [headline(explanation)]
     axis.set_title("\n".join(lines), fontsize=10, loc="left", parse_math=False)
     if remarks := cautions(explanation):
-        axis.set_xlabel("\n".join(remarks), fontsize=SMALL, color=GREY, loc="left")
+        across = int(_LETTERS * CELL * max(len(explanation.tokens), 7))
+        lines = [fill(line, across) for line in remarks]
+        axis.set_xlabel("\n".join(lines), fontsize=SMALL, color=GREY, loc="left")
 
 
 OPACITY = 0.55
+_LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 _LEAST = 224  # pixels of a shown picture's longer side; smaller ones are enlarged
 _PANEL = 2.1  # inches
 
@@ -131,8 +135,9 @@ def blended(
 ) -> NDArray[np.uint8]:
     """Blend a heat map ``[rows, columns]`` with a picture uint8 ``[height, width, 3]``.
 
-    The lowest score is shown in the first colour and the highest in the last, whatever they are;
-    where all are equal but for rounding, all of it is grey.
+    The picture is shown in shades of grey, so that every hue is a score's. The lowest score is
+    shown in the first colour and the highest in the last, whatever they are; where all are equal
+    but for rounding, all of it is grey.
 
     Raises `InputError` if the scores are not finite numbers of rows and columns, or the opacity is
     out of range.
@@ -148,7 +153,8 @@ def blended(
         shares = (scores - scores.min()) / np.ptp(scores)
         heat = upsampled(shares, picture.shape[:2], smooth=smooth).clip(0, 1)
         colours = colour_map()(heat)[..., :3]
-    mixed = (1 - opacity) * picture + opacity * 255 * colours
+    light = (picture @ _LUMA)[..., None]  # [height, width, 1]
+    mixed = (1 - opacity) * light + opacity * 255 * colours
     return np.rint(mixed).astype(np.uint8)
 
 
@@ -170,7 +176,7 @@ def draw_overlays(
     height, width = picture.shape[:2]
     tall = _PANEL * height / width
     wide = _PANEL * (len(chosen) + 1)
-    remarks = [fill(line, int(24 * wide)) for line in image_notes(explanation, chosen)]
+    remarks = [fill(line, int(_LETTERS * wide)) for line in image_notes(explanation, chosen)]
     below = 0.13 * sum(line.count("\n") + 1 for line in remarks)
     figure = new_figure(wide, tall + 0.24 + (0.34 if colour_bar else 0.0) + below, pad=0.05)
     axes = figure.subplots(1, len(chosen) + 1, squeeze=False)[0]

@@ -14,6 +14,7 @@ import scipy
 import tokenizers
 import torch_models
 from rich.console import Console
+from tiny_models import tiny
 
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.page import as_page
@@ -157,6 +158,8 @@ def test_targets_and_labels_without_a_meaning_are_refused(kind):
         explainer(ours, target=wrong)
     with pytest.raises(InputError, match=r"label must be one of .* got 'spam'"):
         explainer(ours, label="spam")
+    with pytest.raises(InputError, match="label must name the number to explain"):
+        explainer(tiny(problem="regression"))  # it has three
     if kind != "single-label":
         for refusing in (lambda: from_texts(ours, [TEXT], [0]), lambda: check_classifier(ours)):
             with pytest.raises(InputError, match="whose answer is"):
