@@ -1,4 +1,4 @@
-"""Compute random forward passes and edge weights in NumPy loops, from the papers' equations.
+"""Compute random forward passes and edge weights in NumPy, from the papers' equations.
 
 All oracles take one layer of one sentence without padding.
 """
@@ -122,8 +122,8 @@ def sentence(trace: Trace, row: int | None = None) -> list[Layer]:
 
 def normal_part(part: np.ndarray, whole: np.ndarray, norm: Any) -> np.ndarray:
     """Normalise a part at the whole's deviation, without the bias (Kobayashi 2021, eq. 6)."""
-    deviation = np.sqrt(((whole - whole.mean()) ** 2).mean() + norm[2])
-    return (part - part.mean()) / deviation * norm[0]
+    deviation = np.sqrt(whole.var(-1, keepdims=True) + norm[2])
+    return (part - part.mean(-1, keepdims=True)) / deviation * norm[0]
 
 
 def feed_forward(layer: Layer, read: np.ndarray) -> np.ndarray:
@@ -134,14 +134,9 @@ def feed_forward(layer: Layer, read: np.ndarray) -> np.ndarray:
 
 def attended(layer: Layer, residual: bool = True) -> np.ndarray:
     """Return token j's contribution to token i, ``[n, n, D]``."""
-    heads, n, _ = layer.vectors.shape
-    parts = np.zeros((n, n, layer.stream.shape[-1]))
-    for i, j, h in np.ndindex(n, n, heads):
-        moved = layer.vectors[h, j] @ layer.weights["projection"][h]
-        parts[i, j] += layer.attention[h, i, j] * moved
-    for i in range(n):
-        parts[i, i] += residual * layer.stream[i]
-    return parts
+    moved = np.einsum("hjv,hvd->hjd", layer.vectors, layer.weights["projection"])
+    own = np.eye(len(layer.stream))[..., None] * layer.stream
+    return np.einsum("hij,hjd->ijd", layer.attention, moved) + residual * own
 
 
 def normalised(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -150,10 +145,7 @@ def normalised(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     whole = parts.sum(1) + layer.weights["projection_bias"]
     if layer.norm_first:
         return parts, whole
-    norm = layer.norms[0]
-    for i, row in enumerate(parts):
-        parts[i] = [normal_part(part, whole[i], norm) for part in row]
-    return parts, layer_norm(whole, *norm)
+    return normal_part(parts, whole[:, None], layer.norms[0]), layer_norm(whole, *layer.norms[0])
 
 
 def norm(layer: Layer) -> np.ndarray:
@@ -172,16 +164,14 @@ def globenc(layer: Layer) -> np.ndarray:
     parts, output = normalised(layer)
     if not layer.norm_first:
         whole = output + feed_forward(layer, output)
-        for i, j in np.ndindex(parts.shape[:2]):
-            parts[i, j] = normal_part(parts[i, j], whole[i], layer.norms[1])
+        parts = normal_part(parts, whole[:, None], layer.norms[1])
     return np.linalg.norm(parts, axis=-1)
 
 
 def alti(layer: Layer) -> np.ndarray:
     parts, output = normalised(layer)
-    found = np.zeros(parts.shape[:2])
-    for i, j in np.ndindex(found.shape):
-        found[i, j] = max(0, abs(output[i]).sum() - abs(output[i] - parts[i, j]).sum())
+    without = np.abs(output[:, None] - parts).sum(-1)
+    found = np.maximum(0, np.abs(output).sum(-1, keepdims=True) - without)
     return found / np.maximum(found.sum(-1, keepdims=True), 1e-30)
 
 
@@ -190,62 +180,47 @@ def value_zeroing(layer: Layer) -> np.ndarray:
         middle = normalised(dataclasses.replace(layer, vectors=vectors))[1]
         read = layer_norm(middle, *layer.norms[1]) if layer.norm_first else middle
         result = middle + feed_forward(layer, read)
-        return result if layer.norm_first else layer_norm(result, *layer.norms[1])
+        result = result if layer.norm_first else layer_norm(result, *layer.norms[1])
+        return result / np.linalg.norm(result, axis=-1, keepdims=True)
 
-    n = len(layer.stream)
-    found, original = np.zeros((n, n)), output(layer.vectors)
-    for j in range(n):
+    original, columns = output(layer.vectors), []
+    for j in range(len(layer.stream)):
         without = layer.vectors.copy()
         without[:, j] = 0
-        for i, altered in enumerate(output(without)):
-            length = np.linalg.norm(original[i]) * np.linalg.norm(altered)
-            found[i, j] = 1 - original[i] @ altered / length
+        columns.append(1 - (original * output(without)).sum(-1))
+    found = np.stack(columns, -1)
     return found / found.sum(-1, keepdims=True)
 
 
 def _share(parts: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """DecompX's equations 5 and 6 for one token: ``[k, E]``."""
+    """DecompX's equations 5 and 6: ``[..., k, E]``."""
     if not bias.any():
         return parts
     weights = np.abs(parts @ bias)
-    return parts + (weights / weights.sum())[:, None] * bias
+    return parts + (weights / weights.sum(-1, keepdims=True))[..., None] * bias
 
 
 def decompx(layers: list[Layer]) -> list[np.ndarray]:
     """Return the parts after each layer, ``[n, n, D]``, by the equations of the paper."""
-    parts = np.zeros((len(layers[0].stream), *layers[0].stream.shape))
-    for k, token in enumerate(layers[0].stream):
-        parts[k, k] = token
-    found = []
+    stream = layers[0].stream
+    found = [np.eye(len(stream))[..., None] * stream]
     for layer in layers:
-        parts = _decompx_layer(parts, layer)
-        found.append(parts)
-    return found
+        found.append(_decompx_layer(found[-1], layer))
+    return found[1:]
 
 
 def _decompx_norm(parts: np.ndarray, whole: np.ndarray, norm: Any) -> np.ndarray:
-    rows = zip(parts, whole, strict=True)
-    return np.array(
-        [
-            _share(np.array([normal_part(part, vector, norm) for part in row]), norm[1])
-            for row, vector in rows
-        ]
-    )
+    return _share(normal_part(parts, whole[:, None], norm), norm[1])
 
 
 def _decompx_layer(parts: np.ndarray, layer: Layer) -> np.ndarray:
     weights, first = layer.weights, layer.norm_first
-    heads, n = layer.attention.shape[:2]
     read = _decompx_norm(parts, layer.stream, layer.norms[0]) if first else parts
-
-    bias = weights["projection_bias"].copy()  # b_Att, equation 3
-    for h in range(heads):
-        bias += weights["value_bias"][h] @ weights["projection"][h]
-    brought = np.zeros_like(parts)  # equation 4
-    for i, k, j, h in np.ndindex(n, n, n, heads):
-        moved = read[j, k] @ weights["value"][:, h] @ weights["projection"][h]
-        brought[i, k] += layer.attention[h, i, j] * moved
-    parts = np.array([parts[i] + _share(brought[i], bias) for i in range(n)])
+    # b_Att, equation 3, and what is brought, equation 4.
+    bias = np.einsum("hv,hvd->d", weights["value_bias"], weights["projection"])
+    moves = np.einsum("dhv,hve->hde", weights["value"], weights["projection"])
+    brought = np.einsum("hij,jkd,hde->ike", layer.attention, read, moves)
+    parts = parts + _share(brought, bias + weights["projection_bias"])
     whole = attended(layer).sum(1) + weights["projection_bias"]
     if not first:
         parts = _decompx_norm(parts, whole, layer.norms[0])
@@ -255,13 +230,10 @@ def _decompx_layer(parts: np.ndarray, layer: Layer) -> np.ndarray:
     if first:
         read = _decompx_norm(parts, whole, layer.norms[1])
         seen = layer_norm(whole, *layer.norms[1])
-    added = np.zeros_like(parts)
-    for i in range(n):
-        zeta = seen[i] @ weights["up"] + weights["up_bias"]
-        theta = layer.activation(zeta) / zeta  # equation 10
-        hidden = _share(read[i] @ weights["up"], weights["up_bias"]) * theta
-        added[i] = _share(hidden @ weights["down"], weights["down_bias"])
-    parts = parts + added
+    zeta = seen @ weights["up"] + weights["up_bias"]
+    theta = layer.activation(zeta) / zeta  # equation 10
+    hidden = _share(read @ weights["up"], weights["up_bias"]) * theta[:, None]
+    parts = parts + _share(hidden @ weights["down"], weights["down_bias"])
     if not first:
         parts = _decompx_norm(parts, whole + feed_forward(layer, whole), layer.norms[1])
     return parts
@@ -269,14 +241,13 @@ def _decompx_layer(parts: np.ndarray, layer: Layer) -> np.ndarray:
 
 def sinks(attention: np.ndarray, sink: np.ndarray, name: str) -> np.ndarray:
     """Return ``no-...`` or ``shared-...`` of one layer's ``[H, n, n]``, sinks ``[n]`` boolean."""
-    mean, n = attention.mean(0), len(sink)
-    found = np.zeros((n, n))
-    for i in range(n):
-        others = [j for j in range(n) if attention[:, i, j].any() and not sink[j]]
-        kept = sum(mean[i, j] for j in others)
-        for j in others:
-            if name.startswith("no"):
-                found[i, j] = mean[i, j] / kept
-            else:
-                found[i, j] = mean[i, j] + (1 - kept) / len(others)
-    return found
+    mean, rows = attention.mean(0), attention.any(0)
+    others = rows & ~sink
+    kept = (mean * others).sum(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = (
+            mean / kept
+            if name.startswith("no")
+            else mean + (1 - kept) / others.sum(-1, keepdims=True)
+        )
+    return np.where(others, found, 0)

@@ -16,39 +16,22 @@ import pytest
 #: The smallest sizes that differ for every axis, by the names of each architecture.
 SIZES: dict[str, dict[str, Any]] = {
     "Bert": {
-        "vocab_size": 37,
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 40,
-        "max_position_embeddings": 16,
+        "vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+        "intermediate_size": 40, "max_position_embeddings": 16,
     },
     "DistilBert": {
-        "vocab_size": 37,
-        "dim": 24,
-        "n_layers": 2,
-        "n_heads": 3,
-        "hidden_dim": 40,
+        "vocab_size": 37, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40,
         "max_position_embeddings": 16,
     },
     "GPT2": {
-        "vocab_size": 37,
-        "n_embd": 24,
-        "n_layer": 2,
-        "n_head": 3,
-        "n_positions": 16,
-        "bos_token_id": 36,
-        "eos_token_id": 36,
+        "vocab_size": 37, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 16,
+        "bos_token_id": 36, "eos_token_id": 36,
     },
     "ViT": {
-        "image_size": [8, 12],
-        "patch_size": 4,
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 40,
+        "image_size": [8, 12], "patch_size": 4, "hidden_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 3, "intermediate_size": 40,
     },
-}
+}  # fmt: skip
 SIZES["Roberta"] = {**SIZES["Bert"], "type_vocab_size": 1, "max_position_embeddings": 18}
 
 #: Where each block adds what attention read to the stream, in a model without a head.
