@@ -22,7 +22,6 @@ TEXT = "The keys are unlikely quux."
 MASKED = "The keys [MASK] unlikely to the cabinet."
 #: The model, and whether pieces are joined to words.
 KINDS = {
-    "classes": (tiny, False),
     "masked": (lambda: tiny("masked-lm"), True),
     "causal": (lambda: tiny("lm", causal=True), True),
     "causal classes": (lambda: tiny(causal=True), False),
