@@ -361,7 +361,8 @@ def resolve_indices(name: str, value: Any, size: int, *, signed: bool = False) -
 def length_mask(lengths: Any, n: int) -> Any:
     """Return the mask ``[..., n]`` of texts of so many tokens, ``[...]``: True at real tokens."""
     namespace: Any = jnp if isinstance(lengths, jax.Array) else np
-    return namespace.arange(n) < namespace.asarray(lengths)[..., None]
+    each = namespace.asarray(lengths)[..., None]
+    return namespace.broadcast_to(namespace.arange(n), (*each.shape[:-1], n)) < each
 
 
 def resolve_tokens(name: str, value: Any, n: int, mask: Array | None) -> tuple[int, ...] | Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Array, ArrayLike, as_array, in_own_precision, is_traced
+from jaxflow.attention import Array, ArrayLike, as_array, in_own_precision, is_traced, length_mask
 from jaxflow.errors import InputError
 
 Removal = Literal["token", "deletion", "attention"]
@@ -198,8 +198,7 @@ def _remove(
         return tokens, mask & ~gone
     # Kept tokens move to the front in their order; sorting is stable.
     order = jnp.argsort(gone | ~mask, axis=-1, stable=True)
-    kept = (mask & ~gone).sum(-1, keepdims=True)
-    left = jnp.broadcast_to(jnp.arange(tokens.shape[-1]), tokens.shape) < kept
+    left = length_mask((mask & ~gone).sum(-1), tokens.shape[-1])
     return jnp.where(left, jnp.take_along_axis(tokens, order, axis=-1), number), left
 
 

@@ -151,10 +151,7 @@ def normalise(
             f"mask must be boolean of shape {(*scores.shape[:-3], n)}, padding at the end, got "
             f"{real.dtype} {real.shape}"
         )
-    try:
-        picked = np.asarray(resolve_tokens("sources", sources, n, real))  # [S] or [..., S]
-    except InputError as error:
-        raise InputError(f"sources must be the tokens whose rows are given: {error}") from error
+    picked = np.asarray(resolve_tokens("sources", sources, n, real))  # [S] or [..., S]
     if picked.shape[-1] != count:
         raise InputError(
             f"sources must be the {count} tokens whose rows are given, from {-n} to {n - 1}, got "

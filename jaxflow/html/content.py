@@ -156,14 +156,9 @@ def _cuts(edges: NDArray[np.float64], source: int) -> dict[tuple[int, int], Flow
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Maps:
-    """Rounded attention maps.
+    """Attention rounded to `steps` of the weight `step`.
 
-    Attributes
-    ----------
-    steps
-        uint16 ``[L, K, n, n]``, the mean of the heads and then, if they are kept, each head.
-    step
-        The weight of one step.
+    ``[L, K, n, n]``: the mean of the heads and then, if they are kept, each head.
     """
 
     steps: NDArray[np.uint16]
@@ -202,18 +197,9 @@ def _written(maps: NDArray[np.uint16]) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Edges:
-    """The heaviest edges of the attention graph, the heaviest last.
+    """The heaviest edges of the attention graph, each field ``[E]``, the heaviest last.
 
-    Attributes
-    ----------
-    layer, query, key
-        int ``[E]``, from 0.
-    weight
-        float64 ``[E]``.
-    total
-        Number of edges of the graph.
-    share
-        Share of the total weight that the E edges carry.
+    `total` is the number of edges of the graph, `share` the part of their weight that these carry.
     """
 
     layer: NDArray[np.intp]

@@ -85,17 +85,7 @@ _PLACEHOLDER = "the policy"
 
 
 class Section(NamedTuple):
-    """A sentence on the page.
-
-    Attributes
-    ----------
-    intro
-        HTML at its start, all text in it escaped.
-    content
-        The content of its views, or None for no views.
-    outro
-        HTML at its end.
-    """
+    """A sentence on the page: HTML before its views, all text in it escaped, and after them."""
 
     intro: str
     content: Content | None
@@ -103,17 +93,7 @@ class Section(NamedTuple):
 
 
 class View(NamedTuple):
-    """A drawn element and its place on the page.
-
-    Attributes
-    ----------
-    kind
-        Its CSS class.
-    title, notes
-        Plain text above it.
-    root
-        Its index among the roots.
-    """
+    """A drawn element: its CSS class, plain text above it, and its index among the roots."""
 
     kind: str
     title: str

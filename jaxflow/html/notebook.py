@@ -66,12 +66,8 @@ class Page:
         """
         target = Path(path)
         data = self.html.encode()
-        write_together(target.parent, {target.name: lambda part: _write(part, data)})
+        write_together(target.parent, {target.name: lambda part: part.write_bytes(data)})
         return target
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def show(

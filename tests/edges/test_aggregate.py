@@ -145,6 +145,6 @@ def test_unusable_input_is_named(function, arguments, complaint):
 def test_sources_that_do_not_fit_are_named():
     with refused("sources must be an index from -2 to 1, got 2"):
         aggregate(TRACE, sources=2)
-    for sources, words in (([0, 1], "the 1 tokens"), ([2], "the tokens")):
-        with refused(f"sources must be {words} whose rows are given"):
+    for sources, words in (([0, 1], "the 1 tokens whose rows are given"), ([2], "an index from")):
+        with refused(f"sources must be {words}"):
             normalise(np.ones((1, 1, 2)), sources=sources)
