@@ -311,7 +311,8 @@ def put_off(folder: Path) -> Any:
 def put_off_in(case: Case) -> Any:
     content = case.get("pending.json")
     stated = {"step": 0} if content is None else json.loads(content)
-    return stated["metrics"] if stated["step"] == 2 else []
+    rows = stated["metrics"] if stated["step"] == 2 else []
+    return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
 @functools.cache
