@@ -73,7 +73,7 @@ def as_array(name: str, value: Any) -> Array:
             if not hasattr(value, "__dlpack__"):
                 raise
             array = np.asarray(jax.dlpack.from_dlpack(value))  # bfloat16, which NumPy lacks
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise InputError(f"{name} cannot be read as an array: {error}") from error
     if array.dtype == object:
         raise InputError(f"{name} must be an array of numbers, got {type(value).__name__}")

@@ -116,6 +116,7 @@ UNUSABLE: list[tuple[Any, str]] = [
     ((ONE[0], ONE[1].astype(np.float32)), r"float32 .* at index 1 after float64"),
     ((layers_of(ONE), layers_of(ONE)), r"one list of layers, got a list of lists, as generate\(\)"),
     (TORCH.empty(1, 1, 2, 2, device="meta"), "cannot be read as an array: .* no data"),
+    (TORCH.ones(1, 1, 2, 2).to_sparse(), "cannot be read as an array: .* layout"),
 ]
 
 
