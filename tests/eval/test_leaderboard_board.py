@@ -163,6 +163,9 @@ def test_measures_are_those_of_a_loop(model, cases, board):
         areas = whole - np.array(without)
         assert found["comprehensiveness_area"] == pytest.approx(np.mean(areas), abs=1e-5)
         assert found["comprehensiveness"] == pytest.approx(np.mean(areas[:5]), abs=1e-5)
+    # Equally good words share the hit.
+    hits = board.measures["subject_hit"][rows_of(board, "uniform")[-1]]
+    np.testing.assert_allclose(hits, np.where(cases.subject < 0, np.nan, 1 / (cases.lengths - 1)))
 
 
 def test_flow_at_its_bound_is_counted_layer_by_layer(model, cases, board):
