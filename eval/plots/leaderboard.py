@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.board import MEASURES
 from jaxflow.eval.leaderboard.methods import BASELINES
 from jaxflow.eval.leaderboard.summary import TITLES, Line, Significance, Summary
 from jaxflow.eval.plots.style import (
@@ -109,17 +108,12 @@ OVER = 0.03  # inches that a bar goes beyond what it joins
 
 
 def draw_critical_difference(
-    significance: Significance,
-    names: Sequence[str],
-    *,
-    most: int = MOST,
-    always: Sequence[str] = tuple(BASELINES),
-    title: str = "",
+    significance: Significance, names: Sequence[str], *, title: str = ""
 ) -> Figure:
     """Draw mean ranks, with bars that join methods of which no two differ.
 
-    The `most` best are drawn, and those of `always` in grey, whatever their rank; the figure states
-    how many are left out. Ranks stay those among all methods (Demšar 2006, Figure 1; here bars are
+    The best are drawn, and the baselines in grey, whatever their rank; the figure states how many
+    are left out. Ranks stay those among all methods (Demšar 2006, Figure 1; here bars are
     of paired permutation tests, not of one critical difference for all).
 
     Raises `InputError` if names and ranks are not as many, or fewer than two methods have a rank.
@@ -130,8 +124,8 @@ def draw_critical_difference(
         )
     order = [int(e) for e in np.argsort(significance.ranks, kind="stable")]
     ranked = [method for method in order if not np.isnan(significance.ranks[method])]
-    best = [method for method in ranked if names[method] not in always][:most]
-    shown = [method for method in ranked if method in best or names[method] in always]
+    best = [method for method in ranked if names[method] not in BASELINES][:MOST]
+    shown = [method for method in ranked if method in best or names[method] in BASELINES]
     if len(shown) < 2:
         raise InputError(
             f"at least two methods must have a mean rank to be drawn, got {len(shown)}: a rank "
@@ -144,7 +138,7 @@ def draw_critical_difference(
     axis = fit_ranks(significance.ranks[shown], side + 0.12, width - side - 0.12)
     at = [axis.at(float(significance.ranks[method])) for method in shown]
     levels = _levels([(at[begin], at[end]) for begin, end in bars])
-    notes = _notes(significance, names, shown, always)
+    notes = _notes(significance, names, shown)
 
     line = 0.28 + (0.22 if title else 0)  # inches from the top to the axis
     first = line + 0.2 + BAR * (max(levels, default=-1) + 1)
@@ -172,7 +166,7 @@ def draw_critical_difference(
         left = place < half
         down = first + ROW * (place if left else len(shown) - 1 - place)
         edge, away = (side, -1) if left else (width - side, 1)
-        grey = names[method] in always
+        grey = names[method] in BASELINES
         axes.plot(
             [at[place], at[place], edge],
             [line, down, down],
@@ -218,11 +212,9 @@ def _levels(ends: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
-def _notes(
-    significance: Significance, names: Sequence[str], shown: Sequence[int], always: Sequence[str]
-) -> list[str]:
+def _notes(significance: Significance, names: Sequence[str], shown: Sequence[int]) -> list[str]:
     """Describe the bars, and list the methods that are left out."""
-    grey = sum(names[method] in always for method in shown)
+    grey = sum(names[method] in BASELINES for method in shown)
     ranked = int((~np.isnan(significance.ranks)).sum())
     notes = [
         f"Mean rank over {significance.sentences:,} sentences among {ranked} methods, 1 is best. "
@@ -272,72 +264,51 @@ def _write(
     )
 
 
-#: Methods drawn by default, beside the best -> their names in other figures.
+#: Methods drawn over layers, beside the best -> their names in other figures.
 _USUAL = {"raw/none": "raw", "raw/rollout": "rollout", "raw/flow": "flow"}
 _BEST = 3
+_OVER_LAYERS = "spearman_blank_out"
 
 
-def draw_layers(
-    summary: Summary,
-    measure: str = "spearman_blank_out",
-    names: Sequence[str] | None = None,
-) -> Figure:
-    """Draw a measure over layers with 95 % intervals, for a few methods that have layers.
+def draw_layers(summary: Summary) -> Figure:
+    """Draw the correlation with blank-out over layers with 95 % intervals, for a few methods.
 
-    By default raw attention, its rollout and flow, and the three others that are best by this
-    measure at the top.
-
-    Raises `InputError` if there is no such measure, it is known at the top only, or a method has no
-    layers.
+    They are raw attention, its rollout and flow, and the three others with layers that are best at
+    the top. Raises `InputError` if no method is known of more than one layer.
     """
-    if measure not in TITLES:
-        raise InputError(f"measure must be one of {', '.join(TITLES)}, got {measure!r}")
     lines: dict[str, dict[int, Line]] = {}
     for line in summary.lines:
-        if line.layer is not None and line.cells[measure].n:
+        if line.layer is not None and line.cells[_OVER_LAYERS].n:
             lines.setdefault(line.method.name, {})[line.layer] = line
     lines = {name: found for name, found in lines.items() if len(found) > 1}
     if not lines:
-        raise InputError(f"{measure} must be known of more than one layer to be drawn over layers")
-    chosen = _chosen(summary, measure, lines) if names is None else list(names)
-    if unknown := [name for name in chosen if name not in lines]:
-        raise InputError(f"names must be of methods with layers, got {', '.join(unknown)}")
+        raise InputError(
+            f"{_OVER_LAYERS} must be known of more than one layer to be drawn over layers"
+        )
+    usual = [name for name in _USUAL if name in lines]
+    best = {
+        line.method.name: -line.cells[_OVER_LAYERS].mean
+        for line in summary.finals
+        if line.method.name in lines and line.method.name not in usual
+    }
     figure = new_figure(COLUMN, 2.9)
-    title = TITLES[measure].rstrip(" ↑↓")
+    title = TITLES[_OVER_LAYERS].rstrip(" ↑↓")
     axes = dress(figure.add_subplot(), x="layer", y=title, grid="y")
     axes.axhline(0, color=GREY, linewidth=0.6, zorder=1)
     handles = []
-    for place, name in enumerate(chosen):
-        shown = _look(name, place)
+    for place, name in enumerate([*usual, *sorted(best, key=best.__getitem__)[:_BEST]]):
         layers = sorted(lines[name])
-        cells = [lines[name][layer].cells[measure] for layer in layers]
-        handles.append(draw_cells(axes, np.array(layers) + 1, cells, shown))
+        cells = [lines[name][layer].cells[_OVER_LAYERS] for layer in layers]
+        handles.append(draw_cells(axes, np.array(layers) + 1, cells, _look(name, place)))
     layer_axis(axes, 1 + max(max(found) for found in lines.values()))
     add_legend(figure, handles, columns=2)
     return finish(figure)
 
 
-def _chosen(summary: Summary, measure: str, lines: Iterable[str]) -> list[str]:
-    known = set(lines)
-    usual = [name for name in _USUAL if name in known]
-    sign = -1 if MEASURES[measure] else 1
-    others = {
-        line.method.name: sign * line.cells[measure].mean
-        for line in summary.finals
-        if line.method.name in known and line.method.name not in usual
-    }
-    return usual + sorted(others, key=lambda name: others[name])[:_BEST]
-
-
 def _look(name: str, place: int) -> Look:
     """Return a method's look in all figures, or one of the cycle."""
     if name in _USUAL:
-        shown = look(_USUAL[name])
-    else:
-        left = [
-            colour
-            for colour in CYCLE
-            if colour not in {look(usual).colour for usual in _USUAL.values()}
-        ]
-        shown = Look(name, left[place % len(left)], MARKERS[place % len(MARKERS)], "--")
-    return dataclasses.replace(shown, title=name)
+        return dataclasses.replace(look(_USUAL[name]), title=name)
+    taken = {look(usual).colour for usual in _USUAL.values()}
+    left = [colour for colour in CYCLE if colour not in taken]
+    return Look(name, left[place % len(left)], MARKERS[place % len(MARKERS)], "--")
