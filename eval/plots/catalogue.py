@@ -17,8 +17,7 @@ from jaxflow.eval.plots.curves import (
     draw_entropy,
     draw_saturation,
 )
-from jaxflow.eval.plots.graph import draw_graph
-from jaxflow.eval.plots.maps import draw_layer_maps, draw_readout, draw_token_bars
+from jaxflow.eval.plots.maps import draw_graph, draw_layer_maps, draw_readout, draw_token_bars
 from jaxflow.eval.plots.style import FORMATS, save
 from jaxflow.files import write_together
 

@@ -22,7 +22,7 @@ from jaxflow.eval.paper import tables as paper
 from jaxflow.eval.paper.report import Evaluation, record
 from jaxflow.eval.paper.scores import ROWS, TARGETS
 from jaxflow.eval.paper.tables import read_tables
-from jaxflow.eval.plots import catalogue, curves, graph, maps
+from jaxflow.eval.plots import catalogue, curves, maps
 from jaxflow.eval.plots.curves import read_journey
 from jaxflow.eval.plots.style import LOOKS
 from jaxflow.eval.report import json_text
@@ -103,7 +103,7 @@ def test_layer_maps_are_shaded_from_0_to_their_largest_value():
 @pytest.mark.parametrize("source", [(6, 0), (6, 3), (2, 1)])
 def test_the_paths_of_a_token_end_in_its_row_of_rollout(source):
     sentence = figure_data.sentence()
-    nodes, edges = graph.path_shares(jaxflow.attention_graph(sentence.attention), source)
+    nodes, edges = maps.path_shares(jaxflow.attention_graph(sentence.attention), source)
     layer, token = source
     bottom = [nodes[0, place] for place in range(6)]
     np.testing.assert_allclose(bottom, sentence.maps["rollout"][layer - 1, token], rtol=1e-12)
@@ -115,8 +115,8 @@ def test_the_paths_of_a_token_end_in_its_row_of_rollout(source):
 def test_edges_are_as_wide_as_they_are_strong():
     sentence = figure_data.sentence()
     network = jaxflow.attention_graph(sentence.attention)
-    first, second = graph.draw_graph(network, sentence.tokens).axes
-    _, shares = graph.path_shares(network, (6, 0))
+    first, second = maps.draw_graph(network, sentence.tokens).axes
+    _, shares = maps.path_shares(network, (6, 0))
     weights = {edge: network.edges[edge]["capacity"] for edge in network.edges}
     for axes, widest, wanted in ((first, 4, weights), (second, 7, shares)):
         (drawn,) = (c for c in axes.collections if isinstance(c, LineCollection))
