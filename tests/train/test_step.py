@@ -110,21 +110,18 @@ def test_steps_are_those_of_adamw(clip):
         assert min(norms) > 0.02  # every step was clipped, or none
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_the_learning_rate_goes_up_and_down(schedule):
+def test_a_linear_learning_rate_goes_up_and_down():
     """A constant gradient moves a number by the rate itself."""
     config = dataclasses.replace(CONFIG, learning_rate=0.5, warmup=0.2, weight_decay=0.0, clip=1e9)
-    optimizer = make_optimizer(config, 20, schedule=schedule, b2=0.999)
+    optimizer = make_optimizer(config, 20, schedule="linear", b2=0.999)
     params = {"w": jnp.zeros((1, 1))}
     state, rates = optimizer.init(params), []
     update = jax.jit(optimizer.update)
     for _ in range(21):
         updates, state = update({"w": jnp.ones((1, 1))}, state, params)
         rates.append(-float(updates["w"][0, 0]))
-    up = [0.5 * step / 4 for step in range(4)]
-    part = np.arange(17) / 16
-    down = 0.5 * (1 - part) if schedule == "linear" else 0.5 * (1 + np.cos(np.pi * part)) / 2
-    np.testing.assert_allclose(rates, [*up, *down], rtol=1e-4, atol=1e-6)
+    expected = 0.5 * np.array([*np.arange(4) / 4, *(1 - np.arange(17) / 16)])
+    np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_word_dropout_takes_its_share_of_the_words_and_no_special_token():
