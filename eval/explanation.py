@@ -19,14 +19,20 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow._flow.fallback import flow_rows_scaled
-from jaxflow._flow.table import TOLERANCE, graph_edges
+from jaxflow._flow.table import graph_edges
 from jaxflow.attention import length_mask
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.bottleneck import Bottleneck, bottlenecks
 from jaxflow.eval.plots.style import is_constant
-from jaxflow.eval.score.engine import gradient_scores, readout_logits
+from jaxflow.eval.score.engine import at_bound, gradient_scores, readout_logits
 from jaxflow.eval.score.reading import Token, piece_text, reader
-from jaxflow.eval.score.target import Replacement, Scoring, Target, scoring_of
+from jaxflow.eval.score.target import (
+    Replacement,
+    Scoring,
+    Target,
+    label_number,
+    scoring_of,
+)
 from jaxflow.models import Answer, EncoderConfig, Model, ViTConfig, answer_values
 from jaxflow.models.model import roll_up
 
@@ -193,7 +199,7 @@ def explainer(
                 f"{' and '.join(given)} must be None for a model without a head, which predicts "
                 "nothing: leave it out"
             )
-    number = _label_number(model, label)
+    number = label_number(model, label)
     read, score = reader(model, words=words), _sentence_scores(model, scoring, number)
 
     def explain(text: str, pair: str | None = None) -> Explanation:
@@ -232,25 +238,6 @@ def explainer(
         )
 
     return explain
-
-
-def _label_number(model: Model, label: str | int | None) -> int | None:
-    """Return the index of the output to explain, None for the predicted one."""
-    labels = model.config.labels if model.config.head == "classification" else ()
-    if label is None:
-        if model.answer == "regression" and len(labels) > 1:
-            raise InputError(
-                f"label must name the number to explain, one of {', '.join(labels)}, got None"
-            )
-        return None
-    if label in labels:
-        return labels.index(str(label))
-    if str(label).isdecimal() and int(label) < len(labels):
-        return int(label)
-    known = (
-        f"one of {', '.join(labels)} or an index" if labels else "None for a model of no classes"
-    )
-    raise InputError(f"label must be {known}, got {label!r}")
 
 
 def _sentence_scores(
@@ -430,8 +417,7 @@ def _flow(
     """
     edges, _ = graph_edges(attention, RESIDUAL, "mean", None)
     rows = flow_rows_scaled(edges, readout)
-    slack = TOLERANCE + len(edges) * np.abs(edges.sum(-1) - 1).max()
-    return rows, rows[-1] >= np.minimum(1.0, edges[0].sum(0)) - slack
+    return rows, at_bound(edges, rows[-1])
 
 
 def _agreement(scores: NDArray[np.float64]) -> NDArray[np.float64]:

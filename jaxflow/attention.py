@@ -47,6 +47,12 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 HALVES = ("bfloat16", "float16")
 
+#: What to do where rows are further from 1 than rounding can be, as those of torch in train mode.
+NO_ROWS = (
+    "; use the probabilities after softmax with keys on the last axis, and turn dropout off "
+    "(model.eval())"
+)
+
 #: Dtype -> how far from 1 a row's sum may be: each entry off by half a unit in its last place, and
 #: as much again for a softmax that was computed in that precision too.
 HALF_ROW_SUM_TOLERANCES = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
@@ -271,6 +277,8 @@ def check_values(
             )
             if error <= max(HALF_ROW_SUM_TOLERANCES.values()):
                 cure = "; if half precision has rounded it, jaxflow.widen divides rows by their sum"
+            else:
+                cure = NO_ROWS
     *text, layer, head, row, _ = map(int, np.unravel_index(measure.argmax(), measure.shape))
     sentence = f"sentence {', '.join(map(str, text))}, " if text else ""
     raise InputError(f"{name} {problem} ({sentence}layer {layer}, head {head}, row {row}){cure}")
@@ -552,7 +560,7 @@ def widen(attention: ArrayLike, mask: ArrayLike | None = None) -> Array:
         if not error <= limit:
             raise InputError(
                 f"attention rows (queries) must sum to 1 within {limit:.2g} in {name}, got a row "
-                f"that is off by {error:.3g}"
+                f"that is off by {error:.3g}{NO_ROWS}"
             )
     result: Array = wide / namespace.where(total > 0, total, namespace.ones_like(total))
     return result

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxflow.errors import InputError
 from jaxflow.models.layers import EPSILON, Layers, layers_of
-from jaxflow.models.output import EncoderOutput, Values, check_tokens, full_mask
+from jaxflow.models.output import EncoderOutput, Values, check_tokens, full_mask, readable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,8 +383,8 @@ class Transformer(nn.Module):
         """
         mask = full_mask(embeddings, mask, self.config.positions)
         trunk = self._run(embeddings, mask, train, None, values, offsets, **inputs)
-        readable = self._readable(mask, inputs.get("tokens"))
-        logits, pooled = self._classify(trunk.stream, readable, train)
+        read = self._readable(mask, inputs.get("tokens"))
+        logits, pooled = self._classify(trunk.stream, read, train)
         return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
 
     def classify(
@@ -413,7 +413,8 @@ class Transformer(nn.Module):
 
     def _readable(self, mask: jax.Array, tokens: Any) -> jax.Array:
         """Return the tokens ``[B, n]`` that classes may be computed from."""
-        return mask
+        found: jax.Array = readable(self.config, tokens, mask)
+        return found
 
     def _checked(self, tokens: Any, mask: Any) -> tuple[jax.Array, Any]:
         return check_tokens(self.config, tokens, mask)

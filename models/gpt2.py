@@ -6,7 +6,6 @@ Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -103,10 +102,6 @@ class Gpt2(Transformer):
         if config.head == "lm" and not config.tied:
             shape = (config.vocabulary, config.width)
             self.decoder = self.param("decoder", normal(0.02), shape)
-
-    def _readable(self, mask: jax.Array, tokens: Any) -> jax.Array:
-        pad_id = self.config.pad_id
-        return mask if pad_id is None or tokens is None else mask & (tokens != pad_id)
 
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool

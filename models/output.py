@@ -124,6 +124,18 @@ def full_mask(embeddings: jax.Array, mask: Any, positions: int) -> jax.Array:
     return mask
 
 
+def readable(config: Any, tokens: Any, mask: Any) -> Any:
+    """Return the tokens ``[..., n]`` that classes may be computed from, of those of the mask.
+
+    Where they are computed from the last token, the padding token is passed over, as `transformers`
+    does it, even if the text itself ends in it.
+    """
+    pad_id = getattr(config, "pad_id", None)
+    if not config.reads_last or config.head == "lm" or pad_id is None or tokens is None:
+        return mask
+    return mask & (tokens != pad_id)
+
+
 def last_real(mask: jax.Array) -> jax.Array:
     """Return the index of each sentence's last real token, ``[B]``; 0 where there is none."""
     return jnp.where(mask, jnp.arange(mask.shape[-1])[None], 0).max(-1)

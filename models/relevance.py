@@ -46,7 +46,8 @@ def attention_relevance(
     output
         What the model returned.
     mask
-        ``[B, n]`` boolean, True at real tokens.
+        ``[B, n]`` boolean, True at real tokens; where classes are computed from the last one, not
+        at padding tokens, even if a text ends in them.
     start
         ``[B, C]``, the relevance of the logits: 1 at the class that is explained.
 

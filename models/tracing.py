@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxflow.edges import BlockWeights, Norm, Trace
 from jaxflow.models.model import Model, ModelConfig, make_module
-from jaxflow.models.output import mask_of
+from jaxflow.models.output import mask_of, readable
 from jaxflow.models.relevance import attention_relevance, has_relevance
 from jaxflow.models.subword import ROLES
 
@@ -81,7 +81,8 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
             gradient, output = jax.grad(explained, has_aux=True)(jnp.zeros(shape, jnp.float32))
             if has_relevance(config):
                 start = jax.grad(lambda logits: target(logits).sum())(output.logits)
-                relevance = attention_relevance(config, params, output, mask, start)
+                read = readable(config, tokens, mask)
+                relevance = attention_relevance(config, params, output, read, start)
         else:
             output = encode(None)
         return Trace(

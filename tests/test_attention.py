@@ -223,7 +223,7 @@ HALF = good().astype(np.float16)
     ("attention", "mask", "complaint"),
     [
         (HALF * np.float16(1.01), None, r"must sum to 1 within 0\.00098 in float16, got a row"),
-        (np.zeros((1, 1, 2, 2), np.float16), None, "off by 1$"),
+        (np.zeros((1, 1, 2, 2), np.float16), None, "off by 1; use the prob"),
         (np.full((1, 1, 2, 2), np.nan, np.float16), None, "off by nan"),
         (np.eye(2, dtype=int), None, "must be bfloat16, float16, float32 or float64, got int64"),
         (np.ones(3, np.float16), None, r"shape \[..., tokens, tokens\], got \(3,\)"),

@@ -172,6 +172,14 @@ def test_half_precision_of_other_libraries_is_refused_with_the_way_in_and_widene
     assert jaxflow.widen(single.double()).dtype == np.float64
 
 
+def test_attention_after_dropout_is_refused_with_its_cure() -> None:
+    TORCH.manual_seed(0)
+    dropped = TORCH.nn.functional.dropout(TORCH.tensor(ONE), 0.1)
+    for function in (jaxflow.rollout, jaxflow.flow, jaxflow.widen):
+        with pytest.raises(InputError, match=r"must sum to 1 .* dropout off \(model\.eval\(\)\)"):
+            function(dropped)
+
+
 # --- what is not a number
 
 

@@ -44,13 +44,17 @@ def cautions(explanation: Explanation) -> list[str]:
     """Return notes on scores that rank nothing: constant ones, and flow at its bound."""
     constant = [METHODS[name] for name in explanation.constant]
     lines = [f"The same for all tokens: {', '.join(constant)}"] if constant else []
-    count = int(explanation.saturated.sum())
-    if count:
-        lines.append(
-            f"Flow is at its bound for {count} of {len(explanation.tokens)} tokens: there it "
-            "says only how much the lowest layer attends to them"
-        )
-    return lines
+    return lines + bound_note(explanation.saturated)
+
+
+def bound_note(saturated: NDArray[np.bool_]) -> list[str]:
+    """Return the note that flow is at its bound for some of n tokens, ``[n]``, if it is."""
+    if not saturated.any():
+        return []
+    return [
+        f"Flow is at its bound for {saturated.sum()} of {len(saturated)} tokens: there it says "
+        "only how much the lowest layer attends to them"
+    ]
 
 
 def notes(explanation: Explanation) -> list[str]:

@@ -13,6 +13,7 @@ from jaxflow.attention import length_mask
 from jaxflow.errors import InputError
 from jaxflow.eval.score.target import ANSWERS
 from jaxflow.models import Model
+from jaxflow.models.output import readable
 from jaxflow.models.subword import ROLES
 from jaxflow.train.batches import EncodedSplit
 
@@ -64,14 +65,15 @@ def _cases(
         )
     numbers = [getattr(model.text, f"{role}_id") for role in ROLES if role not in ("unk", "mask")]
     known = np.array([number for number in numbers if number is not None])
-    last = model.config.reads_last
-    count = len(labels)
+    count, n = tokens.shape
+    real = readable(model.config, tokens, length_mask(lengths, n))
+    last = np.where(real, np.arange(n), 0).max(-1)
     return Cases(
         tokens=tokens,
         lengths=np.asarray(lengths, np.int64),
         labels=np.asarray(labels, np.int64),
         special=np.isin(tokens, known),
-        readout=np.asarray(lengths, np.int64) - 1 if last else np.zeros(count, np.int64),
+        readout=last if model.config.reads_last else np.zeros(count, np.int64),
         subject=np.full(count, -1, np.int64) if subject is None else np.asarray(subject, np.int64),
     )
 

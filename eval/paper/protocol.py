@@ -169,11 +169,11 @@ def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[st
     apply: Callable[..., Any] = model.module.apply
     scoring = scoring_of(model, config.target, config.replacement)
 
-    def read(rows: Any, mask: jax.Array) -> jax.Array:
+    def read(rows: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         # Rows of padding are 0, so that they are never the largest.
         if config.reading == "maximum":
             return jnp.asarray(rows.max(2))
-        return rows_at(rows, read_places(model, mask))
+        return rows_at(rows, read_places(model, tokens, mask))
 
     @jax.jit
     def scores(
@@ -187,8 +187,8 @@ def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[st
         rollout = jaxflow.rollout(attention, residual=config.residual, mask=mask)
         return {
             "attention": attention,
-            "raw": read(jaxflow.raw_attention(attention, mask=mask), mask),
-            "rollout": read(rollout, mask),
+            "raw": read(jaxflow.raw_attention(attention, mask=mask), tokens, mask),
+            "rollout": read(rollout, tokens, mask),
             "blank_out": removal_scores("blank-out", model, scoring, *given, at_once=True),
             "gradient": gradients["gradient-sum"],
             "gradient_norm": gradients["gradient-norm"],
@@ -260,7 +260,7 @@ def token_scores(
     for rows, batch, found in _prefetched(work):
         now = jax.tree.map(np.asarray, found)
         # Of the whole batch: JAX compiles a program for each number of rows.
-        places = np.asarray(read_places(model, batch["mask"]))[: len(rows)]
+        places = np.asarray(read_places(model, batch["tokens"], batch["mask"]))[: len(rows)]
         # A batch may end in rows of padding, which belong to no sentence.
         now = {name: values[: len(rows)] for name, values in now.items()}
         attention, mask = now.pop("attention"), batch["mask"][: len(rows)]

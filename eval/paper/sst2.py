@@ -194,7 +194,7 @@ def _gradient(model: Model) -> Callable[[Any, np.ndarray, np.ndarray], jax.Array
     @jax.jit
     def gradient(params: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         def score(embeddings: jax.Array) -> jax.Array:
-            output = apply(params, embeddings, mask, method="encode")
+            output = apply(params, embeddings, mask, method="encode", tokens=tokens)
             return jnp.asarray(output.logits.max(-1).sum())
 
         return jax.grad(score)(apply(params, tokens, method="embed"))

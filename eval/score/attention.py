@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
+from jaxflow._flow.table import graph_edges
 from jaxflow.attention import (
+    HALVES,
+    as_array,
     check_attention,
     length_mask,
     resolve_indices,
@@ -32,8 +35,9 @@ from jaxflow.edges import (
 from jaxflow.edges._aggregate import Aggregator
 from jaxflow.errors import InputError
 from jaxflow.eval.io.npz import read_npz
-from jaxflow.eval.score.engine import readout_logits
+from jaxflow.eval.score.engine import at_bound, readout_logits
 from jaxflow.eval.score.reading import Reading, Token, reader
+from jaxflow.eval.score.target import label_number
 from jaxflow.files import write_together
 from jaxflow.models import Model, ViTConfig, trace
 
@@ -55,11 +59,14 @@ class SavedAttention:
         bool ``[..., n]``, or None where all tokens are real.
     tokens
         ``[..., n]`` or ``[n]``, text or numbers; None where the file has none.
+    half
+        The half precision that the file holds, which `jaxflow.widen` has made float32; else None.
     """
 
     attention: NDArray[np.floating]
     mask: NDArray[np.bool_] | None
     tokens: NDArray[Any] | None
+    half: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +128,17 @@ class Attribution:
 def read_attention(path: Path) -> SavedAttention:
     """Read the arrays ``attention``, ``mask`` and ``tokens`` of an npz file.
 
-    Raises `InputError` if there is no such file, it is damaged or no npz, an array is missing or
-    holds pickled objects, or the shapes do not go together.
+    Half precision is made float32 by `jaxflow.widen`, its rows divided by their sums. Raises
+    `InputError` if there is no such file, it is damaged or no npz, an array is missing or holds
+    pickled objects, or the shapes do not go together.
     """
     arrays = read_npz(path, ("attention", "mask", "tokens"))
     if "attention" not in arrays:
         raise InputError(f"{path} must hold an array named 'attention', and has none")
-    attention, mask = arrays["attention"], arrays.get("mask")
+    attention, mask = as_array("attention", arrays["attention"]), arrays.get("mask")
+    half = str(attention.dtype) if str(attention.dtype) in HALVES else None
     try:
+        attention = attention if half is None else jaxflow.widen(attention, mask)
         check_attention(attention, mask)
     except InputError as error:
         raise InputError(f"{path} cannot be used: {error}") from error
@@ -140,7 +150,7 @@ def read_attention(path: Path) -> SavedAttention:
                 f"{path} cannot be used: tokens must have the shape {fitting[0]} to go with "
                 f"attention {attention.shape}, got {tokens.shape}"
             )
-    return SavedAttention(attention, mask, tokens)
+    return SavedAttention(np.asarray(attention), mask, tokens, half)
 
 
 def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution:
@@ -302,6 +312,8 @@ class EdgeScores:
     scores
         ``EDGE/AGGREGATOR``, or the name of a propagation -> float64 ``[L, n]``, the row of the
         readout after every layer.
+    saturated
+        bool ``[L, n]``: where ``raw/flow`` is at its bound; None where that is not scored.
     """
 
     text: str
@@ -309,6 +321,7 @@ class EdgeScores:
     readout: int
     scores: Mapping[str, NDArray[np.float64]]
     pair: str | None = None
+    saturated: NDArray[np.bool_] | None = None
 
 
 def edge_method(name: str) -> EdgeMethod:
@@ -342,27 +355,37 @@ def score_sentence(
     methods: Sequence[EdgeMethod] | None = None,
     *,
     pair: str | None = None,
+    label: str | int | None = None,
     threads: int | None = None,
 ) -> EdgeScores:
     """Score the tokens of a text or a pair by edge weights and aggregators, None the usual ones.
 
-    Gradients and relevance are of the output that the model ranks highest, a class's or token's
-    logit; `threads` are for flow. Raises `InputError` if the sentence cannot be read, or the model
-    cannot serve a method.
+    Gradients and relevance are of the logit of a class, label or number, `label` by name or index;
+    None takes the class or token that the model ranks highest. `threads` are for flow. Raises
+    `InputError` if the sentence cannot be read, the model cannot serve a method or has no such
+    label, or no method depends on it.
     """
+    methods = usual_methods(model) if methods is None else methods
+    edges = [method if isinstance(method, Propagation) else method[0] for method in methods]
+    number = None
+    if any("gradient" in edge.needs for edge in edges):
+        number = label_number(model, label)
+    elif label is not None:
+        raise InputError("label has no meaning for methods without gradients: leave it out")
     reading = reader(model)(text, pair)
     target = None
     if model.config.head != "none":
 
         def target(logits: jax.Array) -> jax.Array:
-            return readout_logits(logits, np.array([reading.place])).max(-1)
+            read = readout_logits(logits, np.array([reading.place]))
+            return read.max(-1) if number is None else read[:, number]
 
     ids = np.asarray([reading.ids], np.int32)
     inputs = {"token_types": np.array([reading.types])} if model.has_segments else {}
     found = trace(model, ids, np.ones(ids.shape, bool), target, **inputs)
     scores: dict[str, NDArray[np.float64]] = {}
     rows: Any
-    for method in usual_methods(model) if methods is None else methods:
+    for method in methods:
         if isinstance(method, Propagation):
             name, rows = method.name, propagate(found, method)[0, :, reading.place]
         else:
@@ -370,4 +393,9 @@ def score_sentence(
             options: dict[str, Any] = {"sources": reading.place, "threads": threads}
             name, rows = f"{edge.name}/{how}", aggregate(found, edge, how, **options)[0, :, 0]
         scores[name] = np.asarray(rows, np.float64)
-    return EdgeScores(text, reading.units, reading.place, scores, pair)
+    saturated = None
+    if (flows := scores.get("raw/flow")) is not None:
+        saturated = at_bound(
+            graph_edges(np.asarray(found.attention)[0], 0.5, "mean", None)[0], flows
+        )
+    return EdgeScores(text, reading.units, reading.place, scores, pair, saturated)

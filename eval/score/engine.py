@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
-from jaxflow._flow.table import flow_of_tops
+from jaxflow._flow.table import TOLERANCE, flow_of_tops
 from jaxflow.errors import InputError
 from jaxflow.eval.score.target import Scoring, target_value
 from jaxflow.models import Model, answer_values
-from jaxflow.models.output import last_real
+from jaxflow.models.output import last_real, readable
 from jaxflow.removal import Removal
 
 Apply = Callable[..., Any]
@@ -161,9 +161,9 @@ def _removal(name: str, model: Model, scoring: Scoring) -> tuple[Removal, int | 
     return ("token" if name == "mask-out" else "deletion"), number
 
 
-def read_places(model: Model, mask: Any) -> jax.Array:
+def read_places(model: Model, tokens: Any, mask: Any) -> jax.Array:
     """Return the token ``[B]`` that each class is computed from: the last real one or the first."""
-    mask = jnp.asarray(mask)
+    mask = jnp.asarray(readable(model.config, tokens, mask))
     return last_real(mask) if model.config.reads_last else jnp.zeros(len(mask), int)
 
 
@@ -211,6 +211,16 @@ def saturated_at(
         return jaxflow.saturation(attention[these], sources=source, **options).reached[:, :, 0]
 
     return _by_place(reached, places)
+
+
+def at_bound(edges: NDArray[Any], rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return where flows ``[..., n]`` through edges ``[L, n, n]`` are at their bound.
+
+    The values of `jaxflow.saturation`, without compiling its kernel.
+    """
+    slack = TOLERANCE + len(edges) * np.abs(edges.sum(-1) - 1).max()
+    found: NDArray[np.bool_] = rows >= np.minimum(1.0, edges[0].sum(0)) - slack
+    return found
 
 
 def _by_place(work: Callable[[Any, int], Any], places: Any) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.models import Model, SubwordTokenizer, Tokenizer, WordTokenizer
+from jaxflow.models.output import readable
 from jaxflow.models.subword import ROLES
 from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK, Pieces
 
@@ -193,16 +194,18 @@ def _pieces(model: Model, words: bool, answer: bool, text: str, pair: str | None
 
 def _place(read: Pieces, model: Model) -> int:
     if model.config.reads_last:
-        return len(read.ids) - 1
+        ids = np.asarray(read.ids)
+        places = np.flatnonzero(readable(model.config, ids, ids >= 0))
+        return int(places[-1]) if places.size else 0
     if model.config.head != "masked-lm":
         return 0
-    places = [place for place, number in enumerate(read.ids) if number == model.text.mask_id]
-    if len(places) != 1:
+    masks = [place for place, number in enumerate(read.ids) if number == model.text.mask_id]
+    if len(masks) != 1:
         raise InputError(
             "a sentence for a masked language model must have one [MASK], got "
-            f"{len(places)}: write it in the place of the word to be predicted"
+            f"{len(masks)}: write it in the place of the word to be predicted"
         )
-    return places[0]
+    return masks[0]
 
 
 def _token(texts: Sequence[str], read: Pieces, group: list[int], model: Model) -> Token:

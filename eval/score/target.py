@@ -136,6 +136,28 @@ def scoring_of(
     return Scoring(target, replacement, number, tokenizer.decode([number])[0], answer)
 
 
+def label_number(model: Model, label: str | int | None) -> int | None:
+    """Return the index of the output to explain, None for the predicted one.
+
+    Raises `InputError` if the model has no such label, or several numbers and none is named.
+    """
+    labels = model.config.labels if model.config.head == "classification" else ()
+    if label is None:
+        if model.answer == "regression" and len(labels) > 1:
+            raise InputError(
+                f"label must name the number to explain, one of {', '.join(labels)}, got None"
+            )
+        return None
+    if label in labels:
+        return labels.index(str(label))
+    if str(label).isdecimal() and int(label) < len(labels):
+        return int(label)
+    known = (
+        f"one of {', '.join(labels)} or an index" if labels else "None for a model of no classes"
+    )
+    raise InputError(f"label must be {known}, got {label!r}")
+
+
 def target_value(
     target: Target,
     logits: jax.Array,

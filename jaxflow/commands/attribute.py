@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,8 +26,9 @@ class Attribute:
     """Compute token attention from attention that any framework saved, or from a model's.
 
     The file holds an array 'attention' [..., layers, heads, tokens, tokens], optionally 'mask'
-    [..., tokens] (boolean, true at real tokens) and 'tokens' [..., tokens] (text or numbers). With
-    --model it is a text, a sentence a line, and the attention is the model's.
+    [..., tokens] (boolean, true at real tokens) and 'tokens' [..., tokens] (text or numbers).
+    bfloat16 and float16 are made float32, each row divided by its sum. With --model it is a text, a
+    sentence a line, and the attention is the model's.
     """
 
     attention_file: tyro.conf.Positional[Annotated[Path, "FILE"]]
@@ -82,6 +84,9 @@ class Attribute:
         if out.absolute() == source.absolute() or (out.exists() and out.samefile(source)):
             raise InputError(f"out must be another file than {source}, which it would replace")
         saved = read_attention(source) if self.model is None else self._attention()
+        if saved.half is not None:
+            note = f"{source}: {saved.half} made float32, each row divided by its sum"
+            print(note, file=sys.stderr)
         result = attribute(saved, chosen)
         write_attribution(out, result)
         for line in summary(result):

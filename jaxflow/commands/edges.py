@@ -36,6 +36,9 @@ class Edges:
     """The layer whose token is explained, from 0; by default the top one."""
     pair: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "TEXT"]] = ()
     """The second text of a model that reads two; once for each sentence."""
+    label: Annotated[str | None, "NAME|INDEX"] = None
+    """The class, label or number that gradients are of; by default the one with the highest
+    probability."""
     source: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     threads: int | None = None
     """Threads for attention flow; by default all cores."""
@@ -62,7 +65,7 @@ class Edges:
 
         from jaxflow.edges import AGGREGATORS, edge_families, edge_weights, propagations
 
-        asked = {**given(self, "by", "pair", "json"), **given(self.source)}
+        asked = {**given(self, "by", "pair", "label", "json"), **given(self.source)}
         refuse(asked, "be asked for with a sentence to score")
         table = Table(box=None, pad_edge=False)
         for title in ("edge weight", "what it is", "from"):
@@ -81,6 +84,7 @@ class Edges:
         from jaxflow.eval.score.attention import edge_method, score_sentence
 
         methods = [edge_method(name) for name in self.by] or None
+        asked: dict[str, Any] = {"label": self.label, "threads": self.threads}
         with compilation_cache():
             model = self.source.load()
             layers = model.config.layers
@@ -89,8 +93,8 @@ class Edges:
                     f"layer must be from {-layers} to {layers - 1} for this model, got {self.layer}"
                 )
             return [
-                score_sentence(model, sentence, methods, pair=pair, threads=self.threads)
-                for sentence, pair in paired(self.sentences, self.pair)
+                score_sentence(model, text, methods, pair=pair, **asked)
+                for text, pair in paired(self.sentences, self.pair)
             ]
 
 
@@ -98,7 +102,7 @@ def _print(console: Console, one: EdgeScores, layer: int) -> None:
     """Print tokens down and methods across, each cell shaded by its score."""
     from rich.text import Text
 
-    from jaxflow.eval.explain.text import score_table
+    from jaxflow.eval.explain.text import bound_note, score_table
     from jaxflow.eval.plots.style import NOTE, is_constant, visible
 
     texts = one.text if one.pair is None else f"{one.text} | {one.pair}"
@@ -110,6 +114,9 @@ def _print(console: Console, one: EdgeScores, layer: int) -> None:
     console.print(score_table(one.tokens, rows))
     if constant := [name for name, row in rows.items() if is_constant(row)]:
         console.print(f"The same for all tokens: {', '.join(constant)}", soft_wrap=True)
+    if one.saturated is not None:
+        for note in bound_note(one.saturated[layer]):
+            console.print(note.replace("Flow", "raw/flow", 1), soft_wrap=True)
     if console.color_system is not None:
         print(NOTE)
 

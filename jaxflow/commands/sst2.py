@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jaxflow.commands._console as terminal
 from jaxflow.commands._options import ScoringOptions, folder_name, given, options
@@ -70,10 +70,11 @@ class ReproduceSst2:
             check_reader,
             evaluate_sst2,
         )
+        from jaxflow.eval.score.target import scoring_of
         from jaxflow.models import load
         from jaxflow.train.finetuning import encode_held_out, finetune
         from jaxflow.train.lock import hold
-        from jaxflow.train.sst2 import load_sst2
+        from jaxflow.train.sst2 import LABEL_NAMES, load_sst2
 
         keep_freed_memory()
         config = self._finetuning()
@@ -91,6 +92,12 @@ class ReproduceSst2:
         tuned = model.config.head != "classification"
         # Before anything is fetched or trained.
         (check_reader if tuned else check_classifier)(model)
+        judged = model.config
+        if tuned:
+            head: dict[str, Any] = {"head": "classification", "problem": None, "pooler": False}
+            judged = dataclasses.replace(judged, **head | {"labels": LABEL_NAMES})
+        scored = dataclasses.replace(model, config=judged)
+        scoring_of(scored, protocol.target, protocol.replacement)
         corpus = load_sst2(self.data)
         sentences = len(corpus["dev"])
         if protocol.samples is not None and protocol.samples > sentences:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes  # noqa: F401  (NumPy knows bfloat16 by it)
 import numpy as np
 import pytest
 
@@ -53,6 +54,23 @@ def test_every_method_with_all_or_chosen_layers_and_sources(saved, here, method,
         for text, last in enumerate((4, 2)):  # -1 is the last real token of each
             expected = whole[text, [2, 0]][..., [1, last], :]
             np.testing.assert_allclose(file["token_attention"][text], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_widened_and_said(saved, here, dtype, capsys):
+    attention, mask, _ = saved
+    half = attention.astype(np.dtype(dtype))
+    np.savez("half.npz", attention=half, mask=mask)
+    with np.load("half.npz") as file:
+        assert file["attention"].dtype == ("V2" if dtype == "bfloat16" else dtype)
+    assert main(["attribute", "half.npz"]) == 0
+    assert f"half.npz: {dtype} made float32, each row" in capsys.readouterr().err
+    exact = half.astype(np.float64)
+    sums = exact.sum(-1, keepdims=True)
+    assert np.abs(sums[0] - 1).max() > 1e-4
+    expected = jaxflow.rollout(exact / np.where(sums > 0, sums, 1), mask=mask)
+    with np.load(here / "half.rollout.npz") as file:
+        np.testing.assert_allclose(file["token_attention"], expected, atol=1e-6)
 
 
 def test_options_reach_the_method(saved, here):

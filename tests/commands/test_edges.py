@@ -10,6 +10,7 @@ import pytest
 import wheel
 from tiny_models import tiny
 
+import jaxflow
 from jaxflow.commands import main
 from jaxflow.edges import AGGREGATORS, aggregate, edge_families, edge_weights, propagations
 from jaxflow.models import save_pretrained, trace
@@ -81,6 +82,28 @@ def test_a_published_model_reads_its_last_token(here, capsys):
     assert main(["edges", "the key", "--model", "model", "--by", "gradient/paths", "--json"]) == 0
     (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
     assert sentence["readout"] == len(sentence["tokens"]) - 1
+
+
+def test_the_label_that_is_named_is_explained(here, capsys):
+    model = tiny(problem="regression")
+    save_pretrained(here / "model", model)
+    ids = model.text.encode_batch(["the keys"])
+    asked = ["edges", "the keys", "--model", "model", "--by", "gradient/product"]
+    for label, number in (("neutral", 1), ("2", 2)):
+        found = trace(model, ids, target=lambda logits, number=number: logits[:, number])
+        expected = np.asarray(aggregate(found, "gradient", "product", sources=0))[0, :, 0]
+        assert main([*asked, "--label", label, "--json"]) == 0
+        (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
+        np.testing.assert_allclose(sentence["scores"]["gradient/product"], expected, atol=1e-6)
+
+
+def test_flow_at_its_bound_is_said(agreement, capsys):
+    found = trace(agreement, agreement.whole_words.encode_batch([TEXT]))
+    attention = np.asarray(found.attention)[0]
+    count = int(jaxflow.saturation(attention, sources=0).reached[-1, 0].sum())
+    assert count
+    assert main(["edges", TEXT, "--by", "raw/flow"]) == 0
+    assert f"raw/flow is at its bound for {count} of 6 tokens" in capsys.readouterr().out
 
 
 def test_the_documentation_lists_what_there_is():

@@ -39,6 +39,7 @@ CASES = [
     (f"reproduce --out file/out --data {{corpus}} {SMALL}", "cannot be written"),
     ("reproduce sst2 --data {corpus} --model {sst2}", "expected the file train.tsv"),
     ("reproduce sst2 --data {reviews} --model {gpt2}", "reads the attention of [CLS]"),
+    ("reproduce sst2 --data {reviews} --model {published} --target output", "choose difference"),
     ("reproduce sst2 --data {reviews} --model {sst2} --samples 61", "at most 60, the dev sentence"),
     ("reproduce sst2 --data {reviews} --model {sst2} --paper-samples 0", "paper_samples must be"),
     ("reproduce pronouns --model {masked} --sentence Ann", "a sentence must be given as"),
@@ -92,6 +93,8 @@ CASES = [
     ("benchmark flow --run one --data two", "expected one of them"),
     ("benchmark flow --model folder", "--model is for the benchmark models"),
     ("benchmark nothing", "nothing"),
+    ("edges good --model {rating}", "label must name the number to explain"),
+    ("edges good --model {rating} --by norm --label 1", "label has no meaning for methods without"),
     ("leaderboard", "expected the folder of a run, or --data"),
     ("leaderboard nowhere", "no trained model at nowhere"),
     ("leaderboard --sort beauty", "sort must be one of spearman_blank_out"),
@@ -112,6 +115,7 @@ def places(tmp_path_factory, trained_run, corpus):
         "sst2": tiny_bert(**classes),
         "masked": tiny_bert(head="masked-lm"),
         "published": bare,
+        "rating": tiny_bert(**classes, problem="regression"),
         "gpt2": Model(gpt2, init(gpt2), bare.tokenizer),
     }
     for name, model in models.items():

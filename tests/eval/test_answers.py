@@ -22,11 +22,11 @@ from jaxflow.eval.explain.picture import draw
 from jaxflow.eval.explain.text import as_json, print_explanation
 from jaxflow.eval.explanation import explainer
 from jaxflow.eval.leaderboard.cases import from_texts
-from jaxflow.eval.paper.sst2 import check_classifier
+from jaxflow.eval.paper.sst2 import _gradient, check_classifier
 from jaxflow.eval.score.attention import attention_of, edge_method, score_sentence
-from jaxflow.eval.score.engine import removal_scores
+from jaxflow.eval.score.engine import read_places, removal_scores
 from jaxflow.eval.score.target import scoring_of
-from jaxflow.models import load
+from jaxflow.models import load, trace
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is", "good", "bad", "dull"]
 TEXT, PAIR = "the film is good", "film is bad"
@@ -183,21 +183,89 @@ def test_a_model_without_a_head_is_explained_by_its_attention(tmp_path):
         explainer(load(tmp_path), target="output", label="toxic")
 
 
+def ids_of(text, special, folder):
+    """Numbers of a text by a tokenizer of bytes, which is written to the folder."""
+    pieces = [*special, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+    model = tokenizers.models.BPE({piece: number for number, piece in enumerate(pieces)}, [])
+    tokenizers.Tokenizer(model).save(str(folder / "tokenizer.json"))
+    with torch_models.quietly():
+        tokenizer = torch_models.library().AutoTokenizer.from_pretrained(folder)
+        return np.array([tokenizer(text)["input_ids"]])
+
+
+def norms_of_theirs(theirs, ids, target):
+    """Norm of the gradient of a target of the logits ``[C]`` at each token's embedding."""
+    import torch
+
+    words = theirs.get_input_embeddings()
+    kept = []
+    handle = words.register_forward_hook(lambda _, __, out: kept.append(out.requires_grad_()))
+    given = torch.tensor(ids)
+    target(theirs(input_ids=given, attention_mask=torch.ones_like(given)).logits[0]).backward(
+        inputs=kept
+    )
+    handle.remove()
+    return kept[0].grad[0].norm(dim=-1).numpy()
+
+
+def log_odds(logits):
+    best = int(logits.argmax())
+    rest = [place for place in range(len(logits)) if place != best]
+    return logits[best] - logits[rest].logsumexp(0)
+
+
 def test_padding_that_the_text_holds_is_real_as_the_tokenizer_says(tmp_path):
     """RoBERTa numbers no position for it, wherever it stands."""
     changes = {"pad_token_id": 1, "vocab_size": 300}
     theirs = torch_models.random_model("RobertaForSequenceClassification", changes)
     torch_models.write(theirs, tmp_path)
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    pieces += sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    model = tokenizers.models.BPE({piece: number for number, piece in enumerate(pieces)}, [])
-    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
-    with torch_models.quietly():
-        tokenizer = torch_models.library().AutoTokenizer.from_pretrained(tmp_path)
-        ids = np.array([tokenizer("a<pad>b")["input_ids"]])
+    ids = ids_of("a<pad>b", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], tmp_path)
     assert ids[0, 2] == 1
-    found = explainer(load(tmp_path))("a<pad>b")
+    ours = load(tmp_path)
+    found = explainer(ours)("a<pad>b")
     expected = torch_models.run(theirs, ids, np.ones_like(ids))
     np.testing.assert_allclose(found.attention, expected.attention[0], atol=1e-5)
     values = scipy.special.softmax(expected.logits[0])
     np.testing.assert_allclose(list(found.probabilities.values()), values, atol=1e-5)
+    norms = norms_of_theirs(theirs, ids, lambda z: z.softmax(0)[0] - z.softmax(0)[1])
+    np.testing.assert_allclose(found.scores["gradient_norm"], norms, rtol=1e-3, atol=1e-5)
+    gradient = _gradient(ours)(ours.params, ids, np.ones(ids.shape, bool))
+    norms = norms_of_theirs(theirs, ids, lambda logits: logits.max())
+    np.testing.assert_allclose(np.linalg.norm(gradient[0], axis=-1), norms, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pad", "text", "place"), [(0, "ab<|endoftext|>", 1), (67, "abc", 1)])
+def test_gpt2_is_explained_from_the_token_that_its_class_is_computed_from(
+    tmp_path, pad, text, place
+):
+    """It is the last one but the padding token, which may be the end token or any other."""
+    changes = {"pad_token_id": pad, "eos_token_id": 0, "bos_token_id": 0, "vocab_size": 300}
+    changes["num_labels"] = 3
+    theirs = torch_models.random_model("GPT2ForSequenceClassification", changes)
+    torch_models.write(theirs, tmp_path)
+    ids = ids_of(text, ["<|endoftext|>"], tmp_path)
+    n = ids.shape[1]
+    assert np.flatnonzero(ids[0] != pad)[-1] == place
+    ours = load(tmp_path)
+    found = explainer(ours)(text)
+    expected = torch_models.run(theirs, ids, np.ones_like(ids))
+    probabilities = scipy.special.softmax(expected.logits[0])
+    np.testing.assert_allclose(list(found.probabilities.values()), probabilities, atol=1e-5)
+    assert found.readout == place
+    raw = expected.attention[0].mean(1)[:, place]
+    np.testing.assert_allclose(found.layers["raw"], raw, atol=1e-5)
+    copies = np.repeat(ids, n, axis=0)
+    np.fill_diagonal(copies, 0)  # <|endoftext|> is the unknown token
+    moved = scipy.special.softmax(torch_models.run(theirs, copies, np.ones_like(copies)).logits, 1)
+    best = probabilities.argmax()
+    change = np.abs(moved[:, best] - probabilities[best])
+    np.testing.assert_allclose(found.scores["blank_out"], change, atol=1e-5)
+    norms = norms_of_theirs(theirs, ids, log_odds)
+    np.testing.assert_allclose(found.scores["gradient_norm"], norms, rtol=1e-3, atol=1e-5)
+
+    assert score_sentence(ours, text, [edge_method("raw/none")]).readout == place
+    assert from_texts(ours, [text], [0]).readout.tolist() == [place]
+    assert read_places(ours, ids, np.ones(ids.shape, bool)).tolist() == [place]
+    relevance = np.asarray(trace(ours, ids, np.ones(ids.shape, bool)).relevance)[0, -1]
+    assert relevance[:, place].any()
+    assert not relevance[:, place + 1 :].any()

@@ -138,7 +138,7 @@ MASK = np.array([[True, True, False, False], [True, True, True, True], [True, Fa
 @pytest.mark.parametrize(("causal", "places"), [(False, [0, 0, 0]), (True, [1, 3, 0])])
 def test_rows_and_flows_are_those_of_the_first_or_the_last_real_token(causal, places):
     config = EncoderConfig(vocabulary=5, positions=4, layers=1, heads=1, width=4, causal=causal)
-    assert read_places(Model(config, init(config), None), MASK).tolist() == places
+    assert read_places(Model(config, init(config), None), MASK + 0, MASK).tolist() == places
     allowed = MASK[:, None, None, None, :] & np.tri(4, dtype=bool)
     weights = np.where(allowed, np.random.default_rng(0).uniform(0.1, 1, (3, 3, 2, 4, 4)), 0)
     weights = weights / weights.sum(-1, keepdims=True)
