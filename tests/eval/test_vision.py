@@ -12,6 +12,7 @@ import numpy as np
 import oracles
 import pytest
 import scipy.special
+import torch_models
 from attentions import attention_of
 from PIL import Image
 from rich.console import Console
@@ -21,12 +22,18 @@ import jaxflow
 from jaxflow._flow.fallback import flow_by_definition
 from jaxflow.errors import InputError
 from jaxflow.eval.explain import patches, picture
-from jaxflow.eval.explain.patches import occlusion_maps, patch_gradients, read_picture, to_pixels
+from jaxflow.eval.explain.patches import (
+    occluded,
+    occlusion_maps,
+    patch_gradients,
+    read_picture,
+    to_pixels,
+)
 from jaxflow.eval.explain.picture import blended, upsampled
 from jaxflow.eval.explain.text import as_image_json, print_image_explanation
 from jaxflow.eval.explain.vision import METHODS, VisionOptions, explain_image, patch_scores
 from jaxflow.eval.plots.style import colour_map
-from jaxflow.models import ViTConfig
+from jaxflow.models import ViTConfig, load
 from jaxflow.models.published import image_settings, read_published
 
 RNG = np.random.default_rng(0)
@@ -313,3 +320,44 @@ def test_the_summary_names_classes_and_patches(explanation):
     rows = {line.split()[0]: line.split() for line in lines}
     for name, share in explanation.cls_share.items():
         assert rows[name][1:3] == [f"{share[-1]:.1%}", "2,3"]
+
+
+HEADS = {
+    "none": ("ViTModel", {}, None),
+    "multi-label": (
+        "ViTForImageClassification",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        scipy.special.expit,
+    ),
+    "regression": ("ViTForImageClassification", {"num_labels": 1}, lambda logits: logits),
+}
+
+
+@pytest.mark.parametrize("answer", HEADS)
+def test_pictures_of_every_head_are_explained_as_transformers_answers(answer, tmp_path):
+    name, changes, values = HEADS[answer]
+    theirs = torch_models.random_model(name, changes)
+    ours = load(torch_models.write(theirs, tmp_path / "model"))
+    path = saved(tmp_path, Image.fromarray(RNG.integers(0, 256, (8, 12, 3), np.uint8)))
+    found = explain_image(ours, path, occlusion="mean" if values else None)
+    pixels = (np.asarray(Image.open(path), np.float32)[None] / 255 - 0.5) / 0.5
+    expected = torch_models.run(theirs, pixels)
+    raw = expected.attention[0].mean(1)[:, 0, 1:].reshape(-1, 2, 3)
+    np.testing.assert_allclose(found.layers["raw"], raw, atol=1e-5)
+    assert found.answer == answer
+    stream = io.StringIO()
+    print_image_explanation(Console(file=stream, width=300), found)
+    if values is None:
+        assert (found.probabilities.size, found.prediction) == (0, None)
+        assert "no head" in stream.getvalue()
+        with pytest.raises(InputError, match="head"):
+            explain_image(ours, path, occlusion="mean")
+        return
+    whole = values(expected.logits[0])
+    np.testing.assert_allclose(found.probabilities, whole, atol=1e-5)
+    assert found.prediction == whole.argmax()
+    hidden = torch_models.run(theirs, occluded(pixels[0], ours.config, "mean")).logits
+    drops = whole.max() - values(hidden)[:, whole.argmax()]
+    np.testing.assert_allclose(found.scores["occlusion"].ravel(), drops, atol=1e-5)
+    word = {"regression": "a number", "multi-label": "do not exclude each other"}[answer]
+    assert word in stream.getvalue()
