@@ -25,6 +25,8 @@ ATTRIBUTES = {
     "system", "popen", "spawnl", "spawnv", "execv", "execve", "execvp", "fork", "forkpty",
     "startfile", "literal_eval", "loads_pickle", "load_module", "unpack_archive", "extractall",
 }  # fmt: skip
+#: Options that may be passed as False only.
+REFUSED = {"shell", "allow_pickle", "trust_remote_code"}
 #: What is there all the same, by file, and why.
 ALLOWED = {
     ("train/builder.py", "urllib"): "asks whether the corpus is there before TFDS fetches it",
@@ -50,11 +52,12 @@ def findings(tree: ast.AST) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.Attribute) and node.attr in ATTRIBUTES:
             yield node.attr
-        elif isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle"):
-            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
-                yield f"{node.arg}="
-        elif isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
-            yield node.arg
+        elif (
+            isinstance(node, ast.keyword)
+            and node.arg in REFUSED
+            and not (isinstance(node.value, ast.Constant) and node.value.value is False)
+        ):
+            yield f"{node.arg}="
 
 
 def sources() -> Iterator[Path]:

@@ -352,10 +352,13 @@ def test_a_tokenizer_larger_than_the_model_is_refused(
     folder = write(tensors)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{number}" for number in range(33))]
     more = word_pieces([*words, "more"]).backend
+    more.add_special_tokens(["[MASK]"])
     more.save(str(folder / "tokenizer.json"))
     assert refused(folder).endswith("its 39 entries from 0 to 36, the model's vocabulary, got 38")
     # [MASK] was added to the tokenizer alone: a text that spells it has no number here.
-    word_pieces(words).backend.save(str(folder / "tokenizer.json"))
+    backend = word_pieces(words).backend
+    backend.add_special_tokens(["[MASK]"])
+    backend.save(str(folder / "tokenizer.json"))
     model = load(folder)
     assert (len(model.text), model.text.mask_id, model.text.pad_id) == (38, None, 0)
     with pytest.raises(InputError, match="tokens must be numbers from 0 to 36, got 2 to 37"):

@@ -55,7 +55,7 @@ COUNTS = {
 def test_what_was_counted_is_on_the_page(line):
     page = counting.fill(PAGE, as_parts(COUNTS))
     assert line in page
-    assert "d1a5851" not in page
+    assert "Counted at commit d1a5851" not in page
 
 
 @pytest.mark.nightly
