@@ -12,6 +12,9 @@ from pathlib import Path as _Path
 if __name__ == "jaxflow" and (_Path(__file__).parents[1] / "pyproject.toml").is_file():
     __path__.append(str(_Path(__file__).parents[1]))
 
+from jaxflow._capture.result import Captured, Place, Site
+from jaxflow._capture.torch_models import capture_torch
+from jaxflow._capture.transform import attention_gradient, capture, intervene
 from jaxflow._flow import flow, flow_cut, head_flow, saturation
 from jaxflow._rollout import discard, head_rollout, raw_attention, rollout
 from jaxflow.attention import widen
@@ -30,9 +33,15 @@ from jaxflow.html.notebook import show
 from jaxflow.removal import blank_out, remove, remove_out
 
 __all__ = [
+    "Captured",
     "InputError",
+    "Place",
+    "Site",
+    "attention_gradient",
     "attention_graph",
     "blank_out",
+    "capture",
+    "capture_torch",
     "completeness_gap",
     "discard",
     "flow",
@@ -43,6 +52,7 @@ __all__ = [
     "head_rollout",
     "input_gradient",
     "integrated_gradients",
+    "intervene",
     "raw_attention",
     "remove",
     "remove_out",

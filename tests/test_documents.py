@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import pytest
 
 import jaxflow
@@ -41,7 +42,8 @@ def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), names)
+        with jax.numpy_rank_promotion("allow"):  # as a reader has it
+            exec(compile(block, page.name, "exec"), names)
 
 
 def test_commands_of_the_pages_are_understood():

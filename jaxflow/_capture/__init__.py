@@ -1,0 +1,1 @@
+"""Take the attention out of any JAX function."""

@@ -1,0 +1,430 @@
+"""Rules of single operations: how axes move, and what makes a softmax.
+
+A rule takes the analysis, an equation, the values of its operands and its place, and returns the
+values of its results, or None where it does not apply.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxflow._capture import internals
+from jaxflow._capture.axes import Axis, Labels, constant, is_constant, size_of, uids, whole
+from jaxflow._capture.values import (
+    At,
+    Base,
+    Exp,
+    LogSoft,
+    Product,
+    Result,
+    Soft,
+    Spread,
+    Tap,
+    Total,
+    Value,
+)
+
+Rule = Callable[[Any, Any, list[Value], At], "list[Value] | None"]
+
+#: Elementwise operations of two operands, which may have size 1 where the result is larger.
+BROADCASTING = {"add", "add_any", "sub", "mul", "div", "max", "min", "pow", "rem", "atan2"}
+BROADCASTING |= {"and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge", "nextafter"}
+
+
+def elementwise(labels: Labels, operands: Sequence[Value], aval: Any) -> Value:
+    """Return the value of an elementwise operation that makes no softmax."""
+    ndim = len(aval.shape)
+    full = [one for one in operands if len(one.axes) == ndim]
+    full.sort(key=lambda one: one.tag is None)  # identities are those that a softmax refers to
+    axes = tuple(labels.merge([one.axes[i] for one in full]) for i in range(ndim))
+    data = any(one.data for one in operands)
+    mask = str(aval.dtype) == "bool" or (
+        any(one.mask for one in operands) and all(one.mask or not one.data for one in operands)
+    )
+    result = next((one.tag for one in operands if isinstance(one.tag, Result)), None)
+    return Value(labels.distinct(axes), data, Base(labels.uid()), mask, result)
+
+
+def _new(a: Any, eqn: Any, operands: Sequence[Value]) -> Value:
+    return elementwise(a.labels, operands, eqn.outvars[0].aval)
+
+
+def same(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value] | None:
+    """Return the operands, which are the results."""
+    return operands[: len(eqn.outvars)] if len(operands) >= len(eqn.outvars) else None
+
+
+def bounded(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Bound an array by parameters, or take absolute values: it stays what it is."""
+    value = _new(a, eqn, operands)
+    tagged = [one for one in operands if one.tag is not None]
+    if len(tagged) == 1 and all(one is tagged[0] or not one.data for one in operands):
+        return [value.but(tag=tagged[0].tag)]
+    return [value]
+
+
+# The steps of a softmax
+
+
+def exponential(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Take the exponential of logits, or of the logarithm of a softmax."""
+    value, tag = _new(a, eqn, operands), operands[0].tag
+    if isinstance(tag, LogSoft):
+        made = (Tap(at, 0, output=True), value.axes)
+        return [value.but(tag=Soft(value.base, tag.over, tag.sink, made))]
+    return [value.but(tag=Exp(operands[0].base))]
+
+
+def logarithm(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Take the logarithm of a total."""
+    value, tag = _new(a, eqn, operands), operands[0].tag
+    if isinstance(tag, Total) and not tag.inverse and not tag.log:
+        return [value.but(tag=dataclasses.replace(tag, log=True))]
+    return [value]
+
+
+def power(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Take a power: one over a total."""
+    value = _new(a, eqn, operands)
+    return [_inverse(value, operands[0]) if eqn.params["y"] == -1 else value]
+
+
+def _inverse(value: Value, one: Value) -> Value:
+    if isinstance(one.tag, Total) and not one.tag.inverse and not one.tag.log:
+        return value.but(tag=dataclasses.replace(one.tag, inverse=True))
+    return value
+
+
+def add(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Add: shifts of logits, terms in a denominator, softmaxes of one layout."""
+    one, other = operands
+    value = _new(a, eqn, operands)
+    for main, term, atom in ((one, other, eqn.invars[1]), (other, one, eqn.invars[0])):
+        kept = _kept_by_sum(main, term, atom) or _shift(main, term)
+        if kept is not None:
+            return [value.but(**kept)]
+    return [value]
+
+
+def subtract(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Subtract: as adding, and the logarithm of their total from logits."""
+    one, other = operands
+    value = _new(a, eqn, operands)
+    if (
+        isinstance(other.tag, Total)
+        and other.tag.log
+        and one.base.same(other.tag.base, other.tag.over)
+    ):
+        return [value.but(tag=LogSoft(other.tag.over, other.tag.sink))]
+    kept = _kept_by_sum(one, other, eqn.invars[1]) or _shift(one, other)
+    return [value if kept is None else value.but(**kept)]
+
+
+def _kept_by_sum(main: Value, term: Value, atom: Any) -> dict[str, Any] | None:
+    tag = main.tag
+    if isinstance(tag, Total) and not tag.inverse and not isinstance(term.tag, Total):
+        # One more term in the denominator takes a share of its own, unless it is rounding.
+        tiny = internals.is_literal(atom) and np.ndim(atom.val) == 0 and abs(atom.val) < 1e-4
+        return {"tag": dataclasses.replace(tag, sink=tag.sink or not (tag.log or tiny))}
+    if isinstance(tag, Soft):
+        if isinstance(term.tag, Soft):
+            keys = [
+                [bool(uids(x) & t.over) for x in v.axes] for v, t in ((main, tag), (term, term.tag))
+            ]
+            if keys[0] == keys[1]:
+                return {"tag": dataclasses.replace(tag, made=None)}
+        if not term.data:
+            return {"tag": tag}
+    return None
+
+
+def _shift(main: Value, term: Value) -> dict[str, Any] | None:
+    """Logits that differ by a term that is constant along some of their axes."""
+    if not term.axes:
+        return {"base": main.base}
+    pairs = list(zip(main.axes, term.axes, strict=False))
+    if not any(is_constant(y) and not is_constant(x) for x, y in pairs):
+        return None
+    moved = frozenset().union(*(uids(x) for x, y in pairs if not is_constant(y)))
+    return {"base": Base(main.base.root, main.base.varying | moved)}
+
+
+def divide(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Divide: exponentials by their total."""
+    one, other = operands
+    value = _new(a, eqn, operands)
+    if isinstance(other.tag, Total) and not other.tag.inverse and not other.tag.log:
+        done = _normalised(a, value, one, other, 1, at)
+        return [done or (value if one.data else _inverse(value, other))]
+    return [_scaled(value, one, other)]
+
+
+def multiply(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Multiply: by one over a total, by a gate or a mask, by values."""
+    value = _new(a, eqn, operands)
+    pairs = ((operands[0], operands[1], 1), (operands[1], operands[0], 0))
+    for main, term, place in pairs:
+        if isinstance(term.tag, Total) and term.tag.inverse:
+            done = _normalised(a, value, main, term, place, at)
+            if done is not None:
+                return [done]
+    for main, term, place in pairs:
+        spread = _spread(main, term, place, at)
+        if spread is not None:
+            return [value.but(tag=spread)]
+        scaled = _scaled(value, main, term)
+        if scaled.tag is not None:
+            return [scaled]
+    return [value]
+
+
+def _normalised(a: Any, value: Value, one: Value, total: Value, place: int, at: At) -> Value | None:
+    """Return exponentials, or their product with values, over their total."""
+    tag, sums = one.tag, total.tag
+    if not isinstance(tag, Exp | Soft | Product) or not tag.base.same(sums.base, sums.over):
+        return None
+    if not isinstance(tag, Product):
+        return value.but(tag=Soft(value.base, sums.over, sums.sink, (Tap(at, 0, True), value.axes)))
+    if whole(tag.over) != whole(sums.over):
+        return None
+    tag.site.total = (Tap(at, place), total.axes)
+    tag.site.sink, tag.site.inverse = sums.sink, sums.inverse
+    tag.site.exact = not sums.sink and tag.version == sums.version
+    a.found.append(tag.site)
+    return value.but(tag=Result(tag.site))
+
+
+def _scaled(value: Value, main: Value, term: Value) -> Value:
+    """Keep what an array is when it is multiplied by a mask, a parameter, or alike for all keys."""
+    tag, free = main.tag, term.mask or not term.data
+    if isinstance(tag, Product):
+        return value.but(tag=tag)
+    if isinstance(tag, Exp) and free:
+        return value.but(tag=dataclasses.replace(tag, version=value.base.root))
+    if isinstance(tag, Soft) and (free or not _along(term, main, tag)):
+        return value.but(tag=tag)
+    return value
+
+
+def _along(term: Value, main: Value, tag: Soft) -> bool:
+    """Return whether a factor varies along the keys of a softmax."""
+    pairs = zip(term.axes, main.axes, strict=False)
+    return any(uids(y) & tag.over and not is_constant(x) for x, y in pairs)
+
+
+def _spread(main: Value, term: Value, place: int, at: At) -> Spread | None:
+    """Weights multiplied with values, which have features that the weights do not have."""
+    if not isinstance(main.tag, Soft | Exp) or len(term.axes) != len(main.axes) or term.mask:
+        return None
+    pairs = zip(main.axes, term.axes, strict=True)
+    if not any(is_constant(x) and not is_constant(y) for x, y in pairs):
+        return None
+    if isinstance(main.tag, Soft) and not _along(term, main, main.tag):
+        return None
+    return Spread(main.tag, (Tap(at, 1 - place), Tap(at, place)), (main.axes, term.axes), term.data)
+
+
+def select(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Choose between an array and constants: it stays what it is."""
+    value = _new(a, eqn, operands)
+    tagged = [one for one in operands[1:] if one.tag is not None]
+    rest = [one for one in operands[1:] if one.tag is None]
+    if tagged and all(not one.data or not one.axes for one in rest):
+        tag = tagged[0].tag
+        if isinstance(tag, Exp):
+            tag = dataclasses.replace(tag, version=value.base.root)
+        return [value.but(tag=tag)]
+    return [value]
+
+
+# Layout
+
+
+def transpose(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Move axes."""
+    (one,) = operands
+    return [one.but(axes=tuple(one.axes[i] for i in eqn.params["permutation"]))]
+
+
+def reshape(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value] | None:
+    """Regroup parts of axes."""
+    axes = a.labels.reshape(operands[0].axes, eqn.params["new_sizes"])
+    return None if axes is None else [operands[0].but(axes=axes)]
+
+
+def squeeze(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Remove axes of size 1."""
+    gone = {int(i) for i in eqn.params["dimensions"]}
+    axes = tuple(axis for i, axis in enumerate(operands[0].axes) if i not in gone)
+    return [operands[0].but(axes=axes)]
+
+
+def broadcast(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Add axes along which the array is constant."""
+    shape = eqn.params["shape"]
+    axes = [constant(size) for size in shape]
+    for axis, i in zip(operands[0].axes, eqn.params["broadcast_dimensions"], strict=True):
+        if size_of(axis) == shape[int(i)]:
+            axes[int(i)] = axis
+    return [operands[0].but(axes=tuple(axes))]
+
+
+def iota(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Return numbers along one axis."""
+    axes = [constant(size) for size in eqn.params["shape"]]
+    along = eqn.params["dimension"]
+    axes[along] = (a.labels.part(eqn.params["shape"][along], False),)
+    return [Value(tuple(axes), False, Base(a.labels.uid()))]
+
+
+def cut(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Cut or extend axes, which stay what they are."""
+    one, data = operands[0], any(value.data for value in operands)
+    results = []
+    for var in eqn.outvars:
+        axes: list[Axis] = []
+        for axis, size in zip(one.axes, var.aval.shape, strict=True):
+            if size_of(axis) == size:
+                axes.append(axis)
+            elif len(axis) == 1:
+                axes.append((axis[0]._replace(size=size),))
+            else:
+                axes.append((a.labels.part(size, a.labels.is_data(axis)),))
+        tag = one.tag
+        pairs = zip(one.axes, axes, strict=True)
+        if isinstance(tag, Soft) and any(
+            uids(x) & tag.over and size_of(x) != size_of(y) for x, y in pairs
+        ):
+            # A column that is cut off took its share: a sink.
+            tag = dataclasses.replace(tag, sink=True)
+        results.append(one.but(axes=tuple(axes), tag=tag, data=data))
+    return results
+
+
+def concatenate(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Join arrays along an axis, whose tokens are then those of all."""
+    along, aval, labels = eqn.params["dimension"], eqn.outvars[0].aval, a.labels
+    parts = [part for one in operands for part in one.axes[along]]
+    new = labels.part(aval.shape[along], labels.is_data(parts))
+    for part in parts:
+        labels.join(new, part)
+    axes = [labels.merge([one.axes[i] for one in operands]) for i in range(len(aval.shape))]
+    axes[along] = (new,)
+    data = any(one.data for one in operands)
+    return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()))]
+
+
+def stack(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Join arrays along a new axis."""
+    labels, along, aval = a.labels, eqn.params["axis"], eqn.outvars[0].aval
+    axes = [labels.merge([one.axes[i] for one in operands]) for i in range(len(aval.shape) - 1)]
+    axes.insert(along, (labels.part(aval.shape[along], False),))
+    data = any(one.data for one in operands)
+    return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()))]
+
+
+def unstack(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Take an axis apart."""
+    (one,) = operands
+    axes = tuple(axis for i, axis in enumerate(one.axes) if i != eqn.params["axis"])
+    return [one.but(axes=axes, tag=None) for _ in eqn.outvars]
+
+
+def update(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Write into an array, such as a cache, whose axes are then those of what is written."""
+    (one, new), labels = operands[:2], a.labels
+    axes = []
+    for axis, other in zip(one.axes, new.axes, strict=True):
+        if is_constant(axis):  # zeros vary once something is written into them
+            axis = (labels.part(size_of(axis), new.data),)
+        if len(axis) == len(other) == 1:
+            if labels.is_data(other) and not labels.is_data(axis):
+                axis = (axis[0]._replace(label=other[0].label),)
+            labels.join(axis[0], other[0])
+        axes.append(axis)
+    data = one.data or new.data
+    return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()))]
+
+
+def gather(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
+    """Look up rows: axes of the indices, then of the table."""
+    (table, indices), labels = operands, a.labels
+    numbers = eqn.params["dimension_numbers"]
+    gone = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
+    window = [i for i in range(len(table.axes)) if i not in gone]
+    rows = list(indices.axes[:-1])
+    axes: list[Axis] = []
+    for i, size in enumerate(eqn.outvars[0].aval.shape):
+        if i in numbers.offset_dims:
+            axis = table.axes[window[numbers.offset_dims.index(i)]]
+        else:
+            axis = rows.pop(0)
+        if is_constant(axis) or size_of(axis) != size:
+            axis = (labels.part(size, labels.is_data(axis)),)
+        axes.append(axis)
+    data = table.data or indices.data
+    return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()))]
+
+
+_UNCHANGED = {"convert_element_type", "copy", "copy_p", "stop_gradient", "reduce_precision", "real"}
+_UNCHANGED |= {
+    "optimization_barrier",
+    "name",
+    "sharding_constraint",
+    "pvary",
+    "pcast",
+    "device_put",
+}
+_UNCHANGED |= {"psum", "psum_invariant", "psum2", "reshard", "layout_constraint", "mesh_cast"}
+
+RULES: dict[str, Rule] = {
+    "add": add,
+    "add_any": add,
+    "sub": subtract,
+    "mul": multiply,
+    "div": divide,
+    "exp": exponential,
+    "exp2": exponential,
+    "log": logarithm,
+    "integer_pow": power,
+    "select_n": select,
+    "transpose": transpose,
+    "reshape": reshape,
+    "squeeze": squeeze,
+    "broadcast_in_dim": broadcast,
+    "iota": iota,
+    "concatenate": concatenate,
+    "stack": stack,
+    "unstack": unstack,
+    "dynamic_update_slice": update,
+    "gather": gather,
+    **dict.fromkeys(("max", "min", "clamp", "abs"), bounded),
+    **dict.fromkeys(("slice", "dynamic_slice", "split", "pad", "rev"), cut),
+    **dict.fromkeys(
+        [
+            "convert_element_type",
+            "copy",
+            "copy_p",
+            "stop_gradient",
+            "reduce_precision",
+            "optimization_barrier",
+            "name",
+            "sharding_constraint",
+            "pvary",
+            "pcast",
+            "device_put",
+            "real",
+            "psum",
+            "psum_invariant",
+            "psum2",
+            "reshard",
+            "layout_constraint",
+            "mesh_cast",
+        ],
+        same,
+    ),
+}

@@ -1,0 +1,445 @@
+"""Captured attention against weights computed by hand, however it is written."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import CASES, NONE, PARAMS, B, H, N, W, X, Y, Z, heads, layer, logits, out
+from attention_programs import draw
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxflow import InputError, attention_gradient, capture, intervene, rollout
+from jaxflow.models.bert import BertConfig
+from jaxflow.models.config import EncoderConfig
+from jaxflow.models.gpt2 import Gpt2Config
+from jaxflow.models.model import init, make_module, roll_up
+from jaxflow.models.vit import ViTConfig
+
+ARGUMENTS = (PARAMS, X, Y, Z)
+KINDS = {
+    "cross": "cross",
+    "additive_scores": "cross",
+    "pooling": "pooling",
+    "pooling_by_product": "pooling",
+    "learned_queries": "pooling",
+    "memory": "memory",
+    "hidden_units_as_memory": "memory",
+}
+
+
+@pytest.fixture(autouse=True)
+def _rank_promotion():
+    with jax.numpy_rank_promotion("allow"):  # the cases are written as people write them
+        yield
+
+
+def close(found, right, atol=1e-5):
+    assert found.shape == right.shape
+    np.testing.assert_allclose(*(np.asarray(a, np.float32) for a in (found, right)), atol=atol)
+
+
+def first(function):
+    """The function without the weights that it returns."""
+    return lambda *given: function(*given)[0]
+
+
+def compiled(function, *given):
+    """Run at once what is compared, so that it is compiled once."""
+    return jax.jit(function)(*given)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_are_those_multiplied_with_the_values(name):
+    function = first(CASES[name])
+
+    def everything(*given):
+        found = capture(function)(*given)
+        edited = intervene(function, lambda place, weights: weights)(*given)
+        return CASES[name](*given), found, edited
+
+    (output, right), (same, attention), edited = compiled(everything, *ARGUMENTS)
+    assert not attention.missed
+    assert len(attention) == len(right)
+    for site, weights in zip(attention, right, strict=True):
+        close(site.weights, weights)
+        assert site.kind == KINDS.get(name, "self")
+        assert site.source.split(":")[0].endswith("attention_cases.py")
+    close(same, output)
+    close(edited, output)
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_other_softmaxes_are_no_attention(name):
+    attention = capture(NONE[name])(*ARGUMENTS)[1]
+    assert len(attention) == 0
+    assert not attention.missed
+    with pytest.raises(InputError, match="self-attention"):
+        attention.stack()
+
+
+@pytest.mark.parametrize("name", ["plain", "late", "scan_over_layers", "branch", "half_precision"])
+def test_outputs_are_the_bits_of_the_function(name):
+    function = first(CASES[name])
+    plain = jax.jit(function)(*ARGUMENTS)
+    np.testing.assert_array_equal(jax.jit(capture(function))(*ARGUMENTS)[0], plain)
+
+
+GRADIENTS = "plain late grouped_by_reshape nested_scans product_and_sum custom_derivatives branch"
+
+
+@pytest.mark.parametrize("name", [*GRADIENTS.split(), "pooling_by_product", "merged_batch"])
+def test_gradients_are_finite_differences(name):
+    function = first(CASES[name])
+    with jax.enable_x64(True):
+        given = jax.tree.map(lambda a: a.astype(jnp.float64), ARGUMENTS)
+
+        def everything(*given):
+            score = lambda output: jnp.tanh(output).sum()  # noqa: E731
+            gradients = attention_gradient(function, score)(*given)[2]
+            steps = [jnp.cos(jnp.arange(g.size)).reshape(g.shape) for g in gradients]
+
+            def moved(size):
+                def edit(place, weights):
+                    step = steps[place.index]
+                    for iteration in place.iterations:
+                        step = step[iteration]
+                    return weights + size * step
+
+                return score(intervene(function, edit)(*given))
+
+            slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
+            return slope, sum((g * s).sum() for g, s in zip(gradients, steps, strict=True))
+
+        slope, found = compiled(everything, *given)
+    np.testing.assert_allclose(found, slope, rtol=1e-5)
+
+
+def check_program(seed):
+    function, given, itself = draw(seed)
+
+    def everything(*given):
+        return function(*given), capture(first(function))(*given)
+
+    (output, right), (same, attention) = compiled(everything, *given)
+    (site,) = attention
+    close(site.weights, right)
+    close(same, output)
+    assert site.kind == ("self" if itself else "cross"), seed
+    assert site.values.shape[-3] * site.place.groups == right.shape[-3], seed
+
+
+@pytest.mark.parametrize("first_seed", range(0, 40, 10))
+def test_programs_at_random(first_seed):
+    for seed in range(first_seed, first_seed + 10):
+        check_program(seed)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("first_seed", range(10_000, 10_500, 50))
+def test_many_programs_at_random(first_seed):
+    for seed in range(first_seed, first_seed + 50):
+        check_program(seed)
+
+
+SMALL = {"layers": 3, "heads": 4, "width": 16}
+TOKENS = np.random.default_rng(0).integers(5, 30, (2, 7))
+IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+MODELS = {
+    "bert": (BertConfig(vocabulary=30, positions=16, hidden_width=24, **SMALL), TOKENS),
+    "gpt2": (Gpt2Config(vocabulary=30, positions=16, **SMALL), TOKENS),
+    "vit": (ViTConfig(image=(8, 8), patch=4, labels=("a", "b"), **SMALL), IMAGES),
+    "encoder": (EncoderConfig(vocabulary=30, positions=16, **SMALL), TOKENS),
+}
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_our_models_return_what_is_captured(name, rolled):
+    config, inputs = MODELS[name]
+    params = init(config)
+    module, params = make_module(config), params["params"]
+    if rolled:
+        module, params = roll_up(config, {"params": params})
+    apply = lambda params, inputs: module.apply({"params": params}, inputs)  # noqa: E731
+    output, attention = capture(apply)(params, inputs)
+    np.testing.assert_array_equal(attention.stack(), output.attention)
+    assert not attention.left_out
+    assert "blocks" in attention[0].name
+
+
+# Transformations
+
+
+def test_transformations_compose():
+    function = first(CASES["scan_over_layers"])
+    attend = lambda x: capture(lambda p, x: function(p, x, x, x))(PARAMS, x)[1].stack()  # noqa: E731
+    right = attend(X)
+    close(jax.jit(attend)(X), right)
+    close(jax.vmap(attend)(jnp.stack([X, Y]))[0], right)
+    slope = jax.grad(lambda x: (rollout(attend(x))[:, -1, 0, 1]).sum())(X)
+    assert slope.shape == X.shape
+    assert np.abs(slope).max() > 0
+    # A program with a gradient has the attention of its forward pass.
+    gradient = jax.grad(lambda x: (CASES["plain"](PARAMS, x, x, x)[0] ** 2).sum())
+    (site,) = capture(gradient)(X)[1]
+    close(site.weights, CASES["plain"](PARAMS, X, X, X)[1][0])
+
+
+def test_parameters_that_the_function_refers_to_are_those_of_the_moment():
+    holder = {"w": jnp.eye(N)}
+    captured = capture(lambda x: jax.nn.softmax(holder["w"] @ x[0] @ x[0].T / 9) @ x[0])
+    before = captured(X)[1][0].weights
+    holder["w"] = 2 * jnp.eye(N)
+    after = captured(X)[1][0].weights
+    assert np.abs(before - after).max() > 0.01
+
+
+def test_while_loops_need_a_capacity():
+    def function(p, x):
+        return lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, layer(p, c[1])[0]), (0, x))[
+            1
+        ]
+
+    (missed,) = capture(function)(PARAMS, X)[1].missed
+    assert "capacity" in missed.reason
+    assert "attention_cases.py:" in missed.source
+    (site,) = capture(function, capacity=4)(PARAMS, X)[1]
+    x = X
+    for step in range(3):
+        x, weights = layer(PARAMS, x)
+        close(site.weights[step], weights)
+    assert not site.weights[3].any()
+
+
+def test_shards_are_put_together():
+    devices = jax.device_count()
+    mesh = jax.make_mesh((1, devices), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    spec = PartitionSpec
+
+    def local(q, k, v, o, x):
+        weights = jax.nn.softmax(logits(heads(x @ q), heads(x @ k)))
+        return lax.psum(out({"o": o}, weights, heads(x @ v)), "model")
+
+    def function(p, x):
+        columns = (spec(None, "model"),) * 3
+        sharded = jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(*columns, spec("model"), spec("data")),
+            out_specs=spec("data"),
+        )
+        return sharded(p["q"], p["k"], p["v"], p["o"], x)
+
+    output, attention = capture(function)(PARAMS, X)
+    right, (weights,) = CASES["plain"](PARAMS, X, Y, Z)
+    close(output, right)
+    close(attention[0].weights, weights)
+
+
+def test_dropout_and_softmax_are_different_stages():
+    used = capture(first(CASES["dropout_by_select"]))(*ARGUMENTS)[1][0]
+    before = capture(first(CASES["dropout_by_select"]), stage="softmax")(*ARGUMENTS)[1][0]
+    assert (used.weights == 0).any()
+    close(before.weights, CASES["plain"](*ARGUMENTS)[1][0])
+
+
+@pytest.mark.parametrize("name", ["sink_in_the_denominator", "sink_as_a_column", "one_more"])
+def test_a_sink_has_its_share(name):
+    attention = capture(first(CASES[name]))(*ARGUMENTS)[1]
+    weights = CASES[name](*ARGUMENTS)[1][0]
+    close(attention[0].sink, 1 - weights.sum(-1))
+    close(attention.stack()[:, 0], weights)
+    close(attention.stack(renormalise=True).sum(-1), jnp.ones((B, 1, H, N)))
+
+
+def test_encoder_and_decoder_are_told_apart():
+    def model(p, x, z):
+        z, inner = layer(p, z)
+        x, outer = layer(p, x)
+        weights = jax.nn.softmax(logits(heads(x @ p["q"]), heads(z @ p["k"])))
+        return out(p, weights, heads(z @ p["v"])), (inner, outer, weights)
+
+    attention = capture(first(model))(PARAMS, X, Z)[1]
+    right = model(PARAMS, X, Z)[1]
+    for found, weights in zip(
+        (attention.encoder, attention.decoder, attention.cross), right, strict=True
+    ):
+        close(found[:, 0], weights)
+    with pytest.raises(InputError, match="one shape"):
+        attention.stack()
+    close(attention.select(lambda place: place.index == 1).stack()[:, 0], right[1])
+    assert [site.kind for site in attention.select("cross")] == ["cross"]
+
+
+def test_an_intervention_changes_one_layer():
+    function = first(CASES["scan_over_layers"])
+
+    def last_uniform(place, weights):
+        return jnp.where(place.iterations[0] == 2, 1 / N, weights)
+
+    def by_hand(p, x):
+        for scale in (1.0, 2.0, 3.0):
+            q, k, v = (heads(x @ w) for w in (scale * p["q"], p["k"], p["v"]))
+            w = jax.nn.softmax(logits(q, k))
+            x = x + out(p, jnp.full_like(w, 1 / N) if scale == 3 else w, v)
+        return x
+
+    close(intervene(function, last_uniform)(*ARGUMENTS), by_hand(PARAMS, X))
+
+
+# What is refused or reported
+
+
+def online(p, x, z):
+    """Attend with a running maximum, two chunks of keys one after the other."""
+    q, k, v = heads(x @ p["q"]), heads(z @ p["k"]), heads(z @ p["v"])
+    chunks = [t.reshape(B, 2, 3, H, -1).swapaxes(0, 1) for t in (k, v)]
+
+    def step(carry, chunk):
+        top, total, sums = carry
+        s = logits(q, chunk[0])
+        new = jnp.maximum(top, s.max(-1, keepdims=True))
+        e, fade = jnp.exp(s - new), jnp.exp(top - new)
+        sums = sums * fade + jnp.einsum("bhqk,bkhd->bhqd", e, chunk[1])
+        return (new, total * fade + e.sum(-1, keepdims=True), sums), None
+
+    zero = jnp.zeros((B, H, N, 1))
+    start = (zero - 1e9, zero, jnp.zeros((B, H, N, v.shape[-1])))
+    (_, total, sums), _ = lax.scan(step, start, chunks)
+    return sums / total
+
+
+def callback(p, x, z):
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.pure_callback(lambda x: x, shape, x)
+
+
+@pytest.mark.parametrize(("function", "reason"), [(online, "online"), (callback, "callback")])
+def test_what_is_missed_is_reported_with_its_place(function, reason):
+    attention = capture(function)(PARAMS, X, Z)[1]
+    assert len(attention) == 0
+    assert reason in attention.missed[0].reason
+    assert "test_capture.py:" in attention.missed[0].source
+    with pytest.raises(InputError, match=r"test_capture.py:"):
+        attention.stack()
+
+
+def test_a_fused_kernel_is_replaced_by_its_reference():
+    from jax.experimental import pallas
+
+    def kernel(q, k, v, o):
+        o[...] = jax.nn.softmax(q[...] @ k[...].T) @ v[...]
+
+    def attend(p, x):
+        shape = jax.ShapeDtypeStruct((N, W), x.dtype)
+        fused = pallas.pallas_call(kernel, out_shape=shape, interpret=True, name="fused")
+        return fused(x[0] @ p["q"], x[0] @ p["k"], x[0] @ p["v"]) @ p["o"]
+
+    reference = lambda q, k, v: jax.nn.softmax(q @ k.T) @ v  # noqa: E731
+    (missed,) = capture(attend)(PARAMS, X)[1].missed
+    assert "kernels={'fused'" in missed.reason
+    output, attention = capture(attend, kernels={"fused": reference})(PARAMS, X)
+    close(output, attend(PARAMS, X))
+    close(attention[0].weights, jax.nn.softmax(X[0] @ PARAMS["q"] @ (X[0] @ PARAMS["k"]).T)[None])
+    with pytest.raises(InputError, match="fused"):
+        capture(attend, kernels={"fused": lambda q, k, v: q[1:]})(PARAMS, X)
+
+
+def test_rows_and_shapes_that_cannot_be_stacked_name_their_site():
+    attention = capture(first(CASES["dropout_by_select"]))(*ARGUMENTS)[1]
+    with pytest.raises(InputError, match=r"sum to 1.*attention_cases.py:\d+"):
+        attention.stack()
+    assert attention.stack(check=False).shape == (B, 1, H, N, N)
+
+
+def late_of_another_sum(p, x, y, z):
+    q, k, v = (heads(x @ p[name]) for name in "qkv")
+    e = jnp.exp(logits(q, k))
+    o = jnp.einsum("bhqk,bkhd->bqhd", e * (jnp.arange(N) < 3), v)
+    o = o / e.sum(-1).transpose(0, 2, 1)[..., None]
+    return o.reshape(B, N, W) @ p["o"]
+
+
+BAD = [
+    (lambda: intervene(late_of_another_sum, lambda p, w: w)(*ARGUMENTS), "another sum"),
+    (lambda: capture(first(CASES["plain"]), stage="raw"), "stage"),
+    (lambda: capture(first(CASES["plain"]), select="none")(*ARGUMENTS), "select"),
+    (lambda: capture(first(CASES["plain"]), data_argnums=9)(*ARGUMENTS), "data_argnums"),
+    (lambda: intervene(NONE["router"], lambda p, w: w)(*ARGUMENTS), "attention"),
+    (lambda: intervene(first(CASES["plain"]), lambda p, w: w[0])(*ARGUMENTS), "shape"),
+    (lambda: attention_gradient(first(CASES["plain"]), lambda o: o)(*ARGUMENTS), "scalar"),
+    (lambda: capture(first(CASES["plain"]))(*ARGUMENTS)[1].cross, "cross-attention"),
+]
+
+
+@pytest.mark.parametrize(("call", "named"), BAD)
+def test_unusable_calls_are_refused(call, named):
+    with pytest.raises(InputError, match=named):
+        call()
+
+
+def test_arguments_told_to_be_data_decide_what_is_attention():
+    router = NONE["router"]
+    assert not capture(router, data_argnums=(1, 2, 3))(*ARGUMENTS)[1]
+    # The experts' matrix as data: its columns are then the keys.
+    assert capture(router, data_argnums=(0, 1))(*ARGUMENTS)[1]
+
+
+def test_what_a_closure_refers_to_is_of_the_moment_in_inner_programs_and_edits():
+    holder = {"scale": jnp.ones((N, N)), "edit": 0.0}
+
+    def attend(x):
+        scaled = jax.jit(lambda s: s * holder["scale"])
+        return jax.nn.softmax(scaled(x[0] @ x[0].T / 9)) @ x[0]
+
+    captured = capture(attend)
+    edited = intervene(attend, lambda place, weights: weights * holder["edit"])
+    before = captured(X)[0], edited(X)
+    holder.update(scale=jnp.full((N, N), 0.1), edit=1.0)
+    close(captured(X)[0], attend(X))
+    close(edited(X), attend(X))
+    assert np.abs(before[0] - captured(X)[0]).max() > 0.01
+    assert not before[1].any()
+
+
+def test_experts_latents_and_tokens_are_told_apart():
+    def perceiver(p, x):
+        read = jax.nn.softmax(p["memory"] @ x.swapaxes(1, 2)) @ x
+        latents = read + jax.nn.softmax(read @ read.swapaxes(1, 2)) @ read
+        return jax.nn.softmax(x @ latents.swapaxes(1, 2)) @ latents
+
+    kinds = [site.kind for site in capture(perceiver)(PARAMS, X)[1]]
+    assert kinds == ["pooling", "self", "cross"]
+
+    def flattened(p, x):
+        q, k, v = (heads(x @ p[name]) for name in "qkv")
+        o = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits(q, k)), v)
+        return o.reshape(B, N * W) @ jnp.ones((N * W, 2))
+
+    def step(state, batch):
+        return jax.grad(lambda p: (flattened(p, batch["x"]) ** 2).mean())(state["params"])
+
+    assert capture(flattened)(PARAMS, X)[1][0].weights.shape == (B, H, N, N)
+    state = {"params": PARAMS, "count": jnp.zeros((), jnp.int32)}
+    (site,) = capture(step)(state, {"x": X, "y": Y})[1]
+    assert (site.kind, site.weights.shape) == ("self", (B, H, N, N))
+
+
+@pytest.mark.nightly  # a time
+def test_tracing_takes_at_most_twice_as_long():
+    config = BertConfig(vocabulary=30, positions=16, hidden_width=24, layers=30, heads=4, width=16)
+    params, module = init(config), make_module(config)
+
+    def seconds(function):
+        begin = time.perf_counter()
+        jax.make_jaxpr(function)(params, TOKENS)
+        return time.perf_counter() - begin
+
+    plain = [seconds(lambda p, x: module.apply(p, x)) for _ in range(3)]
+    captured = [seconds(capture(lambda p, x: module.apply(p, x))) for _ in range(3)]
+    assert min(captured) <= 2 * min(plain) + 0.5

@@ -1,0 +1,583 @@
+"""Attention written by hand in many ways: each function returns its output and its weights.
+
+A case takes parameters and data and returns ``(output, [weights, ...])``, the weights
+``[..., H, q, k]`` as they are multiplied with the values. `NONE` are functions whose softmax is no
+attention.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+B, N, H, D = 2, 5, 4, 3
+W = H * D
+CASES: dict[str, Callable[..., Any]] = {}
+NONE: dict[str, Callable[..., Any]] = {}
+
+
+def _draw(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape) / np.sqrt(shape[-2] if shape[1:] else 1)
+
+
+PARAMS = {
+    "q": _draw(1, W, W),
+    "k": _draw(2, W, W),
+    "v": _draw(3, W, W),
+    "o": _draw(4, W, W),
+    "kv": _draw(5, W, 2 * D),  # two groups
+    "one": _draw(6, W, D),
+    "bias": _draw(7, H, N, N),
+    "sink": _draw(8, H, 1),
+    "mix": jnp.eye(H) + 0.1 * _draw(9, H, H),
+    "vec": _draw(10, D, 1)[:, 0],
+    "memory": _draw(11, 7, W),
+    "query": _draw(12, 1, W),
+    "experts": _draw(13, W, 3),
+    "expert": _draw(14, 3, W, W),
+}
+X, Y = 2 * _draw(20, B, N, W), 2 * _draw(21, B, N, W)
+Z = 2 * _draw(22, B, 6, W)
+KEEP = jnp.asarray([[True] * 5, [True] * 3 + [False] * 2])
+
+
+def case(function: Callable[..., Any]) -> Callable[..., Any]:
+    CASES[function.__name__.strip("_")] = function
+    return function
+
+
+def no_attention(function: Callable[..., Any]) -> Callable[..., Any]:
+    NONE[function.__name__.strip("_")] = function
+    return function
+
+
+def heads(x: Any) -> Any:
+    return x.reshape(*x.shape[:-1], -1, D)
+
+
+def qkv(p: Any, x: Any, y: Any = None) -> Any:
+    y = x if y is None else y
+    return heads(x @ p["q"]), heads(y @ p["k"]), heads(y @ p["v"])
+
+
+def logits(q: Any, k: Any) -> Any:
+    return jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(D)
+
+
+def out(p: Any, w: Any, v: Any) -> Any:
+    o = jnp.einsum("bhqk,bkhd->bqhd", w, v)
+    return o.reshape(*o.shape[:2], -1) @ p["o"]
+
+
+def by_hand(change: Callable[..., Any]) -> Callable[..., Any]:
+    """Register self-attention whose softmax is `change` of parameters and logits."""
+
+    @functools.wraps(change)
+    def run(p: Any, x: Any, y: Any, z: Any) -> Any:
+        q, k, v = qkv(p, x)
+        w = change(p, logits(q, k))
+        return out(p, w, v), [w]
+
+    return case(run)
+
+
+@by_hand
+def plain(p, s):
+    return jax.nn.softmax(s)
+
+
+@by_hand
+def no_maximum(p, s):
+    e = jnp.exp(s)
+    return e / e.sum(-1, keepdims=True)
+
+
+@by_hand
+def own_maximum(p, s):
+    e = jnp.exp(s - s.max(-1, keepdims=True))
+    return e / e.sum(-1)[..., None]
+
+
+@by_hand
+def reciprocal(p, s):
+    e = jnp.exp(s)
+    return e * (1.0 / e.sum(-1, keepdims=True))
+
+
+@by_hand
+def power(p, s):
+    e = jnp.exp(s)
+    return e * e.sum(-1, keepdims=True) ** -1
+
+
+@by_hand
+def log_softmax(p, s):
+    return jnp.exp(jax.nn.log_softmax(s))
+
+
+@by_hand
+def logsumexp(p, s):
+    return jnp.exp(s - jax.nn.logsumexp(s, -1, keepdims=True))
+
+
+@by_hand
+def causal(p, s):
+    return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((N, N), bool)), s, -1e30))
+
+
+@by_hand
+def padding(p, s):
+    return jax.nn.softmax(jnp.where(KEEP[:, None, None], s, jnp.finfo(s.dtype).min))
+
+
+@by_hand
+def additive_mask(p, s):
+    return jax.nn.softmax(s + jnp.where(KEEP, 0.0, -1e9)[:, None, None])
+
+
+@by_hand
+def where_argument(p, s):
+    return jax.nn.softmax(s, where=KEEP[:, None, None], axis=-1)
+
+
+@by_hand
+def masked_exponential(p, s):
+    e = jnp.exp(s) * KEEP[:, None, None]
+    return e / (e.sum(-1, keepdims=True) + 1e-9)
+
+
+@by_hand
+def masked_after_and_normalised(p, s):
+    w = jax.nn.softmax(s) * KEEP[:, None, None]
+    return w / w.sum(-1, keepdims=True)
+
+
+@by_hand
+def soft_cap(p, s):
+    return jax.nn.softmax(5 * jnp.tanh(s / 5))
+
+
+@by_hand
+def relative_bias(p, s):
+    return jax.nn.softmax(s + p["bias"])
+
+
+@by_hand
+def window(p, s):
+    far = jnp.abs(jnp.arange(N)[:, None] - jnp.arange(N)) > 1
+    return jax.nn.softmax(jnp.where(far, -jnp.inf, s))
+
+
+@by_hand
+def sink_in_the_denominator(p, s):
+    m = jnp.maximum(s.max(-1, keepdims=True), p["sink"][:, None])
+    e = jnp.exp(s - m)
+    return e / (e.sum(-1, keepdims=True) + jnp.exp(p["sink"][:, None] - m))
+
+
+@by_hand
+def sink_as_a_column(p, s):
+    column = jnp.broadcast_to(p["sink"][None, :, None], (B, H, N, 1))
+    return jax.nn.softmax(jnp.concatenate([s, column], -1))[..., :-1]
+
+
+@by_hand
+def one_more(p, s):
+    e = jnp.exp(s)
+    return e / (1 + e.sum(-1, keepdims=True))
+
+
+@by_hand
+def half_precision(p, s):
+    return jax.nn.softmax(s.astype(jnp.bfloat16).astype(jnp.float32)).astype(jnp.bfloat16)
+
+
+@by_hand
+def dropout_by_select(p, s):
+    keep = jax.random.bernoulli(jax.random.key(3), 0.8, s.shape)
+    return jnp.where(keep, jax.nn.softmax(s) / 0.8, 0)
+
+
+@by_hand
+def dropout_by_product(p, s):
+    keep = jax.random.bernoulli(jax.random.key(3), 0.8, s.shape)
+    return jax.nn.softmax(s) * keep.astype(s.dtype) / 0.8
+
+
+@by_hand
+def talking_heads(p, s):
+    s = jnp.einsum("bhqk,hg->bgqk", s, p["mix"])
+    return jnp.einsum("bhqk,hg->bgqk", jax.nn.softmax(s), p["mix"])
+
+
+@by_hand
+def gate_of_heads(p, s):
+    return jax.nn.softmax(s) * jax.nn.sigmoid(p["sink"])[:, None]
+
+
+@by_hand
+def difference(p, s):
+    return jax.nn.softmax(s) - 0.3 * jax.nn.softmax(2 * s + 1)
+
+
+@by_hand
+def base_two(p, s):
+    e = jnp.exp2(s)
+    return e / e.sum(-1, keepdims=True)
+
+
+@case
+def jax_nn(p, x, y, z):
+    q, k, v = qkv(p, x)
+    return heads_out(p, jax.nn.dot_product_attention(q, k, v)), [jax.nn.softmax(logits(q, k))]
+
+
+def heads_out(p, o):
+    return o.reshape(*o.shape[:2], -1) @ p["o"]
+
+
+@case
+def keys_first(p, x, y, z):
+    q, k, v = qkv(p, x)
+    w = jax.nn.softmax(jnp.einsum("bkhd,bqhd->bkhq", k, q) / np.sqrt(D), axis=1)
+    return heads_out(p, jnp.einsum("bkhd,bkhq->bqhd", v, w)), [w.transpose(0, 2, 3, 1)]
+
+
+@case
+def heads_last(p, x, y, z):
+    q, k, v = qkv(p, x)
+    w = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bqkh", q, k), axis=2)
+    return heads_out(p, jnp.einsum("bqkh,bkhd->bqhd", w, v)), [w.transpose(0, 3, 1, 2)]
+
+
+@case
+def merged_batch(p, x, y, z):
+    q, k, v = (jnp.moveaxis(one, 2, 1).reshape(B * H, N, D) for one in qkv(p, x))
+    w = jax.nn.softmax(q @ k.transpose(0, 2, 1))
+    o = (w @ v).reshape(B, H, N, D).transpose(0, 2, 1, 3)
+    return heads_out(p, o), [w.reshape(B, H, N, N)]
+
+
+@case
+def one_example(p, x, y, z):
+    q, k, v = (one[0] for one in qkv(p, x))
+    w = jax.nn.softmax(jnp.einsum("qhd,khd->hqk", q, k))
+    return jnp.einsum("hqk,khd->qhd", w, v).reshape(N, W) @ p["o"], [w]
+
+
+@case
+def one_head(p, x, y, z):
+    w = jax.nn.softmax((x @ p["q"]) @ (x @ p["k"]).transpose(0, 2, 1))
+    return w @ (x @ p["v"]) @ p["o"], [w[:, None]]
+
+
+@case
+def head_by_head(p, x, y, z):
+    q, k, v = qkv(p, x)
+    w = [jax.nn.softmax(q[:, :, h] @ k[:, :, h].swapaxes(1, 2)) for h in range(2)]
+    o = [w[h] @ v[:, :, h] for h in range(2)]
+    return jnp.concatenate(o, -1) @ p["o"][: 2 * D], [one[:, None] for one in w]
+
+
+@case
+def projection_of_each_head(p, x, y, z):
+    q, k, v = qkv(p, x)
+    w = jax.nn.softmax(logits(q, k))
+    o = jnp.einsum("bhqk,bkhd->bhqd", w, v)
+    return jnp.einsum("bhqd,hde->bqe", o, p["o"].reshape(H, D, W)), [w]
+
+
+@case
+def values_projected_first(p, x, y, z):
+    q, k, v = qkv(p, x)
+    w = jax.nn.softmax(logits(q, k))
+    u = jnp.einsum("bkhd,hde->bhke", v, p["o"].reshape(H, D, W))
+    return jnp.einsum("bhqk,bhke->bqe", w, u), [w]
+
+
+def _groups(p, x):
+    k, v = jnp.split(x @ p["kv"], 2, -1)
+    return heads(x @ p["q"]), jnp.stack([k, -k], 2), jnp.stack([v, 2 * v], 2)
+
+
+@case
+def grouped_by_repeat(p, x, y, z):
+    q, k, v = _groups(p, x)
+    k, v = (jnp.repeat(one, 2, axis=2) for one in (k, v))
+    w = jax.nn.softmax(logits(q, k))
+    return out(p, w, v), [w]
+
+
+@case
+def grouped_by_reshape(p, x, y, z):
+    q, k, v = _groups(p, x)
+    q = q.reshape(B, N, 2, 2, D)
+    w = jax.nn.softmax(jnp.einsum("bqcgd,bkcd->bcgqk", q, k))
+    o = jnp.einsum("bcgqk,bkcd->bqcgd", w, v)
+    return o.reshape(B, N, W) @ p["o"], [w.reshape(B, H, N, N)]
+
+
+@case
+def multi_query(p, x, y, z):
+    q, k, v = heads(x @ p["q"]), x @ p["one"], x @ p["one"]
+    w = jax.nn.softmax(jnp.einsum("bqhd,bkd->bhqk", q, k))
+    return heads_out(p, jnp.einsum("bhqk,bkd->bqhd", w, v)), [w]
+
+
+@case
+def cross(p, x, y, z):
+    q, k, v = qkv(p, x, z)
+    w = jax.nn.softmax(logits(q, k))
+    return out(p, w, v), [w]
+
+
+@case
+def additive_scores(p, x, y, z):
+    q, k, v = qkv(p, x, z)
+    s = jnp.tanh(q[:, :, None] + k[:, None]) @ p["vec"]
+    w = jax.nn.softmax(s.transpose(0, 3, 1, 2))
+    return out(p, w, v), [w]
+
+
+@case
+def pooling(p, x, y, z):
+    w = jax.nn.softmax(x @ p["query"][0])
+    return jnp.einsum("bk,bkd->bd", w, x) @ p["o"], [w[:, None, None]]
+
+
+@case
+def pooling_by_product(p, x, y, z):
+    w = jax.nn.softmax((x @ p["query"].T), axis=1)
+    return (w * x).sum(1) @ p["o"], [w.swapaxes(1, 2)[:, None]]
+
+
+@case
+def learned_queries(p, x, y, z):
+    q = heads(p["memory"] @ p["q"])
+    k, v = heads(x @ p["k"]), heads(x @ p["v"])
+    w = jax.nn.softmax(jnp.einsum("qhd,bkhd->bhqk", q, k))
+    return out(p, w, v), [w]
+
+
+@case
+def product_and_sum(p, x, y, z):
+    q, k, v = qkv(p, x)
+    w = jax.nn.softmax(logits(q, k))
+    o = (w[..., None] * v.transpose(0, 2, 1, 3)[:, :, None]).sum(3)
+    return heads_out(p, o.transpose(0, 2, 1, 3)), [w]
+
+
+@case
+def late(p, x, y, z):
+    q, k, v = qkv(p, x)
+    e = jnp.exp(logits(q, k))
+    total = e.sum(-1)
+    o = jnp.einsum("bhqk,bkhd->bqhd", e, v) / total.transpose(0, 2, 1)[..., None]
+    return heads_out(p, o), [e / total[..., None]]
+
+
+@case
+def late_by_reciprocal(p, x, y, z):
+    q, k, v = qkv(p, x)
+    s = logits(q, k)
+    e = jnp.exp(s - s.max(-1, keepdims=True))
+    o = jnp.einsum("bhqk,bkhd->bhqd", e, v) * (1 / e.sum(-1, keepdims=True))
+    return heads_out(p, o.transpose(0, 2, 1, 3)), [jax.nn.softmax(s)]
+
+
+@case
+def two_dimensional_windows(p, x, y, z):
+    image = jnp.stack([x[:, :4, :], y[:, :4, :]], 1)[:, :, :, :W]  # [B, 2, 4, W]
+    tiles = image.reshape(B, 2, 2, 2, W).transpose(0, 2, 1, 3, 4).reshape(B, 2, 4, W)
+    q, k, v = (heads(tiles @ p[name]) for name in "qkv")
+    w = jax.nn.softmax(jnp.einsum("btqhd,btkhd->bthqk", q, k))
+    o = jnp.einsum("bthqk,btkhd->btqhd", w, v).reshape(B, 2, 4, W)
+    return o @ p["o"], [w]
+
+
+@case
+def decoding_with_a_cache(p, x, y, z):
+    new = x[:, -1:]
+    q = heads(new @ p["q"])
+    cache = heads(jnp.zeros((B, N + 2, W)).at[:, : N - 1].set(x[:, :-1] @ p["k"]))
+    stored = heads(jnp.zeros((B, N + 2, W)).at[:, : N - 1].set(x[:, :-1] @ p["v"]))
+    k = lax.dynamic_update_slice(cache, heads(new @ p["k"]), (0, N - 1, 0, 0))
+    v = lax.dynamic_update_slice(stored, heads(new @ p["v"]), (0, N - 1, 0, 0))
+    w = jax.nn.softmax(jnp.where(jnp.arange(N + 2) < N, logits(q, k), -1e30))
+    return out(p, w, v), [w]
+
+
+def layer(p, x):
+    q, k, v = qkv(p, x)
+    w = jax.nn.softmax(logits(q, k))
+    return x + out(p, w, v), w
+
+
+@case
+def unrolled_layers(p, x, y, z):
+    weights = []
+    for _ in range(3):
+        x, w = layer(p, x)
+        weights.append(w)
+    return x, weights
+
+
+@case
+def scan_over_layers(p, x, y, z):
+    x, w = lax.scan(lambda x, s: layer({**p, "q": s * p["q"]}, x), x, jnp.arange(1.0, 4))
+    return x, [w]
+
+
+@case
+def reversed_scan(p, x, y, z):
+    scales = jnp.arange(1.0, 4)
+    x, w = lax.scan(lambda x, s: layer({**p, "q": s * p["q"]}, x), x, scales, reverse=True)
+    return x, [w]
+
+
+@case
+def nested_scans(p, x, y, z):
+    def outer(x, s):
+        return lax.scan(lambda x, t: layer({**p, "q": (s + t) * p["q"]}, x), x, jnp.arange(2.0))
+
+    x, w = lax.scan(outer, x, jnp.arange(3.0))
+    return x, [w]
+
+
+@case
+def rematerialised(p, x, y, z):
+    return (lambda found: (found[0], [found[1]]))(jax.checkpoint(layer)(p, x))
+
+
+@case
+def scan_of_rematerialised(p, x, y, z):
+    x, w = lax.scan(lambda x, _: jax.checkpoint(layer)(p, x), x, None, length=2)
+    return x, [w]
+
+
+@case
+def fixed_loop(p, x, y, z):
+    def body(i, carry):
+        x, w = layer(p, carry[0])
+        return x, carry[1].at[i].set(w)
+
+    x, w = lax.fori_loop(0, 2, body, (x, jnp.zeros((2, B, H, N, N))))
+    return x, [w]
+
+
+@case
+def branch(p, x, y, z):
+    x, w = lax.cond(x.sum() < 1e9, lambda: layer(p, x), lambda: (x, jnp.zeros((B, H, N, N))))
+    return x, [w]
+
+
+@case
+def mapped(p, x, y, z):
+    def one(x):
+        q, k, v = (heads(x @ p[name]) for name in "qkv")
+        w = jax.nn.softmax(jnp.einsum("qhd,khd->hqk", q, k))
+        return jnp.einsum("hqk,khd->qhd", w, v).reshape(N, W) @ p["o"], w
+
+    x, w = jax.vmap(one)(x)
+    return x, [w]
+
+
+@case
+def mapped_over_heads(p, x, y, z):
+    def head(q, k, v):
+        w = jax.nn.softmax(q @ k.T)
+        return w @ v, w
+
+    q, k, v = qkv(p, x)
+    o, w = jax.vmap(jax.vmap(head, 1, (1, 0)))(q, k, v)
+    return heads_out(p, o), [w]
+
+
+@case
+def custom_derivatives(p, x, y, z):
+    @jax.custom_vjp
+    def attend(x):
+        return layer(p, x)
+
+    attend.defvjp(lambda x: (attend(x), x), lambda x, g: (g[0],))
+    x, w = attend(x)
+    return x, [w]
+
+
+@case
+def custom_forward_derivatives(p, x, y, z):
+    @jax.custom_jvp
+    def attend(x):
+        return layer(p, x)
+
+    attend.defjvp(lambda primals, tangents: (attend(*primals), (tangents[0], attend(*primals)[1])))
+    x, w = attend(x)
+    return x, [w]
+
+
+@case
+def compiled_within(p, x, y, z):
+    x, w = jax.jit(layer)(p, x)
+    return x, [w]
+
+
+@case
+def memory(p, x, y, z):
+    w = jax.nn.softmax(x @ p["memory"].T)
+    return w @ p["memory"], [w[:, None]]
+
+
+@case
+def hidden_units_as_memory(p, x, y, z):
+    w = jax.nn.softmax(x @ p["q"])
+    return w @ p["o"], [w[:, None]]
+
+
+# What is no attention
+
+
+@no_attention
+def classifier(p, x, y, z):
+    return jax.nn.softmax(x.mean(1) @ p["experts"])
+
+
+@no_attention
+def cross_entropy(p, x, y, z):
+    return -(jax.nn.log_softmax(x @ p["experts"]) * jnp.eye(3)[jnp.arange(N) % 3]).sum()
+
+
+@no_attention
+def router(p, x, y, z):
+    gates = jax.nn.softmax(x @ p["experts"])
+    return jnp.einsum("bne,bned->bnd", gates, jnp.einsum("bnd,edf->bnef", x, p["expert"]))
+
+
+@no_attention
+def best_experts(p, x, y, z):
+    gates, which = lax.top_k(jax.nn.softmax(x @ p["experts"]), 2)
+    every = jnp.einsum("bnd,edf->bnef", x, p["expert"])
+    chosen = jnp.take_along_axis(every, which[..., None], 2)
+    return (gates[..., None] * chosen).sum(2)
+
+
+@no_attention
+def fixed_support(p, x, y, z):
+    return jax.nn.softmax(x.mean(1) @ p["experts"]) @ jnp.linspace(-1, 1, 3)
+
+
+@no_attention
+def linear_attention(p, x, y, z):
+    q, k, v = (jax.nn.elu(one) + 1 for one in qkv(p, x))
+    total = jnp.einsum("bqhd,bhd->bqh", q, k.sum(1))
+    return jnp.einsum("bqhd,bkhd,bkhe->bqhe", q, k, v) / total[..., None]
+
+
+@no_attention
+def mean_of_tokens(p, x, y, z):
+    return jnp.einsum("k,bkd->bd", jnp.ones(N) / N, x)
