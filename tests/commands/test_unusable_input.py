@@ -196,7 +196,6 @@ ARRAYS = {
     "rank 3": {"attention": GOOD[0]},
     "square": {"attention": GOOD[..., :3]},
     "rank 0": {"attention": np.array("a")},
-    "float16": {"attention": GOOD.astype(np.float16)},
     "sum to 1": {"attention": GOOD * 3},
     "mask must have the shape (4,)": {"attention": GOOD, "mask": np.ones(3, bool)},
     "boolean": {"attention": GOOD, "mask": np.ones(4)},
