@@ -29,6 +29,7 @@ ATTRIBUTES = {
 REFUSED = {"shell", "allow_pickle", "trust_remote_code"}
 #: What is there all the same, by file, and why.
 ALLOWED = {
+    ("jaxflow/_capture/torch_models.py", "torch"): "runs the model that the caller gives",
     ("train/builder.py", "urllib"): "asks whether the corpus is there before TFDS fetches it",
     ("train/builder.py", "extractall"): "of zipfile, which lets no member lead elsewhere",
     ("jaxflow/commands/_options.py", "literal_eval"): "reads the texts of its own options",
