@@ -121,6 +121,11 @@ def explain_image(
     """
     options = options or VisionOptions()
     config = vision_config(model, headless=occlusion is None)
+    if occlusion is not None and model.answer == "regression" and len(config.labels) > 1:
+        raise InputError(
+            f"occlusion must be None for a model of {len(config.labels)} numbers, of which none is "
+            "the one to explain: leave it out, the maps of attention are of all"
+        )
     picture = read_picture(path)
     pixels = to_pixels(picture, config)[None]
     if config.crop is not None:  # maps are laid over what the model is shown

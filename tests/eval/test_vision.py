@@ -333,6 +333,15 @@ HEADS = {
 }
 
 
+def test_occlusion_of_several_numbers_is_refused(tmp_path):
+    changes = {"num_labels": 3, "problem_type": "regression"}
+    theirs = torch_models.random_model("ViTForImageClassification", changes)
+    ours = load(torch_models.write(theirs, tmp_path / "model"))
+    path = saved(tmp_path, Image.fromarray(RNG.integers(0, 256, (8, 12, 3), np.uint8)))
+    with pytest.raises(InputError, match="3 numbers"):
+        explain_image(ours, path, occlusion="mean")
+
+
 @pytest.mark.parametrize("answer", HEADS)
 def test_pictures_of_every_head_are_explained_as_transformers_answers(answer, tmp_path):
     name, changes, values = HEADS[answer]
