@@ -173,9 +173,39 @@ def compare(
         intervals = _mean_intervals([kept for kept, _ in part], seed, resamples)
         for (kept, nan), ci95 in zip(part, intervals, strict=True):
             mean = float(kept.mean()) if len(kept) else math.nan
-            p, direction = _signed_rank(kept)
-            tests.append(PairedTest(mean, ci95, p, direction, len(kept), nan))
+            p = float(signed_rank(kept[None])[0])
+            tests.append(PairedTest(mean, ci95, p, _rank_biserial(kept), len(kept), nan))
     return tuple(tests)
+
+
+def signed_rank(differences: ArrayLike) -> NDArray[np.float64]:
+    """Return the two-sided p-value of each row of ``[K, S]`` differences, as `compare` tests it.
+
+    NaN are left out; the p-value is NaN where fewer than two are left, 1 where all are zero.
+    Raises `InputError` if a difference is infinite.
+    """
+    from scipy.stats import rankdata, wilcoxon
+
+    rows = _checked("differences", differences, "[pairs, sentences]")
+    defined = ~np.isnan(rows)
+    nonzero = np.count_nonzero((rows != 0) & defined, axis=1)
+    p = np.where(defined.sum(1) > 1, 1.0, np.nan)
+    tested = (nonzero > 0) & (defined.sum(1) > 1)
+    for k in np.flatnonzero(tested & (nonzero <= _EXACT)):
+        row = rows[k, defined[k]]
+        ranks = rankdata(np.abs(row))
+        p[k] = _exact_tails(ranks[row != 0], float(ranks[row > 0].sum()))
+    many = tested & (nonzero > _EXACT)
+    if many.any():
+        p[many] = wilcoxon(
+            rows[many],
+            axis=1,
+            zero_method="pratt",
+            correction=False,
+            method="asymptotic",
+            nan_policy="omit",
+        ).pvalue
+    return p
 
 
 def holm(pvalues: Sequence[float]) -> tuple[float, ...]:
@@ -217,23 +247,15 @@ def share_of(holds: ArrayLike, decided: ArrayLike) -> Share:
     return Share(share, binomial_interval(successes, n), n, int((~decided).sum()))
 
 
-def _signed_rank(difference: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the two-sided p-value and the rank-biserial correlation of differences ``[n]``."""
-    from scipy.stats import rankdata, wilcoxon
+def _rank_biserial(difference: NDArray[np.float64]) -> float:
+    """Return (W+ - W-) / (W+ + W-) of differences ``[n]``."""
+    from scipy.stats import rankdata
 
-    ranks = rankdata(np.abs(difference))[difference != 0]
-    above = float(ranks[difference[difference != 0] > 0].sum())
-    total = float(ranks.sum())
-    if total == 0:
-        return (1.0 if len(difference) > 1 else math.nan), (0.0 if len(difference) else math.nan)
-    if len(difference) < 2:
-        p = math.nan
-    elif len(ranks) <= _EXACT:
-        p = _exact_tails(ranks, above)
-    else:
-        found = wilcoxon(difference, zero_method="pratt", correction=False, method="asymptotic")
-        p = float(found.pvalue)
-    return p, (2 * above - total) / total
+    if not len(difference):
+        return math.nan
+    signed = rankdata(np.abs(difference)) * np.sign(difference)
+    total = np.abs(signed).sum()
+    return float(signed.sum() / total) if total else 0.0
 
 
 def _exact_tails(ranks: NDArray[np.float64], above: float) -> float:

@@ -66,8 +66,8 @@ def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
         ),
         Section(
             f"95 % intervals of {TITLES[summary.key]}, and who differs from whom",
-            "Paired permutation tests between all methods, Holm-corrected; the p-value is that of "
-            "the difference from the best.",
+            "Signed-rank tests (Wilcoxon) between all methods, Holm-corrected; the p-value is that "
+            "of the difference from the best.",
             _tests(summary),
         ),
         Section(
@@ -114,7 +114,6 @@ def record(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
         name: {
             "methods": [line.method.name for line in summary.finals],
             "ranks": to_json(found.ranks),
-            # So many permutations give no more than four digits.
             "p_holm": to_json(np.round(found.p_holm, 4)),
             "sentences": found.sentences,
         }

@@ -114,7 +114,7 @@ def draw_critical_difference(
 
     The best are drawn, and the baselines in grey, whatever their rank; the figure states how many
     are left out. Ranks stay those among all methods (Demšar 2006, Figure 1; here bars are
-    of paired permutation tests, not of one critical difference for all).
+    of paired signed-rank tests, not of one critical difference for all).
 
     Raises `InputError` if names and ranks are not as many, or fewer than two methods have a rank.
     """
@@ -219,7 +219,7 @@ def _notes(significance: Significance, names: Sequence[str], shown: Sequence[int
     notes = [
         f"Mean rank over {significance.sentences:,} sentences among {ranked} methods, 1 is best. "
         "A bar joins methods of which no two differ",
-        "(paired permutation tests, Holm-corrected, p ≥ .05).",
+        "(paired signed-rank tests, Holm-corrected, p ≥ .05).",
     ]
     if ranked > len(shown):
         notes[1] += (

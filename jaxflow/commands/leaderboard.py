@@ -44,7 +44,7 @@ class Leaderboard:
     samples: int | None = None
     """Sentences, drawn at random; by default 2000, or all where there are fewer."""
     seed: int = 0
-    """Of that draw, the random baseline, the bootstrap and the tests."""
+    """Of that draw, the random baseline and the bootstrap."""
     sort: Annotated[str, "MEASURE"] = "comprehensiveness_area"
     """The measure to sort by."""
     out: Path | None = None

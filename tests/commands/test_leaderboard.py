@@ -24,11 +24,6 @@ def drawn(monkeypatch):
         return leaderboard_data.board(cases, seed=len(seen))
 
     monkeypatch.setattr("jaxflow.eval.leaderboard.board.run_board", run_board)
-    monkeypatch.setattr("jaxflow.eval.leaderboard.summary.PERMUTATIONS", 500)
-    monkeypatch.setattr(
-        "jaxflow.eval.leaderboard.summary.permutation_tests.__kwdefaults__",
-        {"permutations": 500, "seed": 0},
-    )
     return seen
 
 

@@ -10,7 +10,7 @@ import pictures
 import pytest
 
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.summary import Significance
+from jaxflow.eval.leaderboard.summary import Significance, summarise_boards
 from jaxflow.eval.plots.leaderboard import BREAK, draw_critical_difference, draw_layers, fit_ranks
 from jaxflow.eval.plots.style import CYCLE, GREY, INK
 
@@ -123,7 +123,7 @@ def summary():
         for method in leaderboard_data.methods()
         if method.name.startswith(("raw/", "alti/")) or method.name in ("blank-out", "random")
     ]
-    return leaderboard_data.summary([leaderboard_data.board(members=chosen)], 200)
+    return summarise_boards([leaderboard_data.board(members=chosen)])
 
 
 def test_layers_are_means_with_their_intervals(summary):

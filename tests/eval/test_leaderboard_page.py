@@ -16,7 +16,7 @@ from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.board import MEASURES, NEUTRAL
 from jaxflow.eval.leaderboard.methods import Method
 from jaxflow.eval.leaderboard.page import as_leaderboard_page, line_columns
-from jaxflow.eval.leaderboard.summary import TITLES
+from jaxflow.eval.leaderboard.summary import TITLES, summarise_boards
 from jaxflow.eval.plots.style import ink, relative, shade
 from jaxflow.html.style import visible
 
@@ -49,7 +49,7 @@ def made():
     for board in boards:
         board.measures["spearman_gradient"][board.final()[UNDEFINED]] = np.nan
         board.measures["comprehensiveness"][:, 3] = np.nan
-    summary = leaderboard_data.summary(boards, 300)
+    summary = summarise_boards(boards)
     lines = tuple(
         dataclasses.replace(line, method=EVIL) if line.method.name == EVIL.name else line
         for line in summary.lines

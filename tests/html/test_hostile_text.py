@@ -17,6 +17,7 @@ import jaxflow
 from jaxflow.eval.explain.page import as_page
 from jaxflow.eval.explanation import explainer
 from jaxflow.eval.leaderboard.page import as_leaderboard_page
+from jaxflow.eval.leaderboard.summary import summarise_boards
 from jaxflow.html.style import visible
 
 #: Without spaces: a space would make two words of one.
@@ -63,7 +64,7 @@ def explained(words):
 def ranked(words):
     cases = leaderboard_data.cases(6, longest=len(words))
     board = leaderboard_data.board(cases, leaderboard_data.methods(6))
-    summary = leaderboard_data.summary([board], 50)
+    summary = summarise_boards([board])
     tokens = [list(words[: cases.lengths[row]]) for row in (0, 1)]
     return as_leaderboard_page(summary, board, tokens, words[:2], (0, 1))
 

@@ -13,7 +13,6 @@ from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.cases import Cases
 from jaxflow.eval.leaderboard.methods import Method, all_methods
 from jaxflow.eval.leaderboard.scoring import Scores
-from jaxflow.eval.leaderboard.summary import Summary, summarise_boards
 
 CLASSES = ("singular", "plural")
 #: Measures that are worked out at every layer.
@@ -85,11 +84,6 @@ def board(
     scores_of = Scores(values, seconds, {"cross": "the model has no cross-attention"})
     probability = np.full(len(given), 0.75, np.float32)
     return Board(tuple(rows), measures, given, scores_of, probability)
-
-
-def summary(boards: Sequence[Board], permutations: int = 2000) -> Summary:
-    """Summarise, with few permutations."""
-    return summarise_boards(boards, permutations=permutations)
 
 
 def small_batches(patch: pytest.MonkeyPatch, tokens: int = 32) -> None:
