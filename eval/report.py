@@ -17,6 +17,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxflow.errors import InputError
 from jaxflow.eval.stats import Cell
@@ -53,6 +54,24 @@ def mean_std(mean: float, std: float) -> str:
 def interval(ci95: tuple[float, float]) -> str:
     """Format an interval, ``[.68, .70]``."""
     return UNDEFINED if math.isnan(ci95[0]) else f"[{short(ci95[0])}, {short(ci95[1])}]"
+
+
+def column_format(values: ArrayLike) -> str:
+    """Return the format of a column: three digits of its largest value, at least three decimals.
+
+    Examples
+    --------
+    >>> [format(value, column_format([0.41, 0.0001])) for value in (0.41, 0.0001)]
+    ['0.410', '0.000']
+    >>> column_format([0.00146, 0.0002]), column_format([2.3e-7, 0]), column_format([123.4])
+    ('.5f', '.2e', '.1f')
+    """
+    sizes = np.abs(np.asarray(values, np.float64))
+    largest = sizes[np.isfinite(sizes)].max(initial=0)
+    power = math.floor(math.log10(largest)) if largest else 0
+    if not -4 <= power <= 5:
+        return ".2e"
+    return f".{max(1, 3 - power) if power >= 0 else max(3, 2 - power)}f"
 
 
 def probability(p: float) -> str:

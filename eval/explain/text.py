@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jaxflow.eval.explanation import METHODS, Explanation
 from jaxflow.eval.plots.style import ink, is_constant, paint, ranked, visible
 from jaxflow.eval.report import Table as ReportTable
-from jaxflow.eval.report import json_text, to_json
+from jaxflow.eval.report import column_format, json_text, to_json
 from jaxflow.eval.score.target import ANSWERS
 
 if TYPE_CHECKING:
@@ -93,12 +93,13 @@ def score_table(tokens: Sequence[Token], scores: Mapping[str, NDArray[np.float64
     for title in scores:
         table.add_column(title, justify="right", no_wrap=True)
     papers = {title: paint(values) for title, values in scores.items()}
+    forms = {title: column_format(values) for title, values in scores.items()}
     for place, token in enumerate(tokens):
         cells = [Text(visible(token.text), style="" if token.known else "italic")]
         for title, values in scores.items():
             colours = (ink(papers[title][place]), papers[title][place])
             front, back = (f"rgb({','.join(map(str, colour))})" for colour in colours)
-            cells.append(Text(f" {values[place]:.3g} ", style=f"{front} on {back}"))
+            cells.append(Text(f" {values[place]:{forms[title]}} ", style=f"{front} on {back}"))
         table.add_row(*cells)
     return table
 

@@ -142,16 +142,16 @@ def _overview() -> str:
 
 
 def _wrapped(text: str) -> str:
-    """Wrap the lines that are wider than the terminal, at words."""
+    """Wrap the paragraphs above the options at words; the options are wrapped already."""
     import shutil
 
     width = shutil.get_terminal_size((WIDTH, 24)).columns
-    lines = []
-    for line in text.rstrip().splitlines():
-        bare = re.sub(r"\x1b\[[0-9;]*m", "", line)
-        wide = len(bare) > width and line[:1].isalpha()
-        lines += textwrap.wrap(line, width) if wide else [line.rstrip()]
-    return "\n".join(lines)
+    parts = []
+    for paragraph in text.rstrip().split("\n\n"):
+        lines = [line.rstrip() for line in paragraph.splitlines()]
+        prose = lines and not any(line.startswith((" ", "\x1b")) for line in lines)
+        parts.append("\n".join(textwrap.wrap(" ".join(lines), width) if prose else lines))
+    return "\n\n".join(parts)
 
 
 def _option_names(command: Any) -> set[str]:
