@@ -308,11 +308,11 @@ def _sentence_scores(
             "ui,lhij,wj->lhuw", weights, attentions[0], weights, precision=highest
         )
         attention = attention / jnp.maximum(weights.sum(-1), 1)[None, None, :, None]
-        rolled_out = jaxflow.rollout(attention, residual=RESIDUAL, mask=units)
+        rolled_out = jaxflow.rollout(attention, residual=RESIDUAL, mask=units, sources=readout)
         return found | {
             "attention": attention,
             "raw": jnp.asarray(jaxflow.raw_attention(attention, mask=units))[:, readout],
-            "rollout": jnp.asarray(rolled_out)[:, readout],
+            "rollout": rolled_out[:, 0],
         }
 
     def gradient(params: Any, tokens: Any, types: Any, members: Any, numbers: Any) -> Any:

@@ -92,7 +92,7 @@ def rollout(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     start_layer: int = ...,
-    sources: Indices = ...,
+    sources: Indices | jax.Array = ...,
 ) -> jax.Array: ...
 @overload
 def rollout(
@@ -102,7 +102,7 @@ def rollout(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     start_layer: int = ...,
-    sources: Indices = ...,
+    sources: Indices | jax.Array = ...,
 ) -> np.ndarray: ...
 def rollout(
     attention: ArrayLike,
@@ -111,7 +111,7 @@ def rollout(
     heads: str | int = "mean",
     mask: ArrayLike | None = None,
     start_layer: int = 0,
-    sources: Indices = None,
+    sources: Indices | jax.Array = None,
 ) -> Array:
     r"""Return attention rollout (Abnar and Zuidema 2020): products of the layers' edge weights.
 
@@ -130,7 +130,8 @@ def rollout(
         the identity, so that the result keeps its layer axis.
     sources
         Tokens whose rows to return, and to compute where they are few: an index, a sequence of
-        them, or None for all. Negative ones as in `jaxflow.flow`.
+        them, or None for all. Negative ones as in `jaxflow.flow`. Inside ``jit`` they may be
+        traced, ``[S]`` or one set a text ``[..., S]``, and count from 0.
 
     Returns
     -------
@@ -174,24 +175,24 @@ def rollout(
         top = attention.shape[-4] - 1
         raise InputError(f"start_layer must be a layer from 0 to {top}, got {start_layer!r}")
     options: dict[str, Any] = {"heads": heads, "start_layer": int(start_layer)}
-    given: tuple[Any, ...] = attention, mask, check_residual(residual)
-    if sources is None:
-        return in_own_precision(_rollout, *given, **options)
-    rows = resolve_tokens("sources", sources, attention.shape[-1], mask)
-    if isinstance(rows, tuple):
-        return in_own_precision(_rollout, *given, **options, rows=rows)
-    return in_own_precision(lambda *given: take_rows(_rollout(*given, **options), rows), *given)
+    rows: Any = None
+    if is_traced(sources):
+        rows = jnp.atleast_1d(jnp.asarray(sources))
+    elif sources is not None:
+        rows = resolve_tokens("sources", sources, attention.shape[-1], mask)
+        rows = np.array(rows) if isinstance(rows, tuple) else rows
+    return in_own_precision(_rollout, attention, mask, check_residual(residual), rows, **options)
 
 
-@partial(jax.jit, static_argnames=("heads", "start_layer", "rows"))
+@partial(jax.jit, static_argnames=("heads", "start_layer"))
 def _rollout(
     attention: jax.Array,
     mask: jax.Array | None,
     residual: jax.Array | float,
+    rows: jax.Array | None,
     *,
     heads: str | int,
     start_layer: int,
-    rows: tuple[int, ...] | None = None,
 ) -> jax.Array:
     edges = jnp.asarray(edge_weights(attention, residual=residual, heads=heads, mask=mask))
     if start_layer:
@@ -200,16 +201,17 @@ def _rollout(
         identity = mask_tokens(jnp.broadcast_to(eye, below.shape), mask)
         edges = jnp.concatenate([identity, edges[..., start_layer:, :, :]], axis=-3)
     depth, n = edges.shape[-3:-1]
-    if rows is None or len(rows) * depth >= 2 * n:
-        product = _cumulative_product(edges)
-        return product if rows is None else jnp.asarray(take_rows(product, rows))
-    found = []
-    for top in range(depth):
-        some = jnp.asarray(take_rows(edges[..., top, :, :], rows))
-        for layer in reversed(range(top)):
-            some = jnp.matmul(some, edges[..., layer, :, :], precision=jax.lax.Precision.HIGHEST)
-        found.append(some)
-    return jnp.stack(found, axis=-3)
+    if rows is None:
+        return _cumulative_product(edges)
+    if rows.shape[-1] * depth >= 2 * n:
+        return jnp.asarray(take_rows(_cumulative_product(edges), rows))
+    # From the top down: the rows of all layers above go through a layer in one product.
+    found = jnp.asarray(take_rows(edges[..., -1, :, :], rows))
+    for layer in reversed(range(depth - 1)):
+        below = edges[..., layer, :, :]
+        found = jnp.matmul(found, below, precision=jax.lax.Precision.HIGHEST)
+        found = jnp.concatenate([take_rows(below, rows), found], axis=-2)  # [..., (L - l) S, n]
+    return found.reshape(*found.shape[:-2], depth, -1, n)
 
 
 def _cumulative_product(edges: jax.Array) -> jax.Array:

@@ -321,6 +321,17 @@ def test_rollout_of_some_rows_is_that_of_all(sources: Any) -> None:
     np.testing.assert_allclose(some, whole[..., list(rows), :], atol=1e-14)
 
 
+def test_traced_sources_may_differ_between_texts() -> None:
+    device, rows = jnp.asarray(BATCH, jnp.float32), jnp.array([[0], [3], [1]])
+    call = jax.jit(lambda given, rows: jaxflow.rollout(given, sources=rows))
+    whole = jaxflow.rollout(BATCH)
+    for given in (rows, rows[:, 0]):  # a row of each text, and three rows of every text
+        found = call(device, given)
+        wanted = [whole[text][:, np.atleast_1d(row)] for text, row in enumerate(rows)]
+        wanted = wanted if given.ndim == 2 else whole[:, :, np.asarray(given)]
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 # --- dtypes
 
 

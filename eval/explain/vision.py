@@ -221,7 +221,7 @@ def patch_scores(
         if name == "raw":
             tokens = jaxflow.raw_attention(edges, heads=given.get("heads", "mean"))
         elif name == "rollout":
-            tokens = jaxflow.rollout(edges, **given)
+            tokens = jaxflow.rollout(edges, sources=None if mean else 0, **given)
         else:
             # Flow costs by the source: for [CLS] one is enough.
             sources = range(1, edges.shape[-1]) if mean else 0

@@ -169,11 +169,9 @@ def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[st
     apply: Callable[..., Any] = model.module.apply
     scoring = scoring_of(model, config.target, config.replacement)
 
-    def read(rows: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    def read(rows: Any, places: jax.Array | None) -> jax.Array:
         # Rows of padding are 0, so that they are never the largest.
-        if config.reading == "maximum":
-            return jnp.asarray(rows.max(2))
-        return rows_at(rows, read_places(model, tokens, mask))
+        return jnp.asarray(rows.max(2)) if places is None else rows_at(rows, places)
 
     @jax.jit
     def scores(
@@ -184,11 +182,14 @@ def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[st
         names = ("gradient-sum", "gradient-norm")
         # The compiler merges the two backward passes into one.
         gradients = gradient_scores(names, apply, scoring, *given)
-        rollout = jaxflow.rollout(attention, residual=config.residual, mask=mask)
+        whole = config.reading == "maximum"
+        places = None if whole else read_places(model, tokens, mask)
+        sources = None if places is None else places[:, None]
+        rollout = jaxflow.rollout(attention, residual=config.residual, mask=mask, sources=sources)
         return {
             "attention": attention,
-            "raw": read(jaxflow.raw_attention(attention, mask=mask), tokens, mask),
-            "rollout": read(rollout, tokens, mask),
+            "raw": read(jaxflow.raw_attention(attention, mask=mask), places),
+            "rollout": rollout.max(2) if whole else rollout[:, :, 0],
             "blank_out": removal_scores("blank-out", model, scoring, *given, at_once=True),
             "gradient": gradients["gradient-sum"],
             "gradient_norm": gradients["gradient-norm"],

@@ -179,16 +179,13 @@ def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution
         given |= {"sources": sources, "layers": layers}
         given |= {"threads": options.threads, "patient": options.patient}
         return Attribution(jaxflow.flow(attention, mask=mask, **given), saved, chosen)
-    functions: dict[str, Callable[..., Any]] = {
-        "raw": jaxflow.raw_attention,
-        "rollout": jaxflow.rollout,
-        "head-rollout": jaxflow.head_rollout,
-    }
-    result = np.asarray(functions[options.method](attention, mask=mask, **given))
-    axis = -4 if options.method == "head-rollout" else -3
-    values = take_rows(
-        np.take(result, layers, axis=axis), resolve_tokens("sources", sources, n, mask)
-    )
+    if options.method == "rollout":
+        rows = jaxflow.rollout(attention, mask=mask, sources=sources, **given)
+        return Attribution(np.take(rows, layers, axis=-3), saved, chosen)
+    raw = options.method == "raw"
+    function: Callable[..., Any] = jaxflow.raw_attention if raw else jaxflow.head_rollout
+    result = np.take(function(attention, mask=mask, **given), layers, axis=-3 if raw else -4)
+    values = take_rows(result, resolve_tokens("sources", sources, n, mask))
     return Attribution(np.asarray(values), saved, chosen)
 
 

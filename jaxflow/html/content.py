@@ -135,7 +135,7 @@ def _layered(
     batch = np.moveaxis(fused, 1, 0)[:, :, None]
     rows = {
         "raw attention": fused[:, :, source],
-        "rollout": np.moveaxis(np.asarray(rollout(batch, residual=residual)), 0, 1)[:, :, source],
+        "rollout": np.moveaxis(rollout(batch, residual=residual, sources=source), 0, 1)[:, :, 0],
         "flow": np.moveaxis(flow(batch, residual=residual, sources=source), 0, 1)[:, :, 0],
     }
     return {name: np.asarray(values, np.float64) for name, values in rows.items()}
