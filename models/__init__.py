@@ -2,6 +2,7 @@
 
 from jaxflow.models.bert import Bert, BertConfig
 from jaxflow.models.config import EncoderConfig
+from jaxflow.models.decoder import Decoder, DecoderConfig, QueriesKeys
 from jaxflow.models.disk import load, save, save_pretrained
 from jaxflow.models.encoder import AgreementEncoder
 from jaxflow.models.gpt2 import Gpt2, Gpt2Config
@@ -18,12 +19,15 @@ __all__ = [
     "Answer",
     "Bert",
     "BertConfig",
+    "Decoder",
+    "DecoderConfig",
     "EncoderConfig",
     "EncoderOutput",
     "Gpt2",
     "Gpt2Config",
     "Model",
     "Pieces",
+    "QueriesKeys",
     "SubwordTokenizer",
     "Tokenizer",
     "Values",

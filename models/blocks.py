@@ -1,8 +1,9 @@
 """Define the Transformer block of all models here, its attention, and stacks of blocks.
 
-GPT-2 and ViT normalise the input of a branch, BERT and RoBERTa the sum after it; otherwise their
-blocks are the same, parameter for parameter. Attention returns its weights as the softmax gave
-them: Flax's own stores them in a collection, after dropout.
+One block serves all: GPT-2 and ViT normalise the input of a branch, BERT and RoBERTa the sum after
+it, and the switches of `BlockConfig` make it that of Llama and its kin, whose queries share keys
+and values in groups. Attention returns its weights as the softmax gave them: Flax's own stores them
+in a collection, after dropout.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.errors import InputError
-from jaxflow.models.layers import EPSILON, Layers, layers_of
+from jaxflow.models.layers import EPSILON, Layers, layers_of, rms_norm
 from jaxflow.models.output import EncoderOutput, Values, check_tokens, full_mask, readable
+from jaxflow.models.rotary import rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,30 @@ class BlockConfig:
         What layer normalisation adds to the variance.
     norm_first
         True normalises the input of a branch (pre-LayerNorm), False the sum after it (post-).
+    key_heads
+        Heads of keys and values, each shared by a group of query heads; None is one each.
+    head_width
+        Width of a head; None is that of the stream divided among the heads.
+    rms
+        Whether norms divide by the root mean square alone, without mean and bias (RMSNorm).
+    gated
+        Whether the feed-forward layer is act(x G) * (x U): its first half the gate.
+    biases
+        Which linear layers have biases: of ``qkv``, ``out`` (attention's output) and ``mlp``.
+    norm_heads
+        Whether queries and keys are normalised, head by head.
+    norm_branches
+        Whether what a branch adds to the stream is normalised, too.
+    parallel
+        Whether the feed-forward layer reads the block's input, not the stream after attention.
+    scale
+        Factor of the scores; None is one over the root of a head's width.
+    soft_cap
+        Bound c of the scores, c tanh(s / c); None is none.
+    sinks
+        Whether a learnt score of every head joins the softmax's denominator.
+    experts, chosen
+        Feed-forward layers, and how many of them a token is sent to; 0 is one layer and no choice.
     """
 
     layers: int
@@ -47,6 +73,29 @@ class BlockConfig:
     activation: str = "gelu_new"
     epsilon: float = EPSILON
     norm_first: bool = True
+    key_heads: int | None = None
+    head_width: int | None = None
+    rms: bool = False
+    gated: bool = False
+    biases: tuple[str, ...] = ("qkv", "out", "mlp")
+    norm_heads: bool = False
+    norm_branches: bool = False
+    parallel: bool = False
+    scale: float | None = None
+    soft_cap: float | None = None
+    sinks: bool = False
+    experts: int = 0
+    chosen: int = 0
+
+    @property
+    def groups(self) -> int:
+        """Heads of keys and values."""
+        return self.key_heads or self.heads
+
+    @property
+    def size(self) -> int:
+        """Width of a head."""
+        return self.head_width or self.width // self.heads
 
 
 def allowed_pairs(mask: jax.Array, *, causal: bool) -> jax.Array:
@@ -56,6 +105,35 @@ def allowed_pairs(mask: jax.Array, *, causal: bool) -> jax.Array:
         n = mask.shape[-1]
         allowed = allowed & jnp.tril(jnp.ones((n, n), bool))[None, None]
     return allowed
+
+
+class Reach(NamedTuple):
+    """How far back the tokens of a layer attend, in tokens; of stacked layers ``[L]``.
+
+    A query at i sees keys after i - window, and in its own chunk of the positions alone. A number
+    of at least the text's length limits nothing.
+    """
+
+    window: Any
+    chunk: Any
+
+
+def within(reach: Reach, queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """Return which keys at positions ``[k]`` queries at positions ``[q]`` reach, ``[1, 1, q, k]``.
+
+    Those after a query are never reached.
+    """
+    query, key = queries[None, None, :, None], keys[None, None, None, :]
+    near = (key <= query) & (key > query - reach.window)
+    return near & (key // reach.chunk == query // reach.chunk)
+
+
+class Attended(NamedTuple):
+    """Mixed values ``[B, H, m, d]``, weights ``[B, H, m, n]``, share of the sink ``[B, H, m]``."""
+
+    mixed: jax.Array
+    weights: Any
+    sink: Any = None
 
 
 def attend(
@@ -68,42 +146,116 @@ def attend(
     rng: jax.Array | None = None,
     product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
     offset: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    sinks: jax.Array | None = None,
+) -> Attended:
     r"""Attend over the allowed keys.
 
     Parameters
     ----------
     query, key, value
-        ``[B, H, n, d]``; queries may be fewer than keys.
+        ``[B, H, m, d]`` and twice ``[B, G, n, d]``; a key is shared by H / G heads in a row.
     allowed
-        Boolean, broadcast to ``[B, H, n, n]``.
+        Boolean, broadcast to ``[B, H, m, n]``.
     rate, rng
         Dropout of the weights, and its key; None for none.
     product
         The matrix product, of `jaxflow.models.layers.TRAINING` where only gradients are wanted.
     offset
-        ``[B, H, n, n]``, added to the weights that mix the values, not to those returned: the
+        ``[B, H, m, n]``, added to the weights that mix the values, not to those returned: the
         gradient with respect to it, at 0, is that with respect to attention.
+    scale, soft_cap
+        As in `BlockConfig`.
+    sinks
+        ``[H]``, the scores of keys without a value, one of each head; None for none.
 
     Returns
     -------
-    tuple
-        The mixed values ``[B, H, n, d]``, and the weights ``[B, H, n, n]`` before dropout, float32
-        or wider, exactly 0 wherever a key is not allowed.
+    Attended
+        The mixed values, and the weights before dropout, float32 or wider, exactly 0 wherever a key
+        is not allowed. With sinks the rest of each row's sum of 1 is the sink's.
 
     Notes
     -----
     .. math:: \mathrm{softmax}(Q K^\top / \sqrt{d}) V
     """
-    scores = product(query, key.mT) * query.shape[-1] ** -0.5
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    # A finite floor keeps a row without any allowed key (a sentence of padding only) free of NaN.
-    scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
-    weights = jnp.where(allowed, jax.nn.softmax(scores, axis=-1), 0)
+    scores = score(query, key, allowed, product=product, scale=scale, soft_cap=soft_cap)
+    sink = None
+    if sinks is None:
+        weights = jax.nn.softmax(scores, axis=-1)
+    else:
+        extra = jnp.broadcast_to(sinks[None, :, None, None], (*scores.shape[:-1], 1))
+        both = jax.nn.softmax(jnp.concatenate([scores, extra.astype(scores.dtype)], -1), axis=-1)
+        weights, sink = both[..., :-1], both[..., -1]
+    weights = jnp.where(allowed, weights, 0)
     dropped = weights if rng is None else dropout(rng, weights, rate)
     if offset is not None:
         dropped = dropped + offset
-    return product(dropped.astype(value.dtype), value), weights
+    grouped = _grouped(dropped.astype(value.dtype), value.shape[1])
+    mixed = product(grouped, value).reshape(*query.shape[:-1], value.shape[-1])
+    return Attended(mixed, weights, sink)
+
+
+def score(
+    query: jax.Array,
+    key: jax.Array,
+    allowed: jax.Array,
+    *,
+    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+) -> jax.Array:
+    """Return the scores ``[B, H, m, n]`` that `attend` takes the softmax of."""
+    *shape, size = query.shape
+    scores = product(_grouped(query, key.shape[1]), key.mT).reshape(*shape, key.shape[-2])
+    scores = scores * (size**-0.5 if scale is None else scale)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if soft_cap is not None:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    # A finite floor keeps a row without any allowed key (a sentence of padding only) free of NaN.
+    return jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
+
+
+def _grouped(values: jax.Array, groups: int) -> jax.Array:
+    """Return ``[B, H, m, k]`` with the heads of a group one below the other, ``[B, G, ., k]``."""
+    batch, heads, _, last = values.shape
+    return values if heads == groups else values.reshape(batch, groups, -1, last)
+
+
+def attend_blockwise(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    allowed: jax.Array,
+    reach: Reach,
+    *,
+    sinks: jax.Array | None = None,
+    rows: int = 512,
+    **options: Any,
+) -> tuple[Attended, jax.Array]:
+    """Attend causally as `attend` does, a block of rows at a time: the weights are never whole.
+
+    `allowed` ``[B, 1, 1, n]`` are the real keys. Returns the mixed values, without weights, and the
+    logarithms of the softmax's denominators ``[B, H, n]``, the sink's share in them.
+    """
+    n, mixed, logs = query.shape[-2], [], []
+    for start in range(0, n, rows):
+        end = min(n, start + rows)  # keys after the last query of a block are not looked at
+        seen = within(reach, jnp.arange(start, end), jnp.arange(end)) & allowed[..., :end]
+        scores = score(query[:, :, start:end], key[:, :, :end], seen, **options)
+        log = jax.nn.logsumexp(scores, axis=-1)
+        if sinks is not None:
+            log = jnp.logaddexp(log, sinks[None, :, None])
+        weights = jnp.where(seen, jnp.exp(scores - log[..., None]), 0).astype(value.dtype)
+        part = _grouped(weights, value.shape[1]) @ value[:, :, :end]
+        mixed.append(part.reshape(*weights.shape[:-1], value.shape[-1]))
+        logs.append(log)
+    sink = None
+    whole = jnp.concatenate(logs, -1)
+    if sinks is not None:
+        sink = jnp.exp(sinks[None, :, None] - whole)
+    return Attended(jnp.concatenate(mixed, -2), None, sink), whole
 
 
 def dropout(rng: jax.Array, values: jax.Array, rate: float) -> jax.Array:
@@ -126,12 +278,52 @@ def _mix(bits: jax.Array) -> jax.Array:
     return bits ^ (bits >> 16)
 
 
+class Cache(NamedTuple):
+    """Keys and values of T positions, each ``[B, G, T, d]``, filled up to `place`."""
+
+    keys: jax.Array
+    values: jax.Array
+    place: Any
+
+
+class Rows(NamedTuple):
+    """What attention is computed from, in place of it; of stacked layers ``[B, L, ...]``.
+
+    Queries ``[B, H, n, d]`` are as scores take them, multiplied by the scale; keys and values
+    ``[B, G, n, d]``; the logarithms of the softmax's denominators ``[B, H, n]``.
+    """
+
+    queries: jax.Array
+    keys: jax.Array
+    values: jax.Array
+    log_sums: jax.Array
+
+
 class BlockOutput(NamedTuple):
-    """A block's stream ``[B, n, D]``, attention ``[B, H, n, n]``, and values or ()."""
+    """A block's stream ``[B, n, D]``, attention ``[B, H, n, n]``, and what else was wanted.
+
+    Values and output projection or (), the sink's share ``[B, H, n]`` or None, the cache, and
+    `Rows` in place of the attention.
+    """
 
     hidden: jax.Array
-    attention: jax.Array
+    attention: Any
     values: tuple[jax.Array, ...]
+    sink: Any = None
+    cache: Any = None
+    rows: Any = None
+
+
+class Layer(NamedTuple):
+    """What a block of a decoder is given beside the stream; of stacked layers with an axis more.
+
+    Its reach, its row in the rotary tables, `offset` ``[B, H, n, n]`` of `attend`, and its `Cache`.
+    """
+
+    reach: Reach
+    table: Any = 0
+    offset: Any = None
+    cache: Any = None
 
 
 def normal(scale: float) -> nn.initializers.Initializer:
@@ -140,17 +332,51 @@ def normal(scale: float) -> nn.initializers.Initializer:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation of the last axis."""
+    """Layer normalisation of the last axis, or RMSNorm: without the mean, and without a bias."""
 
     epsilon: float = EPSILON
+    rms: bool = False
 
     @nn.compact
     def __call__(self, values: jax.Array, layers: Layers) -> jax.Array:
         """Normalise the last axis of ``[..., D]``."""
         width = values.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, width)
+        if self.rms:
+            return rms_norm(values, scale, self.epsilon)
         bias = self.param("bias", nn.initializers.zeros, width)
         return layers.layer_norm(values, scale, bias, self.epsilon)
+
+
+class Experts(nn.Module):
+    """A mixture of gated feed-forward layers, each token's output that of its best experts."""
+
+    config: BlockConfig
+
+    @nn.compact
+    def __call__(self, read: jax.Array) -> jax.Array:
+        """Return ``[B, n, D]`` of the branch's input ``[B, n, D]``."""
+        config, draw, zeros = self.config, normal(0.02), nn.initializers.zeros
+        count, width, hidden = config.experts, config.width, config.hidden_width
+        logits = nn.Dense(count, kernel_init=draw, name="router")(read)  # [B, n, E]
+        best, places = jax.lax.top_k(logits, config.chosen)
+        spread = jax.nn.one_hot(places, count, dtype=read.dtype)  # [B, n, k, E]
+        shares = (jax.nn.softmax(best)[..., None] * spread).sum(-2)
+        weights = (
+            self.param("up_kernel", draw, (count, width, 2 * hidden)),
+            self.param("up_bias", zeros, (count, 2 * hidden)),
+            self.param("down_kernel", draw, (count, hidden, width)),
+            self.param("down_bias", zeros, (count, width)),
+        )
+
+        def add(total: jax.Array, expert: Any) -> tuple[jax.Array, None]:
+            share, up, up_bias, down, down_bias = expert
+            gate, linear = jnp.split(read @ up + up_bias[None, None], 2, axis=-1)
+            gate, linear = jnp.minimum(gate, 7.0), jnp.clip(linear, -7.0, 7.0)
+            mixed = (linear + 1) * gate * jax.nn.sigmoid(1.702 * gate)
+            return total + share[..., None] * (mixed @ down + down_bias[None, None]), None
+
+        return jax.lax.scan(add, jnp.zeros_like(read), (jnp.moveaxis(shares, -1, 0), *weights))[0]
 
 
 class Block(nn.Module):
@@ -163,12 +389,28 @@ class Block(nn.Module):
         config = self.config
         # With pre-LayerNorm, GPT-2 scales the layers that add to the stream by their number.
         scale = 0.02 / (2 * config.layers) ** 0.5 if config.norm_first else 0.02
-        self.norm_attention = LayerNorm(config.epsilon)
-        self.qkv = nn.Dense(3 * config.width, kernel_init=normal(0.02))
-        self.attention_out = nn.Dense(config.width, kernel_init=normal(scale))
-        self.norm_feed_forward = LayerNorm(config.epsilon)
-        self.up = nn.Dense(config.hidden_width, kernel_init=normal(0.02))
-        self.down = nn.Dense(config.width, kernel_init=normal(scale))
+
+        def dense(width: int, kind: str, deviation: float = 0.02) -> nn.Dense:
+            return nn.Dense(width, kind in config.biases, kernel_init=normal(deviation))
+
+        def norm() -> LayerNorm:
+            return LayerNorm(config.epsilon, config.rms)
+
+        self.norm_attention = norm()
+        self.qkv = dense((config.heads + 2 * config.groups) * config.size, "qkv")
+        self.attention_out = dense(config.width, "out", scale)
+        self.norm_feed_forward = norm()
+        if config.experts:
+            self.experts = Experts(config)
+        else:
+            self.up = dense((1 + config.gated) * config.hidden_width, "mlp")
+            self.down = dense(config.width, "mlp", scale)
+        if config.norm_heads:
+            self.norm_query, self.norm_key = norm(), norm()
+        if config.norm_branches:
+            self.norm_attention_out, self.norm_feed_forward_out = norm(), norm()
+        if config.sinks:
+            self.sinks = self.param("sinks", normal(0.02), (config.heads,))
 
     def _drop(self, values: jax.Array, train: bool) -> jax.Array:
         rate = self.config.dropout
@@ -182,26 +424,54 @@ class Block(nn.Module):
         readers: int | None = None,
         with_values: bool = False,
         offset: jax.Array | None = None,
+        layer: Layer | None = None,
+        tables: Any = None,
+        wants_rows: bool = False,
     ) -> tuple[jax.Array, BlockOutput]:
         """Return the stream ``[B, n, D]``, and it with the attention (the form that a scan needs).
 
-        With `readers` only the first so many queries: ``[B, m, D]`` and ``[B, H, m, n]``.
+        With `readers` only the first so many queries: ``[B, m, D]`` and ``[B, H, m, n]``. `layer`
+        and the rotary `tables`, cosine and sine ``[K, n, r/2]``, are those of a decoder, and with
+        `wants_rows` its attention is never whole: `Rows` are returned in its place.
         """
         config, layers = self.config, layers_of(train)
         first, last = config.norm_first, not config.norm_first
+        before = stream[:, :readers]
         read = self.norm_attention(stream, layers) if first else stream
-        mixed, attention, value = self._attend(read, allowed, train, readers, offset)
-        stream = stream[:, :readers] + self._drop(self.attention_out(mixed), train)  # [B, m, D]
+        found, value, cache, rows = self._attend(
+            read, allowed, train, readers, offset, layer, tables, wants_rows
+        )
+        written = self.attention_out(found.mixed)
+        if config.norm_branches:
+            written = self.norm_attention_out(written, layers)
+        stream = before + self._drop(written, train)  # [B, m, D]
         if last:
             stream = self.norm_attention(stream, layers)
 
-        read = self.norm_feed_forward(stream, layers) if first else stream
-        expanded = layers.activation(config.activation)(self.up(read))  # [B, m, hidden width]
-        stream = stream + self._drop(self.down(expanded), train)
+        read = before if config.parallel else stream
+        written = self._feed_forward(
+            self.norm_feed_forward(read, layers) if first else read, layers
+        )
+        if config.norm_branches:
+            written = self.norm_feed_forward_out(written, layers)
+        stream = stream + self._drop(written, train)
         if last:
             stream = self.norm_feed_forward(stream, layers)
-        values = (value, *self._projection()) if with_values else ()
-        return stream, BlockOutput(stream, attention, values)
+        values: tuple[jax.Array, ...] = ()
+        if with_values:  # of grouped heads each head's own copy
+            repeated = jnp.repeat(value, config.heads // config.groups, 1)
+            values = (repeated, *self._projection())
+        return stream, BlockOutput(stream, found.weights, values, found.sink, cache, rows)
+
+    def _feed_forward(self, read: jax.Array, layers: Layers) -> jax.Array:
+        config = self.config
+        if config.experts:
+            return self.experts(read)
+        expanded, activation = self.up(read), layers.activation(config.activation)
+        if config.gated:
+            gate, linear = jnp.split(expanded, 2, axis=-1)
+            return self.down(activation(gate) * linear)
+        return self.down(activation(expanded))  # [B, m, hidden width]
 
     def _attend(
         self,
@@ -210,40 +480,90 @@ class Block(nn.Module):
         train: bool,
         readers: int | None,
         offset: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return the mixed values ``[B, m, D]``, the weights, and the values ``[B, H, n, d]``."""
-        batch, n, width = read.shape
-        heads, rate = self.config.heads, self.config.attention_dropout
-        fused = self.qkv(read)  # [B, n, 3 D]
+        layer: Layer | None,
+        tables: Any,
+        wants_rows: bool,
+    ) -> tuple[Attended, jax.Array, Any, Any]:
+        """Return what attention found, the values ``[B, G, n, d]``, the cache and the rows.
+
+        The mixed values are ``[B, m, H d]``.
+        """
+        config, layers = self.config, layers_of(train)
+        batch, n, _ = read.shape
+        rate, size = config.attention_dropout, config.size
+        fused = self.qkv(read)  # [B, n, (H + 2 G) d]
+        ends = [config.heads * size, (config.heads + config.groups) * size]
         query, key, value = (
-            part.reshape(batch, n, heads, width // heads).transpose(0, 2, 1, 3)
-            for part in jnp.split(fused, 3, axis=-1)
-        )  # each [B, H, n, d]
+            part.reshape(batch, n, -1, size).transpose(0, 2, 1, 3)
+            for part in jnp.split(fused, ends, axis=-1)
+        )  # [B, H, n, d] and twice [B, G, n, d]
+        if config.norm_heads:
+            query, key = self.norm_query(query, layers), self.norm_key(key, layers)
+        cache, start = None, 0
+        if layer is not None:
+            if tables is not None:
+                turns = [jnp.take(table, layer.table, axis=0) for table in tables]
+                query, key = rotate(query, *turns), rotate(key, *turns)
+            if layer.cache is not None:
+                start = layer.cache.place
+                cache = layer.cache._replace(
+                    keys=jax.lax.dynamic_update_slice(layer.cache.keys, key, (0, 0, start, 0)),
+                    values=jax.lax.dynamic_update_slice(
+                        layer.cache.values, value, (0, 0, start, 0)
+                    ),
+                )
+                key, value = cache.keys, cache.values
+            offset = layer.offset
+        more: dict[str, Any] = {
+            "scale": config.scale,
+            "soft_cap": config.soft_cap,
+            "sinks": self.sinks if config.sinks else None,
+        }
+        if wants_rows:
+            assert layer is not None
+            found, log_sums = attend_blockwise(query, key, value, allowed, layer.reach, **more)
+            scale = size**-0.5 if config.scale is None else config.scale
+            rows = Rows(query * scale, key, value, log_sums)
+            return found._replace(mixed=_joined(found.mixed)), value, None, rows
+        if layer is not None:
+            places = start + jnp.arange(n), jnp.arange(key.shape[-2])
+            allowed = allowed & within(layer.reach, *places)
         rng = self.make_rng("dropout") if train and rate else None
         allowed = allowed[:, :, :readers]  # its axis of queries may have length 1
-        query, product = query[:, :, :readers], layers_of(train).product
-        mixed, attention = attend(
-            query, key, value, allowed, rate=rate, rng=rng, product=product, offset=offset
+        query, product = query[:, :, :readers], layers.product
+        found = attend(
+            query, key, value, allowed, rate=rate, rng=rng, product=product, offset=offset, **more
         )
-        return mixed.transpose(0, 2, 1, 3).reshape(batch, -1, width), attention, value
+        return found._replace(mixed=_joined(found.mixed)), value, cache, None
 
     def _projection(self) -> tuple[jax.Array, jax.Array]:
         """Return the output projection by head, ``[H, d, D]``, and its bias ``[D]``."""
         params = self.attention_out.variables["params"]
         heads, width = self.config.heads, self.config.width
-        return params["kernel"].reshape(heads, width // heads, width), params["bias"]
+        kernel = params["kernel"].reshape(heads, -1, width)
+        return kernel, params.get("bias", jnp.zeros(width, kernel.dtype))
+
+
+def _joined(mixed: jax.Array) -> jax.Array:
+    """Return ``[B, H, m, d]`` as ``[B, m, H d]``."""
+    batch, _, rows, _ = mixed.shape
+    return mixed.transpose(0, 2, 1, 3).reshape(batch, rows, -1)
 
 
 class Trunk(NamedTuple):
     """The output of a stack of blocks: fields as in `EncoderOutput`, `stream` the last block's.
 
-    With ``readers`` the stream is of that many tokens, and attention and hidden are None.
+    With ``readers`` the stream is of that many tokens, and attention and hidden are None. `cache`
+    has keys and values ``[L, B, G, T, d]``, `rows` is `Rows`.
     """
 
     stream: jax.Array
     attention: Any
     hidden: Any
     values: Values | None
+    sink: Any = None
+    cache: Any = None
+    rows: Any = None
 
 
 def make_blocks(config: BlockConfig, rolled: bool) -> Any:
@@ -258,7 +578,7 @@ def make_blocks(config: BlockConfig, rolled: bool) -> Any:
         Block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=(*[nn.broadcast] * 5, 0, nn.broadcast, nn.broadcast),
         length=config.layers,
     )
     return loop(config)
@@ -272,23 +592,33 @@ def run_blocks(
     readers: int | None = None,
     with_values: bool = False,
     offsets: jax.Array | None = None,
+    *,
+    layers: Layer | None = None,
+    tables: Any = None,
+    wants_rows: bool = False,
 ) -> Trunk:
     """Run a stream ``[B, n, D]`` through all blocks.
 
     `readers` is how many first tokens of the last block are wanted; None wants all. Blocks in one
-    loop are for inference, not for training. `offsets` ``[B, L, H, n, n]`` are those of `attend`.
+    loop are for inference, not for training. `offsets` ``[B, L, H, n, n]`` are those of `attend`,
+    and `layers`, of stacked layers, has them for blocks in one loop.
     """
     if isinstance(blocks, nn.Module):
         if offsets is not None:
             raise InputError("offsets must be None for a model whose blocks are one loop")
-        last, found = blocks(stream, allowed, False, None, with_values)
+        last, found = blocks(
+            stream, allowed, False, None, with_values, None, layers, tables, wants_rows
+        )
         if readers is not None:
             return Trunk(last[:, :readers], None, None, None)
-        hidden = jnp.concatenate([stream[None], found.hidden])
-        attention, values = found.attention.swapaxes(0, 1), found.values
-        if values:
-            values = (values[0].swapaxes(0, 1), *values[1:])
-        return Trunk(last, attention, hidden.swapaxes(0, 1), Values(*values) if values else None)
+        hidden = jnp.concatenate([stream[None], found.hidden]).swapaxes(0, 1)
+        attention, sink, rows = jax.tree.map(
+            lambda leaf: leaf.swapaxes(0, 1), (found.attention, found.sink, found.rows)
+        )
+        values = None
+        if with_values:
+            values = Values(found.values[0].swapaxes(0, 1), *found.values[1:])
+        return Trunk(last, attention, hidden, values, sink, found.cache, rows)
 
     outputs = []
     last = stream
@@ -385,7 +715,9 @@ class Transformer(nn.Module):
         trunk = self._run(embeddings, mask, train, None, values, offsets, **inputs)
         read = self._readable(mask, inputs.get("tokens"))
         logits, pooled = self._classify(trunk.stream, read, train)
-        return EncoderOutput(logits, trunk.attention, trunk.hidden, pooled, trunk.values)
+        return EncoderOutput(
+            logits, trunk.attention, trunk.hidden, pooled, trunk.values, trunk.sink
+        )
 
     def classify(
         self,

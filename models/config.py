@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import BlockConfig
-from jaxflow.models.layers import ACTIVATIONS, EPSILON
+from jaxflow.models.layers import ACTIVATIONS, EPSILON, SPELLINGS
 from jaxflow.models.output import Answer
 
 Head = Literal["none", "classification", "masked-lm", "lm"]
@@ -25,8 +25,8 @@ Problem = Literal["single-label", "multi-label", "regression"]
 LARGEST, MOST_LAYERS, MOST_CLASSES = 1 << 24, 1 << 10, 1 << 16
 
 _SIZES = (
-    "vocabulary", "positions", "patch", "channels", "layers", "heads", "width", "hidden_width",
-    "classes",
+    "vocabulary", "positions", "patch", "channels", "layers", "heads", "key_heads", "head_width",
+    "width", "hidden_width", "classes",
 )  # fmt: skip
 _RATES = ("dropout", "attention_dropout", "readout_dropout", "embedding_dropout")
 
@@ -126,7 +126,7 @@ def check_config(config: Any, heads: tuple[Head, ...]) -> None:
             _check_size(field.name, value)
         elif field.name in _RATES and not 0 <= value < 1:
             raise InputError(f"{field.name} must be at least 0 and below 1, got {value}")
-    if config.width % config.heads:
+    if config.width % config.heads and not hasattr(config, "head_width"):
         raise InputError(
             f"width must be a multiple of heads, got width {config.width} for {config.heads} heads"
         )
@@ -169,6 +169,28 @@ def _check_size(name: str, size: Any) -> None:
         raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
     if size > largest:
         raise InputError(f"{name} must be at most {largest:,}, got {size:,}")
+
+
+def read_field(fields: Mapping[str, Any], name: str, default: Any, largest: int = LARGEST) -> Any:
+    """Return a field of the kind of its default: flag, rate, name, or size (also for None)."""
+    value = fields.get(name, default)
+    if isinstance(default, str):  # the configuration checks the name
+        return SPELLINGS.get(value, value) if isinstance(value, str) else value
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be true or false, got {value!r}")
+        return value
+    if isinstance(default, float):
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")
+        return float(value)
+    if value is None and (default is None or name == "pad_token_id"):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+        raise InputError(f"{name} must be a whole number from 0 to {largest:,}, got {value!r}")
+    return value
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

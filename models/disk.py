@@ -26,12 +26,12 @@ import numpy as np
 
 from jaxflow.errors import InputError
 from jaxflow.files import write_together
-from jaxflow.models.bert import BertConfig
 from jaxflow.models.config import EncoderConfig, Head
+from jaxflow.models.decoder import DecoderConfig
+from jaxflow.models.decoder_files import decoder_rules
 from jaxflow.models.encoder import AgreementEncoder
-from jaxflow.models.gpt2 import Gpt2Config
 from jaxflow.models.hub import bundled_model, bundled_names, from_hub, is_hub_name
-from jaxflow.models.model import Model
+from jaxflow.models.model import Model, PublishedConfig
 from jaxflow.models.published import image_settings, kind_of, read_published, write_published
 from jaxflow.models.subword import ROLES, SubwordTokenizer, read_tokenizer
 from jaxflow.models.tensors import (
@@ -238,8 +238,9 @@ def save_pretrained(folder: Path, model: Model) -> None:
     flat = flax.traverse_util.flatten_dict(model.params["params"], sep=".")
     prefix = "" if config.head == "none" else PREFIXES[kind_of(config)]
     tensors = {}
-    for rule in rules(config):
-        parts = to_published(rule, np.asarray(flat[rule.ours]))
+    for rule in _rules(config):
+        values = np.asarray(flat[rule.ours])
+        parts = to_published(rule, values if rule.layer is None else values[rule.layer])
         for name, part in zip(rule.published, parts, strict=True):
             tensors[f"{prefix if rule.backbone else ''}{name}"] = part
     for copy, name in COPIES.items():
@@ -378,7 +379,9 @@ def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
 
 def _read_published(folder: Path, fields: dict[str, Any], head: Head | None) -> Model:
     """Read a model of one of the published architectures; `fields` are its ``config.json``."""
-    images = folder / "preprocessor_config.json"
+    images, generation = (folder / f"{name}_config.json" for name in ("preprocessor", "generation"))
+    if generation.is_file() and "eos_token_id" in (settings := _json(generation)):
+        fields = {**fields, "eos_token_id": settings["eos_token_id"]}
     with open_weights(folder) as weights:
         kind = str(fields.get("model_type"))
         names = _without_prefix(PREFIXES.get(kind, ""), weights)
@@ -400,16 +403,28 @@ def _read_published(folder: Path, fields: dict[str, Any], head: Head | None) -> 
                 stacklevel=4,
             )
         config = _untied(config, weights, names)
-        wanted = rules(config)
+        wanted = _rules(config)
         _check(folder, kind, wanted, weights, names)
-        flat = {}
+        flat: dict[str, Any] = {}
+        stacks: dict[str, np.ndarray] = {}
         for rule in wanted:
             values = to_ours(rule, [weights.read(names[name]) for name in rule.published])
+            if rule.layer is not None:
+                if rule.layer == 0:
+                    stacks[rule.ours] = np.empty((config.layers, *values.shape), np.float32)
+                stacks[rule.ours][rule.layer] = values
+                continue
             # Wait for each copy, so that not all host copies are in memory at once.
             flat[rule.ours] = jax.block_until_ready(jax.device_put(values))
+        for name in list(stacks):
+            flat[name] = jax.block_until_ready(jax.device_put(stacks.pop(name)))
     tree = {"params": flax.traverse_util.unflatten_dict(flat, sep=".")}
     tokenizer = None if isinstance(config, ViTConfig) else _fitting(folder, config)
     return Model(config, tree, tokenizer)
+
+
+def _rules(config: PublishedConfig) -> list[Rule]:
+    return list(decoder_rules(config)) if isinstance(config, DecoderConfig) else rules(config)
 
 
 def _without_prefix(prefix: str, weights: Weights) -> dict[str, str]:
@@ -441,13 +456,13 @@ def _untied(config: Any, weights: Weights, names: dict[str, str]) -> Any:
 
     Many checkpoints hold the word embeddings a second time: their values are compared.
     """
-    if not (isinstance(config, BertConfig | Gpt2Config) and config.tied):
+    if not getattr(config, "tied", False):
         return config
     if config.head not in ("masked-lm", "lm"):
         return config
     own = dataclasses.replace(config, tied=False)
-    (decoder,) = (rule for rule in rules(own) if rule.ours.endswith("decoder"))
-    (word,) = (rule for rule in rules(own) if rule.ours == "word.embedding")
+    (decoder,) = (rule for rule in _rules(own) if rule.ours.endswith("decoder"))
+    (word,) = (rule for rule in _rules(own) if rule.ours == "word.embedding")
     found = [names.get(rule.published[0]) for rule in (decoder, word)]
     if None in found or weights.shapes[str(found[0])] != weights.shapes[str(found[1])]:
         return config
@@ -458,7 +473,7 @@ def _untied(config: Any, weights: Weights, names: dict[str, str]) -> Any:
 def _check(
     folder: Path, kind: str, wanted: Sequence[Rule], weights: Weights, names: dict[str, str]
 ) -> None:
-    needed = {name: rule.shape for rule in wanted for name in rule.published}
+    needed = {name: shape for rule in wanted for name, shape in rule.needed.items()}
     missing = sorted(needed.keys() - names.keys())
     extra = sorted(
         names[name] for name in names.keys() - needed.keys() if not not_needed(kind, name)

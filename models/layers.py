@@ -90,6 +90,14 @@ def _layer_norm(
     return (_normal(values, epsilon)[0] * scale + bias).astype(values.dtype)
 
 
+def rms_norm(values: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+    """Divide ``[..., D]`` by its root mean square and multiply by scale ``[D]``."""
+    wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
+    scale = jnp.expand_dims(scale, range(values.ndim - 1))
+    return (wide * inverse * scale).astype(values.dtype)
+
+
 def _gelu(values: jax.Array) -> jax.Array:
     return 0.5 * values * (1 + jnp.tanh(_SLOPE * (values + _CUBE * values**3)))
 

@@ -20,13 +20,14 @@ import numpy as np
 from jaxflow.errors import InputError
 from jaxflow.models.bert import Bert, BertConfig
 from jaxflow.models.config import EncoderConfig, Head
+from jaxflow.models.decoder import Decoder, DecoderConfig, QueriesKeys
 from jaxflow.models.encoder import AgreementEncoder
 from jaxflow.models.gpt2 import Gpt2, Gpt2Config
 from jaxflow.models.output import Answer, EncoderOutput, answer_values
 from jaxflow.models.tokenizer import Tokenizer, WordTokenizer
 from jaxflow.models.vit import ViT, ViTConfig
 
-PublishedConfig = BertConfig | Gpt2Config | ViTConfig
+PublishedConfig = BertConfig | Gpt2Config | ViTConfig | DecoderConfig
 ModelConfig = EncoderConfig | PublishedConfig
 
 _MODULES: dict[type, Any] = {
@@ -34,6 +35,7 @@ _MODULES: dict[type, Any] = {
     BertConfig: Bert,
     Gpt2Config: Gpt2,
     ViTConfig: ViT,
+    DecoderConfig: Decoder,
 }
 
 
@@ -187,6 +189,37 @@ class Model:
         self._check(tokens, inputs)
         return self._probabilities(self.params, tokens, mask, **inputs)
 
+    @cached_property
+    def _queries_keys(self) -> Callable[..., QueriesKeys]:
+        apply: Any = partial(self.module.apply, method="queries_keys")
+        return jax.jit(apply)
+
+    def queries_keys(self, tokens: Any, mask: Any = None) -> QueriesKeys:
+        """Run a decoder without building its attention, which long texts have no memory for.
+
+        Parameters
+        ----------
+        tokens, mask
+            As the model is called.
+
+        Returns
+        -------
+        QueriesKeys
+            Queries and keys of every layer, from which any row of attention follows.
+
+        Raises
+        ------
+        InputError
+            As calling the model does, or if it is not a `Decoder`.
+        """
+        if not isinstance(self.config, DecoderConfig):
+            raise InputError(
+                "queries and keys are returned by decoders such as Llama's alone, got "
+                f"{type(self.config).__name__}: call the model, which returns its attention"
+            )
+        self._check(tokens, {})
+        return self._queries_keys(self.params, tokens, mask)
+
     def _check(self, tokens: Any, inputs: Mapping[str, Any]) -> None:
         self._check_range("tokens", tokens, "vocabulary")
         self._check_range("token_types", inputs.get("token_types"))
@@ -232,7 +265,7 @@ def with_head(
         If the model is an `AgreementEncoder`, the architecture has no such head, or a field is
         unknown or impossible.
     """
-    if not isinstance(model.config, BertConfig | Gpt2Config | ViTConfig):
+    if isinstance(model.config, EncoderConfig):
         raise InputError("an agreement encoder has its one head: train another model")
     if isinstance(model.config, BertConfig) and head != "none":
         changes["pooler"] = False  # a head has its own, or none
@@ -316,6 +349,8 @@ class RolledEncoder(NamedTuple):
 
 def roll_up(config: ModelConfig, params: Any) -> RolledEncoder:
     """Stack the parameters of a model's blocks, on the host: nothing is compiled."""
+    if isinstance(config, DecoderConfig):  # whose blocks are stacked as they are
+        return RolledEncoder(make_module(config), params["params"])
     parts = jax.tree.map(np.asarray, params["params"])
     blocks = [parts.pop(f"blocks_{layer}") for layer in range(config.layers)]
     parts["blocks"] = jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)

@@ -19,7 +19,8 @@ class Values:
     """Value vectors and output projections, for edge weights that need more than attention.
 
     The attention of layer l adds to token i's stream
-    ``sum_h sum_j attention[l, h, i, j] vectors[l, h, j] @ projection[l, h] + bias[l]``.
+    ``sum_h sum_j attention[l, h, i, j] vectors[l, h, j] @ projection[l, h] + bias[l]``, normalised
+    first in models that normalise what a branch adds.
 
     Attributes
     ----------
@@ -54,6 +55,9 @@ class EncoderOutput:
         ``[B, D]``, the vector that classes are computed from; None where there is none.
     values
         Value vectors and output projections, if the caller requested them; else None.
+    sink
+        ``[B, L, H, n]``, the share of each row that went to the sink of a model that has them:
+        with it rows of its attention sum to 1. None of other models.
     """
 
     logits: Any  # an array, except without a head
@@ -61,6 +65,7 @@ class EncoderOutput:
     hidden: jax.Array
     pooled: jax.Array | None = None
     values: Values | None = None
+    sink: jax.Array | None = None
 
 
 def answer_values(logits: jax.Array, answer: Answer) -> jax.Array:

@@ -10,12 +10,26 @@ from typing import Any
 
 from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
-from jaxflow.models.config import LARGEST, MOST_CLASSES, MOST_LAYERS, Head, Problem
+from jaxflow.models.config import (
+    LARGEST,
+    MOST_CLASSES,
+    MOST_LAYERS,
+    Head,
+    Problem,
+    read_field,
+)
+from jaxflow.models.decoder import DecoderConfig
+from jaxflow.models.decoder_files import DECODERS, read_decoder, write_decoder
 from jaxflow.models.gpt2 import Gpt2Config
-from jaxflow.models.layers import SPELLINGS
 from jaxflow.models.model import PublishedConfig
 from jaxflow.models.tensors import heads_in
 from jaxflow.models.vit import ViTConfig
+
+# Decoders, by the beginning of their classes' names.
+_STEMS = {
+    "llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral", "phi3": "Phi3",
+    "gemma2": "Gemma2", "gemma3_text": "Gemma3Text", "gpt_oss": "GptOss", "gpt_neox": "GPTNeoX",
+}  # fmt: skip
 
 #: The architectures, by ``model_type``, and the names of their heads' classes.
 KINDS: dict[str, dict[Head, str]] = {
@@ -40,6 +54,14 @@ KINDS: dict[str, dict[Head, str]] = {
         "lm": "GPT2LMHeadModel",
     },
     "vit": {"none": "ViTModel", "classification": "ViTForImageClassification"},
+    **{
+        kind: {
+            "none": f"{stem}Model",
+            "classification": f"{stem}ForSequenceClassification",
+            "lm": f"{stem.removesuffix('Text')}ForCausalLM",
+        }
+        for kind, stem in _STEMS.items()
+    },
 }
 # Two heads in one: only the masked-LM head is built here.
 _ALIASES: dict[str, Head] = {"BertForPreTraining": "masked-lm"}
@@ -55,7 +77,9 @@ _HEADLESS = (
     "DoubleHeadsModel",
     "ForMaskedImageModeling",
 )
-_CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "gpt2": "GPT2"}
+_CLASSES = {
+    "bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "gpt2": "GPT2", **_STEMS,
+}  # fmt: skip
 
 _PROBLEMS: dict[str, Problem] = {
     "single_label_classification": "single-label",
@@ -88,7 +112,6 @@ _ONLY: dict[str, Any] = {
     "qkv_bias": True,
     "embedding_size": None,
     "pruned_heads": None,
-    "quantization_config": None,
     "per_layer_config": None,
 }
 
@@ -172,7 +195,7 @@ _LARGEST = {"layers": MOST_LAYERS, "channels": 1 << 10}
 
 def kind_of(config: PublishedConfig) -> str:
     """Return the ``model_type`` of a configuration."""
-    if isinstance(config, BertConfig):
+    if isinstance(config, BertConfig | DecoderConfig):
         return config.kind
     return "gpt2" if isinstance(config, Gpt2Config) else "vit"
 
@@ -215,6 +238,12 @@ def read_published(
         )
     names = _OTHER_NAMES.get(kind, {})
     fields = {**fields, **{names[name]: fields[name] for name in names if name in fields}}
+    if quantised := fields.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise InputError(
+            f"quantization_config must be None, got one of {method or 'an unknown method'}: "
+            "quantised models are not read here, save it dequantised"
+        )
     for name, only in _ONLY.items():
         if fields.get(name) not in (None, only, {}):
             raise InputError(
@@ -228,10 +257,12 @@ def read_published(
         "labels": _labels(fields, classes) if head == "classification" else (),
         "problem": _problem(fields) if head == "classification" else None,
     }
+    if kind in DECODERS:
+        return read_decoder(kind, fields, **given)
     for ours, (name, default) in _FIELDS[kind].items():
         if name == "classifier_dropout":
             default = given["dropout"]
-        given[ours] = _value(fields, name, default, _LARGEST.get(ours, LARGEST))
+        given[ours] = read_field(fields, name, default, _LARGEST.get(ours, LARGEST))
     if kind == "gpt2":
         given["hidden_width"] = given["hidden_width"] or 4 * given["width"]
         ends = [fields.get(f"{role}_token_id", 50_256) for role in ("bos", "eos")]
@@ -263,6 +294,8 @@ def write_published(config: PublishedConfig) -> dict[str, Any]:
     if config.problem:
         names = {ours: name for name, ours in _PROBLEMS.items()}
         content["problem_type"] = names[config.problem]
+    if isinstance(config, DecoderConfig):
+        return content | write_decoder(config)
     for ours, (name, _) in _FIELDS[kind].items():
         content[name] = getattr(config, ours)
     if kind == "roberta":
@@ -332,7 +365,7 @@ def _labels(fields: Mapping[str, Any], classes: int | None) -> tuple[str, ...]:
     named = fields.get("id2label")
     if named is None:
         default = classes if classes is not None else 2
-        count = _value(fields, "num_labels", default, MOST_CLASSES)
+        count = read_field(fields, "num_labels", default, MOST_CLASSES)
         return tuple(f"LABEL_{number}" for number in range(count))
     try:
         labels = {int(number): str(label) for number, label in named.items()}
@@ -363,28 +396,6 @@ def _problem(fields: Mapping[str, Any]) -> Problem | None:
     return _PROBLEMS[stated]
 
 
-def _value(fields: Mapping[str, Any], name: str, default: Any, largest: int = LARGEST) -> Any:
-    """Return a field of the kind of its default: flag, rate, name, or size (also for None)."""
-    value = fields.get(name, default)
-    if isinstance(default, str):  # the configuration checks the name
-        return SPELLINGS.get(value, value) if isinstance(value, str) else value
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise InputError(f"{name} must be true or false, got {value!r}")
-        return value
-    if isinstance(default, float):
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")
-        return float(value)
-    if value is None and (default is None or name == "pad_token_id"):
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
-        raise InputError(f"{name} must be a whole number from 0 to {largest:,}, got {value!r}")
-    return value
-
-
 # Image processors, by the beginning of their names, and their settings where a file has none.
 _PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": {"size": None, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
@@ -413,7 +424,7 @@ def _image_fields(
         patch = patch[0]
     return {
         "image": image,
-        "patch": _value({"patch_size": patch}, "patch_size", 16),
+        "patch": read_field({"patch_size": patch}, "patch_size", 16),
         "readout": fields.get("jaxflow_readout", "cls"),
         **_preparation(images, image, channels),
     }
@@ -442,8 +453,8 @@ def _preparation(
     prepared: dict[str, Any] = {
         "resize": None if resize == image else resize,
         "crop": _sides("crop_size", given["crop_size"]) if steps["do_center_crop"] else None,
-        "resample": _value(given, "resample", 2, 5),
-        "scale": _value(given, "rescale_factor", 1 / 255) if steps["do_rescale"] else 1.0,
+        "resample": read_field(given, "resample", 2, 5),
+        "scale": read_field(given, "rescale_factor", 1 / 255) if steps["do_rescale"] else 1.0,
         "mean": (0.0,) * channels,
         "std": (1.0,) * channels,
     }

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
 from jaxflow.models.config import Head
+from jaxflow.models.decoder import DecoderKind
 from jaxflow.models.gpt2 import Gpt2Config
-from jaxflow.models.model import PublishedConfig
 from jaxflow.models.subword import VOCABULARIES
 from jaxflow.models.vit import ViTConfig
 
@@ -42,6 +42,7 @@ _KINDS = ("F16", "BF16", "F32", "F64")
 #: earlier model would be read as the new one's.
 OPTIONAL_FILES = (
     "preprocessor_config.json",
+    "generation_config.json",
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -50,6 +51,8 @@ OPTIONAL_FILES = (
     *VOCABULARIES,
 )
 
+_DECODERS = get_args(DecoderKind)
+
 #: Prefix of the encoder's names in a checkpoint that has a head besides.
 PREFIXES = {
     "bert": "bert.",
@@ -57,12 +60,15 @@ PREFIXES = {
     "roberta": "roberta.",
     "gpt2": "transformer.",
     "vit": "vit.",
+    **dict.fromkeys(_DECODERS, "model."),
+    "gpt_neox": "gpt_neox.",
 }
 
 #: Tensors that a checkpoint may hold a second time under a name that then counts, if they differ.
 COPIES = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
     "lm_head.decoder.bias": "lm_head.bias",
+    "embed_out.weight": "lm_head.weight",
 }
 
 
@@ -161,7 +167,10 @@ def _damage(path: Path, error: Exception) -> str:
     return f"{path} is no safetensors file: {' '.join(str(error).split())}"
 
 
-Layout = Literal["same", "transposed", "joined", "patches", "one row", "one image"]
+Layout = Literal[
+    "same", "transposed", "joined", "patches", "one row", "one image", "one less", "by head",
+    "alternating",
+]  # fmt: skip
 
 
 class Rule(NamedTuple):
@@ -170,7 +179,10 @@ class Rule(NamedTuple):
     It is made of the tensors `published`, without the encoder's prefix, each of `shape`, laid out
     as ``same``; ``transposed``; ``joined`` along the output, transposed if matrices; ``patches``,
     a convolution's kernel ``[D, channels, side, side]``; ``one row`` of a table ``[1, 1, D]``;
-    ``one image`` ``[1, n, D]``. `backbone` is False for what belongs to the head.
+    ``one image`` ``[1, n, D]``; ``one less``, of which ours is 1 more; ``by head``, query, key and
+    value of each of `heads` in turn along the output; ``alternating``, our first and second half in
+    turn along the last axis. `backbone` is False for what belongs to the head. `layer` is the row
+    of ours where layers are stacked, and `shapes` those of tensors of different shapes.
     """
 
     ours: str
@@ -178,6 +190,15 @@ class Rule(NamedTuple):
     shape: tuple[int, ...]
     layout: Layout = "same"
     backbone: bool = True
+    layer: int | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    heads: int = 1
+
+    @property
+    def needed(self) -> dict[str, tuple[int, ...]]:
+        """The published names and their shapes."""
+        shapes = self.shapes or (self.shape,) * len(self.published)
+        return dict(zip(self.published, shapes, strict=True))
 
 
 def _dense(
@@ -200,8 +221,8 @@ def _joined(ours: str, theirs: Sequence[str], width: int) -> Iterator[Rule]:
     yield Rule(f"{ours}.bias", tuple(f"{name}.bias" for name in theirs), (width,), "joined")
 
 
-def rules(config: PublishedConfig) -> list[Rule]:
-    """Return the rules of all parameters of a configuration."""
+def rules(config: BertConfig | Gpt2Config | ViTConfig) -> list[Rule]:
+    """Return the rules of all parameters of a configuration; decoders have their own file."""
     if isinstance(config, BertConfig):
         return list(_bert(config))
     return list(_gpt2(config) if isinstance(config, Gpt2Config) else _vit(config))
@@ -353,6 +374,13 @@ def to_ours(rule: Rule, tensors: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         return np.ascontiguousarray(first.transpose(2, 3, 1, 0)).reshape(-1, first.shape[0])
     if rule.layout == "transposed":
         return np.ascontiguousarray(first.T)
+    if rule.layout == "one less":
+        return first + np.float32(1)
+    if rule.layout == "by head":
+        parts = first.reshape(rule.heads, 3, -1, *first.shape[1:]).swapaxes(0, 1)
+        return np.ascontiguousarray(parts.reshape(first.shape).T)
+    if rule.layout == "alternating":
+        return np.concatenate([first[..., ::2], first[..., 1::2]], -1)
     return first.reshape(first.shape[{"one row": 2, "one image": 1}.get(rule.layout, 0) :])
 
 
@@ -360,7 +388,8 @@ def to_published(rule: Rule, values: NDArray[Any]) -> list[NDArray[np.float32]]:
     """Return the published tensors of a rule's parameter; the inverse of `to_ours`."""
     values = np.asarray(values, np.float32)
     if rule.layout == "joined":
-        parts = np.split(values, len(rule.published), axis=-1)
+        ends = np.cumsum([shape[0] for shape in rule.needed.values()])[:-1]
+        parts = np.split(values, ends, axis=-1)
         return [np.ascontiguousarray(part.T) for part in parts]
     if rule.layout == "patches":
         width, channels, side, _ = rule.shape
@@ -368,6 +397,13 @@ def to_published(rule: Rule, values: NDArray[Any]) -> list[NDArray[np.float32]]:
         return [np.ascontiguousarray(cut.transpose(3, 2, 0, 1))]
     if rule.layout == "transposed":
         return [np.ascontiguousarray(values.T)]
+    if rule.layout == "one less":
+        return [values - np.float32(1)]
+    if rule.layout == "by head":
+        cut = values.T.reshape(3, rule.heads, -1, *rule.shape[1:]).swapaxes(0, 1)
+        return [np.ascontiguousarray(cut).reshape(rule.shape)]
+    if rule.layout == "alternating":
+        return [np.stack(np.split(values, 2, -1), -1).reshape(rule.shape)]
     assert values.size == math.prod(rule.shape)
     return [np.ascontiguousarray(values).reshape(rule.shape)]
 
@@ -388,6 +424,9 @@ _SIGNS: dict[str, dict[Head, tuple[str, ...]]] = {
     },
     "gpt2": {"classification": ("score.weight",), "lm": ("lm_head.weight",)},
     "vit": {"classification": ("classifier.weight",)},
+    **{
+        kind: {"classification": ("score.weight",), "lm": ("lm_head.weight",)} for kind in _DECODERS
+    },
 }
 _OF_HEADS = (
     r"(cls|classifier|pre_classifier|qa_outputs|lm_head|score|multiple_choice_head|decoder)\..*"
@@ -399,7 +438,7 @@ def heads_in(kind: str, names: Mapping[str, str]) -> list[Head]:
     """Return the heads whose tensors are there: names without the encoder's prefix -> with it."""
     found = [head for head, signs in _SIGNS[kind].items() if set(signs) <= names.keys()]
     prefixed = any(name.startswith(PREFIXES[kind]) for name in names.values())
-    if kind == "gpt2" and prefixed and not found and not has_unread_head(names):
+    if kind in ("gpt2", *_DECODERS) and prefixed and not found and not has_unread_head(names):
         return ["lm"]  # its table is that of the words, and stored once
     return found
 
@@ -422,6 +461,11 @@ _NOT_NEEDED = {
         r"|qa_outputs\..*|multiple_choice_head\..*"
     ),
     "vit": r"embeddings\.mask_token|decoder\..*|pooler\..*|classifier\..*",
+    **dict.fromkeys(
+        _DECODERS,
+        r".*rotary_emb\.inv_freq|.*\.attention\.(masked_)?bias"
+        r"|(lm_head|embed_out|score|classifier|qa_outputs)\..*",
+    ),
 }
 
 

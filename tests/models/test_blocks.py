@@ -32,7 +32,7 @@ def test_allowed_pairs_by_their_definition(causal: bool) -> None:
 def test_attend_against_loops(causal: bool) -> None:
     query, key, value = projections()
     allowed = allowed_pairs(jnp.asarray(MASK), causal=causal)
-    mixed, weights = attend(query, key, value, allowed)
+    mixed, weights, _ = attend(query, key, value, allowed)
     allowed = jnp.broadcast_to(allowed, (BATCH, 1, N, N))
     for b, h, i in np.ndindex(BATCH, HEADS, N):
         keys = [j for j in range(N) if allowed[b, 0, i, j]]
@@ -50,8 +50,8 @@ def test_weights_are_those_before_dropout() -> None:
     query, key, value = projections()
     allowed = allowed_pairs(jnp.asarray(MASK), causal=False)
     rng = jax.random.key(1)
-    mixed, weights = attend(query, key, value, allowed)
-    mixed_train, weights_train = attend(query, key, value, allowed, rate=0.5, rng=rng)
+    mixed, weights, _ = attend(query, key, value, allowed)
+    mixed_train, weights_train, _ = attend(query, key, value, allowed, rate=0.5, rng=rng)
     np.testing.assert_array_equal(weights_train, weights)
     dropped = np.asarray(dropout(rng, weights, 0.5))
     assert 0 < (dropped == 0).mean() - (np.asarray(weights) == 0).mean() < 1
@@ -62,9 +62,9 @@ def test_weights_are_those_before_dropout() -> None:
 def test_keys_that_are_not_allowed_hold_exactly_0_whatever_they_are() -> None:
     query, key, value = projections()
     allowed = allowed_pairs(jnp.asarray(MASK), causal=False)
-    _, expected = attend(query, key, value, allowed)
+    _, expected, _ = attend(query, key, value, allowed)
     hidden = jnp.asarray(~MASK)[:, None, :, None]
-    _, weights = attend(query, jnp.where(hidden, 1e4, key), value, allowed)
+    _, weights, _ = attend(query, jnp.where(hidden, 1e4, key), value, allowed)
     np.testing.assert_array_equal(weights, expected)
     np.testing.assert_array_equal(np.asarray(weights)[1, :, :, [2, 4]], 0)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
@@ -76,7 +76,7 @@ def test_a_sentence_of_padding_only_gives_zeros_and_no_nan() -> None:
 
     @jax.jit
     def total(query: jax.Array) -> jax.Array:
-        mixed, weights = attend(query, key, value, allowed)
+        mixed, weights, _ = attend(query, key, value, allowed)
         return (mixed.sum() + weights.sum()) ** 2
 
     value_of, gradient = jax.value_and_grad(total)(query)
@@ -86,7 +86,7 @@ def test_a_sentence_of_padding_only_gives_zeros_and_no_nan() -> None:
 
 def test_half_precision_weights_are_float32() -> None:
     query, key, value = (array.astype(jnp.bfloat16) for array in projections())
-    mixed, weights = attend(query, key, value, allowed_pairs(jnp.asarray(MASK), causal=False))
+    mixed, weights, _ = attend(query, key, value, allowed_pairs(jnp.asarray(MASK), causal=False))
     assert (mixed.dtype, weights.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
 

@@ -1,0 +1,158 @@
+"""Compare decoders with transformers: every model type, and every switch of their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch_models
+from model_pairs import assert_close, tokens_with_padding
+
+from jaxflow.models import load, save_pretrained
+from jaxflow.models.published import read_published, write_published
+
+SIZES = {
+    "vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "intermediate_size": 20, "max_position_embeddings": 16,
+    "head_dim": 4, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+}  # fmt: skip
+N = 12
+CONFIGS = (
+    "Llama", "Qwen2", "Qwen3", "Mistral", "Phi3", "Gemma2", "Gemma3Text", "GptOss", "GPTNeoX",
+)  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [1.2, 3.0]}
+WINDOW = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("LlamaForCausalLM", {"tie_word_embeddings": True}),
+    ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "head_dim": None}),
+    ("LlamaForCausalLM", {"num_key_value_heads": None, "rope_theta": 50.0}),
+    ("LlamaForCausalLM", {"rope_scaling": {"type": "linear", "factor": 3.0}}),
+    (
+        "LlamaForCausalLM",
+        {"rope_scaling": {"type": "dynamic", "factor": 3.0}, "max_position_embeddings": 8},
+    ),
+    ("LlamaForCausalLM", {"rope_scaling": LLAMA3, "rope_theta": 20.0}),
+    ("LlamaForCausalLM", {"rope_scaling": YARN, "rope_theta": 20.0, "hidden_act": "gelu"}),
+    ("LlamaForCausalLM", {"rope_scaling": {**YARN, "truncate": False, "beta_fast": 8.0}}),
+    ("LlamaForCausalLM", {"rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.5}}),
+    ("LlamaModel", {}),
+    ("LlamaForSequenceClassification", {"num_labels": 3}),
+    ("Qwen2ForCausalLM", {}),
+    ("Qwen2ForCausalLM", WINDOW),
+    ("Qwen3ForCausalLM", {"attention_bias": True}),
+    ("Qwen3Model", WINDOW),
+    ("MistralForCausalLM", {"sliding_window": 4}),
+    ("MistralForSequenceClassification", {"sliding_window": None, "num_labels": 2}),
+    ("Phi3ForCausalLM", {}),
+    (
+        "Phi3ForCausalLM",
+        {"rope_scaling": LONG, "original_max_position_embeddings": 8, "sliding_window": 5},
+    ),
+    ("Phi3ForCausalLM", {"rope_scaling": LONG, "original_max_position_embeddings": 13}),
+    ("Phi3ForCausalLM", {"partial_rotary_factor": 0.5}),
+    ("Gemma2ForCausalLM", {"sliding_window": 4, "query_pre_attn_scalar": 9}),
+    (
+        "Gemma2ForCausalLM",
+        {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "attention_bias": True},
+    ),
+    ("Gemma2ForSequenceClassification", {"attn_logit_softcapping": None, "num_labels": 3}),
+    ("Gemma3ForCausalLM", {"sliding_window": 4, "num_hidden_layers": 7}),
+    (
+        "Gemma3ForCausalLM",
+        {
+            "sliding_window": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "rope_local_base_freq": 30.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    ("GptOssForCausalLM", {"sliding_window": 4, "num_local_experts": 5, "num_experts_per_tok": 2}),
+    ("GPTNeoXForCausalLM", {"rotary_pct": 0.5}),
+    (
+        "GPTNeoXForCausalLM",
+        {"rotary_pct": 1.0, "use_parallel_residual": False, "tie_word_embeddings": True},
+    ),
+    (
+        "GPTNeoXForSequenceClassification",
+        {"rotary_pct": 0.5, "attention_bias": False, "num_labels": 2},
+    ),
+]
+
+
+def random_model(name: str, changes: dict[str, Any]) -> Any:
+    """A model of theirs with random parameters, none of them that of a fresh one."""
+    import torch
+
+    transformers = torch_models.library()
+    family = name.removesuffix("Model").split("For")[0].replace("Gemma3", "Gemma3Text")
+    sizes = SIZES | {"tie_word_embeddings": False} | changes
+    if family in ("Qwen2", "Phi3", "GPTNeoX"):
+        del sizes["head_dim"]
+    with torch_models.quietly():
+        config = getattr(transformers, f"{family}Config")(**sizes)
+        config._attn_implementation = "eager"
+        model = getattr(transformers, name)(config).eval()
+    generator = torch.Generator().manual_seed(len(str(changes)))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            scale = parameter.ndim == 1 and parameter_name.endswith("norm.weight")
+            parameter.copy_(1 + 0.2 * drawn if scale else 0.2 * drawn)
+    return model
+
+
+def run(model: Any, tokens: np.ndarray, mask: np.ndarray) -> torch_models.TorchOutput:
+    """Their output, its last hidden state that before the closing norm."""
+    base = torch_models.base(model)
+    norm, entered = getattr(base, "norm", None) or base.final_layer_norm, []
+    handle = norm.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+    found = torch_models.run(model, tokens, mask)
+    handle.remove()
+    hidden = np.concatenate([found.hidden[:, :-1], entered[0].numpy()[:, None]], 1)
+    return torch_models.TorchOutput(found.logits, found.attention, hidden, found.pooled)
+
+
+@pytest.mark.parametrize(("name", "changes"), CASES)
+def test_decoders_are_those_of_transformers(name: str, changes: dict[str, Any], tmp_path: Path):
+    theirs = random_model(name, changes)
+    ours = load(torch_models.write(theirs, tmp_path / "theirs"))
+    tokens = tokens_with_padding([N, N - 4], 0)
+    mask = tokens != 0
+    expected, found = run(theirs, tokens, mask), ours(tokens, mask)
+
+    def rows(values: Any, axis: int) -> np.ndarray:
+        return np.moveaxis(np.asarray(values), axis, 1)[mask]
+
+    assert_close(rows(found.attention, 3), rows(expected.attention, 3))
+    assert_close(rows(found.hidden, 2), rows(expected.hidden, 2))
+    if expected.logits is not None:
+        whole = expected.logits.ndim == 2
+        assert_close(*(x if whole else rows(x, 1) for x in (found.logits, expected.logits)))
+    total = found.attention.sum(-1) + (0 if found.sink is None else found.sink)
+    assert_close(rows(total, 3), np.ones_like(rows(total, 3)))
+    assert (found.sink is not None) == ("GptOss" in name)
+
+    save_pretrained(tmp_path / "ours", ours)
+    again = load(tmp_path / "ours")
+    assert again.config == ours.config
+    read = torch_models.read(tmp_path / "ours", name)
+    assert_close(rows(run(read, tokens, mask).hidden, 2), rows(found.hidden, 2))
+    jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_configuration_of_nothing_but_its_kind_has_the_usual_sizes(kind: str):
+    theirs = getattr(torch_models.library(), f"{kind}Config")()
+    full = theirs.to_dict() | {"architectures": None, "eos_token_id": None, "bos_token_id": None}
+    config = read_published(full)
+    assert read_published({"model_type": theirs.model_type}, head="none") == config
+    assert read_published(write_published(config)) == config
