@@ -11,7 +11,8 @@ import pytest
 import torch_models
 from model_pairs import assert_close, tokens_with_padding
 
-from jaxflow.models import load, save_pretrained
+from jaxflow.models import QueriesKeys, load, save_pretrained
+from jaxflow.models.blocks import Reach, attend, attend_blockwise, within
 from jaxflow.models.published import read_published, write_published
 
 SIZES = {
@@ -121,6 +122,20 @@ def run(model: Any, tokens: np.ndarray, mask: np.ndarray) -> torch_models.TorchO
     return torch_models.TorchOutput(found.logits, found.attention, hidden, found.pooled)
 
 
+def rebuilt(found: QueriesKeys) -> np.ndarray:
+    """Attention from queries and keys, by the formula in the docstring."""
+    queries, keys = np.asarray(found.queries), np.asarray(found.keys)
+    keys = np.repeat(keys, queries.shape[2] // keys.shape[2], 2)
+    scores = queries @ keys.swapaxes(-1, -2)
+    if found.soft_cap is not None:
+        scores = found.soft_cap * np.tanh(scores / found.soft_cap)
+    query, key = np.arange(scores.shape[-1])[:, None], np.arange(scores.shape[-1])
+    window, chunk = (np.asarray(each)[:, None, None] for each in (found.window, found.chunk))
+    seen = (key <= query) & (key > query - window) & (key // chunk == query // chunk)
+    seen = seen[None, :, None] & np.asarray(found.mask)[:, None, None, None]
+    return np.exp(np.where(seen, scores - np.asarray(found.log_sums)[..., None], -np.inf))
+
+
 @pytest.mark.parametrize(("name", "changes"), CASES)
 def test_decoders_are_those_of_transformers(name: str, changes: dict[str, Any], tmp_path: Path):
     theirs = random_model(name, changes)
@@ -141,6 +156,7 @@ def test_decoders_are_those_of_transformers(name: str, changes: dict[str, Any], 
     assert_close(rows(total, 3), np.ones_like(rows(total, 3)))
     assert (found.sink is not None) == ("GptOss" in name)
 
+    assert_close(rows(rebuilt(ours.queries_keys(tokens, mask)), 3), rows(found.attention, 3))
     save_pretrained(tmp_path / "ours", ours)
     again = load(tmp_path / "ours")
     assert again.config == ours.config
@@ -156,3 +172,29 @@ def test_a_configuration_of_nothing_but_its_kind_has_the_usual_sizes(kind: str):
     config = read_published(full)
     assert read_published({"model_type": theirs.model_type}, head="none") == config
     assert read_published(write_published(config)) == config
+
+
+@pytest.mark.parametrize("sinks", [None, np.array([0.5, -1, 2, 0], np.float32)])
+@pytest.mark.parametrize(("window", "chunk"), [(99, 99), (3, 99), (99, 4)])
+def test_attention_by_blocks_of_rows_is_attention(window: int, chunk: int, sinks: Any):
+    rng = np.random.default_rng(0)
+    query, key, value = rng.normal(size=(3, 2, 4, 11, 6)).astype(np.float32)
+    key, value, places = key[:, :2], value[:, :2], np.arange(11)
+    real = (places < [[11], [9]])[:, None, None]
+    seen = np.tril(np.ones((11, 11), bool)) & (places[:, None] - places < window)
+    seen = seen & (places[:, None] // chunk == places // chunk) & real
+    reach = Reach(window, chunk)
+    np.testing.assert_array_equal(within(reach, places, places) & real, seen)
+    more: dict[str, Any] = {"soft_cap": 2.0, "scale": 0.3, "sinks": sinks}
+    whole = attend(query, key, value, seen, **more)
+    parts, log_sums = attend_blockwise(query, key, value, real, reach, rows=4, **more)
+    rows = np.broadcast_to(real, (2, 4, 1, 11)).swapaxes(2, 3)[..., 0]
+    assert_close(np.asarray(parts.mixed)[rows], np.asarray(whole.mixed)[rows])
+    scores = 2 * np.tanh(query @ np.repeat(key, 2, 1).swapaxes(2, 3) * 0.3 / 2)
+    total = np.where(seen, np.exp(scores), 0).sum(-1)
+    total += 0 if sinks is None else np.exp(sinks)[:, None]
+    assert_close(np.asarray(log_sums)[rows], np.log(total)[rows])
+    assert_close(
+        np.asarray(whole.weights)[rows],
+        (np.where(seen, np.exp(scores), 0) / total[..., None])[rows],
+    )
