@@ -17,6 +17,7 @@ from jaxflow._capture.torch_models import capture_torch
 from jaxflow._capture.transform import attention_gradient, capture, intervene
 from jaxflow._flow import flow, flow_cut, head_flow, saturation
 from jaxflow._rollout import discard, head_rollout, raw_attention, rollout
+from jaxflow._rows import QueryKey, rollout_rows
 from jaxflow.attention import widen
 from jaxflow.correlation import spearman
 from jaxflow.errors import InputError
@@ -36,6 +37,7 @@ __all__ = [
     "Captured",
     "InputError",
     "Place",
+    "QueryKey",
     "Site",
     "attention_gradient",
     "attention_graph",
@@ -57,6 +59,7 @@ __all__ = [
     "remove",
     "remove_out",
     "rollout",
+    "rollout_rows",
     "saturation",
     "show",
     "smooth_grad",

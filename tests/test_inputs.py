@@ -387,6 +387,11 @@ UNDER_JIT: dict[str, tuple[Callable[..., Any], Any, bool]] = {
         True,
     ),
     "rollout": (jaxflow.rollout, SINGLE32, True),
+    "rollout_rows": (
+        lambda given: jaxflow.rollout_rows([jaxflow.QueryKey(*given[:2], causal=True)]),
+        SINGLE32,
+        True,
+    ),
     "saturation": (jaxflow.saturation, SINGLE32, False),
     "show": (jaxflow.show, SINGLE32, False),
     "smooth_grad": (
