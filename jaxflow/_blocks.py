@@ -13,76 +13,92 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from numpy.typing import NDArray
 
 Edges = Callable[[Any, Any], jax.Array]  # numbers of a block of queries and one of keys -> [B, B]
 
 _einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
+def default_block() -> int:
+    """Return the tokens of a block that are fastest on this kind of device."""
+    return 128 if jax.default_backend() == "cpu" else 2048
+
+
+class Limits(NamedTuple):
+    """Which keys queries may attend to: real ones ``[n]``, within a window, in the same chunk.
+
+    As in `jaxflow.QueryKey`; None is no limit. Numbers of tokens may be traced.
+    """
+
+    mask: Any = None
+    window: Any = None
+    chunk: Any = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """Which keys each query may attend to, how logits are made, and the tokens of a block.
+    """What of a layer's attention is known when it is compiled, and the tokens of a block.
 
     As in `jaxflow.QueryKey`.
     """
 
     causal: bool
-    window: int | None = None
-    chunk: int | None = None
-    scale: float = 1.0
+    scale: float
     soft_cap: float | None = None
-    block: int = 512
+    block: int = 128
 
-    def firsts(self, n: int) -> NDArray[np.int32]:
+    def firsts(self, n: int) -> jax.Array:
         """Return each block's first token; the last block ends with the text, and may overlap."""
         size = min(self.block, n)
-        return np.minimum(np.arange(0, n, size, dtype=np.int32), n - size)
+        return jnp.minimum(jnp.arange(0, n, size), n - size)
 
-    def reached(self, n: int) -> NDArray[np.bool_]:
+    def reached(self, n: int, limits: Limits) -> jax.Array:
         """Return whether any query of a block (row) may attend to any key of a block (column)."""
-        first = self.firsts(n)
-        query, key, last = first[:, None], first[None], min(self.block, n) - 1
-        seen = np.ones((len(first), len(first)), bool)
+        first, last = self.firsts(n), min(self.block, n) - 1
+        query, key = first[:, None], first[None]
+        seen = jnp.ones((len(first), len(first)), bool)
         if self.causal:
             seen &= key <= query + last
-        if self.window is not None:
-            seen &= query - (key + last) < self.window
-            seen &= key - (query + last) < self.window
-        if self.chunk is not None:
-            seen &= query // self.chunk <= (key + last) // self.chunk
-            seen &= key // self.chunk <= (query + last) // self.chunk
+        if limits.window is not None:
+            seen &= query - (key + last) < limits.window
+            seen &= key - (query + last) < limits.window
+        if limits.chunk is not None:
+            seen &= query // limits.chunk <= (key + last) // limits.chunk
+            seen &= key // limits.chunk <= (query + last) // limits.chunk
         return seen
 
-    def allowed(self, n: int, mask: jax.Array | None, a: Any, b: Any) -> jax.Array | None:
+    def allowed(self, n: int, limits: Limits, a: Any, b: Any) -> jax.Array | None:
         """Return which pairs of query block a and key block b count, ``[B, B]``, None for all.
 
         A pair of tokens counts in one block only.
         """
         size = min(self.block, n)
-        key = jnp.arange(size)[None] + jnp.minimum(b * size, n - size)
-        query = jnp.arange(size)[:, None] + jnp.minimum(a * size, n - size)
+        query, key = self.tokens(n, a)[:, None], self.tokens(n, b)[None]
         rules = [key >= b * size] if n % size else []
         if self.causal:
             rules.append(key <= query)
-        if self.window is not None:
-            rules.append(abs(query - key) < self.window)
-        if self.chunk is not None:
-            rules.append(query // self.chunk == key // self.chunk)
-        if mask is not None:
-            rules.append(self.cut(mask, b, -1)[None])
+        if limits.window is not None:
+            rules.append(abs(query - key) < limits.window)
+        if limits.chunk is not None:
+            rules.append(query // limits.chunk == key // limits.chunk)
+        if limits.mask is not None:
+            rules.append(self.cut(limits.mask, b, -1)[None])
         if not rules:
             return None
         found = jnp.ones((size, size), bool)
         for rule in rules:
             found &= rule
         return found
+
+    def tokens(self, n: int, place: Any) -> jax.Array:
+        """Return the numbers ``[B]`` of a block's tokens."""
+        size = min(self.block, n)
+        return jnp.arange(size) + jnp.minimum(place * size, n - size)
 
     def cut(self, array: jax.Array, place: Any, axis: int = -2) -> jax.Array:
         """Return the block with this number of an array that has the tokens on `axis`."""
@@ -108,21 +124,21 @@ class Pattern:
 
 
 def _sweep(
-    reached: NDArray[np.bool_],
+    reached: jax.Array,
     begin: Callable[[Any], Any],
     step: Callable[[Any, Any, Any], Any],
     end: Callable[[Any, Any], Any],
 ) -> Any:
     """For each row of blocks go through the blocks that it reaches; return the stacked ends."""
+    count = len(reached)
     low = reached.argmax(1)
-    high = reached.shape[1] - reached[:, ::-1].argmax(1)
+    high = count - reached[:, ::-1].argmax(1)
 
     def row(_: None, at: tuple[jax.Array, ...]) -> tuple[None, Any]:
         a, low, high = at
         return None, end(a, lax.fori_loop(low, high, partial(step, a), begin(a)))
 
-    places = (np.arange(len(low)), low, high)
-    return lax.scan(row, None, tuple(jnp.asarray(one, jnp.int32) for one in places))[1]
+    return lax.scan(row, None, (jnp.arange(count), low, high))[1]
 
 
 def _grouped(array: jax.Array, heads: int) -> jax.Array:
@@ -140,7 +156,7 @@ def attend(
     keys: jax.Array,
     values: jax.Array,
     sinks: jax.Array | None,
-    mask: jax.Array | None,
+    limits: Limits,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the mixed values ``[H, n, m]`` and the log-normalisers ``[H, n]``.
 
@@ -160,7 +176,7 @@ def attend(
         return top, jnp.zeros(shape, kind), jnp.zeros((*shape, values.shape[-1]), kind)
 
     def step(a: Any, b: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        allowed = pattern.allowed(n, mask, a, b)
+        allowed = pattern.allowed(n, limits, a, b)
 
         def head(_: None, given: Any) -> tuple[None, tuple[jax.Array, ...]]:
             (top, total, mixed), query, key, value = given
@@ -189,7 +205,7 @@ def attend(
         total = jnp.where(some, total, 1)
         return mixed / total[..., None], jnp.where(some, top + jnp.log(total), jnp.inf)
 
-    mixed, normalisers = _sweep(pattern.reached(n), begin, step, end)
+    mixed, normalisers = _sweep(pattern.reached(n, limits), begin, step, end)
     mixed, normalisers = pattern.join(mixed, n, -2), pattern.join(normalisers, n, -1)
     return mixed.reshape(len(queries), n, -1), normalisers.reshape(len(queries), n)
 
@@ -200,10 +216,10 @@ def _attend_kept(pattern: Pattern, *given: Any) -> tuple[Any, Any]:
 
 
 def _attend_pulled(pattern: Pattern, kept: Any, pulls: Any) -> tuple[Any, ...]:
-    queries, keys, values, sinks, mask, mixed, normalisers = kept
+    queries, keys, values, sinks, limits, mixed, normalisers = kept
     pull, shift = pulls
     shift = (pull * mixed).sum(-1) - shift
-    return *_pulled(pattern, queries, keys, values, sinks, mask, normalisers, pull, shift), None
+    return *_pulled(pattern, queries, keys, values, sinks, limits, normalisers, pull, shift), None
 
 
 def _pulled(
@@ -212,7 +228,7 @@ def _pulled(
     keys: jax.Array,
     values: jax.Array,
     sinks: jax.Array | None,
-    mask: jax.Array | None,
+    limits: Limits,
     normalisers: jax.Array,
     pull: jax.Array,
     shift: jax.Array,
@@ -230,7 +246,7 @@ def _pulled(
 
     def block(a: Any, b: Any, repeated: Any) -> tuple[jax.Array, jax.Array]:
         """Return the gradient of the logits, and the weights, ``[K, g, B, B]``."""
-        allowed = pattern.allowed(n, mask, a, b)
+        allowed = pattern.allowed(n, limits, a, b)
 
         def head(_: None, at: Any) -> tuple[None, Any]:
             query, pull, normaliser, shift, key, value = at
@@ -254,8 +270,7 @@ def _pulled(
 
     def of_keys(b: Any, a: Any, totals: tuple[jax.Array, jax.Array]) -> Any:
         # A token of two blocks of queries is counted in the first.
-        token = jnp.arange(size) + jnp.minimum(a * size, n - size)
-        slopes, weights = block(a, b, token < a * size if n % size else None)
+        slopes, weights = block(a, b, pattern.tokens(n, a) < a * size if n % size else None)
         query, pull = (cut(one, a) for one in given)
         products = ((slopes, query), (weights, pull))
         more = (_einsum("kgij,kgid->kjd", *pair) for pair in products)
@@ -264,7 +279,7 @@ def _pulled(
     def zeros(*shape: int) -> jax.Array:
         return jnp.zeros(shape, kind)
 
-    reached, last = pattern.reached(n), lambda _, carry: carry
+    reached, last = pattern.reached(n, limits), lambda _, carry: carry
     start = zeros(*given[0].shape[:2], size, queries.shape[-1])
     found = _sweep(reached, lambda _: start, of_queries, last)
     of_query = pattern.join(found, n, -2).reshape(queries.shape).astype(queries.dtype)
@@ -285,7 +300,7 @@ attend.defvjp(_attend_kept, _attend_pulled)
 # --- products with the weights
 
 
-def down(pattern: Pattern, weights: jax.Array, edges: Edges) -> jax.Array:
+def down(pattern: Pattern, weights: jax.Array, edges: Edges, limits: Limits) -> jax.Array:
     """Return ``[R, n]``, the product of rows of `weights` ``[R, n]`` with the matrix of `edges`."""
     n = weights.shape[-1]
     size = min(pattern.block, n)
@@ -293,23 +308,22 @@ def down(pattern: Pattern, weights: jax.Array, edges: Edges) -> jax.Array:
     def step(b: Any, a: Any, total: jax.Array) -> jax.Array:
         rows = pattern.cut(weights, a, -1)
         if n % size:  # a token of two blocks of queries is counted in the first
-            token = jnp.arange(size) + jnp.minimum(a * size, n - size)
-            rows = jnp.where(token[None] < a * size, 0, rows)
+            rows = jnp.where(pattern.tokens(n, a)[None] < a * size, 0, rows)
         return total + _einsum("ri,ij->rj", rows, edges(a, b))
 
     start = jnp.zeros((len(weights), size), weights.dtype)
-    found = _sweep(pattern.reached(n).T, lambda _: start, step, lambda _, total: total)
+    found = _sweep(pattern.reached(n, limits).T, lambda _: start, step, lambda _, total: total)
     return pattern.join(found, n, -1)
 
 
-def row_sums(pattern: Pattern, n: int, edges: Edges, dtype: Any) -> jax.Array:
+def row_sums(pattern: Pattern, n: int, edges: Edges, limits: Limits, dtype: Any) -> jax.Array:
     """Return ``[n]``, the sums of the rows of the matrix of `edges`."""
 
     def step(a: Any, b: Any, total: jax.Array) -> jax.Array:
         return total + edges(a, b).sum(-1)
 
     start = jnp.zeros(min(pattern.block, n), dtype)
-    found = _sweep(pattern.reached(n), lambda _: start, step, lambda _, total: total)
+    found = _sweep(pattern.reached(n, limits), lambda _: start, step, lambda _, total: total)
     return pattern.join(found, n, -1)
 
 
@@ -318,7 +332,7 @@ def attention_edges(
     queries: jax.Array,
     keys: jax.Array,
     normalisers: jax.Array,
-    mask: jax.Array | None,
+    limits: Limits,
     factors: tuple[jax.Array, jax.Array] | None = None,
     *,
     positive: bool = False,
@@ -354,21 +368,21 @@ def attention_edges(
             given += [cut(_grouped(factors[0], count), a), cut(factors[1], b)]
         start = jnp.zeros((size, size), normalisers.dtype)
         total = lax.scan(head, start, tuple(given))[0] / len(queries)
-        allowed = pattern.allowed(n, mask, a, b)
+        allowed = pattern.allowed(n, limits, a, b)
         return total if allowed is None else jnp.where(allowed, total, 0)
 
     return edges
 
 
-def uniform_edges(pattern: Pattern, n: int, mask: jax.Array | None, dtype: Any) -> Edges:
+def uniform_edges(pattern: Pattern, n: int, limits: Limits, dtype: Any) -> Edges:
     """Return the edges of attention that is uniform over the keys that a query may attend to."""
     size = min(pattern.block, n)
 
     def seen(a: Any, b: Any) -> jax.Array:
-        allowed = pattern.allowed(n, mask, a, b)
+        allowed = pattern.allowed(n, limits, a, b)
         return jnp.ones((size, size), dtype) if allowed is None else allowed.astype(dtype)
 
-    count = jnp.maximum(row_sums(pattern, n, seen, dtype), 1)
+    count = jnp.maximum(row_sums(pattern, n, seen, limits, dtype), 1)
     return lambda a, b: seen(a, b) / pattern.cut(count, a, -1)[:, None]
 
 
@@ -380,15 +394,15 @@ def attention_rows(
     keys: jax.Array,
     sinks: jax.Array | None,
     normalisers: jax.Array,
-    mask: jax.Array | None,
+    limits: Limits,
 ) -> jax.Array:
     """Return ``[R, n]``: rows of `weights` times the mean attention of the heads.
 
     The gradient takes the normalisers as a function of queries, keys and sinks, whether they were
     kept or not: there is none with respect to them.
     """
-    edges = attention_edges(pattern, queries, keys, normalisers, mask)
-    return down(pattern, weights, edges)
+    edges = attention_edges(pattern, queries, keys, normalisers, limits)
+    return down(pattern, weights, edges, limits)
 
 
 def _rows_kept(pattern: Pattern, *given: Any) -> tuple[jax.Array, Any]:
@@ -397,13 +411,13 @@ def _rows_kept(pattern: Pattern, *given: Any) -> tuple[jax.Array, Any]:
 
 def _rows_pulled(pattern: Pattern, given: Any, pull: jax.Array) -> tuple[Any, ...]:
     # The product is linear in the weights, so the pull takes the part of values.
-    weights, queries, keys, sinks, normalisers, mask = given
+    weights, queries, keys, sinks, normalisers, limits = given
     heads, (count, n) = len(queries), keys.shape[:2]
     values = jnp.broadcast_to(pull.T[None] / heads, (count, n, len(pull)))
     on_mixed = jnp.broadcast_to(weights.T[None], (heads, n, len(pull)))
-    mixed, _ = attend(pattern, queries, keys, values, sinks, mask)  # [H, n, R]
+    mixed, _ = attend(pattern, queries, keys, values, sinks, limits)  # [H, n, R]
     shift = (on_mixed * mixed).sum(-1)
-    found = _pulled(pattern, queries, keys, values, sinks, mask, normalisers, on_mixed, shift)
+    found = _pulled(pattern, queries, keys, values, sinks, limits, normalisers, on_mixed, shift)
     of_queries, of_keys, _, of_sinks = found
     return mixed.sum(0).T, of_queries, of_keys, of_sinks, jnp.zeros_like(normalisers), None
 

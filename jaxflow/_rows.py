@@ -21,10 +21,12 @@ from jax import lax
 
 from jaxflow._blocks import (
     Edges,
+    Limits,
     Pattern,
     attend,
     attention_edges,
     attention_rows,
+    default_block,
     down,
     row_sums,
     uniform_edges,
@@ -52,11 +54,7 @@ How = Literal["rollout", "paths", "product"]
 _TOTAL = 1e-3  # by how much of itself a row's sum may change in a layer
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["queries", "keys", "values", "gradients", "sinks", "normalisers"],
-    meta_fields=["causal", "window", "chunk", "scale", "soft_cap"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class QueryKey:
     r"""Queries and keys of one layer, and how its attention is computed from them.
@@ -93,11 +91,11 @@ class QueryKey:
 
     queries: Any
     keys: Any
-    causal: bool = dataclasses.field(kw_only=True)
-    window: int | None = None
-    chunk: int | None = None
-    scale: float | None = None
-    soft_cap: float | None = None
+    causal: bool = dataclasses.field(kw_only=True, metadata={"static": True})
+    window: Any = None
+    chunk: Any = None
+    scale: float | None = dataclasses.field(default=None, metadata={"static": True})
+    soft_cap: float | None = dataclasses.field(default=None, metadata={"static": True})
     sinks: Any = None
     normalisers: Any = None
     values: Any = None
@@ -112,7 +110,7 @@ class QueryKey:
         """Return what of this is known when a program is compiled."""
         scale = self.queries.shape[-1] ** -0.5 if self.scale is None else float(self.scale)
         cap = None if self.soft_cap is None else float(self.soft_cap)
-        return Pattern(self.causal, self.window, self.chunk, scale, cap, block)
+        return Pattern(bool(self.causal), scale, cap, block)
 
 
 def rollout_rows(
@@ -167,7 +165,7 @@ def rollout_rows(
         causal models: 1 is what a token gets for its position alone. Uniform over the tokens that
         the layer's window and chunk allow.
     block
-        Tokens of a block; None takes 512 on a CPU and 2,048 on an accelerator.
+        Tokens of a block; None takes 128 on a CPU and 2,048 on an accelerator.
 
     Returns
     -------
@@ -217,8 +215,7 @@ def rollout_rows(
     tops = resolve_indices("layers", layers, len(attention))
     residual = check_residual(residual)
     each = heads == "each"
-    size = (512 if jax.default_backend() == "cpu" else 2048) if block is None else block
-    size = check_count("block", size)
+    size = default_block() if block is None else check_count("block", block)
 
     numbers = np.array(tops)
     given: Any = None  # the rows to start with, [..., S, n]
@@ -314,7 +311,7 @@ def _layer(attention: Sequence[Any], place: int, edge: Edge) -> QueryKey:
     if heads % count:
         raise InputError(f"{name} must have key heads that divide its {heads} heads, got {count}")
     for field in ("window", "chunk"):
-        if (value := getattr(layer, field)) is not None:
+        if (value := getattr(layer, field)) is not None and not is_traced(value):
             check_count(f"{name}.{field}", value)
     for field in ("scale", "soft_cap"):
         value = getattr(layer, field)
@@ -378,7 +375,8 @@ def _step(
     flat = rows.reshape(*layer.shape[:-1], -1, layer.shape[-1])
     arrays = (layer.queries, layer.keys, layer.values, layer.gradients, layer.normalisers)
     options = {"edge": edge, "head": head, "how": how, "pattern": layer.pattern(block)}
-    found = in_own_precision(_product, *arrays, flat, mask, layer.sinks, residual, **options)
+    more = (layer.sinks, layer.window, layer.chunk, residual)
+    found = in_own_precision(_product, *arrays, flat, mask, *more, **options)
     if edge == "raw" and how == "rollout" and layer.normalisers is not None:
         _check_totals(found, flat, layer.sinks is not None)
     if head == "each":
@@ -410,14 +408,17 @@ def _product(
     rows: jax.Array,
     mask: jax.Array | None,
     sinks: jax.Array | None,
+    window: Any,
+    chunk: Any,
     residual: jax.Array | float,
     **options: Any,
 ) -> jax.Array:
     """Call `_product_of_text` for each text."""
     of_text: Callable[..., jax.Array] = partial(_product_of_text, **options)
     for _ in queries.shape[:-3]:
-        of_text = jax.vmap(of_text, in_axes=(0, 0, 0, 0, 0, 0, 0, None, None))
-    return of_text(queries, keys, values, gradients, normalisers, rows, mask, sinks, residual)
+        of_text = jax.vmap(of_text, in_axes=(*[0] * 7, *[None] * 4))
+    arrays = (queries, keys, values, gradients, normalisers, rows, mask)
+    return of_text(*arrays, sinks, window, chunk, residual)
 
 
 def _product_of_text(
@@ -429,6 +430,8 @@ def _product_of_text(
     rows: jax.Array,
     mask: jax.Array | None,
     sinks: jax.Array | None,
+    window: Any,
+    chunk: Any,
     residual: jax.Array | float,
     *,
     edge: str,
@@ -438,9 +441,10 @@ def _product_of_text(
 ) -> jax.Array:
     """Return ``[R, n]``, for every head ``[H, R, n]``."""
     heads, (count, n) = len(queries), keys.shape[:2]
+    limits = Limits(mask, window, chunk)
     if normalisers is None and edge != "uniform":
         empty = jnp.zeros((count, n, 0), rows.dtype)
-        _, normalisers = attend(pattern, queries, keys, empty, sinks, mask)
+        _, normalisers = attend(pattern, queries, keys, empty, sinks, limits)
     if normalisers is not None:
         normalisers = lax.stop_gradient(normalisers).astype(rows.dtype)
 
@@ -455,21 +459,25 @@ def _product_of_text(
         if edge == "raw":
             product = partial(
                 attention_rows, pattern,
-                queries=of_query, keys=of_key, sinks=sink, normalisers=normaliser, mask=mask,
+                queries=of_query, keys=of_key, sinks=sink, normalisers=normaliser, limits=limits,
             )  # fmt: skip
             return _combined(product, None, rows, residual, how)
         if edge == "uniform":
-            edges = uniform_edges(pattern, n, mask, rows.dtype)
+            edges = uniform_edges(pattern, n, limits, rows.dtype)
         else:
             edges = attention_edges(
-                pattern, of_query, of_key, normaliser, mask, (slopes, value),
+                pattern, of_query, of_key, normaliser, limits, (slopes, value),
                 positive=edge == "gradient",
             )  # fmt: skip
         if edge == "uniform" or how != "rollout":
-            return _combined(partial(down, pattern, edges=edges), None, rows, residual, how)
+            return _combined(
+                partial(down, pattern, edges=edges, limits=limits), None, rows, residual, how
+            )
         clipped: Edges = lambda a, b: jnp.maximum(edges(a, b), 0)  # noqa: E731
-        total = row_sums(pattern, n, clipped, rows.dtype)
-        return _combined(partial(down, pattern, edges=clipped), total, rows, residual, how)
+        total = row_sums(pattern, n, clipped, limits, rows.dtype)
+        return _combined(
+            partial(down, pattern, edges=clipped, limits=limits), total, rows, residual, how
+        )
 
     return lax.map(through, jnp.arange(heads)) if head == "each" else through(head)
 

@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxflow._blocks import Limits, Pattern, default_block
+from jaxflow._blocks import attend as attend_text
 from jaxflow.errors import InputError
 from jaxflow.models.layers import EPSILON, Layers, layers_of, rms_norm
 from jaxflow.models.output import EncoderOutput, Values, check_tokens, full_mask, readable
@@ -230,32 +232,25 @@ def attend_blockwise(
     allowed: jax.Array,
     reach: Reach,
     *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
     sinks: jax.Array | None = None,
-    rows: int = 512,
-    **options: Any,
+    block: int | None = None,
 ) -> tuple[Attended, jax.Array]:
-    """Attend causally as `attend` does, a block of rows at a time: the weights are never whole.
+    """Attend causally as `attend` does, block by block: the weights are never whole.
 
     `allowed` ``[B, 1, 1, n]`` are the real keys. Returns the mixed values, without weights, and the
     logarithms of the softmax's denominators ``[B, H, n]``, the sink's share in them.
     """
-    n, mixed, logs = query.shape[-2], [], []
-    for start in range(0, n, rows):
-        end = min(n, start + rows)  # keys after the last query of a block are not looked at
-        seen = within(reach, jnp.arange(start, end), jnp.arange(end)) & allowed[..., :end]
-        scores = score(query[:, :, start:end], key[:, :, :end], seen, **options)
-        log = jax.nn.logsumexp(scores, axis=-1)
-        if sinks is not None:
-            log = jnp.logaddexp(log, sinks[None, :, None])
-        weights = jnp.where(seen, jnp.exp(scores - log[..., None]), 0).astype(value.dtype)
-        part = _grouped(weights, value.shape[1]) @ value[:, :, :end]
-        mixed.append(part.reshape(*weights.shape[:-1], value.shape[-1]))
-        logs.append(log)
-    sink = None
-    whole = jnp.concatenate(logs, -1)
-    if sinks is not None:
-        sink = jnp.exp(sinks[None, :, None] - whole)
-    return Attended(jnp.concatenate(mixed, -2), None, sink), whole
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    pattern = Pattern(True, scale, soft_cap, block or default_block())
+
+    def text(query: jax.Array, key: jax.Array, value: jax.Array, real: jax.Array) -> Any:
+        return attend_text(pattern, query, key, value, sinks, Limits(real, *reach))
+
+    mixed, logs = jax.vmap(text)(query, key, value, allowed[:, 0, 0])
+    sink = None if sinks is None else jnp.exp(sinks[None, :, None] - logs)
+    return Attended(mixed.astype(value.dtype), None, sink), logs
 
 
 def dropout(rng: jax.Array, values: jax.Array, rate: float) -> jax.Array:

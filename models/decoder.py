@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxflow._rows import QueryKey
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import (
     BlockConfig,
@@ -209,6 +210,37 @@ class QueriesKeys:
     hidden: jax.Array
     logits: Any
     soft_cap: float | None = flax.struct.field(pytree_node=False, default=None)
+
+    def layers(self, *, sinks: bool = True) -> list[QueryKey]:
+        """Return the layers, bottom to top, as `jaxflow.rollout_rows` takes them.
+
+        Without `sinks` attention is that over tokens alone, each row divided by what the sink left.
+        """
+        n, found = self.mask.shape[-1], []
+        for layer in range(self.queries.shape[1]):
+            limits: dict[str, Any] = {}
+            for name in ("window", "chunk"):
+                size = getattr(self, name)[layer]
+                if isinstance(size, jax.core.Tracer):
+                    limits[name] = size
+                elif size < n:
+                    limits[name] = int(size)
+            if self.sink is None or sinks:
+                limits["normalisers"] = self.log_sums[:, layer]
+            if self.sink is not None and sinks:  # the same logit for every query
+                first = jnp.log(self.sink[0, layer, :, 0]) + self.log_sums[0, layer, :, 0]
+                limits["sinks"] = first
+            found.append(
+                QueryKey(
+                    self.queries[:, layer],
+                    self.keys[:, layer],
+                    causal=True,
+                    scale=1.0,
+                    soft_cap=self.soft_cap,
+                    **limits,
+                )
+            )
+        return found
 
 
 class Decoder(Transformer):

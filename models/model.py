@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflow._rows import rollout_rows
+from jaxflow.attention import Indices
 from jaxflow.errors import InputError
 from jaxflow.models.bert import Bert, BertConfig
 from jaxflow.models.config import EncoderConfig, Head
@@ -219,6 +221,46 @@ class Model:
             )
         self._check(tokens, {})
         return self._queries_keys(self.params, tokens, mask)
+
+    def rollout_rows(
+        self,
+        tokens: Any,
+        sources: Indices = -1,
+        *,
+        mask: Any = None,
+        sinks: bool = True,
+        **options: Any,
+    ) -> jax.Array:
+        """Return rows of a decoder's attention rollout, without building its attention.
+
+        Parameters
+        ----------
+        tokens, mask
+            As the model is called.
+        sources
+            Tokens whose rows to return, by default each text's last: an index, a sequence, or None
+            for all.
+        sinks
+            Whether the share of attention sinks is missing from the rows, or left out of the
+            attention, whose rows then sum to 1 without it.
+        **options
+            As `jaxflow.rollout_rows` takes them: layers, residual, heads, how, normalise, weights.
+
+        Returns
+        -------
+        array
+            ``[B, L', S, n]``, the rows of `jaxflow.rollout` of the model's attention.
+
+        Raises
+        ------
+        InputError
+            As `queries_keys` and `jaxflow.rollout_rows` do.
+        """
+        found = self.queries_keys(tokens, mask)
+        if "weights" in options:
+            sources = None
+        rows = rollout_rows(found.layers(sinks=sinks), sources, mask=found.mask, **options)
+        return jnp.asarray(rows)
 
     def _check(self, tokens: Any, inputs: Mapping[str, Any]) -> None:
         self._check_range("tokens", tokens, "vocabulary")

@@ -8,7 +8,7 @@ import pytest
 
 import jaxflow
 from jaxflow import QueryKey, edges, rollout_rows
-from jaxflow._blocks import Pattern, attend
+from jaxflow._blocks import Limits, Pattern, attend
 
 LAYERS, HEADS, GROUPS, N, D = 3, 4, 2, 21, 8
 PATTERNS = {
@@ -249,9 +249,10 @@ def test_attention_by_blocks_and_its_gradient(name):
     weights, normalisers = dense(queries, keys, MASK, **options)
     sinks = options.pop("sinks", None)
     pattern = QueryKey(queries, keys, **options).pattern(8)
+    limits = Limits(MASK, options.get("window"), options.get("chunk"))
 
     def mixed(queries, keys, values, sinks):
-        return attend(pattern, queries, keys, values, sinks, MASK)
+        return attend(pattern, queries, keys, values, sinks, limits)
 
     with jax.enable_x64(True):
         arrays = [jnp.asarray(one) for one in (queries, keys, values)]
@@ -286,10 +287,11 @@ def test_attention_by_blocks_and_its_gradient(name):
 def test_no_block_is_computed_in_which_no_key_is_allowed(name):
     options = {key: value for key, value in PATTERNS[name].items() if key != "sinks"}
     allowed = attention_of([np.zeros((1, 1, N, D))] * 2, **options)[0, 0] > 0
-    pattern = Pattern(**{"causal": True, "scale": 1.0, **options}, block=4)
+    pattern = Pattern(options["causal"], 1.0, block=4)
+    limits = Limits(None, options.get("window"), options.get("chunk"))
     first = pattern.firsts(N)
     wanted = [[allowed[a : a + 4, b : b + 4].any() for b in first] for a in first]
-    np.testing.assert_array_equal(pattern.reached(N), wanted)
+    np.testing.assert_array_equal(pattern.reached(N, limits), wanted)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

@@ -136,6 +136,14 @@ def rebuilt(found: QueriesKeys) -> np.ndarray:
     return np.exp(np.where(seen, scores - np.asarray(found.log_sums)[..., None], -np.inf))
 
 
+def last_rows(attention: Any, mask: np.ndarray) -> np.ndarray:
+    """Rollout of each text's last token from attention ``[B, L, H, n, n]``, by its definition."""
+    rows = np.eye(mask.shape[-1])[mask.sum(-1) - 1][:, None]  # [B, 1, n]
+    for layer in np.moveaxis(np.nan_to_num(attention).mean(2), 1, 0)[::-1]:
+        rows = rows @ layer / 2 + rows / 2
+    return rows[:, 0]
+
+
 @pytest.mark.parametrize(("name", "changes"), CASES)
 def test_decoders_are_those_of_transformers(name: str, changes: dict[str, Any], tmp_path: Path):
     theirs = random_model(name, changes)
@@ -157,6 +165,12 @@ def test_decoders_are_those_of_transformers(name: str, changes: dict[str, Any], 
     assert (found.sink is not None) == ("GptOss" in name)
 
     assert_close(rows(rebuilt(ours.queries_keys(tokens, mask)), 3), rows(found.attention, 3))
+    for share, sinks in (
+        (1, True),
+        (1 if found.sink is None else 1 - found.sink[..., None], False),
+    ):
+        wanted = last_rows(found.attention / share, mask)
+        assert_close(ours.rollout_rows(tokens, mask=mask, sinks=sinks)[:, 0, 0], wanted)
     save_pretrained(tmp_path / "ours", ours)
     again = load(tmp_path / "ours")
     assert again.config == ours.config
@@ -187,7 +201,7 @@ def test_attention_by_blocks_of_rows_is_attention(window: int, chunk: int, sinks
     np.testing.assert_array_equal(within(reach, places, places) & real, seen)
     more: dict[str, Any] = {"soft_cap": 2.0, "scale": 0.3, "sinks": sinks}
     whole = attend(query, key, value, seen, **more)
-    parts, log_sums = attend_blockwise(query, key, value, real, reach, rows=4, **more)
+    parts, log_sums = attend_blockwise(query, key, value, real, reach, block=4, **more)
     rows = np.broadcast_to(real, (2, 4, 1, 11)).swapaxes(2, 3)[..., 0]
     assert_close(np.asarray(parts.mixed)[rows], np.asarray(whole.mixed)[rows])
     scores = 2 * np.tanh(query @ np.repeat(key, 2, 1).swapaxes(2, 3) * 0.3 / 2)
