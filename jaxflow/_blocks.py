@@ -164,13 +164,12 @@ def attend(
     any key has the normaliser infinity, and mixes to 0.
     """
     count, n = keys.shape[:2]
-    grouped = _grouped(queries, count)  # [K, g, n, d]
     kind = jnp.promote_types(queries.dtype, jnp.float32)
     size = min(pattern.block, n)
     floor = jnp.finfo(kind).min
 
     def begin(_: Any) -> tuple[jax.Array, ...]:
-        shape = (*grouped.shape[:2], size)
+        shape = (count, len(queries) // count, size)  # [K, g, B]
         # Above the logits of pairs that are not allowed, so that those count as 0.
         top = jnp.full(shape, floor / 2, kind)
         return top, jnp.zeros(shape, kind), jnp.zeros((*shape, values.shape[-1]), kind)
@@ -191,7 +190,8 @@ def attend(
             return None, (above, total, mixed * shrink[..., None] + more)
 
         cut = pattern.cut
-        return lax.scan(head, None, (carry, cut(grouped, a), cut(keys, b), cut(values, b)))[1]
+        given = (carry, _grouped(cut(queries, a), count), cut(keys, b), cut(values, b))
+        return lax.scan(head, None, given)[1]
 
     def end(_: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         top, total, mixed = carry
@@ -239,10 +239,14 @@ def _pulled(
     mixed values and c the `shift` ``[H, n]``.
     """
     count, n = keys.shape[:2]
-    given = tuple(_grouped(one, count) for one in (queries, pull))  # [K, g, n, ...]
-    scalars = tuple(_grouped(one, count) for one in (normalisers, shift))  # [K, g, n]
     cut, kind = pattern.cut, normalisers.dtype
     size = min(pattern.block, n)
+
+    def of_block(a: Any) -> Any:
+        """Return queries and pulls ``[K, g, B, ...]``, normalisers and shifts ``[K, g, B]``."""
+        parts = [cut(one, a) for one in (queries, pull)]
+        parts += [cut(one, a, -1) for one in (normalisers, shift)]
+        return tuple(_grouped(one, count) for one in parts)
 
     def block(a: Any, b: Any, repeated: Any) -> tuple[jax.Array, jax.Array]:
         """Return the gradient of the logits, and the weights, ``[K, g, B, B]``."""
@@ -261,8 +265,7 @@ def _pulled(
                 slopes = slopes * (1 - (logits / pattern.soft_cap) ** 2)
             return None, (slopes * pattern.scale, weights)
 
-        parts = (*(cut(one, a) for one in given), *(cut(one, a, -1) for one in scalars))
-        slopes, weights = lax.scan(head, None, (*parts, cut(keys, b), cut(values, b)))[1]
+        slopes, weights = lax.scan(head, None, (*of_block(a), cut(keys, b), cut(values, b)))[1]
         return slopes, weights
 
     def of_queries(a: Any, b: Any, total: jax.Array) -> jax.Array:
@@ -271,7 +274,7 @@ def _pulled(
     def of_keys(b: Any, a: Any, totals: tuple[jax.Array, jax.Array]) -> Any:
         # A token of two blocks of queries is counted in the first.
         slopes, weights = block(a, b, pattern.tokens(n, a) < a * size if n % size else None)
-        query, pull = (cut(one, a) for one in given)
+        query, pull, *_ = of_block(a)
         products = ((slopes, query), (weights, pull))
         more = (_einsum("kgij,kgid->kjd", *pair) for pair in products)
         return tuple(total + one for total, one in zip(totals, more, strict=True))
@@ -280,7 +283,7 @@ def _pulled(
         return jnp.zeros(shape, kind)
 
     reached, last = pattern.reached(n, limits), lambda _, carry: carry
-    start = zeros(*given[0].shape[:2], size, queries.shape[-1])
+    start = zeros(count, len(queries) // count, size, queries.shape[-1])
     found = _sweep(reached, lambda _: start, of_queries, last)
     of_query = pattern.join(found, n, -2).reshape(queries.shape).astype(queries.dtype)
     starts = tuple(zeros(count, size, one.shape[-1]) for one in (keys, values))
@@ -344,8 +347,6 @@ def attention_edges(
     above 0 then, head by head.
     """
     count, n = keys.shape[:2]
-    grouped = _grouped(queries, count)
-    scalars = _grouped(normalisers, count)
     cut = pattern.cut
     size = min(pattern.block, n)
 
@@ -363,9 +364,10 @@ def attention_edges(
                 total = total + (jnp.maximum(each, 0) if positive else each)
             return total, None
 
-        given = [cut(grouped, a), cut(scalars, a, -1), cut(keys, b)]
+        given = [_grouped(one, count) for one in (cut(queries, a), cut(normalisers, a, -1))]
+        given.append(cut(keys, b))
         if factors is not None:
-            given += [cut(_grouped(factors[0], count), a), cut(factors[1], b)]
+            given += [_grouped(cut(factors[0], a), count), cut(factors[1], b)]
         start = jnp.zeros((size, size), normalisers.dtype)
         total = lax.scan(head, start, tuple(given))[0] / len(queries)
         allowed = pattern.allowed(n, limits, a, b)

@@ -1,4 +1,4 @@
-"""Time attention rollout against other implementations."""
+"""Time attention rollout against other implementations, and its rows against attention itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
+from jaxflow import QueryKey
+from jaxflow.errors import InputError
 from jaxflow.eval.benchmarks.flow import synthetic_attention
 from jaxflow.eval.benchmarks.timing import Budget, Comparison, Contender, take_turns
 
@@ -19,6 +21,11 @@ HEADS = 8
 #: Works as (sentences a batch, tokens, layers).
 QUICK = ((32, 20, 6), (8, 64, 12))
 FULL = tuple((batch, n, layers) for batch in (1, 32) for n in (20, 64, 128) for layers in (6, 12))
+#: Lengths of one causal layer of 8 heads of 64.
+ROWS_QUICK: tuple[int, ...] = (2048,)
+ROWS_FULL: tuple[int, ...] = (1024, 4096, 8192)
+WIDTH, BLOCK, MANY = 64, 64, 64
+DENSE = 4096  # tokens up to which the matrix of all pairs is built too
 
 
 def run_rollout(works: Sequence[tuple[int, int, int]], budget: Budget) -> Iterator[Comparison]:
@@ -61,6 +68,123 @@ def _contenders(attention: NDArray[np.float32]) -> tuple[list[Contender], dict[s
     tensor = torch.from_numpy(attention)
     name = "PyTorch, a sentence at a time"
     return [*contenders, Contender(name, lambda: torch_rollout(tensor), error, True)], {}
+
+
+def run_rows(lengths: Sequence[int], budget: Budget) -> Iterator[Comparison]:
+    """Yield one comparison for each length: rows of one layer, and attention by blocks."""
+    for n in lengths:
+        rng = np.random.default_rng(0)
+        arrays = rng.normal(size=(4, HEADS, n, WIDTH)).astype(np.float32)
+        yield Comparison(
+            "rows",
+            f"a causal layer of {n} tokens, {HEADS} heads of {WIDTH}, float32",
+            {"tokens": n, "layers": 1, "heads": HEADS},
+            take_turns(_row_contenders(arrays), budget),
+            "NumPy in float64, as a share of the value",
+            notes=("errors are of rows that start from 64 tokens, of one row",),
+        )
+
+
+def _row_contenders(arrays: NDArray[np.float32]) -> list[Contender]:
+    queries, keys, values, gradients = (jnp.asarray(one) for one in arrays)
+    n = queries.shape[1]
+    forward = jax.jit(blockwise_attention)
+    _, normalisers = forward(queries, keys, values)
+    places = np.unique(np.random.default_rng(1).integers(n, size=MANY))
+    weights = np.zeros((1, n), np.float32)
+    weights[0, places] = np.random.default_rng(2).random(len(places))
+    expected = _expected_row(arrays[0], arrays[1], places, weights[0, places])
+
+    def error(result: Any) -> float:
+        found = np.asarray(result, np.float64)[0, 0, : len(expected)]
+        return float(np.abs(found / expected - 1).max())
+
+    plain = QueryKey(queries, keys, causal=True)
+    kept = QueryKey(queries, keys, causal=True, normalisers=normalisers)
+    pulled = QueryKey(
+        queries, keys, causal=True, normalisers=normalisers, values=values, gradients=gradients
+    )
+
+    def contender(name: str, layer: QueryKey, rows: Any, check: Any = None, **options: Any) -> Any:
+        rows = jnp.asarray(rows)
+        call = jax.jit(lambda layer, rows: jaxflow.rollout_rows([layer], weights=rows, **options))
+        return Contender(name, lambda: jax.block_until_ready(call(layer, rows)), check, True)
+
+    given: dict[str, Any] = {"residual": 0}
+    many = np.random.default_rng(3).random((MANY, n), np.float32)
+    contenders = [
+        Contender(
+            "attention by blocks",
+            lambda: jax.block_until_ready(forward(queries, keys, values)),
+            compiles=True,
+        ),
+        contender("1 row, normalisers kept", kept, weights, error, **given),
+        contender("1 row", plain, weights, error, **given),
+        contender(f"{MANY} rows, normalisers kept", kept, many, **given),
+        contender("1 row of attention x gradient", pulled, weights, edge="gradient", how="product"),
+    ]
+    if n > DENSE:
+        return contenders
+
+    @jax.jit
+    def dense(queries: jax.Array, keys: jax.Array, rows: jax.Array) -> jax.Array:
+        logits = jnp.einsum("hid,hjd->hij", queries, keys) * WIDTH**-0.5
+        allowed = jnp.tril(jnp.ones((n, n), bool))[None]
+        attention = jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf), -1)
+        return jnp.asarray((rows @ attention.mean(0))[None])
+
+    rows = jnp.asarray(weights)
+    run = lambda: jax.block_until_ready(dense(queries, keys, rows))  # noqa: E731
+    return [*contenders, Contender("1 row of the whole matrix", run, error, True)]
+
+
+def blockwise_attention(
+    queries: jax.Array, keys: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Attend causally by blocks with a running maximum; return mixed values and normalisers."""
+    heads, n, width = queries.shape
+    size = min(BLOCK, n)
+    if n % size:
+        raise InputError(f"tokens must be a multiple of {size}, got {n}")
+
+    def cut(array: jax.Array, place: Any) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(array, place * size, size, 1)
+
+    def row(_: None, a: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        def step(b: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            top, total, mixed = carry
+            logits = jnp.einsum("hid,hjd->hij", cut(queries, a), cut(keys, b)) * width**-0.5
+            place = jnp.arange(size)
+            later = place[None, :] + b * size > place[:, None] + a * size
+            logits = jnp.where(later[None], -1e30, logits)
+            above = jnp.maximum(top, logits.max(-1))
+            shrink, weights = jnp.exp(top - above), jnp.exp(logits - above[..., None])
+            more = jnp.einsum("hij,hjd->hid", weights, cut(values, b))
+            return above, total * shrink + weights.sum(-1), mixed * shrink[..., None] + more
+
+        shape = (heads, size)
+        start = jnp.full(shape, -1e30), jnp.zeros(shape), jnp.zeros((*shape, width))
+        top, total, mixed = jax.lax.fori_loop(0, a + 1, step, start)
+        return None, (mixed / total[..., None], top + jnp.log(total))
+
+    mixed, normalisers = jax.lax.scan(row, None, jnp.arange(n // size))[1]
+    mixed, normalisers = jnp.moveaxis(mixed, 0, 1), jnp.moveaxis(normalisers, 0, 1)
+    return mixed.reshape(values.shape), normalisers.reshape(heads, n)
+
+
+def _expected_row(
+    queries: NDArray[np.floating],
+    keys: NDArray[np.floating],
+    places: NDArray[np.integer],
+    weights: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """Return the row ``[n]`` of these tokens' weights times the mean attention of the heads."""
+    later = np.arange(keys.shape[1]) > places[:, None]
+    total = np.zeros(keys.shape[1])
+    for query, key in zip(queries.astype(np.float64), keys.astype(np.float64), strict=True):
+        parts = np.exp(np.where(later, -np.inf, query[places] @ key.T * WIDTH**-0.5))
+        total += weights @ (parts / parts.sum(-1, keepdims=True)) / len(keys)
+    return total[: places.max() + 1]  # 0 after that: none of these tokens sees it
 
 
 def numpy_rollout(attention: NDArray[np.floating]) -> NDArray[np.floating]:

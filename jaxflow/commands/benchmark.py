@@ -25,7 +25,7 @@ class Benchmark:
     rollout and training, transformers for published models. Without options it takes a few minutes.
     """
 
-    what: tyro.conf.Positional[Literal["all", "flow", "rollout", "train", "models"]] = "all"
+    what: tyro.conf.Positional[Literal["all", "flow", "rollout", "rows", "train", "models"]] = "all"
     """The work."""
     full: bool = False
     """All sizes and kinds of attention, with more rounds; the better part of an hour."""
@@ -37,7 +37,8 @@ class Benchmark:
     """A folder with a published BERT, DistilBERT or RoBERTa for the forward pass and loading; by
     default one of the 6-layer MiniLM's sizes with random parameters."""
     tokens: Annotated[str | None, "NUMBER,..."] = None
-    """Lengths of the sentences for flow and rollout, such as 9,20; by default several."""
+    """Lengths of the sentences for flow and rollout, such as 9,20, and of the text for rows alone,
+    such as 4096; by default several."""
     layers: int | None = None
     """Layers for flow and rollout; by default several."""
     json: Path | None = None
@@ -98,6 +99,11 @@ class Benchmark:
             if self.layers is not None:
                 sizes = tuple(dict.fromkeys((batch, n, self.layers) for batch, n, _ in sizes))
             yield from rollout.run_rollout(sizes, Budget(1.5 if full else 1.0))
+        if self.what in ("all", "rows"):
+            texts = rollout.ROWS_FULL if full else rollout.ROWS_QUICK
+            if self.what == "rows" and lengths is not None:
+                texts = lengths
+            yield from rollout.run_rows(texts, Budget(4.0 if full else 1.0))
         budget = Budget(12.0, 40) if full else Budget(4.0)
         if self.what in ("all", "train"):
             yield from encoders.run_train(budget)

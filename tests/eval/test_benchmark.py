@@ -121,6 +121,10 @@ def test_comparisons_agree_and_name_every_peer():
         for name in ("OR-tools", "igraph", flow.EDMONDS_KARP):
             assert (name in errors(comparison)) != (name in comparison.missing)
     assert flow.EDMONDS_KARP in large.missing
+    (rows,) = rollout.run_rows([128], SHORT)
+    known = [error for error in errors(rows).values() if error is not None]
+    assert len(known) == 3
+    assert max(known) <= 2e-6
     (comparison,) = rollout.run_rollout([(2, 5, 3)], SHORT)
     assert len(comparison.timings) + len(comparison.missing) == 5
     assert max(errors(comparison).values()) <= 1e-6
