@@ -8,8 +8,12 @@ The scores are those of `jaxflow.eval.score.engine`.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +24,15 @@ from numpy.typing import NDArray
 import jaxflow
 from jaxflow._flow.fallback import flow_rows_scaled
 from jaxflow._flow.table import graph_edges
-from jaxflow.attention import length_mask
+from jaxflow.attention import check_residual, length_mask
+from jaxflow.edges import Propagation, Trace, aggregate, propagate
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.bottleneck import Bottleneck, bottlenecks
 from jaxflow.eval.plots.style import is_constant
-from jaxflow.eval.score.engine import at_bound, gradient_scores, readout_logits
-from jaxflow.eval.score.reading import Token, piece_text, reader
+from jaxflow.eval.report import Table
+from jaxflow.eval.score.attention import EdgeMethod, edge_method
+from jaxflow.eval.score.engine import GRADIENTS, at_bound, gradient_scores, readout_logits
+from jaxflow.eval.score.reading import Reading, Token, piece_text, reader
 from jaxflow.eval.score.target import (
     Replacement,
     Scoring,
@@ -33,12 +40,13 @@ from jaxflow.eval.score.target import (
     label_number,
     scoring_of,
 )
-from jaxflow.models import Answer, EncoderConfig, Model, ViTConfig, answer_values
-from jaxflow.models.model import roll_up
+from jaxflow.files import Content, write_together
+from jaxflow.models import Answer, EncoderConfig, Model, ViTConfig, answer_values, trace
+from jaxflow.models.model import ModelConfig, make_module, roll_up
 
 #: An agreement encoder's classes: the number of the verb that continues the sentence.
 CLASSES = ("singular", "plural")
-#: Every method's name, and how it is shown.
+#: The methods of the command line, and how they are shown; others by their names.
 METHODS = {
     "raw": "raw attention",
     "rollout": "rollout",
@@ -49,6 +57,9 @@ METHODS = {
     "blank_out": "blank-out",
 }
 
+#: Those that need no output.
+ON_ATTENTION = ("raw", "rollout", "flow")
+
 # Sentences are padded to a multiple of this, so that those of similar length share what is
 # compiled; the padding changes no score.
 STEP = 16
@@ -56,6 +67,7 @@ STEP = 16
 RESIDUAL = 0.5  # the paper's
 #: How many of a language model's tokens are named.
 SHOWN = 5
+_WIDTH = 100  # columns of the table as text
 
 # On a CPU this halves the time to compile; it costs some five milliseconds a short sentence. The
 # backward pass, which takes longer to compile, is not optimised further either.
@@ -65,39 +77,39 @@ BACKWARD: dict[str, Any] = {**FORWARD, "xla_backend_optimization_level": 0}
 _MEMORY = 1 << 26
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
-    """The prediction and the scores of a text or a pair of n tokens, special ones included.
+    """The prediction and the scores of a text, a pair, or the input of a function, of n tokens.
 
-    Where word pieces are joined, a token here is a word. A model without a head predicts nothing:
-    there are the scores of attention alone.
+    Special tokens are among them. Where word pieces are joined, a token here is a word. A model
+    without a head predicts nothing: there are the scores of attention alone.
 
     Attributes
     ----------
     text
-        The text as it was given.
+        The text as it was given; "" of a function.
     tokens
-        The n tokens.
+        The n tokens: strings, with what the model read as `seen`, and `known`.
     probabilities
         Class -> probability; of a language model the likeliest `SHOWN` tokens. Labels that do not
         exclude each other have one each, and the outputs of a regression are the numbers
-        themselves. Empty without a head.
+        themselves. Empty without a head, and of a function.
     scores
-        Method (of `METHODS`) -> float64 ``[n]``, none negative: the row of `readout` on the top
-        layer for raw attention, rollout and flow; norm of the input gradient; blank-out, the change
-        of the explained output's value. Their scales differ from method to method.
+        Method -> float64 ``[n]``. Of a method with layers it is the row of `readout` after the
+        layer `layer`. Their scales differ from method to method.
     agreement
         float64 ``[M, M]``: Spearman's correlation of every two methods over the n tokens, in the
         order of `scores`; NaN where one of them is constant.
     layers
-        ``raw``, ``rollout`` and ``flow`` -> float64 ``[L, n]``: the row of `readout`, every layer.
+        Every method that has layers -> float64 ``[L, n]``: the row of `readout`, every layer.
     saturated
-        bool ``[n]``: flow from the top layer is at its bound, the token's column of the lowest
-        layer, and depends on nothing else.
+        bool ``[n]``: flow from `layer` is at its bound, the token's column of the lowest layer, and
+        depends on nothing else.
     attention
         float32 ``[L, H, n, n]``, what the methods on attention started from.
     scoring
-        Target of the gradient, and the token that replaces blanked-out ones; None without a head.
+        Target of the gradient, and the token that replaces blanked-out ones; None without a head,
+        and of a function.
     cuts
         The minimum cuts of the tokens given to `with_cuts`.
     readout
@@ -106,6 +118,16 @@ class Explanation:
         The second text, if there is one.
     explained
         The class, label, token or output that gradient and blank-out are of; "" without a head.
+    layer
+        The layer of the scores, from 0.
+    residual
+        Share of the residual connection, for rollout and flow.
+    function
+        The name of a function; "" of a model's text.
+    value
+        What `target` returned for a function; None without one.
+    remarks
+        What was left out of a function's attention, in sentences.
     """
 
     text: str
@@ -121,6 +143,11 @@ class Explanation:
     readout: int = 0
     pair: str | None = None
     explained: str = ""
+    layer: int = -1
+    residual: float = RESIDUAL
+    function: str = ""
+    value: float | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def answer(self) -> Answer:
@@ -136,8 +163,9 @@ class Explanation:
 
     @property
     def title(self) -> str:
-        """The text, or both texts."""
-        return self.text if self.pair is None else f"{self.text} | {self.pair}"
+        """The text, or both texts; of a function the tokens."""
+        text = self.text or " ".join(self.tokens)
+        return text if self.pair is None else f"{text} | {self.pair}"
 
     @property
     def constant(self) -> tuple[str, ...]:
@@ -149,14 +177,107 @@ class Explanation:
         """The words that the vocabulary does not have, each once, in the sentence's order."""
         return tuple(dict.fromkeys(token.text for token in self.tokens if not token.known))
 
+    def __repr__(self) -> str:
+        title = self.title if len(self.title) <= 40 else self.title[:39] + "…"
+        answer = f", {self.prediction}" if self.prediction else ""
+        return f"<Explanation of {title!r}{answer}: {', '.join(self.scores)}>"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        from jaxflow.eval.explain.text import print_explanation
+
+        file = io.StringIO()
+        print_explanation(Console(file=file, width=_WIDTH), self)
+        return file.getvalue().rstrip("\n")
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the table in IPython's terminal."""
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        """Show the page in a notebook."""
+        from jaxflow.eval.explain.page import as_page
+        from jaxflow.html.notebook import Page
+
+        return Page(as_page([self]))._repr_html_()
+
+    def to_json(self) -> str:
+        """Return strict JSON text, one explanation in the form of ``jaxflow explain --json``."""
+        from jaxflow.eval.explain.text import as_json
+
+        return as_json([self])
+
+    def to_dataframe(self) -> Any:
+        """Return a `pandas.DataFrame`: a row for each token, its text and every method's score.
+
+        Raises `InputError` if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise InputError("to_dataframe needs pandas: pip install pandas") from error
+        return pandas.DataFrame({"token": [token.text for token in self.tokens], **self.scores})
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the explanation to a file, atomically: .html, .png, .json, .csv or .txt.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        InputError
+            If the name ends in something else, or the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix not in SAVED:
+            raise InputError(f"path must end in one of {', '.join(SAVED)}, got {str(path)!r}")
+        write_together(path.parent, {path.name: SAVED[path.suffix](self)})
+        return path
+
+
+def _as_html(explanation: Explanation) -> Content:
+    from jaxflow.eval.explain.page import as_page
+
+    return as_page([explanation])
+
+
+def _as_png(explanation: Explanation) -> Content:
+    from jaxflow.eval.explain.picture import save_png
+
+    return lambda path: save_png([explanation], path)
+
+
+def _as_csv(explanation: Explanation) -> Content:
+    rows = zip(explanation.tokens, *explanation.scores.values(), strict=True)
+    head = ["token", *explanation.scores]
+    return Table.of(head, [(token.text, *map(float, row)) for token, *row in rows]).to_csv()
+
+
+#: Ending of a file's name -> its content.
+SAVED: Mapping[str, Callable[[Explanation], Content]] = {
+    ".html": _as_html,
+    ".png": _as_png,
+    ".json": Explanation.to_json,
+    ".csv": _as_csv,
+    ".txt": lambda explanation: f"{explanation}\n",
+}
+
 
 def explainer(
     model: Model,
     *,
+    methods: Sequence[str] | None = None,
     words: bool = False,
     target: Target | None = None,
     replacement: Replacement | None = None,
     label: str | int | None = None,
+    layer: int = -1,
+    residual: float = RESIDUAL,
+    threads: int | None = None,
 ) -> Callable[..., Explanation]:
     """Prepare a model for explaining texts.
 
@@ -164,16 +285,26 @@ def explainer(
     ----------
     model
         A trained model of text; without a head its attention alone is explained.
+    methods
+        Names of methods: ``raw``, ``rollout``, ``flow``, ``EDGE/AGGREGATOR`` such as
+        ``gradient/product``, ``decompx``, ``gradient-norm`` and the other gradients at the input,
+        ``blank-out``. None takes `METHODS`, without a head those of attention.
     words
         Whether pieces of one word are joined: it attends with the mean of its pieces' attention
         and is attended with their sum, its gradient norm is their sum, and all of it is blanked
-        out at once.
+        out at once. Edge weights that read more than attention have no such words.
     target, replacement
-        Target of the gradient and replacement of blank-out; None takes the defaults of
-        `jaxflow.eval.score.target`.
+        Target of the gradient at the input and replacement of blank-out; None takes the defaults of
+        `jaxflow.eval.score.target`. Gradients with respect to attention are those of the logit.
     label
         The class, label or output to explain, by name or index; None takes the predicted one, of
         labels that do not exclude each other the one with the highest probability.
+    layer
+        The layer after which the readout's token is explained; negative ones from the top.
+    residual
+        Share of the residual connection, for rollout and flow.
+    threads
+        For the flow of edge weights; None takes all cores.
 
     Returns
     -------
@@ -186,9 +317,10 @@ def explainer(
     ------
     InputError
         If the model is one of images, is an agreement encoder of other classes than singular and
-        plural, or cannot serve the target, the replacement or the label.
+        plural, or cannot serve a method, the target, the replacement, the label or the layer.
     """
     _check(model)
+    residual = float(check_residual(residual))
     scoring = None
     if model.answer != "none":
         scoring = scoring_of(model, target, replacement)
@@ -199,8 +331,11 @@ def explainer(
                 f"{' and '.join(given)} must be None for a model without a head, which predicts "
                 "nothing: leave it out"
             )
+    chosen = _chosen(methods, scoring is not None, words)
+    layer = resolve_layer(layer, model.config.layers)
     number = label_number(model, label)
-    read, score = reader(model, words=words), _sentence_scores(model, scoring, number)
+    read = reader(model, words=words)
+    score = _sentence_scores(model, scoring, number, chosen, residual)
 
     def explain(text: str, pair: str | None = None) -> Explanation:
         reading = read(text, pair)
@@ -212,21 +347,26 @@ def explainer(
 
         attention = found["attention"][:, :, :m, :m]
         rows = {name: found[name][:, :m].astype(np.float64) for name in ("raw", "rollout")}
-        rows["flow"], saturated = _flow(attention, reading.readout)
-        scores = {name: values[-1] for name, values in rows.items()}
-        scores |= {
-            name: found[name][:m].astype(np.float64)
-            for name in ("gradient_norm", "blank_out")
-            if name in found
-        }
+        rows["flow"], saturated = flow_rows(attention, reading.readout, residual, layer)
+        edges = {name: method for name, method in chosen.items() if not isinstance(method, str)}
+        if edges:
+            rows |= _edge_rows(model, reading, edges, number, residual, threads)
+        layers, scores = {}, {}
+        for name, method in chosen.items():
+            key = method if isinstance(method, str) else name
+            if key in rows:
+                layers[name] = rows[key]
+                scores[name] = rows[key][layer]
+            else:
+                scores[name] = found[key][:m].astype(np.float64)
         values = _named(model, found.get("values", np.zeros(0)).astype(np.float64))
         return Explanation(
             text=text,
             tokens=reading.units,
             probabilities=values,
             scores=scores,
-            agreement=_agreement(np.stack(list(scores.values()))),
-            layers=rows,
+            agreement=agreement_of(np.stack(list(scores.values()))),
+            layers=layers,
             saturated=saturated,
             attention=attention,
             scoring=scoring,
@@ -235,29 +375,195 @@ def explainer(
             explained=max(values, key=values.__getitem__, default="")
             if number is None
             else list(values)[number],
+            layer=layer,
+            residual=residual,
         )
 
     return explain
 
 
+def _chosen(methods: Sequence[str] | None, head: bool, words: bool) -> dict[str, str | EdgeMethod]:
+    """Return each method by its name: what the programs here call it, or an edge weight's.
+
+    Raises `InputError` if there is no such method, or the model or joined words cannot serve it.
+    """
+    if methods is None:
+        return {name: name for name in METHODS if head or name in ON_ATTENTION}
+    if isinstance(methods, str) or not methods:
+        raise InputError(f"methods must be a sequence of names such as rollout, got {methods!r}")
+    found = {name: resolve_method(name) for name in methods}
+    for name, method in found.items():
+        if isinstance(method, str):
+            needs_output = method not in ON_ATTENTION
+        else:
+            needs_output = "gradient" in needs_of(method)
+            if words:
+                raise InputError(
+                    f"{name} has no joined words, because it is computed token by token: leave out "
+                    "words, or choose raw, rollout, flow, blank-out or a gradient"
+                )
+        if needs_output and not head:
+            raise InputError(
+                f"{name} needs an output to explain, which a model without a head has not: choose "
+                f"methods on attention such as {', '.join(ON_ATTENTION)}"
+            )
+    return found
+
+
+def resolve_method(name: str) -> str | EdgeMethod:
+    """Return an edge method, or what the programs here call another one, by its name.
+
+    Raises `InputError` if there is none.
+    """
+    plain = name.replace("_", "-")
+    if name in ON_ATTENTION:
+        return name
+    if plain == "blank-out" or plain in GRADIENTS:
+        return plain.replace("-", "_")
+    try:
+        return edge_method(name)
+    except InputError as error:
+        if "/" in name:
+            raise
+        others = (*ON_ATTENTION, "blank-out", *GRADIENTS, "EDGE/AGGREGATOR")
+        raise InputError(
+            f"method must be one of {', '.join(others)} (jaxflow edges lists the edge weights), "
+            f"got {name!r}"
+        ) from error
+
+
+def needs_of(method: EdgeMethod) -> tuple[str, ...]:
+    """Return the fields of a trace that an edge method reads."""
+    return method.needs if isinstance(method, Propagation) else method[0].needs
+
+
+def _edge_rows(
+    model: Model,
+    reading: Reading,
+    methods: Mapping[str, EdgeMethod],
+    number: int | None,
+    residual: float,
+    threads: int | None,
+) -> dict[str, NDArray[np.float64]]:
+    """Return the readout's row of every layer, float64 ``[L, n]``, by each edge method.
+
+    Gradients and relevance are of the logit of output `number`, None the highest.
+    """
+    target = None
+    if model.config.head != "none":
+
+        def target(logits: jax.Array) -> jax.Array:
+            read = readout_logits(logits, np.array([reading.place]))
+            return read.max(-1) if number is None else read[:, number]
+
+    ids = np.asarray([reading.ids], np.int32)
+    inputs = {"token_types": np.array([reading.types])} if model.has_segments else {}
+    found = trace(model, ids, np.ones(ids.shape, bool), target, **inputs)
+    return edge_rows(found, methods, reading.place, residual, threads)
+
+
+def edge_rows(
+    found: Trace,
+    methods: Mapping[str, EdgeMethod],
+    readout: int,
+    residual: float,
+    threads: int | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Return the row of a token by edge methods, float64 ``[L, n]`` each, from a trace of one text.
+
+    `methods` are by name, `readout` is the token, the others are as in `jaxflow.edges.aggregate`.
+    Raises `InputError` if the trace lacks what a method needs.
+    """
+    rows: dict[str, NDArray[np.float64]] = {}
+    for name, method in methods.items():
+        if isinstance(method, Propagation):
+            row: Any = propagate(found, method)[0, :, readout]
+        else:
+            options: dict[str, Any] = {"sources": readout, "threads": threads, "residual": residual}
+            edge, how = method
+            row = aggregate(found, edge, how, **options)[0, :, 0]
+        rows[name] = np.asarray(row, np.float64)
+    return rows
+
+
+def resolve_layer(layer: int, layers: int) -> int:
+    """Return the index of a layer from 0, or raise `InputError`."""
+    if not -layers <= layer < layers:
+        raise InputError(
+            f"layer must be from {-layers} to {layers - 1} for this model, got {layer}"
+        )
+    return layer % layers
+
+
+def title_of(method: str) -> str:
+    """Return how a method is shown."""
+    return METHODS.get(method, method)
+
+
 def _sentence_scores(
-    model: Model, scoring: Scoring | None, label: int | None
+    model: Model,
+    scoring: Scoring | None,
+    label: int | None,
+    chosen: Mapping[str, Any],
+    residual: float,
 ) -> Callable[..., dict[str, Any]]:
     """Return the function that scores single sentences, compiled for every new padded length n.
 
     It maps the numbers of a sentence ``[n]``, their token types ``[n]``, the unit ``[n]`` that each
     token is a member of, and three numbers (the token and the unit that are read out, the number of
     real tokens) to float32 ``values`` ``[C]`` of the readout, ``attention`` ``[L, H, n, n]``,
-    ``raw`` and ``rollout`` ``[L, n]`` (rows of the unit read out), ``gradient_norm`` and
-    ``blank_out`` ``[n]``; of attention alone without `scoring`. A `label` of None is the predicted.
+    ``raw`` and ``rollout`` ``[L, n]`` (rows of the unit read out), and the gradients and
+    ``blank_out`` ``[n]`` that are among the `chosen`; of attention alone without `scoring`. A
+    `label` of None is the predicted.
     """
     rolled = roll_up(model.config, model.params)
-    apply: Callable[..., Any] = rolled.module.apply
-    config = model.config
-    outputs = config.vocabulary if model.answer == "tokens" else 0  # type: ignore[union-attr]
+    wanted = tuple(name for name in chosen.values() if isinstance(name, str))
+    gradients = tuple(name for name in wanted if name.replace("_", "-") in GRADIENTS)
+    parts = _programs(
+        model.config,
+        model.has_segments,
+        scoring,
+        label,
+        gradients,
+        "blank_out" in wanted,
+        residual,
+        _MEMORY,
+    )
+
+    def score(
+        ids: NDArray[np.int32],
+        types: NDArray[np.int32],
+        members: NDArray[np.int32],
+        numbers: tuple[int, ...],
+    ) -> dict[str, NDArray[np.float32]]:
+        given = ({"params": rolled.params}, ids, types, members, np.array(numbers, np.int32))
+        with ThreadPoolExecutor(2) as pool:
+            jobs = [pool.submit(part, *given) for part in parts]
+            done = [jax.device_get(job.result()) for job in jobs]
+        return {name: values for part in done for name, values in part.items()}
+
+    return score
+
+
+# Kept, so that a model that is explained again is not compiled again.
+@functools.lru_cache(maxsize=16)
+def _programs(
+    config: ModelConfig,
+    segments: bool,
+    scoring: Scoring | None,
+    label: int | None,
+    gradients: tuple[str, ...],
+    blank: bool,
+    residual: float,
+    memory: int,
+) -> list[Callable[..., dict[str, jax.Array]]]:
+    """Return the programs of `_sentence_scores`."""
+    apply: Callable[..., Any] = make_module(config, rolled=True).apply
+    answered = "none" if scoring is None else scoring.answer
+    outputs = config.vocabulary if answered == "tokens" else 0  # type: ignore[union-attr]
 
     def given_types(types: jax.Array, rows: jax.Array) -> dict[str, jax.Array]:
-        return {"token_types": jnp.broadcast_to(types, rows.shape)} if model.has_segments else {}
+        return {"token_types": jnp.broadcast_to(types, rows.shape)} if segments else {}
 
     def answer(
         params: Any, rows: jax.Array, types: jax.Array, mask: jax.Array, place: jax.Array
@@ -278,13 +584,14 @@ def _sentence_scores(
         n, (place, readout, length) = tokens.size, numbers
         mask = length_mask(length, n)
         join = _join(members, mask)
-        found = {}
-        if scoring is None:
-            _, attentions = answer(params, tokens[None], types, mask, place)
+        found: dict[str, Any] = {}
+        if scoring is None or not blank:
+            values, attentions = answer(params, tokens[None], types, mask, place)
+            found |= {} if values is None else {"values": values[0]}
         else:
             copies = jnp.where(join, scoring.token_id, tokens[None])
             needs = copies.size * (n * config.heads * config.layers + outputs) * 4
-            if needs <= _MEMORY:
+            if needs <= memory:
                 # The sentence and its blanked copies are one batch: encoded at once, compiled once.
                 rows = jnp.concatenate([tokens[None], copies])
                 values, attentions = answer(params, rows, types, mask, place)
@@ -296,7 +603,7 @@ def _sentence_scores(
                 changed = jax.lax.map(
                     lambda row: answer(params, row[None], types, mask, place)[0][0, chosen],
                     copies,
-                    batch_size=max(1, _MEMORY // (needs // n)),
+                    batch_size=max(1, memory // (needs // n)),
                 )
             found["values"] = values[0]
             # What was blank before stays as it is; rounding is not its effect.
@@ -308,7 +615,7 @@ def _sentence_scores(
             "ui,lhij,wj->lhuw", weights, attentions[0], weights, precision=highest
         )
         attention = attention / jnp.maximum(weights.sum(-1), 1)[None, None, :, None]
-        rolled_out = jaxflow.rollout(attention, residual=RESIDUAL, mask=units, sources=readout)
+        rolled_out = jaxflow.rollout(attention, residual=residual, mask=units, sources=readout)
         return found | {
             "attention": attention,
             "raw": jnp.asarray(jaxflow.raw_attention(attention, mask=units))[:, readout],
@@ -322,27 +629,18 @@ def _sentence_scores(
         labels = None if label is None else jnp.array([label])
         given = params, tokens[None], mask[None], labels, place[None]
         types = given_types(types, tokens[None]).get("token_types")
-        found = gradient_scores(("gradient-norm",), apply, scoring, *given, types)
-        norms = found["gradient-norm"][0]
-        return {"gradient_norm": _join(members, mask).astype(norms.dtype) @ norms}
+        names = [name.replace("_", "-") for name in gradients]
+        found = gradient_scores(names, apply, scoring, *given, types)
+        join = _join(members, mask)
+        return {
+            name: join.astype(each[0].dtype) @ each[0]
+            for name, each in zip(gradients, found.values(), strict=True)
+        }
 
     parts = [_jit_with(forward, FORWARD)]
-    if scoring is not None:
+    if gradients:
         parts.append(_jit_with(gradient, BACKWARD))
-
-    def score(
-        ids: NDArray[np.int32],
-        types: NDArray[np.int32],
-        members: NDArray[np.int32],
-        numbers: tuple[int, ...],
-    ) -> dict[str, NDArray[np.float32]]:
-        given = ({"params": rolled.params}, ids, types, members, np.array(numbers, np.int32))
-        with ThreadPoolExecutor(2) as pool:
-            jobs = [pool.submit(part, *given) for part in parts]
-            done = [jax.device_get(job.result()) for job in jobs]
-        return {name: values for part in done for name, values in part.items()}
-
-    return score
+    return parts
 
 
 def _join(members: jax.Array, mask: jax.Array) -> jax.Array:
@@ -404,23 +702,25 @@ def with_cuts(explanation: Explanation, wanted: Sequence[str]) -> Explanation:
     Raises `InputError` if the sentence has no such token.
     """
     tokens = [token.text for token in explanation.tokens]
-    cuts = bottlenecks(explanation.attention, tokens, wanted, RESIDUAL, explanation.readout)
+    cuts = bottlenecks(
+        explanation.attention, tokens, wanted, explanation.residual, explanation.readout
+    )
     return dataclasses.replace(explanation, cuts=cuts)
 
 
-def _flow(
-    attention: NDArray[np.float32], readout: int
+def flow_rows(
+    attention: NDArray[np.floating], readout: int, residual: float, layer: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the readout's row of flow for every layer, and where the top one is at its bound.
+    """Return the readout's row of flow for every layer, and where that of `layer` is at its bound.
 
     The values of `jaxflow.flow` and `jaxflow.saturation`, without compiling their kernel.
     """
-    edges, _ = graph_edges(attention, RESIDUAL, "mean", None)
+    edges, _ = graph_edges(attention, residual, "mean", None)
     rows = flow_rows_scaled(edges, readout)
-    return rows, at_bound(edges, rows[-1])
+    return rows, at_bound(edges[: layer + 1], rows[layer])
 
 
-def _agreement(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def agreement_of(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Spearman's correlation of every two rows of ``[M, n]``, NaN where one is constant.
 
     The value of `jaxflow.spearman`, in NumPy: compiling that takes longer than the work.

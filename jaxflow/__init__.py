@@ -15,6 +15,7 @@ if __name__ == "jaxflow" and (_Path(__file__).parents[1] / "pyproject.toml").is_
 from jaxflow._capture.result import Captured, Place, Site
 from jaxflow._capture.torch_models import capture_torch
 from jaxflow._capture.transform import attention_gradient, capture, intervene
+from jaxflow._explain import explain
 from jaxflow._flow import flow, flow_cut, head_flow, saturation
 from jaxflow._rollout import discard, head_rollout, raw_attention, rollout
 from jaxflow._rows import QueryKey, rollout_rows
@@ -46,6 +47,7 @@ __all__ = [
     "capture_torch",
     "completeness_gap",
     "discard",
+    "explain",
     "flow",
     "flow_cut",
     "gradient_norm",

@@ -431,7 +431,7 @@ def test_the_table_holds_every_function() -> None:
         for name in package.__all__
         if inspect.isfunction(getattr(package, name))
     }
-    transformations = {"capture", "capture_torch", "intervene", "attention_gradient"}
+    transformations = {"capture", "capture_torch", "explain", "intervene", "attention_gradient"}
     assert public - LISTS - transformations == {name.split(" ")[0] for name in UNDER_JIT}
 
 

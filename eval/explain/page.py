@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.text import headline, notes
-from jaxflow.eval.explanation import METHODS, RESIDUAL, Explanation
+from jaxflow.eval.explanation import ON_ATTENTION, Explanation, title_of
 from jaxflow.eval.plots.style import NOTE, ink, paint, visible
 from jaxflow.eval.report import short
 from jaxflow.html.content import Content, prepare
@@ -66,11 +66,11 @@ def _content(explanation: Explanation) -> Content:
         explanation.attention,
         [token.text for token in explanation.tokens],
         scores={
-            METHODS[name]: values
+            title_of(name): values
             for name, values in explanation.scores.items()
-            if name not in explanation.layers
+            if name not in ON_ATTENTION
         },
-        residual=RESIDUAL,
+        residual=explanation.residual,
         source=explanation.readout,
     )
 
@@ -99,7 +99,7 @@ def _method(explanation: Explanation, name: str) -> str:
     chips = []
     for token, score, paper in zip(explanation.tokens, scores, paint(scores), strict=True):
         kind = "token" if token.known else "token unknown"
-        title = f"{METHODS[name]}: {score:.6g}"
+        title = f"{title_of(name)}: {score:.6g}"
         if token.seen != token.text:
             title += f", read as {token.seen}"
         chips.append(
@@ -107,14 +107,14 @@ def _method(explanation: Explanation, name: str) -> str:
             f'title="{_text(title)}"><bdi>{_text(token.text)}</bdi><small>{score:.2g}</small></span>'
         )
     # Isolated chips in a left-to-right row keep the order of the tokens whatever script they are.
-    heading = METHODS[name] + (" (constant)" if name in explanation.constant else "")
+    heading = title_of(name) + (" (constant)" if name in explanation.constant else "")
     return (
         f'<div class="method"><h3>{_text(heading)}</h3><div dir="ltr">{"".join(chips)}</div></div>'
     )
 
 
 def _agreement(explanation: Explanation) -> str:
-    names = [METHODS[name] for name in explanation.scores]
+    names = [title_of(name) for name in explanation.scores]
     titles = "".join(f'<th scope="col">{_text(title)}</th>' for title in names)
     rows = []
     for title, row in zip(names, explanation.agreement, strict=True):

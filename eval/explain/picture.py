@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.text import cautions, headline, image_notes
-from jaxflow.eval.explanation import METHODS, Explanation
+from jaxflow.eval.explanation import Explanation, title_of
 from jaxflow.eval.plots.style import (
     CONSTANT,
     GREY,
@@ -72,7 +72,7 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
                 column, row, f"{score:.2g}", ha="center", va="center", fontsize=SMALL, color=colour
             )
     titles = [
-        METHODS[name] + ("\n(constant)" if name in explanation.constant else "")
+        title_of(name) + ("\n(constant)" if name in explanation.constant else "")
         for name in explanation.scores
     ]
     axis.set_yticks(range(len(titles)), titles, fontsize=9)
@@ -90,7 +90,8 @@ def _heat_map(axis: Any, explanation: Explanation) -> None:
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     width = max(14 * len(explanation.tokens), LONGEST)
-    texts = [explanation.text, *([] if explanation.pair is None else [explanation.pair])]
+    texts = [explanation.text or " ".join(explanation.tokens)]
+    texts += [] if explanation.pair is None else [explanation.pair]
     lines = [clipped(text, width) for text in texts] + [headline(explanation)]
     axis.set_title("\n".join(lines), fontsize=10, loc="left", parse_math=False)
     if remarks := cautions(explanation):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxflow.eval.explanation import METHODS, Explanation
-from jaxflow.eval.plots.style import ink, is_constant, paint, ranked, visible
+from jaxflow.eval.explanation import Explanation, title_of
+from jaxflow.eval.plots.style import NOTE, ink, is_constant, paint, ranked, visible
 from jaxflow.eval.report import Table as ReportTable
 from jaxflow.eval.report import column_format, json_text, to_json
 from jaxflow.eval.score.target import ANSWERS
@@ -25,6 +25,11 @@ def headline(explanation: Explanation) -> str:
     """Return what the model answers: the prediction and its probability, with the others'."""
     answer, chosen = explanation.answer, explanation.prediction
     values = explanation.probabilities
+    if explanation.function:
+        value = explanation.value
+        if value is None:
+            return f"none: the attention of {explanation.function} alone is explained"
+        return f"{value:.4g}, the target of {explanation.function}"
     if answer == "none":
         return "none: the model has no head, and its attention alone is explained"
     if answer == "regression":
@@ -42,19 +47,17 @@ def headline(explanation: Explanation) -> str:
 
 def cautions(explanation: Explanation) -> list[str]:
     """Return notes on scores that rank nothing: constant ones, and flow at its bound."""
-    constant = [METHODS[name] for name in explanation.constant]
+    constant = [title_of(name) for name in explanation.constant]
     lines = [f"The same for all tokens: {', '.join(constant)}"] if constant else []
-    return lines + bound_note(explanation.saturated)
-
-
-def bound_note(saturated: NDArray[np.bool_]) -> list[str]:
-    """Return the note that flow is at its bound for some of n tokens, ``[n]``, if it is."""
-    if not saturated.any():
-        return []
-    return [
-        f"Flow is at its bound for {saturated.sum()} of {len(saturated)} tokens: there it says "
-        "only how much the lowest layer attends to them"
-    ]
+    flow = next((name for name in explanation.scores if name in ("flow", "raw/flow")), None)
+    reached = int(explanation.saturated.sum())
+    if flow and reached:
+        lines.append(
+            f"{'Flow' if flow == 'flow' else flow} is at its bound for {reached} of "
+            f"{len(explanation.tokens)} tokens: there it says only how much the lowest layer "
+            "attends to them"
+        )
+    return lines
 
 
 def notes(explanation: Explanation) -> list[str]:
@@ -72,8 +75,9 @@ def notes(explanation: Explanation) -> list[str]:
     if lowered:
         lines.append(f"Read in lower case: {', '.join(dict.fromkeys(lowered))}")
     lines += cautions(explanation)
-    if explanation.scoring is not None:
+    if explanation.scoring is not None and explanation.scores.keys() - explanation.layers.keys():
         lines.append(explanation.scoring.describe())
+    lines += explanation.remarks
     for cut in explanation.cuts:
         token = visible(explanation.tokens[cut.token].text)
         lines.append(
@@ -104,27 +108,51 @@ def score_table(tokens: Sequence[Token], scores: Mapping[str, NDArray[np.float64
     return table
 
 
+def of_layer(explanation: Explanation) -> str:
+    """Return what the scores of the methods with layers are of."""
+    depth, layer = len(explanation.attention), explanation.layer + 1
+    named = [title_of(name) for name in explanation.layers]
+    names = " and ".join(filter(None, (", ".join(named[:-1]), named[-1]))) if named else "scores"
+    top = ", the top one" if layer == depth else f" of {depth}"
+    readout = visible(explanation.tokens[explanation.readout].text)
+    return f"{names}: of {readout} after layer {layer}{top}"
+
+
 def print_explanation(console: Console, explanation: Explanation) -> None:
     """Print one explanation: tokens down, methods across, each cell shaded by its score."""
-    from rich.text import Text
 
     def write(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
+    from rich.text import Text
+
     write(visible(explanation.title), "bold")
     write(f"prediction: {headline(explanation)}")
-    top = len(explanation.attention)
-    readout = visible(explanation.tokens[explanation.readout].text)
-    write(f"raw attention, rollout and flow: of {readout} after layer {top}, the top one", "dim")
-    scores = {METHODS[name]: values for name, values in explanation.scores.items()}
+    write(of_layer(explanation), "dim")
+    scores = {title_of(name): values for name, values in explanation.scores.items()}
     console.print(score_table(explanation.tokens, scores))
-    write("agreement (Spearman over the tokens)")
-    rows = [
-        (title, *map(float, row)) for title, row in zip(scores, explanation.agreement, strict=True)
-    ]
-    ReportTable.of(["", *scores], rows).print(console)
+    if len(scores) > 1:
+        write("agreement (Spearman over the tokens)")
+        rows = [
+            (title, *map(float, row))
+            for title, row in zip(scores, explanation.agreement, strict=True)
+        ]
+        ReportTable.of(["", *scores], rows).print(console)
     for line in notes(explanation):
         write(line)
+
+
+def print_scores(console: Console, explanation: Explanation) -> None:
+    """Print the scores alone, with the cautions."""
+    from rich.text import Text
+
+    console.print(Text(visible(explanation.title), style="bold"), soft_wrap=True)
+    console.print(Text(of_layer(explanation), style="dim"), soft_wrap=True)
+    console.print(score_table(explanation.tokens, explanation.scores))
+    for line in cautions(explanation):
+        console.print(Text(line), soft_wrap=True)
+    if console.color_system is not None:
+        print(NOTE)
 
 
 FORMAT = "jaxflow-explanation-1"
@@ -149,12 +177,14 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
         ``explained``     the output that gradient and blank-out are of
         ``tokens``        n objects ``{"text", "seen", "known"}``
         ``readout``       index of the token that the prediction is computed from, of ``[CLS]`` 0
+        ``layer``         the layer of ``scores``, from 0
+        ``residual``      share of the residual connection
         ``target``        what the gradient is of, `jaxflow.eval.score.target`
         ``replacement``   of blank-out, ``mask`` or ``unk``
         ``unknown``       the words that the vocabulary does not have
-        ``scores``        method -> n numbers, top layer, readout row
+        ``scores``        method -> n numbers, of methods with layers the readout's row of ``layer``
         ``agreement``     method -> method -> Spearman's correlation, null where undefined
-        ``layers``        ``raw``, ``rollout``, ``flow`` -> L lists of n numbers, bottom first
+        ``layers``        every method with layers -> L lists of n numbers, bottom first
         ``saturated``     n booleans: flow is at the bound of its token
         ``constant``      the methods whose scores are the same for all tokens
         ``cuts``          for each token chosen ``{"token", "value", "edges", "words",
@@ -165,7 +195,7 @@ def record(explanations: Sequence[Explanation]) -> dict[str, Any]:
     """
     return {
         "format": FORMAT,
-        "methods": list(METHODS),
+        "methods": list(dict.fromkeys(name for each in explanations for name in each.scores)),
         "sentences": [_sentence(explanation) for explanation in explanations],
     }
 
@@ -189,8 +219,10 @@ def _sentence(explanation: Explanation) -> dict[str, Any]:
         "prediction": explanation.prediction,
         "probabilities": to_json(explanation.probabilities),
         "explained": explanation.explained or None,
-        "tokens": to_json(explanation.tokens),
+        "tokens": [token.record() for token in explanation.tokens],
         "readout": explanation.readout,
+        "layer": explanation.layer,
+        "residual": explanation.residual,
         **({"target": None, "replacement": None} if scoring is None else scoring.record()),
         "unknown": list(explanation.unknown),
         "scores": to_json(explanation.scores),

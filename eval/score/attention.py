@@ -1,4 +1,4 @@
-"""Compute token attention from npz files of any framework, from a model, or by edge weights."""
+"""Compute token attention from npz files of any framework or from a model; name edge methods."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 import jaxflow
-from jaxflow._flow.table import graph_edges
 from jaxflow.attention import (
     HALVES,
     as_array,
@@ -27,19 +25,15 @@ from jaxflow.edges import (
     AGGREGATORS,
     EdgeWeight,
     Propagation,
-    aggregate,
     edge_weight,
-    propagate,
     propagations,
 )
 from jaxflow.edges._aggregate import Aggregator
 from jaxflow.errors import InputError
 from jaxflow.eval.io.npz import read_npz
-from jaxflow.eval.score.engine import at_bound, readout_logits
-from jaxflow.eval.score.reading import Reading, Token, reader
-from jaxflow.eval.score.target import label_number
+from jaxflow.eval.score.reading import Reading, reader
 from jaxflow.files import write_together
-from jaxflow.models import Model, ViTConfig, trace
+from jaxflow.models import Model, ViTConfig
 
 BATCH = 16  # texts a run of the model
 STEP = 16  # texts are padded to a multiple of this, so that little is compiled
@@ -294,33 +288,6 @@ EdgeMethod = tuple[EdgeWeight, Aggregator] | Propagation
 USUAL = ("raw/rollout", "raw/flow", "norm/rollout", "alti/rollout", "gradient/product")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class EdgeScores:
-    """Scores of one sentence of n tokens by edge weights.
-
-    Attributes
-    ----------
-    text, pair
-        The text, and the second one where there is one.
-    tokens
-        Their n tokens.
-    readout
-        The token whose rows the scores are.
-    scores
-        ``EDGE/AGGREGATOR``, or the name of a propagation -> float64 ``[L, n]``, the row of the
-        readout after every layer.
-    saturated
-        bool ``[L, n]``: where ``raw/flow`` is at its bound; None where that is not scored.
-    """
-
-    text: str
-    tokens: tuple[Token, ...]
-    readout: int
-    scores: Mapping[str, NDArray[np.float64]]
-    pair: str | None = None
-    saturated: NDArray[np.bool_] | None = None
-
-
 def edge_method(name: str) -> EdgeMethod:
     """Read ``EDGE/AGGREGATOR`` or a propagation; an edge weight alone is followed by rollout.
 
@@ -337,62 +304,12 @@ def edge_method(name: str) -> EdgeMethod:
     raise InputError(f"aggregator must be one of {', '.join(AGGREGATORS)}, got {how!r}")
 
 
-def usual_methods(model: Model) -> list[EdgeMethod]:
-    """Return the methods of `USUAL`, without a head those that need no gradient."""
-    return [
-        edge_method(name)
-        for name in USUAL
-        if model.config.head != "none" or not name.startswith("gradient")
-    ]
+def method_name(method: EdgeMethod) -> str:
+    """Return ``EDGE/AGGREGATOR``, or the name of a propagation."""
+    return method.name if isinstance(method, Propagation) else f"{method[0].name}/{method[1]}"
 
 
-def score_sentence(
-    model: Model,
-    text: str,
-    methods: Sequence[EdgeMethod] | None = None,
-    *,
-    pair: str | None = None,
-    label: str | int | None = None,
-    threads: int | None = None,
-) -> EdgeScores:
-    """Score the tokens of a text or a pair by edge weights and aggregators, None the usual ones.
-
-    Gradients and relevance are of the logit of a class, label or number, `label` by name or index;
-    None takes the class or token that the model ranks highest. `threads` are for flow. Raises
-    `InputError` if the sentence cannot be read, the model cannot serve a method or has no such
-    label, or no method depends on it.
-    """
-    methods = usual_methods(model) if methods is None else methods
-    edges = [method if isinstance(method, Propagation) else method[0] for method in methods]
-    number = None
-    if any("gradient" in edge.needs for edge in edges):
-        number = label_number(model, label)
-    elif label is not None:
-        raise InputError("label has no meaning for methods without gradients: leave it out")
-    reading = reader(model)(text, pair)
-    target = None
-    if model.config.head != "none":
-
-        def target(logits: jax.Array) -> jax.Array:
-            read = readout_logits(logits, np.array([reading.place]))
-            return read.max(-1) if number is None else read[:, number]
-
-    ids = np.asarray([reading.ids], np.int32)
-    inputs = {"token_types": np.array([reading.types])} if model.has_segments else {}
-    found = trace(model, ids, np.ones(ids.shape, bool), target, **inputs)
-    scores: dict[str, NDArray[np.float64]] = {}
-    rows: Any
-    for method in methods:
-        if isinstance(method, Propagation):
-            name, rows = method.name, propagate(found, method)[0, :, reading.place]
-        else:
-            edge, how = method
-            options: dict[str, Any] = {"sources": reading.place, "threads": threads}
-            name, rows = f"{edge.name}/{how}", aggregate(found, edge, how, **options)[0, :, 0]
-        scores[name] = np.asarray(rows, np.float64)
-    saturated = None
-    if (flows := scores.get("raw/flow")) is not None:
-        saturated = at_bound(
-            graph_edges(np.asarray(found.attention)[0], 0.5, "mean", None)[0], flows
-        )
-    return EdgeScores(text, reading.units, reading.place, scores, pair, saturated)
+def usual_methods(model: Model) -> tuple[str, ...]:
+    """Return `USUAL`, without a head those that need no gradient."""
+    headless = model.config.head == "none"
+    return tuple(name for name in USUAL if not (headless and name.startswith("gradient")))

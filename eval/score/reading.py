@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -20,24 +21,43 @@ from jaxflow.models.tokenizer import SPECIAL_TOKENS, UNK, Pieces
 LONGEST_TOKEN = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Token:
-    """A token as it was written and as the model read it.
+class Token(str):
+    """A token as it was written: a word, a piece of one (``##ing``), or a special token.
 
     Attributes
     ----------
-    text
-        The word of the sentence, the piece of one (``##ing`` goes on with a word), or a special
-        token.
     seen
         The vocabulary's form: the same, in lower case, or the token for unknown words.
     known
         Whether the vocabulary has it.
     """
 
-    text: str
     seen: str
     known: bool
+
+    def __new__(cls, text: str, seen: str | None = None, known: bool = True) -> Token:
+        """Return the token; `seen` None is the text itself."""
+        token = super().__new__(cls, text)
+        token.seen, token.known = text if seen is None else seen, known
+        return token
+
+    def __getnewargs__(self) -> tuple[str, str, bool]:  # type: ignore[override]
+        return str(self), self.seen, self.known
+
+    @property
+    def text(self) -> str:
+        """The token as a plain string."""
+        return str(self)
+
+    def record(self) -> dict[str, str | bool]:
+        """Return the token as results write it."""
+        return {"text": self.text, "seen": self.seen, "known": self.known}
+
+
+#: What a corpus of separated words writes for quotation marks, before a word and after it.
+_QUOTES = {'"': ("``", "''"), "\u201c": ("``",) * 2, "\u201d": ("''",) * 2, "\u2019": ("'",) * 2}
+_BEFORE, _AFTER = '([{"\u201c', ',.;:!?)]}"\u201d\u2026'
+_CLITIC = re.compile(r"(?i)(.+?)(n['\u2019]t|['\u2019](?:s|m|d|re|ve|ll))")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,24 +170,49 @@ def _whole_words(model: Model, text: str, pair: str | None = None) -> Reading:
     if pair is not None:
         raise InputError("pair must be None for this model, which reads one text at a time")
     _valid(text, model)
-    words = text.split()
-    _check(text, len(words) + 1, model, "words", 1)
-    first = Token(SPECIAL_TOKENS[1], SPECIAL_TOKENS[1], True)
-    units = (first, *_look_up(words, model.text))
+    units = (Token(SPECIAL_TOKENS[1]), *_look_up(text.split(), model.text))
+    _check(text, len(units), model, "words", 1)
     ids = model.text.encode(" ".join(unit.seen for unit in units[1:]))
     place = len(ids) - 1 if model.config.reads_last else 0
     return Reading(tuple(ids), units, tuple(range(len(ids))), place)
 
 
 def _look_up(words: Iterable[str], tokenizer: Any) -> Iterable[Token]:
+    """Look words up as they are, then in lower case, then without the punctuation at their ends.
+
+    A model of whole words was trained on text in which punctuation and ``'s`` are words.
+    """
     for word in words:
-        # Special tokens are no words: a sentence that spells one must not be read as padding.
-        tries = [
-            form
-            for form in (word, word.lower())
-            if form in tokenizer and form not in SPECIAL_TOKENS
-        ]
-        yield Token(word, tries[0] if tries else SPECIAL_TOKENS[UNK], bool(tries))
+        if (token := _found(word, word, tokenizer)).known or word in SPECIAL_TOKENS:
+            yield token
+        else:
+            parts = _separated(word)
+            yield from (_found(part, form, tokenizer) for part, form in parts)
+
+
+def _found(word: str, form: str, tokenizer: Any) -> Token:
+    # Special tokens are no words: a sentence that spells one must not be read as padding.
+    for seen in (form, form.lower()):
+        if seen in tokenizer and seen not in SPECIAL_TOKENS:
+            return Token(word, seen)
+    return Token(word, SPECIAL_TOKENS[UNK], False)
+
+
+def _separated(word: str) -> list[tuple[str, str]]:
+    """Take punctuation and clitics off a word: the parts, and the form in which to look each up."""
+    before: list[tuple[str, str]] = []
+    after: list[tuple[str, str]] = []
+    while len(word) > 1 and word[0] in _BEFORE:
+        before.append((word[0], _QUOTES.get(word[0], word)[0]))
+        word = word[1:]
+    # The point of U.S. is part of the word.
+    while len(word) > 1 and word[-1] in _AFTER and not (word[-1] == "." and "." in word[:-1]):
+        after.append((word[-1], _QUOTES.get(word[-1], ("", word[-1]))[1]))
+        word = word[:-1]
+    if clitic := _CLITIC.fullmatch(word):
+        word = clitic[1]
+        after.append((clitic[2], clitic[2].replace("\u2019", "'")))
+    return [*before, (word, word.replace("\u2019", "'")), *reversed(after)]
 
 
 def _pieces(model: Model, words: bool, answer: bool, text: str, pair: str | None = None) -> Reading:

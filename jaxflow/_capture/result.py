@@ -185,6 +185,15 @@ class Captured(Sequence[Site]):
             )
         return _stacked(sites, renormalise, check)
 
+    def layers(self, arrays: Sequence[Any]) -> jax.Array:
+        """Stack arrays in the shapes of weights or values, one a site, as `stack` does weights."""
+        pairs = zip(self.sites, arrays, strict=True)
+        return _stacked(
+            [dataclasses.replace(s, weights=each) for s, each in pairs if _is_layer(s)],
+            False,
+            False,
+        )
+
     @property
     def left_out(self) -> tuple[Site, ...]:
         """The sites that `stack` leaves out."""

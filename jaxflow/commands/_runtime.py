@@ -49,16 +49,8 @@ def exit_status(error: BaseException, command: str = "") -> int | None:
     """
     if isinstance(error, InputError):
         message, status = f"error: {' '.join(str(error).split())}", 2
-    elif isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
-        package = (error.name or "").split(".")[0]
-        extra = EXTRAS[package]
-        if extra == "models" and command in TRAINING:
-            extra = "train"
-        message = (
-            f"error: this command needs the package {package}, which is not installed: "
-            f"pip install 'jaxflow[{extra}]'"
-        )
-        status = 2
+    elif isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error, command)):
+        message, status = f"error: {missing}", 2
     elif isinstance(error, Stopped):
         again = "the same command goes on from there" if error.kept else AGAIN
         message, status = f"{error}; {again}", 128 + error.number
@@ -68,6 +60,20 @@ def exit_status(error: BaseException, command: str = "") -> int | None:
         return None
     print(f"jaxflow: {message}", file=sys.stderr)
     return status
+
+
+def missing_extra(error: ModuleNotFoundError, command: str) -> str | None:
+    """Return a sentence that names the extra of a missing package; None if it is of no extra."""
+    package = (error.name or "").split(".")[0]
+    if package not in EXTRAS:
+        return None
+    extra = EXTRAS[package]
+    if extra == "models" and command in TRAINING:
+        extra = "train"
+    return (
+        f"{command or 'this command'} needs the package {package}, which is not installed: "
+        f"pip install 'jaxflow[{extra}]'"
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from jaxflow.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxflow.eval.score.attention import EdgeScores
+    from jaxflow.eval.explanation import Explanation
 
 
 @options
@@ -56,8 +56,10 @@ class Edges:
             record = {"sentences": [_record(one) for one in found]}
             terminal.save(self.json, json.dumps(record, indent=2) + "\n")
             return
+        from jaxflow.eval.explain.text import print_scores
+
         for one in found:
-            _print(console, one, self.layer)
+            print_scores(console, one)
 
     def _list(self, console: Console) -> None:
         from rich.table import Table
@@ -79,53 +81,27 @@ class Edges:
             print(f"{family.prefix}-NUMBER: the number is {family.number}")
         print(f"aggregators: {', '.join(AGGREGATORS)}")
 
-    def _score(self) -> list[EdgeScores]:
+    def _score(self) -> list[Explanation]:
         from jaxflow.commands._runtime import compilation_cache
-        from jaxflow.eval.score.attention import edge_method, score_sentence
+        from jaxflow.eval.explanation import explainer, needs_of
+        from jaxflow.eval.score.attention import edge_method, method_name, usual_methods
 
-        methods = [edge_method(name) for name in self.by] or None
-        asked: dict[str, Any] = {"label": self.label, "threads": self.threads}
+        methods = [method_name(edge_method(name)) for name in self.by]
+        asked: dict[str, Any] = {"label": self.label, "layer": self.layer, "threads": self.threads}
         with compilation_cache():
             model = self.source.load()
-            layers = model.config.layers
-            if not -layers <= self.layer < layers:
-                raise InputError(
-                    f"layer must be from {-layers} to {layers - 1} for this model, got {self.layer}"
-                )
-            return [
-                score_sentence(model, text, methods, pair=pair, **asked)
-                for text, pair in paired(self.sentences, self.pair)
-            ]
+            needs = [needs_of(edge_method(name)) for name in methods or usual_methods(model)]
+            if self.label is not None and not any("gradient" in fields for fields in needs):
+                raise InputError("label has no meaning for methods without gradients: leave it out")
+            explain = explainer(model, methods=methods or usual_methods(model), **asked)
+            return [explain(*both) for both in paired(self.sentences, self.pair)]
 
 
-def _print(console: Console, one: EdgeScores, layer: int) -> None:
-    """Print tokens down and methods across, each cell shaded by its score."""
-    from rich.text import Text
-
-    from jaxflow.eval.explain.text import bound_note, score_table
-    from jaxflow.eval.plots.style import NOTE, is_constant, visible
-
-    texts = one.text if one.pair is None else f"{one.text} | {one.pair}"
-    console.print(Text(visible(texts), style="bold"), soft_wrap=True)
-    depth = len(next(iter(one.scores.values())))
-    readout = visible(one.tokens[one.readout].text)
-    console.print(Text(f"of {readout} after layer {layer % depth + 1} of {depth}", style="dim"))
-    rows = {name: values[layer] for name, values in one.scores.items()}
-    console.print(score_table(one.tokens, rows))
-    if constant := [name for name, row in rows.items() if is_constant(row)]:
-        console.print(f"The same for all tokens: {', '.join(constant)}", soft_wrap=True)
-    if one.saturated is not None:
-        for note in bound_note(one.saturated[layer]):
-            console.print(note.replace("Flow", "raw/flow", 1), soft_wrap=True)
-    if console.color_system is not None:
-        print(NOTE)
-
-
-def _record(one: EdgeScores) -> dict[str, Any]:
+def _record(one: Explanation) -> dict[str, Any]:
     return {
         "text": one.text,
         "pair": one.pair,
-        "tokens": [dataclasses.asdict(token) for token in one.tokens],
+        "tokens": [token.record() for token in one.tokens],
         "readout": one.readout,
-        "scores": {name: values.tolist() for name, values in one.scores.items()},
+        "scores": {name: values.tolist() for name, values in one.layers.items()},
     }

@@ -62,6 +62,14 @@ class Explain:
     pair: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "TEXT"]] = ()
     """The second text of a model that reads two, such as of entailment; once for each sentence."""
     source: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    by: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "METHOD"]] = ()
+    """A method: raw, rollout, flow, blank-out, gradient-norm, or EDGE/AGGREGATOR such as
+    gradient/product, which jaxflow edges lists. May be given several times; by default the first
+    five."""
+    layer: int | None = None
+    """The layer whose token is explained, from 0; by default the top one."""
+    residual: float | None = None
+    """Share of the residual connection in rollout and flow, from 0 to 1; by default 0.5."""
     label: Annotated[str | None, "NAME|INDEX"] = None
     """The class, label or number to explain; by default the one with the highest probability."""
     words: bool = False
@@ -117,6 +125,9 @@ class Explain:
         with compilation_cache():
             explain = explainer(
                 self.source.load(),
+                methods=self.by or None,
+                layer=-1 if self.layer is None else self.layer,
+                residual=0.5 if self.residual is None else self.residual,
                 words=self.words,
                 label=self.label,
                 target=self.scoring.target,
@@ -137,9 +148,13 @@ class Explain:
 
     def _explain_image(self, image: Path) -> None:
         """Classify a picture, write its maps over it and print a summary."""
-        idle = ("sentences", "file", "pair", "label", "words", "cut", "html", "json")
+        texts = ("sentences", "file", "pair", "by", "layer", "residual", "label", "words", "cut")
         refuse(
-            [*given(self, *idle), *given(self.source, "run_folder"), *given(self.scoring)],
+            [
+                *given(self, *texts, "html", "json"),
+                *given(self.source, "run_folder"),
+                *given(self.scoring),
+            ],
             "not be asked for with --image",
         )
         if self.source.model is None:

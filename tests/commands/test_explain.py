@@ -69,7 +69,7 @@ def test_json_is_strict_and_complete(explain, command):
             "layers", "saturated", "cuts", "readout", "target", "replacement",
         }  # fmt: skip
         assert sentence["text"] == text
-        n = len(text.split()) + 1
+        n = len(explain(text).tokens)
         assert len(sentence["tokens"]) == len(sentence["saturated"]) == n
         assert set(sentence["tokens"][0]) == {"text", "seen", "known"}
         assert sum(sentence["probabilities"].values()) == pytest.approx(1)

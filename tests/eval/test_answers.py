@@ -23,7 +23,7 @@ from jaxflow.eval.explain.text import as_json, print_explanation
 from jaxflow.eval.explanation import explainer
 from jaxflow.eval.leaderboard.cases import from_texts
 from jaxflow.eval.paper.sst2 import _gradient, check_classifier
-from jaxflow.eval.score.attention import attention_of, edge_method, score_sentence
+from jaxflow.eval.score.attention import attention_of
 from jaxflow.eval.score.engine import read_places, removal_scores
 from jaxflow.eval.score.target import scoring_of
 from jaxflow.models import load, trace
@@ -119,11 +119,11 @@ def test_attention_is_that_of_the_pair():
     ).attention
     saved = attention_of(ours, [text], [pair])
     np.testing.assert_allclose(saved.attention, expected, atol=1e-5)
-    edges = score_sentence(ours, text, [edge_method("raw")], pair=pair)
+    edges = explainer(ours, methods=["raw/rollout"])(text, pair)
     rolled = one = np.eye(expected.shape[-1])
     for layer in expected[0].mean(1):
         rolled = (layer / 2 + one / 2) @ rolled
-    np.testing.assert_allclose(edges.scores["raw/rollout"][-1], rolled[0], atol=1e-5)
+    np.testing.assert_allclose(edges.scores["raw/rollout"], rolled[0], atol=1e-5)
     with pytest.raises(InputError, match="pairs must be one for each text"):
         attention_of(ours, [text], [])
 
@@ -263,7 +263,7 @@ def test_gpt2_is_explained_from_the_token_that_its_class_is_computed_from(
     norms = norms_of_theirs(theirs, ids, log_odds)
     np.testing.assert_allclose(found.scores["gradient_norm"], norms, rtol=1e-3, atol=1e-5)
 
-    assert score_sentence(ours, text, [edge_method("raw/none")]).readout == place
+    assert explainer(ours, methods=["raw/none"])(text).readout == place
     assert from_texts(ours, [text], [0]).readout.tolist() == [place]
     assert read_places(ours, ids, np.ones(ids.shape, bool)).tolist() == [place]
     relevance = np.asarray(trace(ours, ids, np.ones(ids.shape, bool)).relevance)[0, -1]

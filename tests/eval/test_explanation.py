@@ -57,6 +57,17 @@ def test_whole_words_are_tried_as_they_are_then_in_lower_case():
     assert reading.ids == tuple(model.text.encode("the keys quux Paris quux quux to"))
 
 
+def test_punctuation_that_people_do_not_separate_is_read_as_the_corpus_was():
+    model = tiny_agreement(("tower", ",", "'s", "n't", "do", "``", "''", "(", "U.S.", "x-ray"))
+    reading = reader(model)('(The tower, don\'t "tower" tower\u2019s U.S., X-ray quux)')
+    pairs = [(unit.text, unit.seen) for unit in reading.units[1:]]
+    assert pairs == [
+        ("(", "("), ("The", "the"), ("tower", "tower"), (",", ","), ("do", "do"), ("n't", "n't"),
+        ('"', "``"), ("tower", "tower"), ('"', "''"), ("tower", "tower"), ("\u2019s", "'s"),
+        ("U.S.", "U.S."), (",", ","), ("X-ray", "x-ray"), ("quux", "[UNK]"), (")", "[UNK]"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("words", [False, True])
 def test_a_language_model_answers_at_its_mask_or_its_last_token(words):
     model = tiny("masked-lm")

@@ -72,9 +72,9 @@ def tiny(head: str = "classification", *, causal: bool = False, **changes: Any) 
 
 
 @functools.cache
-def tiny_agreement(**changes: Any) -> Model:
-    """An agreement encoder of two layers and two heads, which knows five words."""
-    tokenizer = WordTokenizer((*SPECIAL_TOKENS, "the", "keys", "to", "cabinet", "Paris"))
+def tiny_agreement(words: Sequence[str] = (), **changes: Any) -> Model:
+    """An agreement encoder of two layers and two heads, which knows five words, and `words`."""
+    tokenizer = WordTokenizer((*SPECIAL_TOKENS, "the", "keys", "to", "cabinet", "Paris", *words))
     sizes = {"vocabulary": len(tokenizer), "positions": 40, "layers": 2, "heads": 2, "width": 16}
     config = EncoderConfig(**(sizes | changes))
     return Model(config, sharpened(init(config), 20), tokenizer)
