@@ -312,7 +312,8 @@ class BlockOutput(NamedTuple):
 class Layer(NamedTuple):
     """What a block of a decoder is given beside the stream; of stacked layers with an axis more.
 
-    Its reach, its row in the rotary tables, `offset` ``[B, H, n, n]`` of `attend`, and its `Cache`.
+    Its reach, its row in the rotary tables, `offset` ``[B, H, n, n]`` of `attend`, or of the mixed
+    values ``[B, H, n, d]`` where attention is never whole, and its `Cache`.
     """
 
     reach: Reach
@@ -519,7 +520,8 @@ class Block(nn.Module):
             found, log_sums = attend_blockwise(query, key, value, allowed, layer.reach, **more)
             scale = size**-0.5 if config.scale is None else config.scale
             rows = Rows(query * scale, key, value, log_sums)
-            return found._replace(mixed=_joined(found.mixed)), value, None, rows
+            mixed = found.mixed if offset is None else found.mixed + offset
+            return found._replace(mixed=_joined(mixed)), value, None, rows
         if layer is not None:
             places = start + jnp.arange(n), jnp.arange(key.shape[-2])
             allowed = allowed & within(layer.reach, *places)

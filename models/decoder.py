@@ -197,6 +197,9 @@ class QueriesKeys:
         As `EncoderOutput` has them.
     soft_cap
         Bound of the scores; None is none.
+    gradients
+        ``[B, L, H, n, d]``, of what is explained with respect to each head's mixed values; that of
+        a weight is ``gradients[l, h, i] @ values[l, h // (H / G), j]``. None where none was asked.
     """
 
     queries: jax.Array
@@ -210,6 +213,7 @@ class QueriesKeys:
     hidden: jax.Array
     logits: Any
     soft_cap: float | None = flax.struct.field(pytree_node=False, default=None)
+    gradients: Any = None
 
     def layers(self, *, sinks: bool = True) -> list[QueryKey]:
         """Return the layers, bottom to top, as `jaxflow.rollout_rows` takes them.
@@ -230,6 +234,9 @@ class QueriesKeys:
             if self.sink is not None and sinks:  # the same logit for every query
                 first = jnp.log(self.sink[0, layer, :, 0]) + self.log_sums[0, layer, :, 0]
                 limits["sinks"] = first
+            if self.gradients is not None:
+                limits["values"] = self.values[:, layer]
+                limits["gradients"] = self.gradients[:, layer]
             found.append(
                 QueryKey(
                     self.queries[:, layer],
@@ -271,12 +278,17 @@ class Decoder(Transformer):
             embedded = embedded * jnp.asarray(self.config.width**0.5, embedded.dtype)
         return embedded
 
-    def queries_keys(self, tokens: jax.Array, mask: jax.Array | None = None) -> QueriesKeys:
-        """Return what attention is computed from, without any ``[n, n]`` matrix in memory."""
+    def queries_keys(
+        self, tokens: jax.Array, mask: jax.Array | None = None, offsets: jax.Array | None = None
+    ) -> QueriesKeys:
+        """Return what attention is computed from, without any ``[n, n]`` matrix in memory.
+
+        `offsets` ``[B, L, H, n, d]`` are added to each head's mixed values.
+        """
         tokens, mask = self._checked(tokens, mask)
         embeddings = self.embed(tokens)
         mask = full_mask(embeddings, mask, self.config.positions)
-        trunk = self._run(embeddings, mask, False, wants_rows=True)
+        trunk = self._run(embeddings, mask, False, offsets=offsets, wants_rows=True)
         logits, _ = self._classify(trunk.stream, self._readable(mask, tokens), False)
         reach = self.config.reach()
         return QueriesKeys(  # type: ignore[call-arg]

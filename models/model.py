@@ -194,15 +194,37 @@ class Model:
     @cached_property
     def _queries_keys(self) -> Callable[..., QueriesKeys]:
         apply: Any = partial(self.module.apply, method="queries_keys")
-        return jax.jit(apply)
+        config = self.config
+        assert isinstance(config, DecoderConfig)
 
-    def queries_keys(self, tokens: Any, mask: Any = None) -> QueriesKeys:
+        def run(params: Any, tokens: jax.Array, mask: Any, score: Any) -> QueriesKeys:
+            if score is None:
+                return apply(params, tokens, mask)
+
+            def explained(offsets: jax.Array) -> tuple[jax.Array, QueriesKeys]:
+                found = apply(params, tokens, mask, offsets)
+                return score(found.logits).sum(), found
+
+            batch, n = tokens.shape
+            shape = (batch, config.layers, config.heads, n, config.head_width)
+            gradient = jax.grad(explained, has_aux=True)
+            slopes, found = gradient(jnp.zeros(shape, jax.tree.leaves(params)[0].dtype))
+            return found.replace(gradients=slopes)
+
+        return jax.jit(run, static_argnames="score")
+
+    def queries_keys(
+        self, tokens: Any, mask: Any = None, *, score: Callable[[Any], Any] | None = None
+    ) -> QueriesKeys:
         """Run a decoder without building its attention, which long texts have no memory for.
 
         Parameters
         ----------
         tokens, mask
             As the model is called.
+        score
+            From the logits ``[B, n, V]`` to what is explained of each text, ``[B]``; with it the
+            result has gradients. Compiled once for each function.
 
         Returns
         -------
@@ -220,7 +242,7 @@ class Model:
                 f"{type(self.config).__name__}: call the model, which returns its attention"
             )
         self._check(tokens, {})
-        return self._queries_keys(self.params, tokens, mask)
+        return self._queries_keys(self.params, tokens, mask, score)
 
     def rollout_rows(
         self,
@@ -228,6 +250,7 @@ class Model:
         sources: Indices = -1,
         *,
         mask: Any = None,
+        score: Callable[[Any], Any] | None = None,
         sinks: bool = True,
         **options: Any,
     ) -> jax.Array:
@@ -239,12 +262,14 @@ class Model:
             As the model is called.
         sources
             Tokens whose rows to return, by default each text's last: an index, a sequence, or None
-            for all.
+            for all, or where `weights` are given.
+        score
+            For attention × gradient (``edge="gradient"``), what is explained, as in `queries_keys`.
         sinks
             Whether the share of attention sinks is missing from the rows, or left out of the
             attention, whose rows then sum to 1 without it.
         **options
-            As `jaxflow.rollout_rows` takes them: layers, residual, heads, how, normalise, weights.
+            As `jaxflow.rollout_rows` takes them: layers, residual, heads, edge, how, normalise.
 
         Returns
         -------
@@ -256,11 +281,10 @@ class Model:
         InputError
             As `queries_keys` and `jaxflow.rollout_rows` do.
         """
-        found = self.queries_keys(tokens, mask)
-        if "weights" in options:
-            sources = None
-        rows = rollout_rows(found.layers(sinks=sinks), sources, mask=found.mask, **options)
-        return jnp.asarray(rows)
+        found = self.queries_keys(tokens, mask, score=score)
+        return jnp.asarray(
+            rollout_rows(found.layers(sinks=sinks), sources, mask=found.mask, **options)
+        )
 
     def _check(self, tokens: Any, inputs: Mapping[str, Any]) -> None:
         self._check_range("tokens", tokens, "vocabulary")

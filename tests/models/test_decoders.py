@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_models
 from model_pairs import assert_close, tokens_with_padding
 
-from jaxflow.models import QueriesKeys, load, save_pretrained
+from jaxflow.models import DecoderConfig, Model, QueriesKeys, init, load, save_pretrained
 from jaxflow.models.blocks import Reach, attend, attend_blockwise, within
 from jaxflow.models.published import read_published, write_published
+from jaxflow.models.rotary import Rotary
 
 SIZES = {
     "vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -212,3 +214,38 @@ def test_attention_by_blocks_of_rows_is_attention(window: int, chunk: int, sinks
         np.asarray(whole.weights)[rows],
         (np.where(seen, np.exp(scores), 0) / total[..., None])[rows],
     )
+
+
+def test_attention_times_gradient_by_rows_is_that_of_whole_matrices() -> None:
+    config = DecoderConfig(
+        vocabulary=60, positions=N, layers=2, heads=4, key_heads=2, head_width=8, width=16,
+        hidden_width=24, rotary=(Rotary(8),), reaches=("full", "window"), window=5, soft_cap=2.0,
+        sinks=True,
+    )  # fmt: skip
+    params = jax.tree.map(lambda leaf: leaf * 8, init(config))
+    model = Model(config, params, None)
+    tokens = tokens_with_padding([N, N - 4], 0)
+    mask = tokens != 0
+
+    source = N - 5
+
+    def score(logits: Any) -> Any:
+        return jax.nn.log_softmax(logits)[:, source, 3]
+
+    def explained(offsets: Any) -> tuple[Any, Any]:
+        embeddings = model.module.apply(model.params, tokens, method="embed")
+        found = model.module.apply(
+            model.params, embeddings, mask, method="encode", offsets=offsets, tokens=tokens
+        )
+        return score(found.logits).sum(), found.attention
+
+    shape = (len(tokens), model.config.layers, model.config.heads, N, N)
+    slopes, attention = jax.jit(jax.grad(explained, has_aux=True))(jnp.zeros(shape))
+    rows = np.eye(N)[[source, source]][:, None]
+    steps = np.maximum(np.asarray(attention * slopes), 0).mean(2) * mask[:, None, None]
+    for layer in np.moveaxis(steps, 1, 0)[::-1]:
+        rows = rows + rows @ layer
+    assert (rows > 1e-3).sum() > N
+    given: dict[str, Any] = {"mask": mask, "score": score, "edge": "gradient", "how": "paths"}
+    found = np.asarray(model.rollout_rows(tokens, source, **given))[:, 0]
+    np.testing.assert_allclose(found, rows, rtol=1e-3, atol=1e-5 * rows.max())
