@@ -15,7 +15,8 @@ from typing import Any
 from jax.extend.core import Jaxpr
 
 from jaxflow._capture import internals
-from jaxflow._capture.axes import Axes, Axis, Labels, Part, constant, is_constant, size_of
+from jaxflow._capture.axes import Axes, Axis, Labels, Part, constant, is_constant, size_of, uids
+from jaxflow._capture.lost import faded, follow
 from jaxflow._capture.rules import BROADCASTING, RULES, elementwise
 from jaxflow._capture.sites import product, reduction
 from jaxflow._capture.values import At, Base, Found, Missed, Path, Result, Soft, Tap, Value
@@ -41,14 +42,17 @@ class Analysis:
         self.loops = 0
         self.capacity = capacity
         self._scopes: list[list[str]] = []
+        self._transforms: list[set[str]] = []
+        self._places: list[str] = []
         self._mesh: dict[str, int] = {}  # within shard_map
         self._loops_outside = 0  # of it
 
-    def argument(self, array: Any, data: bool) -> Value:
+    def argument(self, array: Any, data: bool, leaf: bool = False) -> Value:
         """Return the value of an argument, a constant, or of an array that nothing is known of."""
         shape = getattr(array, "shape", ())
         axes = tuple((self.labels.part(size, data),) for size in shape)
-        return Value(axes, data, self._base(), str(getattr(array, "dtype", "")) == "bool")
+        mask = str(getattr(array, "dtype", "")) == "bool"
+        return Value(axes, data, self._base(), mask, leaf=leaf)
 
     def _base(self) -> Base:
         return Base(self.labels.uid())
@@ -72,7 +76,14 @@ class Analysis:
         return [read(atom) for atom in jaxpr.outvars]
 
     def finish(self) -> None:
-        """Report the products of exponentials that were not divided by their sum."""
+        """Report exponentials that were not divided by their sum; tell sinks from cuts.
+
+        Columns of a softmax that are cut off are a sink, unless they have a product of their own.
+        """
+        for site in self.found:
+            cuts = [one.cut for one in self.found if one.made and one.made == site.made]
+            site.part |= any(cut != site.cut for cut in cuts)
+            site.sink &= not site.part
         reason = (
             "exponentials are multiplied with values and not divided by their sum where it is seen"
         )
@@ -82,12 +93,21 @@ class Analysis:
 
     def miss(self, eqn: Any, reason: str) -> None:
         """Report what looks like attention and cannot be taken."""
-        self.missed.append(Missed(reason, self.name(eqn), internals.place(eqn)))
+        self.missed.append(Missed(reason, self.name(eqn), self.place(eqn)))
+
+    def place(self, eqn: Any) -> str:
+        """Return the file and line of an equation, or of the call that it is in."""
+        found = internals.place(eqn)
+        return self._places[-1] if found == "?" and self._places else found
 
     def name(self, eqn: Any) -> str:
         """Return the path of modules and named scopes of an equation."""
         scopes = [*self._scopes, internals.scope(eqn)]
         return "/".join(name for scope in scopes for name in scope)
+
+    def transforms(self, eqn: Any) -> set[str]:
+        """Return the transformations that an equation was made by."""
+        return set().union(*self._transforms, internals.transforms(eqn))
 
     # Equations
 
@@ -101,7 +121,8 @@ class Analysis:
         elif rule is None and internals.inner_program(eqn) is not None:
             rule = _call
         found: list[Value] | None = rule(self, eqn, operands, at) if rule else None
-        return self._default(eqn, operands) if found is None else found
+        results = self._default(eqn, operands) if found is None else found
+        return results if internals.programs(eqn) else follow(self, eqn, operands, results)
 
     def _default(self, eqn: Any, operands: list[Value]) -> list[Value]:
         """Elementwise where shapes fit; otherwise axes that keep their size stay what they are."""
@@ -147,13 +168,19 @@ class Analysis:
         jaxpr, constants = internals.opened(program)
         known = [self.argument(one, False) for one in constants]
         self._scopes.append(internals.scope(eqn))
+        self._transforms.append(internals.transforms(eqn))
+        self._places.append(self.place(eqn))
         results = self.run(jaxpr, known, inputs, (*at.path, (at.number, which)))
         self._scopes.pop()
+        self._transforms.pop()
+        self._places.pop()
         return results
 
-    def loop(self, run: Callable[[list[Value]], list[Value]], carried: list[Value]) -> Any:
+    def loop(
+        self, eqn: Any, run: Callable[[list[Value]], list[Value]], carried: list[Value]
+    ) -> Any:
         """Repeat a body until what it carries has settled; return it and the other results."""
-        carried = [one.but(tag=None) for one in carried]
+        carried = [faded(self, eqn, one) for one in carried]
         self.loops += 1
         while True:
             marks = len(self.found), len(self.missed), len(self.pending)
@@ -176,8 +203,10 @@ class Analysis:
         """Return what an array is that may be any of several."""
         axes = tuple(map(self.labels.merge, zip(*(one.axes for one in values), strict=True)))
         data = any(one.data for one in values)
-        mask = all(one.mask for one in values)
-        return Value(self.labels.distinct(axes), data, self._base(), mask)
+        mask, leaf = (all(getattr(one, name) for one in values) for name in ("mask", "leaf"))
+        lost = next((one.lost for one in values if one.lost), None)
+        axes = self.labels.distinct(axes)
+        return Value(axes, data, self._base(), mask, leaf=leaf, lost=lost)
 
     def branches(self, values: Sequence[Value]) -> Value:
         """Return what a result of a branch is."""
@@ -198,13 +227,16 @@ class Analysis:
         outer = self._mesh, self._loops_outside
         self._mesh, self._loops_outside = dict(params["mesh"].shape), self.loops
         pairs = zip(operands, params["in_specs"], strict=True)
-        results = run([one.but(axes=self._shards(one.axes, spec), tag=None) for one, spec in pairs])
+        results = run(
+            [
+                faded(self, eqn, one).but(axes=self._shards(one.axes, spec), tag=None)
+                for one, spec in pairs
+            ]
+        )
         done = []
         for one, spec, var in zip(results, params["out_specs"], eqn.outvars, strict=True):
-            value = one.but(
-                axes=self._whole(one.axes, spec),
-                tag=one.tag if isinstance(one.tag, Result) else None,
-            )
+            kept = one if isinstance(one.tag, Result) else faded(self, eqn, one).but(tag=None)
+            value = kept.but(axes=self._whole(one.axes, spec))
             fits = value.shape == tuple(var.aval.shape)
             done.append(value if fits else self.argument(var.aval, one.data))
         self._mesh, self._loops_outside = outer
@@ -281,36 +313,50 @@ def _cond(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
 
 def _scan(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     n, m = eqn.params["num_consts"], eqn.params["num_carry"]
-    operands = [one.but(tag=None) for one in operands]
+    operands = [faded(a, eqn, one) for one in operands]
     constants, carried, sequences = operands[:n], operands[n : n + m], operands[n + m :]
-    rows = [one.but(axes=one.axes[1:]) for one in sequences]
+    rows = [
+        one.but(axes=one.axes[1:], tag=None if _normalised_along(one) else one.tag)
+        for one in sequences
+    ]
 
     def body(now: list[Value]) -> list[Value]:
         found: list[Value] = a.inside(eqn, eqn.params["jaxpr"], [*constants, *now, *rows], at)
         return found
 
-    settled, stacked = a.loop(body, carried)
+    settled, stacked = a.loop(eqn, body, carried)
     lengths = [one.axes[0] for one in sequences]
     leading = lengths[0] if lengths else (a.labels.part(eqn.params["length"], False),)
+    # The rows keep their identities, to which a softmax refers.
+    done = [a.labels.distinct((*one.axes, leading)) for one in stacked]
     return [
         *settled,
-        *(one.but(axes=a.labels.distinct((leading, *one.axes)), tag=None) for one in stacked),
+        *(
+            faded(a, eqn, one).but(axes=(axes[-1], *axes[:-1]))
+            for one, axes in zip(stacked, done, strict=True)
+        ),
     ]
+
+
+def _normalised_along(one: Value) -> bool:
+    return isinstance(one.tag, Soft) and bool(uids(one.axes[0]) & one.tag.over)
 
 
 def _while(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    constants = [one.but(tag=None) for one in operands[n : n + m]]
+    constants = [faded(a, eqn, one) for one in operands[n : n + m]]
     before = len(a.found)
 
     def body(now: list[Value]) -> list[Value]:
         found: list[Value] = a.inside(eqn, eqn.params["body_jaxpr"], [*constants, *now], at)
         return found
 
-    settled: list[Value] = a.loop(body, operands[n + m :])[0]
+    pending = len(a.pending)
+    settled: list[Value] = a.loop(eqn, body, operands[n + m :])[0]
     if a.capacity is None:
         reason = "it is within a while loop, whose length is not known: give capacity="
         a.missed += [Missed(reason, site.name, site.source) for site in a.found[before:]]
+        a.pending[pending:] = [one for one in a.pending[pending:] if one not in a.found]
         del a.found[before:]
     return settled
 

@@ -88,6 +88,7 @@ class Labels:
         self._pieces: dict[Any, int] = {}
         self._origins: dict[int, int] = {}
         self._count = 0
+        self._gathered: dict[int, list[Part]] = {}
 
     def new(self, data: bool, mesh: tuple[str, ...] = ()) -> int:
         """Return a new label."""
@@ -125,6 +126,14 @@ class Labels:
     def families(self, parts: Iterable[Part]) -> frozenset[int]:
         """Return the families of the labels of parts."""
         return frozenset(self.find(part.label) for part in parts if part.label is not None)
+
+    def gather(self, parts: Sequence[Part]) -> None:
+        """Record that tokens were gathered, or copies of them stacked, along these parts."""
+        self._gathered.update((part.label, list(parts)) for part in parts if part.label is not None)
+
+    def gathered_with(self, parts: Iterable[Part]) -> list[Part]:
+        """Return the parts along which tokens were gathered together with one of `parts`."""
+        return [one for part in parts for one in self._gathered.get(part.label or -1, ())]
 
     def piece(self, part: Part, sizes: tuple[int, ...], index: int) -> Part:
         """Return one piece of a part that is split into `sizes`; the same split, the same piece."""

@@ -72,6 +72,12 @@ def scope(eqn: Any) -> list[str]:
     return [name for name in names if name and "->" not in name and name not in transforms]
 
 
+def transforms(eqn: Any) -> set[str]:
+    """Return the names of the transformations that an equation was made by, such as ``jvp``."""
+    stack = eqn.source_info.name_stack.stack
+    return {entry.name for entry in stack if type(entry).__name__ == "Transform"}
+
+
 def place(eqn: Any) -> str:
     """Return the file and line of an equation, ``file.py:12``; ``?`` where it has none."""
     from jax._src import source_info_util
@@ -98,6 +104,8 @@ _PROGRAMS = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
     "custom_vmap_call": "call",
+    "composite": "jaxpr",
+    "linear_call": "callee",
 }
 
 
@@ -133,6 +141,11 @@ def opened(jaxpr: Any) -> tuple[Jaxpr, list[Any]]:
     if isinstance(jaxpr, ClosedJaxpr):
         return jaxpr.jaxpr, list(jaxpr.consts)
     return jaxpr, []
+
+
+def is_floating(aval: Any) -> bool:
+    """Return whether an array of this type has floating-point numbers."""
+    return hasattr(aval, "dtype") and bool(jax.numpy.issubdtype(aval.dtype, np.floating))
 
 
 def is_literal(atom: Any) -> bool:

@@ -42,6 +42,8 @@ class Place:
         Batch axes after those.
     sink
         Whether a share of each row went to no key: a sink, or one in the denominator.
+    part
+        Whether its softmax covers keys of another site too, so that rows sum to less than 1.
     heads_known
         Whether the heads were told from other batch axes by what the program does with them; where
         not, they are guessed to be the last batch axis.
@@ -59,6 +61,7 @@ class Place:
     loops: int = 0
     batch: int = 0
     sink: bool = False
+    part: bool = False
     heads_known: bool = True
     tokens: tuple[int, int] = (0, 0)
     iterations: tuple[Any, ...] = ()
@@ -432,6 +435,7 @@ def layout_of(site: Found, index: int, labels: Labels, parameters: bool) -> Layo
         loops=site.loops,
         batch=count,
         sink=site.sink,
+        part=site.part,
         heads_known=known,
         tokens=tokens,  # type: ignore[arg-type]
     )

@@ -212,7 +212,8 @@ def _called(
         return jax.checkpoint(run, **options)(*values)
     if name in ("jit", "pjit") and internals.has_shardings(params):
         return _placed(run, params, values)
-    if name.startswith(("custom_jvp", "custom_vjp", "custom_vmap")) and scope not in plan.edited:
+    own_rules = ("custom_jvp", "custom_vjp", "custom_vmap", "linear_call")
+    if name.startswith(own_rules) and scope not in plan.edited:
         # The results keep the derivative rule that was written for them.
         _, taps = run(*values)
         return internals.bind(eqn, values), taps

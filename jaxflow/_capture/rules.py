@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow._capture import internals
-from jaxflow._capture.axes import Axis, Labels, constant, is_constant, size_of, uids, whole
+from jaxflow._capture.axes import Axes, Axis, Labels, constant, is_constant, size_of, uids, whole
 from jaxflow._capture.values import (
     At,
     Base,
@@ -46,7 +46,8 @@ def elementwise(labels: Labels, operands: Sequence[Value], aval: Any) -> Value:
         any(one.mask for one in operands) and all(one.mask or not one.data for one in operands)
     )
     result = next((one.tag for one in operands if isinstance(one.tag, Result)), None)
-    return Value(labels.distinct(axes), data, Base(labels.uid()), mask, result)
+    leaf = all(one.leaf or not one.data for one in operands)
+    return Value(labels.distinct(axes), data, Base(labels.uid()), mask, result, leaf)
 
 
 def _new(a: Any, eqn: Any, operands: Sequence[Value]) -> Value:
@@ -75,7 +76,7 @@ def exponential(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     value, tag = _new(a, eqn, operands), operands[0].tag
     if isinstance(tag, LogSoft):
         made = (Tap(at, 0, output=True), value.axes)
-        return [value.but(tag=Soft(value.base, tag.over, tag.sink, made))]
+        return [value.but(tag=Soft(value.base, tag.over, tag.sink, made, part=tag.part))]
     return [value.but(tag=Exp(operands[0].base))]
 
 
@@ -114,19 +115,20 @@ def subtract(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     """Subtract: as adding, and the logarithm of their total from logits."""
     one, other = operands
     value = _new(a, eqn, operands)
-    if (
-        isinstance(other.tag, Total)
-        and other.tag.log
-        and one.base.same(other.tag.base, other.tag.over)
-    ):
-        return [value.but(tag=LogSoft(other.tag.over, other.tag.sink))]
+    tag = other.tag
+    if isinstance(tag, Total) and tag.log and (mine := tag.of(one.base)):
+        return [value.but(tag=LogSoft(mine.over, tag.sink, bool(tag.others)))]
     kept = _kept_by_sum(one, other, eqn.invars[1]) or _shift(one, other)
     return [value if kept is None else value.but(**kept)]
 
 
 def _kept_by_sum(main: Value, term: Value, atom: Any) -> dict[str, Any] | None:
     tag = main.tag
-    if isinstance(tag, Total) and not tag.inverse and not isinstance(term.tag, Total):
+    if isinstance(tag, Total) and isinstance(term.tag, Total):
+        one_softmax = not (tag.inverse or tag.log or term.tag.inverse or term.tag.log)
+        others = (*tag.others, term.tag, *term.tag.others)
+        return {"tag": dataclasses.replace(tag, others=others)} if one_softmax else None
+    if isinstance(tag, Total) and not tag.inverse:
         # One more term in the denominator takes a share of its own, unless it is rounding.
         tiny = internals.is_literal(atom) and np.ndim(atom.val) == 0 and abs(atom.val) < 1e-4
         return {"tag": dataclasses.replace(tag, sink=tag.sink or not (tag.log or tiny))}
@@ -185,22 +187,28 @@ def multiply(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
 def _normalised(a: Any, value: Value, one: Value, total: Value, place: int, at: At) -> Value | None:
     """Return exponentials, or their product with values, over their total."""
     tag, sums = one.tag, total.tag
-    if not isinstance(tag, Exp | Soft | Product) or not tag.base.same(sums.base, sums.over):
+    mine = sums.of(tag.base) if isinstance(tag, Exp | Soft | Product) else None
+    if mine is None:
         return None
     if not isinstance(tag, Product):
-        return value.but(tag=Soft(value.base, sums.over, sums.sink, (Tap(at, 0, True), value.axes)))
-    if whole(tag.over) != whole(sums.over):
+        made = (Tap(at, 0, True), value.axes)
+        part = bool(sums.others) or (isinstance(tag, Soft) and tag.part)
+        return value.but(tag=Soft(value.base, mine.over, sums.sink, made, part=part))
+    if whole(tag.over) != whole(mine.over):
         return None
-    tag.site.total = (Tap(at, place), total.axes)
-    tag.site.sink, tag.site.inverse = sums.sink, sums.inverse
-    tag.site.exact = not sums.sink and tag.version == sums.version
-    a.found.append(tag.site)
+    if tag.site not in a.found:
+        tag.site.total = (Tap(at, place), total.axes)
+        tag.site.sink, tag.site.inverse = sums.sink, sums.inverse
+        tag.site.part = bool(sums.others)
+        tag.site.exact = not sums.sink and not sums.others and tag.version == mine.version
+        a.found.append(tag.site)
     return value.but(tag=Result(tag.site))
 
 
 def _scaled(value: Value, main: Value, term: Value) -> Value:
     """Keep what an array is when it is multiplied by a mask, a parameter, or alike for all keys."""
-    tag, free = main.tag, term.mask or not term.data
+    # An argument is a mask: what a model computes for each key is not.
+    tag, free = main.tag, term.mask or term.leaf or not term.data
     if isinstance(tag, Product):
         return value.but(tag=tag)
     if isinstance(tag, Exp) and free:
@@ -284,7 +292,7 @@ def iota(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
 def cut(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     """Cut or extend axes, which stay what they are."""
     one, data = operands[0], any(value.data for value in operands)
-    results = []
+    results: list[Value] = []
     for var in eqn.outvars:
         axes: list[Axis] = []
         for axis, size in zip(one.axes, var.aval.shape, strict=True):
@@ -300,7 +308,8 @@ def cut(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
             uids(x) & tag.over and size_of(x) != size_of(y) for x, y in pairs
         ):
             # A column that is cut off took its share: a sink.
-            tag = dataclasses.replace(tag, sink=True)
+            left = sorted((k, str(v)) for k, v in eqn.params.items() if "ind" in k)
+            tag = dataclasses.replace(tag, sink=True, cut=(left, len(results)))
         results.append(one.but(axes=tuple(axes), tag=tag, data=data))
     return results
 
@@ -314,8 +323,25 @@ def concatenate(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
         labels.join(new, part)
     axes = [labels.merge([one.axes[i] for one in operands]) for i in range(len(aval.shape))]
     axes[along] = (new,)
-    data = any(one.data for one in operands)
-    return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()))]
+    return [_joined(a, operands, tuple(axes), along)]
+
+
+def _joined(a: Any, operands: Sequence[Value], axes: Axes, along: int, new: int = 0) -> Value:
+    """Return arrays that are joined `along` an axis: softmaxes over the same other axes are one."""
+    axes, data = a.labels.distinct(axes), any(one.data for one in operands)
+    leaf = all(one.leaf or not one.data for one in operands)
+    tags, kept = [one.tag for one in operands], None
+    if all(isinstance(tag, Soft) for tag in tags):
+        keys = {
+            frozenset(i + new * (i >= along) for i, x in enumerate(one.axes) if uids(x) & tag.over)
+            for one, tag in zip(operands, tags, strict=True)
+        }
+        at = keys.pop()
+        if not keys and (new or along not in at):
+            over = frozenset().union(*(uids(axes[i]) for i in at))
+            sink, part = (any(getattr(tag, name) for tag in tags) for name in ("sink", "part"))
+            kept = Soft(Base(a.labels.uid()), over, sink, part=part)
+    return Value(axes, data, Base(a.labels.uid()), tag=kept, leaf=leaf)
 
 
 def stack(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
@@ -323,8 +349,8 @@ def stack(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     labels, along, aval = a.labels, eqn.params["axis"], eqn.outvars[0].aval
     axes = [labels.merge([one.axes[i] for one in operands]) for i in range(len(aval.shape) - 1)]
     axes.insert(along, (labels.part(aval.shape[along], False),))
-    data = any(one.data for one in operands)
-    return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()))]
+    labels.gather(axes[along])
+    return [_joined(a, operands, tuple(axes), along, 1)]
 
 
 def unstack(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
@@ -350,6 +376,12 @@ def update(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()))]
 
 
+def scatter(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value] | None:
+    """Write constants into a softmax, such as zeros for one head: it stays what it is."""
+    one, _, new = operands
+    return [one] if isinstance(one.tag, Soft) and not new.data else None
+
+
 def gather(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     """Look up rows: axes of the indices, then of the table."""
     (table, indices), labels = operands, a.labels
@@ -357,29 +389,31 @@ def gather(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     gone = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
     window = [i for i in range(len(table.axes)) if i not in gone]
     rows = list(indices.axes[:-1])
+    tokens = labels.is_data(p for i in numbers.collapsed_slice_dims for p in table.axes[i])
     axes: list[Axis] = []
     for i, size in enumerate(eqn.outvars[0].aval.shape):
         if i in numbers.offset_dims:
             axis = table.axes[window[numbers.offset_dims.index(i)]]
         else:
             axis = rows.pop(0)
+            if tokens and not labels.is_data(axis):
+                axis = (labels.part(size, True),)
         if is_constant(axis) or size_of(axis) != size:
             axis = (labels.part(size, labels.is_data(axis)),)
         axes.append(axis)
+    if tokens and len(indices.axes) > 2:
+        labels.gather([p for i, x in enumerate(axes) if i not in numbers.offset_dims for p in x])
+    tag = table.tag if isinstance(table.tag, Soft) and not indices.data else None
+    if tag is not None and not tag.over <= uids(part for axis in axes for part in axis):
+        tag = None
     data = table.data or indices.data
-    return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()))]
+    return [Value(labels.distinct(tuple(axes)), data, Base(labels.uid()), tag=tag)]
 
 
 _UNCHANGED = {"convert_element_type", "copy", "copy_p", "stop_gradient", "reduce_precision", "real"}
-_UNCHANGED |= {
-    "optimization_barrier",
-    "name",
-    "sharding_constraint",
-    "pvary",
-    "pcast",
-    "device_put",
-}
-_UNCHANGED |= {"psum", "psum_invariant", "psum2", "reshard", "layout_constraint", "mesh_cast"}
+_UNCHANGED |= {"optimization_barrier", "name", "sharding_constraint", "pvary", "pcast"}
+_UNCHANGED |= {"device_put", "psum", "psum_invariant", "psum2", "reshard", "layout_constraint"}
+_UNCHANGED |= {"mesh_cast"}
 
 RULES: dict[str, Rule] = {
     "add": add,
@@ -402,29 +436,8 @@ RULES: dict[str, Rule] = {
     "unstack": unstack,
     "dynamic_update_slice": update,
     "gather": gather,
+    **dict.fromkeys(("scatter", "scatter-mul", "scatter_mul"), scatter),
     **dict.fromkeys(("max", "min", "clamp", "abs"), bounded),
     **dict.fromkeys(("slice", "dynamic_slice", "split", "pad", "rev"), cut),
-    **dict.fromkeys(
-        [
-            "convert_element_type",
-            "copy",
-            "copy_p",
-            "stop_gradient",
-            "reduce_precision",
-            "optimization_barrier",
-            "name",
-            "sharding_constraint",
-            "pvary",
-            "pcast",
-            "device_put",
-            "real",
-            "psum",
-            "psum_invariant",
-            "psum2",
-            "reshard",
-            "layout_constraint",
-            "mesh_cast",
-        ],
-        same,
-    ),
+    **dict.fromkeys(_UNCHANGED, same),
 }

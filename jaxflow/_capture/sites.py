@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from jaxflow._capture import internals
 from jaxflow._capture.axes import (
     Axes,
     Axis,
@@ -58,6 +57,8 @@ def reduction(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     tag = one.tag
     if eqn.primitive.name != "reduce_sum" or not over:
         return [value]
+    if isinstance(tag, Soft) and not within(over, tag.over):  # the mean over heads
+        return [value.but(tag=dataclasses.replace(tag, made=None))]
     if isinstance(tag, Exp | Soft):
         return [value.but(tag=Total(tag.base, over, version=getattr(tag, "version", 0)))]
     if isinstance(tag, Spread) and (isinstance(tag.tag, Exp) or whole(over) == whole(tag.tag.over)):
@@ -129,12 +130,27 @@ def product(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
             [other.axes[i] for i in contract[1 - side]],
         )
         taps = Tap(at, side), Tap(at, 1 - side)
-        site = _record(a, eqn, tag, taps, (mine, tuple(theirs)), roles, other.data)
+        root = one.base.root
+        site = _record(a, eqn, tag, taps, (mine, tuple(theirs)), roles, other.data, root)
         if site is not None:
             if extra:
                 site.heads = tuple(part.uid for axis in merged for part in axis)
             return [_returned(a, value, site, tag, over)]
+        _read_by_features(a, eqn, other, [other.axes[i] for i in contract[1 - side]], own[side])
     return [value]
+
+
+def _read_by_features(
+    a: Any, eqn: Any, pooled: Value, summed: Sequence[Axis], free: Sequence[Axis]
+) -> None:
+    """Report pooled values that tokens read by features of their own: linear attention."""
+    site = pooled.tag.site if isinstance(pooled.tag, Result) else None
+    if site is None or site.kind != "pooling" or site not in a.found:
+        return
+    over = uids(part for axis in summed for part in axis)
+    if within(over, uids(site.free)) and a.labels.is_data(p for axis in free for p in axis):
+        a.found.remove(site)
+        a.miss(eqn, "linear attention: its keys are normalised over tokens and read by features")
 
 
 def _multiplied_and_summed(
@@ -181,11 +197,20 @@ def _record(
     axes: tuple[Axes, Axes],
     roles: _Roles,
     data: bool,
+    root: int = 0,
 ) -> Found | None:
     """Return the attention of a product, or None where it is none; `data`: the values are data."""
     kind = _kind(a.labels, tag, roles, data)
+    keys = [part for axis in roles.keys for part in axis]
+    together = a.labels.families(p for p in a.labels.gathered_with(keys) if p not in keys)
+    window = bool(together & a.labels.families(part for axis in roles.batch for part in axis))
+    if (kind is None and data and a.labels.gathered_with(keys)) or (kind != "self" and window):
+        a.miss(eqn, "its keys are gathered or stacked for each query: its columns are no tokens")
+        return None
     if kind is None:
         return None
+    if root and "jvp" in a.transforms(eqn) and any(site.root == root for site in a.found):
+        return None  # the derivative: the same weights with tangents of the values
     found = [a.placed(tap, one) for tap, one in zip(taps, axes, strict=True)]
     if None in found:
         a.miss(eqn, "its axes are sharded within shard_map in a way that cannot be put back")
@@ -208,8 +233,11 @@ def _record(
         features=parts(roles.features),
         kind=kind,
         sink=isinstance(tag, Soft) and tag.sink,
+        part=isinstance(tag, Soft) and tag.part,
+        cut=tag.cut if isinstance(tag, Soft) else None,
+        root=root,
         name=a.name(eqn),
-        source=internals.place(eqn),
+        source=a.place(eqn),
         loops=a.loops,
         late=isinstance(tag, Exp),
         made=None if made is None else a.placed(*made),

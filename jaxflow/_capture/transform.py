@@ -89,7 +89,7 @@ def _trace(function: Callable[..., Any], given: tuple[Any, Any], options: _Optio
 
     # An array that is given twice has the same tokens both times.
     values = {
-        (id(array), data[i]): analysis.argument(array, data[i])
+        (id(array), data[i]): analysis.argument(array, data[i], leaf=True)
         for i, array in zip(at, arrays, strict=True)
     }
     inputs = [values[id(array), data[i]] for i, array in zip(at, arrays, strict=True)]

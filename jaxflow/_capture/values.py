@@ -64,16 +64,27 @@ class Total:
     inverse: bool = False
     log: bool = False
     version: int = 0
+    others: tuple[Total, ...] = ()  # sums over other keys that were added to it
+
+    def of(self, base: Base) -> Total | None:
+        """Return which of the sums that were added is that of the exponentials of these logits."""
+        sums = (self, *self.others)
+        return next((one for one in sums if base.same(one.base, one.over)), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Soft:
-    """A softmax; `made` is the array before dropout and gates."""
+    """A softmax; `made` is the array before dropout and gates.
+
+    `cut` is which of its keys are left, `part` whether it covers keys of another array too.
+    """
 
     base: Base
     over: frozenset[Uid]
     sink: bool = False
     made: tuple[Tap, Axes] | None = None
+    cut: Any = None
+    part: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +93,7 @@ class LogSoft:
 
     over: frozenset[Uid]
     sink: bool = False
+    part: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +126,25 @@ class Result:
 Tag = Any  # one of these, or None
 
 
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """What was made of a softmax, or of exponentials, and is none of these any more.
+
+    `keys` are the parts that it was normalised over; None of exponentials alone. `weighted` says
+    that it was multiplied with values; `source` is where it was lost.
+    """
+
+    keys: frozenset[Uid] | None
+    source: str
+    weighted: bool = False
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
     """An array: its axes, whether it depends on data, its logits, and what it is of a softmax.
 
-    A `mask` is made of comparisons, random bits and constants only.
+    A `mask` is made of comparisons, random bits and constants only; a `leaf` is an argument that
+    was at most moved, cast, scaled or compared.
     """
 
     axes: Axes
@@ -126,6 +152,8 @@ class Value:
     base: Base
     mask: bool = False
     tag: Tag = None
+    leaf: bool = False
+    lost: Lost | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -159,10 +187,10 @@ class Found:
     batch, free, keys, features
         The parts that both operands have, that the weights alone have, that are summed, and that
         the values alone have.
-    kind, sink, name, source, loops
+    kind, sink, part, name, source, loops
         As in `jaxflow._capture.result.Place`.
     made
-        The softmax before dropout and gates.
+        The softmax before dropout and gates; of it `cut` is left. `root` is that of the weights.
     total
         The sum that the result is divided by, or with `inverse` multiplied; `exact` where it is the
         sum of the very exponentials that are multiplied with the values.
@@ -188,6 +216,9 @@ class Found:
     total: tuple[Tap, Axes] | None = None
     inverse: bool = False
     exact: bool = True
+    root: int = 0
+    cut: Any = None
+    part: bool = False
     heads: tuple[Uid, ...] | None = None
 
 

@@ -8,7 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import CASES, NONE, PARAMS, B, H, N, W, X, Y, Z, heads, layer, logits, out
+from attention_cases import (
+    CASES,
+    LOST,
+    NONE,
+    PARAMS,
+    B,
+    H,
+    N,
+    W,
+    X,
+    Y,
+    Z,
+    heads,
+    layer,
+    logits,
+    out,
+)
 from attention_programs import draw
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
@@ -80,6 +96,23 @@ def test_other_softmaxes_are_no_attention(name):
     assert not attention.missed
     with pytest.raises(InputError, match="self-attention"):
         attention.stack()
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_softmax_that_cannot_be_followed_is_listed(name):
+    attention = capture(LOST[name])(*ARGUMENTS)[1]
+    assert len(attention) == 0
+    assert len(attention.missed) == 1, attention
+    assert attention.missed[0].source.split(":")[0].endswith("attention_cases.py")
+
+
+@pytest.mark.parametrize("name", ["one_softmax_of_two_parts", "softmax_cut_in_two"])
+def test_parts_of_one_softmax_are_no_rows_of_attention(name):
+    attention = capture(first(CASES[name]))(*ARGUMENTS)[1]
+    assert all(site.place.part and not site.place.sink for site in attention)
+    if name == "softmax_cut_in_two":  # the rest of each row is on other tokens
+        with pytest.raises(InputError, match=r"sum to 1.*attention_cases.py:\d+"):
+            attention.stack()
 
 
 @pytest.mark.parametrize("name", ["plain", "late", "scan_over_layers", "branch", "half_precision"])

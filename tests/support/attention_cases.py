@@ -2,7 +2,7 @@
 
 A case takes parameters and data and returns ``(output, [weights, ...])``, the weights
 ``[..., H, q, k]`` as they are multiplied with the values. `NONE` are functions whose softmax is no
-attention.
+attention, `LOST` attention that cannot be taken and is to be listed as missed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ B, N, H, D = 2, 5, 4, 3
 W = H * D
 CASES: dict[str, Callable[..., Any]] = {}
 NONE: dict[str, Callable[..., Any]] = {}
+LOST: dict[str, Callable[..., Any]] = {}
 
 
 def _draw(seed: int, *shape: int) -> jax.Array:
@@ -41,6 +42,7 @@ PARAMS = {
     "query": _draw(12, 1, W),
     "experts": _draw(13, W, 3),
     "expert": _draw(14, 3, W, W),
+    "vec_of_width": _draw(15, W),
 }
 X, Y = 2 * _draw(20, B, N, W), 2 * _draw(21, B, N, W)
 Z = 2 * _draw(22, B, 6, W)
@@ -236,6 +238,176 @@ def base_two(p, s):
 def jax_nn(p, x, y, z):
     q, k, v = qkv(p, x)
     return heads_out(p, jax.nn.dot_product_attention(q, k, v)), [jax.nn.softmax(logits(q, k))]
+
+
+@case
+def mask_argument(p, x, y, z):
+    q, k, v = qkv(p, x)
+    w = jax.nn.softmax(logits(q, k)) * jnp.abs(y[:, None, None, :, 0])
+    w = w / (w.sum(-1, keepdims=True) + 1e-13)
+    return out(p, w, v), [w]
+
+
+@case
+def exponentials_times_a_mask_argument(p, x, y, z):
+    q, k, v = qkv(p, x)
+    e = jnp.exp(logits(q, k)) * jnp.abs(y[:, None, None, :, 0])
+    w = e / e.sum(-1, keepdims=True)
+    return out(p, w, v), [w]
+
+
+@by_hand
+def heads_joined(p, s):
+    near = jax.nn.softmax(jnp.where(jnp.tri(N, dtype=bool), s[:, :2], -1e9))
+    return jnp.concatenate([near, jax.nn.softmax(s[:, 2:])], 1)
+
+
+@by_hand
+def heads_stacked(p, s):
+    return jnp.stack([jax.nn.softmax(s[:, i]) for i in range(H)], 1)
+
+
+@by_hand
+def chunks_of_queries_joined(p, s):
+    return jnp.concatenate([jax.nn.softmax(s[:, :, :2]), jax.nn.softmax(s[:, :, 2:])], 2)
+
+
+@by_hand
+def softmax_in_a_map(p, s):
+    return lax.map(jax.nn.softmax, s)
+
+
+@by_hand
+def head_written_over(p, s):
+    return jax.nn.softmax(s).at[:, 1].set(0)
+
+
+@by_hand
+def heads_by_index(p, s):
+    return jax.nn.softmax(s)[:, jnp.array([1, 0, 3, 2])]
+
+
+@case
+def product_in_a_map(p, x, y, z):
+    q, k, v = qkv(p, x)
+    w = jax.nn.softmax(logits(q, k))
+    o = lax.map(lambda one: jnp.einsum("hqk,khd->qhd", *one), (w, v))
+    return o.reshape(B, N, W) @ p["o"], [w]
+
+
+@case
+def mean_of_heads(p, x, y, z):
+    w = jax.nn.softmax(logits(*qkv(p, x)[:2])).mean(1)
+    return w @ x @ p["o"], [w[:, None]]
+
+
+@case
+def one_softmax_of_two_parts(p, x, y, z):
+    q, k, v = qkv(p, x)
+    e = jnp.exp(logits(q, k[:, :3])), jnp.exp(logits(q, k[:, 3:]))
+    total = sum(one.sum(-1, keepdims=True) for one in e)
+    w = [one / total for one in e]
+    return out(p, w[0], v[:, :3]) + out(p, w[1], v[:, 3:]), w
+
+
+@case
+def softmax_cut_in_two(p, x, y, z):
+    q, k, v = qkv(p, x, jnp.concatenate([z, x], 1))
+    w = jax.nn.softmax(logits(q, k))
+    return out(p, w[..., :6], v[:, :6]) + out(p, w[..., 6:], v[:, 6:]), [w[..., :6], w[..., 6:]]
+
+
+@case
+def composite(p, x, y, z):
+    return lax.composite(lambda p, x: plain(p, x, x, x), "own.attention")(p, x)
+
+
+def lost(change: Callable[..., Any]) -> Callable[..., Any]:
+    """Register attention whose weights are `change` of the softmax, which is not followed."""
+
+    def run(p: Any, x: Any, y: Any, z: Any) -> Any:
+        q, k, v = qkv(p, x)
+        return out(p, change(p, x, jax.nn.softmax(logits(q, k))), v)
+
+    LOST[change.__name__.strip("_")] = run
+    return change
+
+
+@lost
+def rounded(p, x, w):
+    return jnp.round(255 * w) / 255
+
+
+@lost
+def sharpened(p, x, w):
+    return w**2 / (w**2).sum(-1, keepdims=True)
+
+
+@lost
+def complement(p, x, w):
+    return jnp.eye(N) - w
+
+
+@lost
+def gate_of_keys(p, x, w):
+    return w * jax.nn.sigmoid(x @ p["vec_of_width"])[:, None, None]
+
+
+@lost
+def written_into(p, x, w):
+    return w.at[:, 1].set(jnp.abs(x[:, :, :N]))
+
+
+@lost
+def sorted_queries(p, x, w):
+    return jnp.take_along_axis(w, jnp.argsort(x[:, None, :, :1], 2), 2)
+
+
+def unlisted(function: Callable[..., Any]) -> Callable[..., Any]:
+    LOST[function.__name__] = function
+    return function
+
+
+@unlisted
+def window_by_gather(p, x, y, z):
+    near = (jnp.arange(N)[:, None] + jnp.arange(-1, 2)) % N
+    k, v = (x @ p["k"])[:, near], (x @ p["v"])[:, near]
+    w = jax.nn.softmax(jnp.einsum("bnd,bnwd->bnw", x @ p["q"], k))
+    return jnp.einsum("bnw,bnwd->bnd", w, v) @ p["o"]
+
+
+@unlisted
+def window_by_stack(p, x, y, z):
+    k, v = (jnp.stack([jnp.roll(x @ p[n], i, 1) for i in (-1, 0, 1)], 2) for n in "kv")
+    w = jax.nn.softmax(jnp.einsum("bnd,bnwd->bnw", x @ p["q"], k))
+    return jnp.einsum("bnw,bnwd->bnd", w, v) @ p["o"]
+
+
+@unlisted
+def total_by_cumsum(p, x, y, z):
+    e = jnp.exp(x @ x.swapaxes(1, 2) / 9)
+    return e / jnp.cumsum(e, -1)[..., -1:] @ x
+
+
+@unlisted
+def graph_attention(p, x, y, z):
+    x, to, start = x[0], jnp.arange(9) // 2, jnp.arange(9) % N
+    e = jnp.exp(((x @ p["q"])[to] * (x @ p["k"])[start]).sum(-1))
+    w = e / jax.ops.segment_sum(e, to, N)[to]
+    return jax.ops.segment_sum(w[:, None] * (x @ p["v"])[start], to, N)
+
+
+@unlisted
+def slots(p, x, y, z):
+    w = jax.nn.softmax(jnp.einsum("sd,bnd->bns", p["memory"], x @ p["k"]))
+    w = w / w.sum(1, keepdims=True)
+    return jnp.einsum("bns,bnd->bsd", w, x @ p["v"])
+
+
+@unlisted
+def efficient_attention(p, x, y, z):
+    q, k = jax.nn.softmax(x @ p["q"], -1), jax.nn.softmax(x @ p["k"], 1)
+    return q @ jnp.einsum("bnd,bne->bde", k, x @ p["v"]) @ p["o"]
 
 
 def heads_out(p, o):
