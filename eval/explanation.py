@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -183,12 +184,16 @@ class Explanation:
         return f"<Explanation of {title!r}{answer}: {', '.join(self.scores)}>"
 
     def __str__(self) -> str:
+        """Return the table, shaded where standard output is a terminal."""
         from rich.console import Console
 
         from jaxflow.eval.explain.text import print_explanation
 
         file = io.StringIO()
-        print_explanation(Console(file=file, width=_WIDTH), self)
+        console = Console(
+            file=file, width=_WIDTH, force_terminal=sys.stdout.isatty(), force_jupyter=False
+        )
+        print_explanation(console, self)
         return file.getvalue().rstrip("\n")
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:

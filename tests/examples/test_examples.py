@@ -57,6 +57,23 @@ def test_subject_mass_is_the_subjects_share_of_the_cls_row(
     assert right[row] == (np.asarray(output.logits)[0].argmax() == split.labels[row])
 
 
+def test_models_of_other_libraries_are_explained(script, tmp_path, monkeypatch, capsys):
+    found = script("gallery")
+    monkeypatch.setattr(found, "keras_hub_bert", found.haiku_encoder)  # needs TensorFlow
+    found.main(tmp_path)
+    out = capsys.readouterr().out
+    for kind, token in (
+        ("nnx_encoder", "the"),
+        ("equinox_decoder", "doors"),
+        ("gemma_like", "doors"),
+    ):
+        assert (tmp_path / f"{kind}.png").stat().st_size
+        assert re.search(
+            f"target of {kind}\ngradient/product, rollout and flow: of {token} after layer 4", out
+        )
+    assert "](gemma_like.png)" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 def test_decoders_measures_by_hand(script):
     measure = script("decoders").measure
     scores = np.array([[[4.0, 3.0, 2.0, 1.0]], [[1.0, 1.0, 2.0, 9.0]]])  # [S, L, n]
