@@ -122,7 +122,12 @@ class Analysis:
             rule = _call
         found: list[Value] | None = rule(self, eqn, operands, at) if rule else None
         results = self._default(eqn, operands) if found is None else found
-        return results if internals.programs(eqn) else follow(self, eqn, operands, results)
+        if internals.programs(eqn):
+            return results
+        if self._mesh:
+            devices = self._devices(eqn, operands)
+            results = [one.but(devices=devices) for one in results]
+        return follow(self, eqn, operands, results)
 
     def _default(self, eqn: Any, operands: list[Value]) -> list[Value]:
         """Elementwise where shapes fit; otherwise axes that keep their size stay what they are."""
@@ -194,7 +199,8 @@ class Analysis:
 
     def _alike(self, one: Value, other: Value) -> bool:
         labels = self.labels
-        return one.data == other.data and all(
+        alike = one.data == other.data and one.devices == other.devices
+        return alike and all(
             is_constant(x) == is_constant(y) and labels.is_data(x) == labels.is_data(y)
             for x, y in zip(one.axes, other.axes, strict=True)
         )
@@ -205,8 +211,9 @@ class Analysis:
         data = any(one.data for one in values)
         mask, leaf = (all(getattr(one, name) for one in values) for name in ("mask", "leaf"))
         lost = next((one.lost for one in values if one.lost), None)
+        devices = frozenset[str]().union(*(one.devices for one in values))
         axes = self.labels.distinct(axes)
-        return Value(axes, data, self._base(), mask, leaf=leaf, lost=lost)
+        return Value(axes, data, self._base(), mask, None, leaf, lost, devices)
 
     def branches(self, values: Sequence[Value]) -> Value:
         """Return what a result of a branch is."""
@@ -229,14 +236,20 @@ class Analysis:
         pairs = zip(operands, params["in_specs"], strict=True)
         results = run(
             [
-                faded(self, eqn, one).but(axes=self._shards(one.axes, spec), tag=None)
+                faded(self, eqn, one).but(
+                    axes=self._shards(one.axes, spec),
+                    tag=None,
+                    devices=frozenset(
+                        name for names in _entries(spec, len(one.axes)) for name in names
+                    ),
+                )
                 for one, spec in pairs
             ]
         )
         done = []
         for one, spec, var in zip(results, params["out_specs"], eqn.outvars, strict=True):
             kept = one if isinstance(one.tag, Result) else faded(self, eqn, one).but(tag=None)
-            value = kept.but(axes=self._whole(one.axes, spec))
+            value = kept.but(axes=self._whole(one.axes, spec), devices=frozenset())
             fits = value.shape == tuple(var.aval.shape)
             done.append(value if fits else self.argument(var.aval, one.data))
         self._mesh, self._loops_outside = outer
@@ -261,18 +274,55 @@ class Analysis:
         return tuple(done)
 
     def _whole(self, axes: Axes, spec: Any) -> Axes:
-        labels, done = self.labels, []
-        for axis, names in zip(axes, _entries(spec, len(axes)), strict=True):
-            first = axis[0]._replace(size=axis[0].size * self._factor(names))
-            if names and first.label is not None:
-                label = labels.new(labels.data[first.label])
-                labels.join(first, first._replace(label=label))
-                first = first._replace(label=label)
-            done.append((first, *axis[1:]))
-        return tuple(done)
+        pairs = zip(axes, _entries(spec, len(axes)), strict=True)
+        return tuple(self._spread(x, self._factor(names)) if names else x for x, names in pairs)
 
-    def placed(self, tap: Tap, axes: Axes) -> tuple[Tap, Axes] | None:
-        """Add to a tap within shard_map how it is sharded, and give its axes their whole size."""
+    def _spread(self, axis: Axis, factor: float, names: tuple[str, ...] = ()) -> Axis:
+        """Return an axis of the same tokens, `factor` times as long and sharded over `names`."""
+        labels, first = self.labels, axis[0]
+        size = round(first.size * factor)
+        if first.label is None:
+            return (first._replace(size=size), *axis[1:])
+        label = labels.new(labels.data[first.label], names)
+        labels.join(first, first._replace(label=label))
+        return (first._replace(size=size, label=label), *axis[1:])
+
+    def moved(self, eqn: Any, one: Value) -> list[Value] | None:
+        """Return what all_gather and all_to_all return: an axis that is whole, and one sharded."""
+        params, names = eqn.params, internals.mesh_axes(eqn)
+        whole = params.get("all_gather_dimension", params.get("concat_axis"))
+        if not params["tiled"] or params["axis_index_groups"] is not None:
+            return None
+        axes, factor = list(one.axes), self._factor(names)
+        first = axes[whole][0]
+        if first.label is None or self.labels.mesh[first.label] != names:
+            return None
+        axes[whole] = self._spread(axes[whole], factor)
+        if "split_axis" in params:
+            axis = axes[params["split_axis"]]
+            if axis[0].size % factor or (
+                axis[0].label is not None and self.labels.mesh[axis[0].label]
+            ):
+                return None
+            axes[params["split_axis"]] = self._spread(axis, 1 / factor, names)
+        return [one.but(axes=tuple(axes), tag=None)]
+
+    def _devices(self, eqn: Any, operands: Sequence[Value]) -> frozenset[str]:
+        """Return the mesh axes along which the results of an equation differ."""
+        found = frozenset[str]().union(*(one.devices for one in operands))
+        name, names = eqn.primitive.name, frozenset(internals.mesh_axes(eqn))
+        if name == "axis_index":
+            return found | names
+        gathered = name.startswith(("psum", "pmax", "pmin", "all_gather")) and "scatter" not in name
+        return found - names if gathered else found
+
+    def placed(
+        self, tap: Tap, axes: Axes, devices: frozenset[str] = frozenset()
+    ) -> tuple[Tap, Axes] | None:
+        """Add to a tap within shard_map how it is sharded, and give its axes their whole size.
+
+        None where the shards are not pieces along its axes, each along one.
+        """
         if not self._mesh:
             return tap, axes
         entries: list[Any] = [None] * (self.loops - self._loops_outside)
@@ -283,6 +333,9 @@ class Analysis:
                 return None
             entries.append(names[0] or None)
             done.append((axis[0]._replace(size=axis[0].size * self._factor(names[0])), *axis[1:]))
+        used = [name for entry in entries for name in entry or ()]
+        if len(used) != len(set(used)) or not devices <= set(used):
+            return None
         return dataclasses.replace(tap, spec=tuple(entries)), tuple(done)
 
 
@@ -370,7 +423,13 @@ def _shard_map(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Val
     return done
 
 
+def _moved(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value] | None:
+    return a.moved(eqn, operands[0])
+
+
 _CONTROL: dict[str, Any] = {
+    "all_gather": _moved,
+    "all_to_all": _moved,
     "cond": _cond,
     "scan": _scan,
     "while": _while,

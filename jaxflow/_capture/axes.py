@@ -89,6 +89,8 @@ class Labels:
         self._origins: dict[int, int] = {}
         self._count = 0
         self._gathered: dict[int, list[Part]] = {}
+        self._batches: set[int] = set()  # of several arrays
+        self._examples: dict[Any, int] = {}
 
     def new(self, data: bool, mesh: tuple[str, ...] = ()) -> int:
         """Return a new label."""
@@ -146,7 +148,28 @@ class Labels:
             self._origins[self._pieces[key]] = part.label
         return Part(sizes[index], (part.uid, sizes, index), self._pieces[key])
 
-    def merge(self, axes: Sequence[Axis]) -> Axis:
+    def join_batches(self, label: int | None) -> None:
+        """Record that an axis has the examples of several arrays."""
+        self._batches.add(-1 if label is None else label)
+
+    def examples(self, axes: Axes, which: Any) -> Axes:
+        """Return the axes of some of the examples of joined batches: other tokens than the rest."""
+        if len(axes[0]) != 1 or axes[0][0].label not in self._batches:
+            return axes
+        done: list[Axis] = [axes[0]]
+        for axis in axes[1:]:
+            renamed: list[Part] = []
+            for part in axis:
+                if part.label is not None and self.data[part.label]:
+                    key = (self.find(part.label), which)
+                    if key not in self._examples:
+                        self._examples[key] = self.new(True, self.mesh[part.label])
+                    part = part._replace(label=self._examples[key])
+                renamed.append(part)
+            done.append(tuple(renamed))
+        return tuple(done)
+
+    def merge(self, axes: Sequence[Axis], join: bool = True) -> Axis:
         """Return one axis of several operands: the first that varies decides, data names it."""
         varying = [axis for axis in axes if not is_constant(axis)]
         if not varying:
@@ -155,9 +178,10 @@ class Labels:
         for axis in varying[1:]:
             if [part.size for part in axis] != [part.size for part in chosen]:
                 continue
-            parts = []
+            parts: list[Part] = []
             for one, other in zip(chosen, axis, strict=True):
-                self.join(one, other)
+                if join:
+                    self.join(one, other)
                 if one.uid is None:
                     one = other
                 elif self.is_data([other]) and not self.is_data([one]):

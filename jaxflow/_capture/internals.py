@@ -143,6 +143,27 @@ def opened(jaxpr: Any) -> tuple[Jaxpr, list[Any]]:
     return jaxpr, []
 
 
+def mesh_axes(eqn: Any) -> tuple[str, ...]:
+    """Return the mesh axes that a collective operation runs over."""
+    stated = eqn.params.get("axis_name", eqn.params.get("axes", ()))
+    names = stated if isinstance(stated, tuple | list) else (stated,)
+    return tuple(name for name in names if isinstance(name, str))
+
+
+def replicated(array: Any, spec: tuple[Any, ...]) -> Any:
+    """Return an array that is the same on devices that its spec does not name, in a type of that.
+
+    After an all_gather the type of an array still says that it differs between the devices.
+    """
+    named = {name for entry in spec for name in entry or ()}
+    kind: Any = jax.typeof(array)
+    varying = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
+    for name in sorted(varying - named):
+        mine = jax.lax.axis_index(name) == 0
+        array = jax.lax.psum(jax.numpy.where(mine, array, jax.numpy.zeros_like(array)), name)
+    return array
+
+
 def is_floating(aval: Any) -> bool:
     """Return whether an array of this type has floating-point numbers."""
     return hasattr(aval, "dtype") and bool(jax.numpy.issubdtype(aval.dtype, np.floating))

@@ -395,20 +395,33 @@ def layout_of(site: Found, index: int, labels: Labels, parameters: bool) -> Layo
         heads = _expand(site.heads or (), (*batch, *free))
     else:
         # Heads come from weights, batch and tokens from data.
-        heads = [p.uid for p in (*batch, *free) if not labels.is_data([p]) and p.size > 1]
-        heads = [uid for uid in heads if uid not in {p.uid for p in free[-1:]}]
+        heads = [p.uid for p in (*batch, *free[:-1]) if not labels.is_data([p]) and p.size > 1]
         known = bool(heads)
         if not heads:
             if len(batch) > 1:
-                heads = [batch[-1].uid]
+                heads = [batch[-1].uid, *_pieces(free)]
             known = not batch or (parameters and len(batch) == 1)
     mine = set(heads)
+    tokens_of = labels.families(site.keys)
+    several = [  # axes that the queries alone have besides their tokens
+        part
+        for part in free
+        if part.uid not in mine
+        and (
+            not labels.families([part]) <= tokens_of
+            if site.kind == "self"
+            else not labels.is_data([part]) and labels.is_data(free)
+        )
+    ]
+    batch, free = batch + several, [part for part in free if part not in several]
     if not heads:  # rows of one head: all but the last are batch axes
         batch, free = batch + free[:-1], free[-1:]
     shared = [p for p in batch if p.uid in mine]
     shared.sort(key=lambda part: heads.index(part.uid))
     own = sorted((p for p in free if p.uid in mine), key=lambda part: heads.index(part.uid))
-    rest = [part for part in batch if part.uid not in mine]
+    rest = [
+        part for part in batch if part.uid not in mine and (part.size > 1 or part.label is not None)
+    ]
     queries = [p for p in free if p.uid not in mine]
     groups = (
         *((part,) for part in rest),
@@ -448,6 +461,16 @@ def layout_of(site: Found, index: int, labels: Labels, parameters: bool) -> Layo
 
 def _expand(heads: Sequence[Uid], parts: Sequence[Part]) -> list[Uid]:
     return [part for uid in heads for part in [p.uid for p in parts if is_of(p.uid, (uid,))]]
+
+
+def _pieces(free: Sequence[Part]) -> list[Uid]:
+    """Return the pieces of an axis whose other pieces are not there: groups of heads."""
+    pieces = [part.uid for part in free if isinstance(part.uid, tuple)]
+    return [
+        uid
+        for uid in pieces
+        if uid != free[-1].uid and [other[:2] for other in pieces].count(uid[:2]) == 1
+    ]
 
 
 def flatten_captured(captured: Captured) -> tuple[Any, Any]:

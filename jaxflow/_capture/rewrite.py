@@ -328,18 +328,19 @@ def _shard_map(
     if scope in plan.edited:
         raise InputError("attention within shard_map cannot be edited: edit it outside")
     specs = {
-        number: PartitionSpec(*(tap.spec or ()))
+        number: tap.spec or ()
         for number, tap in plan.taps.items()
         if tap.at.path[: len(scope)] == scope
     }
 
     def run(*inputs: Any) -> Any:
-        return _inside(plan, params["jaxpr"], inputs, state, scope)
+        results, taps = _inside(plan, params["jaxpr"], inputs, state, scope)
+        return results, {k: internals.replicated(one, specs[k]) for k, one in taps.items()}
 
     mapped = jax.shard_map(
         run,
         in_specs=tuple(params["in_specs"]),
-        out_specs=(list(params["out_specs"]), specs),
+        out_specs=(list(params["out_specs"]), {k: PartitionSpec(*one) for k, one in specs.items()}),
         **internals.shard_map_options(params),
     )
     return mapped(*values)

@@ -233,7 +233,7 @@ def _spread(main: Value, term: Value, place: int, at: At) -> Spread | None:
         return None
     if isinstance(main.tag, Soft) and not _along(term, main, main.tag):
         return None
-    return Spread(main.tag, (Tap(at, 1 - place), Tap(at, place)), (main.axes, term.axes), term.data)
+    return Spread(main.tag, (Tap(at, 1 - place), Tap(at, place)), (main, term))
 
 
 def select(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
@@ -293,9 +293,15 @@ def cut(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     """Cut or extend axes, which stay what they are."""
     one, data = operands[0], any(value.data for value in operands)
     results: list[Value] = []
-    for var in eqn.outvars:
+    for number, var in enumerate(eqn.outvars):
+        ranges = [eqn.params.get(name, ()) for name in ("start_indices", "limit_indices")]
         axes: list[Axis] = []
-        for axis, size in zip(one.axes, var.aval.shape, strict=True):
+        known = one.axes
+        if known and size_of(known[0]) != var.aval.shape[0]:
+            moved = [getattr(atom, "val", atom) for atom in eqn.invars[1:2]]
+            which = str((eqn.primitive.name, number, moved, [limits[:1] for limits in ranges]))
+            known = a.labels.examples(known, which)
+        for axis, size in zip(known, var.aval.shape, strict=True):
             if size_of(axis) == size:
                 axes.append(axis)
             elif len(axis) == 1:
@@ -308,8 +314,7 @@ def cut(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
             uids(x) & tag.over and size_of(x) != size_of(y) for x, y in pairs
         ):
             # A column that is cut off took its share: a sink.
-            left = sorted((k, str(v)) for k, v in eqn.params.items() if "ind" in k)
-            tag = dataclasses.replace(tag, sink=True, cut=(left, len(results)))
+            tag = dataclasses.replace(tag, sink=True, cut=(str(ranges), number))
         results.append(one.but(axes=tuple(axes), tag=tag, data=data))
     return results
 
@@ -321,7 +326,13 @@ def concatenate(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     new = labels.part(aval.shape[along], labels.is_data(parts))
     for part in parts:
         labels.join(new, part)
-    axes = [labels.merge([one.axes[i] for one in operands]) for i in range(len(aval.shape))]
+    examples = along == 0 and len(aval.shape) > 2 and labels.is_data([new])
+    if examples:
+        labels.join_batches(new.label)
+    axes = [
+        labels.merge([one.axes[i] for one in operands], join=not examples)
+        for i in range(len(aval.shape))
+    ]
     axes[along] = (new,)
     return [_joined(a, operands, tuple(axes), along)]
 

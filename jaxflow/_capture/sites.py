@@ -64,8 +64,7 @@ def reduction(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     if isinstance(tag, Spread) and (isinstance(tag.tag, Exp) or whole(over) == whole(tag.tag.over)):
         return [_multiplied_and_summed(a, eqn, tag, gone, over, value)]
     if isinstance(tag, Result):
-        features = uids(tag.site.features)
-        if tag.site.heads is None and over & features and over - features:
+        if tag.site.heads is None and over - uids(tag.site.features):
             _heads(a.labels, tag.site, summed, certain=False)
         return [value.but(tag=tag)]
     return [value]
@@ -130,8 +129,7 @@ def product(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
             [other.axes[i] for i in contract[1 - side]],
         )
         taps = Tap(at, side), Tap(at, 1 - side)
-        root = one.base.root
-        site = _record(a, eqn, tag, taps, (mine, tuple(theirs)), roles, other.data, root)
+        site = _record(a, eqn, tag, taps, (mine, tuple(theirs)), roles, (one, other))
         if site is not None:
             if extra:
                 site.heads = tuple(part.uid for axis in merged for part in axis)
@@ -156,14 +154,15 @@ def _read_by_features(
 def _multiplied_and_summed(
     a: Any, eqn: Any, spread: Spread, gone: list[int], over: frozenset[Uid], value: Value
 ) -> Value:
-    pairs = list(zip(*spread.axes, strict=True))
+    weights, values = spread.operands
+    pairs = list(zip(weights.axes, values.axes, strict=True))
     features = [
         i
         for i, (x, y) in enumerate(pairs)
         if is_constant(x) and not is_constant(y) and i not in gone
     ]
-    mine = _numbered(a.labels, spread.axes[0], features)
-    theirs = list(spread.axes[1])
+    mine = _numbered(a.labels, weights.axes, features)
+    theirs = list(values.axes)
     batch: list[Axis] = []
     free: list[Axis] = []
     keys: list[Axis] = []
@@ -175,9 +174,10 @@ def _multiplied_and_summed(
             continue
         (keys if i in gone else batch).append(x)
         theirs[i] = _like(y, x)
-    rows = [spread.axes[1][i] for i in gone]
+    rows = [values.axes[i] for i in gone]
     roles = _Roles(batch, free, keys, [theirs[i] for i in features], rows)
-    site = _record(a, eqn, spread.tag, spread.taps, (mine, tuple(theirs)), roles, spread.data)
+    axes = mine, tuple(theirs)
+    site = _record(a, eqn, spread.tag, spread.taps, axes, roles, spread.operands)
     return value if site is None else _returned(a, value, site, spread.tag, over)
 
 
@@ -196,10 +196,10 @@ def _record(
     taps: tuple[Tap, Tap],
     axes: tuple[Axes, Axes],
     roles: _Roles,
-    data: bool,
-    root: int = 0,
+    operands: tuple[Value, Value],
 ) -> Found | None:
-    """Return the attention of a product, or None where it is none; `data`: the values are data."""
+    """Return the attention of a product of weights and values, or None where it is none."""
+    data, root = operands[1].data, operands[0].base.root
     kind = _kind(a.labels, tag, roles, data)
     keys = [part for axis in roles.keys for part in axis]
     together = a.labels.families(p for p in a.labels.gathered_with(keys) if p not in keys)
@@ -209,9 +209,10 @@ def _record(
         return None
     if kind is None:
         return None
-    if root and "jvp" in a.transforms(eqn) and any(site.root == root for site in a.found):
+    if "jvp" in a.transforms(eqn) and any(site.root == root for site in a.found):
         return None  # the derivative: the same weights with tangents of the values
-    found = [a.placed(tap, one) for tap, one in zip(taps, axes, strict=True)]
+    known_on = [one.devices for one in operands]
+    found = [a.placed(*pair) for pair in zip(taps, axes, known_on, strict=True)]
     if None in found:
         a.miss(eqn, "its axes are sharded within shard_map in a way that cannot be put back")
         return None
@@ -251,8 +252,13 @@ def _kind(labels: Labels, tag: Soft | Exp, roles: _Roles, data: bool) -> str | N
     if labels.is_data(keys):
         if not data:  # the mean of a fixed support, such as positions
             return None
-        if labels.families(keys) <= labels.families(free):
-            return "self"
+        tokens = labels.families(keys)
+        if tokens <= labels.families(free):
+            # Each example with each other: two axes of one batch.
+            parts = [p for axis in (*roles.batch, *roles.free) for p in axis if labels.is_data([p])]
+            batch = [labels.find(p.label) for p in parts if p.label is not None]
+            rest = [family for family in batch if family not in tokens]
+            return "self" if len(rest) == len(set(rest)) else "cross"
         return "cross" if labels.is_data(free) else "pooling"
     if isinstance(tag, Exp):
         return None

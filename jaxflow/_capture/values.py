@@ -102,8 +102,7 @@ class Spread:
 
     tag: Soft | Exp
     taps: tuple[Tap, Tap]
-    axes: tuple[Axes, Axes]
-    data: bool
+    operands: tuple[Value, Value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +143,8 @@ class Value:
     """An array: its axes, whether it depends on data, its logits, and what it is of a softmax.
 
     A `mask` is made of comparisons, random bits and constants only; a `leaf` is an argument that
-    was at most moved, cast, scaled or compared.
+    was at most moved, cast, scaled or compared. Within shard_map it differs along the mesh axes
+    `devices`.
     """
 
     axes: Axes
@@ -154,6 +154,7 @@ class Value:
     tag: Tag = None
     leaf: bool = False
     lost: Lost | None = None
+    devices: frozenset[str] = frozenset()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from attention_cases import (
 )
 from attention_programs import draw
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec
+from many_devices import run_on_devices
 
 from jaxflow import InputError, attention_gradient, capture, intervene, rollout
 from jaxflow.models.bert import BertConfig
@@ -249,29 +249,86 @@ def test_while_loops_need_a_capacity():
     assert not site.weights[3].any()
 
 
-def test_shards_are_put_together():
-    devices = jax.device_count()
-    mesh = jax.make_mesh((1, devices), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    spec = PartitionSpec
+def test_shards_are_put_together_or_listed():
+    found = run_on_devices(4, "attention_on_devices.py")
+    assert all(one["output"] == 0 for one in found.values())
+    for name in ("heads_sharded", "keys_gathered", "heads_for_tokens"):
+        assert found[name]["weights"][0] < 1e-6
+        assert found[name]["values"] == [True]
+    for name in ("heads_by_number", "blocks_of_tokens"):
+        (source,) = found[name]["missed"]
+        assert "attention_cases.py:" in source
+        assert not found[name]["weights"]
 
-    def local(q, k, v, o, x):
-        weights = jax.nn.softmax(logits(heads(x @ q), heads(x @ k)))
-        return lax.psum(out({"o": o}, weights, heads(x @ v)), "model")
 
-    def function(p, x):
-        columns = (spec(None, "model"),) * 3
-        sharded = jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(*columns, spec("model"), spec("data")),
-            out_specs=spec("data"),
-        )
-        return sharded(p["q"], p["k"], p["v"], p["o"], x)
+def of_each_other(p, q, kv):
+    """One head over the queries of one array and the keys of another."""
+    return jax.nn.softmax(q @ p["q"] @ (kv @ p["k"]).swapaxes(1, 2)) @ (kv @ p["v"]) @ p["o"]
 
-    output, attention = capture(function)(PARAMS, X)
-    right, (weights,) = CASES["plain"](PARAMS, X, Y, Z)
-    close(output, right)
-    close(attention[0].weights, weights)
+
+def examples_of_two(p, x, y):
+    both = jnp.concatenate([x, y]) @ p["q"]
+    return of_each_other(p, both[:B], both[B:])
+
+
+def one_head_of_many(p, x, y):
+    q, k, v = ((x @ p[name])[:, :, None] for name in "qkv")
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(B, N, W) @ p["o"]
+
+
+def shared_values(p, x, y):
+    weights = jax.nn.softmax(logits(heads(x @ p["q"]), heads(x @ p["k"])))
+    return jnp.einsum("bhqk,bkd->bhqd", weights, x @ p["v"]).mean(1) @ p["o"]
+
+
+def temperatures(p, x, y):
+    def one(scale):
+        weights = jax.nn.softmax(scale * logits(heads(x @ p["q"]), heads(x @ p["k"])))
+        return out(p, weights, heads(x @ p["v"]))
+
+    def queries(scale):
+        weights = jax.nn.softmax(logits(heads(scale * x @ p["q"]), heads(x @ p["k"])))
+        return out(p, weights, heads(x @ p["v"]))
+
+    return jax.vmap(one)(jnp.arange(1.0, 4)) + jax.vmap(queries)(jnp.arange(1.0, 4))
+
+
+def divided_twice(p, x, y):
+    e = jnp.exp(x @ x.swapaxes(1, 2) / 9)
+    total = e.sum(-1, keepdims=True)
+    return e @ x / total + 2 * (e @ x) / total
+
+
+STRUCTURES = [
+    (examples_of_two, [("cross", (B, 1, N, N))]),
+    (lambda p, x, y: of_each_other(p, *[jnp.concatenate([x, y])] * 2), [("self", (4, 1, N, N))]),
+    (
+        lambda p, x, y: jax.vmap(lambda q: of_each_other(p, q[None], x))(x),
+        [("cross", (B, B, 1, N, N))],
+    ),
+    (one_head_of_many, [("self", (B, 1, N, N))]),
+    (shared_values, [("self", (B, H, N, N))]),
+    (temperatures, [("self", (B, 3, H, N, N))] * 2),
+    (divided_twice, [("self", (B, 1, N, N))] * 2),
+    (
+        lambda p, x, y: jax.jvp(lambda x: of_each_other(p, x, x), (x,), (y,)),
+        [("self", (B, 1, N, N))],
+    ),
+    (
+        lambda p, x, y: jax.nn.dot_product_attention(
+            heads(x), heads(y)[:, :, :2], heads(y)[:, :, 2:]
+        ),
+        [("cross", (B, H, N, N))],
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "right"), STRUCTURES)
+def test_kinds_heads_and_batch_axes_are_told_apart(function, right):
+    attention = capture(function)(PARAMS, X, Y)[1]
+    assert [(site.kind, site.weights.shape) for site in attention] == right
+    assert not attention.missed
 
 
 def test_dropout_and_softmax_are_different_stages():
