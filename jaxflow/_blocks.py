@@ -24,9 +24,10 @@ Edges = Callable[[Any, Any], jax.Array]  # numbers of a block of queries and one
 _einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
-def default_block() -> int:
-    """Return the tokens of a block that are fastest on this kind of device."""
-    return 128 if jax.default_backend() == "cpu" else 2048
+def default_block(*, rows: bool) -> int:
+    """Return the tokens of a block that are fastest here, for products of rows or for `attend`."""
+    size = 128 if jax.default_backend() == "cpu" else 2048
+    return size if rows else size // 2
 
 
 class Limits(NamedTuple):
@@ -191,6 +192,8 @@ def attend(
 
         cut = pattern.cut
         given = (carry, _grouped(cut(queries, a), count), cut(keys, b), cut(values, b))
+        if len(queries) == count:  # faster together, but with several heads a key one by one
+            return jax.vmap(lambda one: head(None, one)[1])(given)
         return lax.scan(head, None, given)[1]
 
     def end(_: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -370,6 +373,60 @@ def attention_edges(
             given += [_grouped(cut(factors[0], a), count), cut(factors[1], b)]
         start = jnp.zeros((size, size), normalisers.dtype)
         total = lax.scan(head, start, tuple(given))[0] / len(queries)
+        allowed = pattern.allowed(n, limits, a, b)
+        return total if allowed is None else jnp.where(allowed, total, 0)
+
+    return edges
+
+
+def norm_edges(
+    pattern: Pattern,
+    queries: jax.Array,
+    keys: jax.Array,
+    normalisers: jax.Array,
+    limits: Limits,
+    values: jax.Array,
+    projection: jax.Array,
+) -> Edges:
+    r"""Return the edges :math:`\lVert \sum_h P^h_{ij} v^h_j W_O^h \rVert_2`.
+
+    By the products :math:`v^h_j W_O^h \cdot v^k_j W_O^k` of each key's heads, which are computed
+    once; the projection is ``[H, m, D]``.
+    """
+    count, n = keys.shape[:2]
+    heads, size, cut = len(queries), min(pattern.block, n), pattern.cut
+    kind = normalisers.dtype
+
+    def products(place: jax.Array) -> jax.Array:
+        value = jnp.repeat(cut(values, place), heads // count, 0)
+        moved = _einsum("hjd,hde->hje", value, projection, preferred_element_type=kind)
+        return _einsum("hje,kje->hkj", moved, moved)
+
+    blocks = lax.map(products, jnp.arange(len(pattern.firsts(n))))
+    cross = pattern.join(blocks, n, -1)  # [H, H, n]
+
+    def edges(a: Any, b: Any) -> jax.Array:
+        def weigh(given: tuple[jax.Array, ...]) -> jax.Array:
+            query, normaliser, key = given
+            return jnp.exp(pattern.logits(query, key) - normaliser[..., None])
+
+        parts = [_grouped(one, count) for one in (cut(queries, a), cut(normalisers, a, -1))]
+        weights = lax.map(weigh, (*parts, cut(keys, b))).reshape(heads, size, size)
+
+        crossed = cut(cross, b, -1)
+
+        def head(total: jax.Array, own: jax.Array) -> tuple[jax.Array, None]:
+            # Each pair of heads once: a head and those that follow it, around to half of them.
+            more = jnp.zeros_like(total)
+            for step in range(heads // 2 + 1):
+                other = (own + step) % heads
+                share = 1 if step in (0, heads / 2) else 2
+                more = more + (share * crossed[own, other])[None] * weights[other]
+            return total + weights[own] * more, None
+
+        start = jnp.zeros((size, size), kind)
+        square = lax.scan(head, start, jnp.arange(heads))[0]
+        total = jnp.sqrt(jnp.maximum(square, 0))
         allowed = pattern.allowed(n, limits, a, b)
         return total if allowed is None else jnp.where(allowed, total, 0)
 

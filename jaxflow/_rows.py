@@ -28,6 +28,7 @@ from jaxflow._blocks import (
     attention_rows,
     default_block,
     down,
+    norm_edges,
     row_sums,
     uniform_edges,
 )
@@ -48,7 +49,7 @@ from jaxflow.attention import (
 )
 from jaxflow.errors import InputError
 
-Edge = Literal["raw", "gradient", "gradient-signed"]
+Edge = Literal["raw", "gradient", "gradient-signed", "norm"]
 How = Literal["rollout", "paths", "product"]
 
 _TOTAL = 1e-3  # by how much of itself a row's sum may change in a layer
@@ -87,6 +88,8 @@ class QueryKey:
     values, gradients
         ``[..., K, n, m]``, and the gradients of what is explained with respect to the mixed values
         ``[..., H, n, m]`` of each head, before the output projection: for attention × gradient.
+    projection
+        The output projection by head, ``[H, m, D]``: for norms, with the values.
     """
 
     queries: Any
@@ -100,6 +103,7 @@ class QueryKey:
     normalisers: Any = None
     values: Any = None
     gradients: Any = None
+    projection: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -157,7 +161,8 @@ def rollout_rows(
     edge
         ``raw`` attention, or attention × gradient: ``gradient`` :math:`\max(0, P \odot \nabla P)`
         or ``gradient-signed`` :math:`P \odot \nabla P`, the mean over heads, with
-        :math:`\nabla P_{ij} = g_i \cdot v_j` of the layer's gradients and values.
+        :math:`\nabla P_{ij} = g_i \cdot v_j` of the layer's gradients and values; or ``norm``,
+        :math:`\lVert \sum_h P^h_{ij} v^h_j W_O^h \rVert`, as `jaxflow.edges` has them.
     how
         ``rollout``, ``paths`` or ``product``, as in `jaxflow.edges.aggregate`.
     normalise
@@ -165,7 +170,8 @@ def rollout_rows(
         causal models: 1 is what a token gets for its position alone. Uniform over the tokens that
         the layer's window and chunk allow.
     block
-        Tokens of a block; None takes 128 on a CPU and 2,048 on an accelerator.
+        Tokens of a block; None takes what is fastest, 64 or 128 on a CPU, more on
+        an accelerator.
 
     Returns
     -------
@@ -186,8 +192,8 @@ def rollout_rows(
               (v P_h)_j = \sum_i v_i \, e^{s^h_{ij} - z^h_i}
 
     with z the normalisers: one pass over the blocks, after one that computes z unless it was kept.
-    The sum over heads is taken before the product with the rows. ``gradient`` edges are divided by
-    their rows' sums for ``rollout``, which takes another pass.
+    The sum over heads is taken before the product with the rows. Edges other than ``raw`` are
+    divided by their rows' sums for ``rollout``, which takes another pass.
 
     Usable inside ``jit`` and ``vmap``; for ``raw`` edges differentiable with respect to queries,
     keys, sinks, weights and residual, in as little memory, the normalisers being taken as a
@@ -215,7 +221,9 @@ def rollout_rows(
     tops = resolve_indices("layers", layers, len(attention))
     residual = check_residual(residual)
     each = heads == "each"
-    size = default_block() if block is None else check_count("block", block)
+    sizes = default_block(rows=True), default_block(rows=False)
+    if block is not None:
+        sizes = (check_count("block", block),) * 2
 
     numbers = np.array(tops)
     given: Any = None  # the rows to start with, [..., S, n]
@@ -232,7 +240,7 @@ def rollout_rows(
             )
         begin = (numbers == place)[:, None, None]
         fresh = given[..., None, :, :]
-        step = partial(_step, layer, mask, residual, how=how, block=size)
+        step = partial(_step, layer, mask, residual, how=how, blocks=sizes)
         count = layer.queries.shape[-3]
         head = None if each else _head(heads, count)
         if normalise:
@@ -287,12 +295,14 @@ def _layer(attention: Sequence[Any], place: int, edge: Edge) -> QueryKey:
         "gradients": (*texts, heads, n, *last),
         "sinks": (heads,),
         "normalisers": (*texts, heads, n),
+        "projection": (heads, *last, *np.shape(layer.projection)[-1:]),
     }
+    needs: dict[str, tuple[str, ...]] = {"raw": (), "norm": ("values", "projection")}
     arrays: dict[str, Any] = {}
     for field, shape in shapes.items():
         value = getattr(layer, field)
         if value is None:
-            if field == "keys" or (edge != "raw" and field in ("values", "gradients")):
+            if field in ("keys", *needs.get(edge, ("values", "gradients"))):
                 raise InputError(f"{name}.{field} must be an array of shape {shape}, got None")
             continue
         array = as_array(f"{name}.{field}", value)
@@ -369,13 +379,18 @@ def _step(
     edge: str,
     head: int | str | None,
     how: str,
-    block: int,
+    blocks: tuple[int, int],
 ) -> Any:
     """Return rows ``[..., L', (H,) S, n]`` after one more layer below."""
     flat = rows.reshape(*layer.shape[:-1], -1, layer.shape[-1])
     arrays = (layer.queries, layer.keys, layer.values, layer.gradients, layer.normalisers)
-    options = {"edge": edge, "head": head, "how": how, "pattern": layer.pattern(block)}
-    more = (layer.sinks, layer.window, layer.chunk, residual)
+    options = {
+        "edge": edge,
+        "head": head,
+        "how": how,
+        "patterns": tuple(layer.pattern(size) for size in blocks),
+    }
+    more = (layer.sinks, layer.projection, layer.window, layer.chunk, residual)
     found = in_own_precision(_product, *arrays, flat, mask, *more, **options)
     if edge == "raw" and how == "rollout" and layer.normalisers is not None:
         _check_totals(found, flat, layer.sinks is not None)
@@ -398,7 +413,7 @@ def _check_totals(found: Any, rows: Any, sinks: bool) -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("edge", "head", "how", "pattern"))
+@partial(jax.jit, static_argnames=("edge", "head", "how", "patterns"))
 def _product(
     queries: jax.Array,
     keys: jax.Array,
@@ -408,6 +423,7 @@ def _product(
     rows: jax.Array,
     mask: jax.Array | None,
     sinks: jax.Array | None,
+    projection: jax.Array | None,
     window: Any,
     chunk: Any,
     residual: jax.Array | float,
@@ -416,9 +432,9 @@ def _product(
     """Call `_product_of_text` for each text."""
     of_text: Callable[..., jax.Array] = partial(_product_of_text, **options)
     for _ in queries.shape[:-3]:
-        of_text = jax.vmap(of_text, in_axes=(*[0] * 7, *[None] * 4))
+        of_text = jax.vmap(of_text, in_axes=(*[0] * 7, *[None] * 5))
     arrays = (queries, keys, values, gradients, normalisers, rows, mask)
-    return of_text(*arrays, sinks, window, chunk, residual)
+    return of_text(*arrays, sinks, projection, window, chunk, residual)
 
 
 def _product_of_text(
@@ -430,6 +446,7 @@ def _product_of_text(
     rows: jax.Array,
     mask: jax.Array | None,
     sinks: jax.Array | None,
+    projection: jax.Array | None,
     window: Any,
     chunk: Any,
     residual: jax.Array | float,
@@ -437,25 +454,26 @@ def _product_of_text(
     edge: str,
     head: int | str | None,
     how: str,
-    pattern: Pattern,
+    patterns: tuple[Pattern, Pattern],
 ) -> jax.Array:
     """Return ``[R, n]``, for every head ``[H, R, n]``."""
     heads, (count, n) = len(queries), keys.shape[:2]
     limits = Limits(mask, window, chunk)
+    pattern, whole = patterns  # of products with rows, and of attention itself
     if normalisers is None and edge != "uniform":
         empty = jnp.zeros((count, n, 0), rows.dtype)
-        _, normalisers = attend(pattern, queries, keys, empty, sinks, limits)
+        _, normalisers = attend(whole, queries, keys, empty, sinks, limits)
     if normalisers is not None:
         normalisers = lax.stop_gradient(normalisers).astype(rows.dtype)
 
     def through(at: Any) -> jax.Array:
         """Return the rows after this head, or after the mean of all."""
-        taken: Any = (queries, gradients, normalisers, sinks, keys, values)
+        taken: Any = (queries, gradients, normalisers, sinks, projection, keys, values)
         if at is not None:
-            groups = (at,) * 4 + (at // (heads // count),) * 2
+            groups = (at,) * 5 + (at // (heads // count),) * 2
             pairs = zip(taken, groups, strict=True)
             taken = (None if one is None else one[place][None] for one, place in pairs)
-        of_query, slopes, normaliser, sink, of_key, value = taken
+        of_query, slopes, normaliser, sink, kernel, of_key, value = taken
         if edge == "raw":
             product = partial(
                 attention_rows, pattern,
@@ -464,6 +482,8 @@ def _product_of_text(
             return _combined(product, None, rows, residual, how)
         if edge == "uniform":
             edges = uniform_edges(pattern, n, limits, rows.dtype)
+        elif edge == "norm":
+            edges = norm_edges(pattern, of_query, of_key, normaliser, limits, value, kernel)
         else:
             edges = attention_edges(
                 pattern, of_query, of_key, normaliser, limits, (slopes, value),

@@ -243,7 +243,7 @@ def attend_blockwise(
     logarithms of the softmax's denominators ``[B, H, n]``, the sink's share in them.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    pattern = Pattern(True, scale, soft_cap, block or default_block())
+    pattern = Pattern(True, scale, soft_cap, block or default_block(rows=False))
 
     def text(query: jax.Array, key: jax.Array, value: jax.Array, real: jax.Array) -> Any:
         return attend_text(pattern, query, key, value, sinks, Limits(real, *reach))

@@ -1,5 +1,7 @@
 """Test rollout from queries and keys against dense attention in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,6 +142,29 @@ def test_attention_times_gradient(edge, how):
     layers = layers_of(arrays, np.float64, causal=True)
     given = {"edge": edge, "how": how, "residual": 0.4, "layers": None, "block": 8}
     np.testing.assert_allclose(rollout_rows(layers, **given), wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["rollout", "paths"])
+def test_norms(how):
+    arrays, width = drawn(), 13
+    kernels = np.random.default_rng(9).normal(size=(LAYERS, HEADS, D, width))
+    values = np.repeat(arrays[2], HEADS // GROUPS, axis=1)
+    moved = np.einsum("lhjd,lhde->lhje", values, kernels)
+    parts = np.einsum("lhij,lhje->lije", attention_of(arrays, MASK, causal=True), moved)
+    wanted = np.diag(MASK).astype(float)
+    for norm in np.linalg.norm(parts, axis=-1):
+        norm = np.where(MASK[:, None], norm, 0)
+        total = norm.sum(-1, keepdims=True)
+        step = norm + np.eye(N)
+        if how == "rollout":
+            step = 0.6 * norm / np.where(total > 0, total, 1) + 0.4 * np.eye(N)
+        wanted = step @ wanted
+    layers = layers_of(arrays, np.float64, causal=True)
+    pairs = zip(layers, kernels, strict=True)
+    layers = [dataclasses.replace(layer, projection=kernel) for layer, kernel in pairs]
+    given = {"edge": "norm", "how": how, "residual": 0.4, "mask": MASK, "block": 8}
+    found = rollout_rows(layers, **given)[0]
+    np.testing.assert_allclose(found, wanted * MASK[:, None], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("how", ["rollout", "paths"])
@@ -317,6 +342,7 @@ BAD = [
     ([ONE], {"edge": "alti"}, "edge must be one of raw, gradient"),
     ([ONE], {"how": "flow"}, "how must be one of rollout"),
     ([ONE], {"edge": "gradient"}, r"attention\[0\].values must be an array"),
+    ([ONE], {"edge": "norm"}, r"attention\[0\].values must be an array"),
     ([ONE], {"heads": "max"}, "heads must be 'mean', 'each'"),
     ([ONE], {"heads": 2}, "heads must be an index from -2 to 1"),
     ([ONE], {"sources": 3}, "sources must be an index from -3 to 2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -105,6 +106,9 @@ def _row_contenders(arrays: NDArray[np.float32]) -> list[Contender]:
         queries, keys, causal=True, normalisers=normalisers, values=values, gradients=gradients
     )
 
+    kernel = np.random.default_rng(4).normal(size=(HEADS, WIDTH, HEADS * WIDTH))
+    normed = dataclasses.replace(pulled, projection=jnp.asarray(kernel, jnp.float32))
+
     def contender(name: str, layer: QueryKey, rows: Any, check: Any = None, **options: Any) -> Any:
         rows = jnp.asarray(rows)
         call = jax.jit(lambda layer, rows: jaxflow.rollout_rows([layer], weights=rows, **options))
@@ -122,6 +126,7 @@ def _row_contenders(arrays: NDArray[np.float32]) -> list[Contender]:
         contender("1 row", plain, weights, error, **given),
         contender(f"{MANY} rows, normalisers kept", kept, many, **given),
         contender("1 row of attention x gradient", pulled, weights, edge="gradient", how="product"),
+        contender("1 row of norms", normed, weights, edge="norm", residual=0),
     ]
     if n > DENSE:
         return contenders
