@@ -20,7 +20,6 @@ import numpy as np
 from jax import lax
 
 from jaxflow._blocks import (
-    Edges,
     Limits,
     Pattern,
     attend,
@@ -370,31 +369,13 @@ def _start(layer: QueryKey, sources: Indices, weights: Any, mask: Any) -> tuple[
     return (rows if mask is None else namespace.where(mask[..., None, :], rows, 0)), mask
 
 
-def _step(
-    layer: QueryKey,
-    mask: Any,
-    residual: Any,
-    rows: Any,
-    *,
-    edge: str,
-    head: int | str | None,
-    how: str,
-    blocks: tuple[int, int],
-) -> Any:
+def _step(layer: QueryKey, mask: Any, residual: Any, rows: Any, **options: Any) -> Any:
     """Return rows ``[..., L', (H,) S, n]`` after one more layer below."""
     flat = rows.reshape(*layer.shape[:-1], -1, layer.shape[-1])
-    arrays = (layer.queries, layer.keys, layer.values, layer.gradients, layer.normalisers)
-    options = {
-        "edge": edge,
-        "head": head,
-        "how": how,
-        "patterns": tuple(layer.pattern(size) for size in blocks),
-    }
-    more = (layer.sinks, layer.projection, layer.window, layer.chunk, residual)
-    found = in_own_precision(_product, *arrays, flat, mask, *more, **options)
-    if edge == "raw" and how == "rollout" and layer.normalisers is not None:
+    found = in_own_precision(_product, flat, mask, layer, residual, **options)
+    if options["edge"] == "raw" and options["how"] == "rollout" and layer.normalisers is not None:
         _check_totals(found, flat, layer.sinks is not None)
-    if head == "each":
+    if options["head"] == "each":
         return found[..., None, :, :, :]
     return found.reshape(rows.shape)
 
@@ -413,93 +394,95 @@ def _check_totals(found: Any, rows: Any, sinks: bool) -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("edge", "head", "how", "patterns"))
-def _product(
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array | None,
-    gradients: jax.Array | None,
-    normalisers: jax.Array | None,
-    rows: jax.Array,
-    mask: jax.Array | None,
-    sinks: jax.Array | None,
-    projection: jax.Array | None,
-    window: Any,
-    chunk: Any,
-    residual: jax.Array | float,
-    **options: Any,
-) -> jax.Array:
+@partial(jax.jit, static_argnames=("edge", "head", "how", "blocks"))
+def _product(rows: Any, mask: Any, layer: QueryKey, residual: Any, **options: Any) -> jax.Array:
     """Call `_product_of_text` for each text."""
     of_text: Callable[..., jax.Array] = partial(_product_of_text, **options)
-    for _ in queries.shape[:-3]:
-        of_text = jax.vmap(of_text, in_axes=(*[0] * 7, *[None] * 5))
-    arrays = (queries, keys, values, gradients, normalisers, rows, mask)
-    return of_text(*arrays, sinks, projection, window, chunk, residual)
+    axes: dict[str, Any] = {
+        field.name: 0 if field.name in ("queries", "keys", "values", "gradients", "normalisers")
+        else getattr(layer, field.name) if field.metadata.get("static") else None
+        for field in dataclasses.fields(layer)
+    }  # fmt: skip
+    for _ in layer.shape[:-1]:
+        of_text = jax.vmap(of_text, in_axes=(0, 0, QueryKey(**axes), None))
+    return of_text(rows, mask, layer, residual)
 
 
 def _product_of_text(
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array | None,
-    gradients: jax.Array | None,
-    normalisers: jax.Array | None,
     rows: jax.Array,
     mask: jax.Array | None,
-    sinks: jax.Array | None,
-    projection: jax.Array | None,
-    window: Any,
-    chunk: Any,
-    residual: jax.Array | float,
+    layer: QueryKey,
+    residual: Any,
     *,
     edge: str,
     head: int | str | None,
     how: str,
-    patterns: tuple[Pattern, Pattern],
+    blocks: tuple[int, int],
 ) -> jax.Array:
-    """Return ``[R, n]``, for every head ``[H, R, n]``."""
-    heads, (count, n) = len(queries), keys.shape[:2]
-    limits = Limits(mask, window, chunk)
-    pattern, whole = patterns  # of products with rows, and of attention itself
-    if normalisers is None and edge != "uniform":
-        empty = jnp.zeros((count, n, 0), rows.dtype)
-        _, normalisers = attend(whole, queries, keys, empty, sinks, limits)
-    if normalisers is not None:
-        normalisers = lax.stop_gradient(normalisers).astype(rows.dtype)
+    """Return rows ``[R, n]`` after a layer of one text, for every head ``[H, R, n]``.
 
-    def through(at: Any) -> jax.Array:
-        """Return the rows after this head, or after the mean of all."""
-        taken: Any = (queries, gradients, normalisers, sinks, projection, keys, values)
-        if at is not None:
-            groups = (at,) * 5 + (at // (heads // count),) * 2
-            pairs = zip(taken, groups, strict=True)
-            taken = (None if one is None else one[place][None] for one, place in pairs)
-        of_query, slopes, normaliser, sink, kernel, of_key, value = taken
-        if edge == "raw":
-            product = partial(
-                attention_rows, pattern,
-                queries=of_query, keys=of_key, sinks=sink, normalisers=normaliser, limits=limits,
-            )  # fmt: skip
-            return _combined(product, None, rows, residual, how)
-        if edge == "uniform":
-            edges = uniform_edges(pattern, n, limits, rows.dtype)
-        elif edge == "norm":
-            edges = norm_edges(pattern, of_query, of_key, normaliser, limits, value, kernel)
-        else:
-            edges = attention_edges(
-                pattern, of_query, of_key, normaliser, limits, (slopes, value),
-                positive=edge == "gradient",
-            )  # fmt: skip
-        if edge == "uniform" or how != "rollout":
-            return _combined(
-                partial(down, pattern, edges=edges, limits=limits), None, rows, residual, how
-            )
-        clipped: Edges = lambda a, b: jnp.maximum(edges(a, b), 0)  # noqa: E731
-        total = row_sums(pattern, n, clipped, limits, rows.dtype)
-        return _combined(
-            partial(down, pattern, edges=clipped, limits=limits), total, rows, residual, how
-        )
+    `blocks` are the tokens of a block in products with rows, and in attention itself.
+    """
+    limits = Limits(mask, layer.window, layer.chunk)
+    after = partial(
+        _after, rows=rows, limits=limits, residual=residual, edge=edge, how=how, block=blocks[0]
+    )
+    if isinstance(head, int):
+        layer = _one_head(layer, head)
+    kept = layer.normalisers
+    if kept is None and edge != "uniform":
+        empty = jnp.zeros((*layer.keys.shape[:2], 0), rows.dtype)
+        pattern = layer.pattern(blocks[1])
+        _, kept = attend(pattern, layer.queries, layer.keys, empty, layer.sinks, limits)
+    if kept is not None:
+        layer = dataclasses.replace(layer, normalisers=lax.stop_gradient(kept).astype(rows.dtype))
+    if head == "each":
+        return lax.map(lambda at: after(_one_head(layer, at)), jnp.arange(len(layer.queries)))
+    return after(layer)
 
-    return lax.map(through, jnp.arange(heads)) if head == "each" else through(head)
+
+def _one_head(layer: QueryKey, at: Any) -> QueryKey:
+    """Return the layer of one text with one of its heads."""
+    group = at // (len(layer.queries) // len(layer.keys))
+    places = dict.fromkeys(("queries", "gradients", "normalisers", "sinks", "projection"), at)
+    places |= {"keys": group, "values": group}
+    arrays = {name: getattr(layer, name) for name in places}
+    return dataclasses.replace(
+        layer,
+        **{name: one[places[name]][None] for name, one in arrays.items() if one is not None},
+    )
+
+
+def _after(
+    layer: QueryKey,
+    *,
+    rows: jax.Array,
+    limits: Limits,
+    residual: Any,
+    edge: str,
+    how: str,
+    block: int,
+) -> jax.Array:
+    """Return rows ``[R, n]`` after a layer, the mean of its heads."""
+    pattern, n = layer.pattern(block), rows.shape[-1]
+    pair, z = (layer.queries, layer.keys), layer.normalisers
+    if edge == "raw":
+        product = lambda rows: attention_rows(pattern, rows, *pair, layer.sinks, z, limits)  # noqa: E731
+        return _combined(product, None, rows, residual, how)
+    if edge == "uniform":
+        edges = uniform_edges(pattern, n, limits, rows.dtype)
+    elif edge == "norm":
+        edges = norm_edges(pattern, *pair, z, limits, layer.values, layer.projection)
+    else:
+        factors = (layer.gradients, layer.values)
+        edges = attention_edges(pattern, *pair, z, limits, factors, positive=edge == "gradient")
+    total = None
+    if how == "rollout" and edge != "uniform":
+        signed = edges
+        edges = lambda a, b: jnp.maximum(signed(a, b), 0)  # noqa: E731
+        total = row_sums(pattern, n, edges, limits, rows.dtype)
+    product = lambda rows: down(pattern, rows, edges, limits)  # noqa: E731
+    return _combined(product, total, rows, residual, how)
 
 
 def _combined(
