@@ -42,8 +42,9 @@ from jaxflow.eval.score.target import (
     scoring_of,
 )
 from jaxflow.files import Content, write_together
-from jaxflow.models import Answer, EncoderConfig, Model, ViTConfig, answer_values, trace
+from jaxflow.models import Answer, EncoderConfig, Model, ViTConfig, answer_values
 from jaxflow.models.model import ModelConfig, make_module, roll_up
+from jaxflow.models.tracing import special_tokens, tracer
 
 #: An agreement encoder's classes: the number of the verb that continues the sentence.
 CLASSES = ("singular", "plural")
@@ -420,6 +421,8 @@ def resolve_method(name: str) -> str | EdgeMethod:
 
     Raises `InputError` if there is none.
     """
+    if not isinstance(name, str):
+        raise InputError(f"methods must be names such as rollout, got {name!r}")
     plain = name.replace("_", "-")
     if name in ON_ATTENTION:
         return name
@@ -454,17 +457,31 @@ def _edge_rows(
 
     Gradients and relevance are of the logit of output `number`, None the highest.
     """
-    target = None
-    if model.config.head != "none":
+    n = len(reading.ids)
+    padded = min(-(-n // STEP) * STEP, model.config.positions)
+    ids = reading.padded(padded, model.text.pad_id)[None]
+    types = reading.padded_types(padded)[None] if model.has_segments else None
+    mask = np.arange(padded)[None] < n
+    run = _traced(model.config, number)
+    found = run(model.params, ids, mask, np.array([reading.place]), types)
+    found = dataclasses.replace(found, special=special_tokens(model, jnp.asarray(ids)))
+    rows = edge_rows(found, methods, reading.place, residual, threads)
+    return {name: values[:, :n] for name, values in rows.items()}
 
+
+@functools.lru_cache(maxsize=16)
+def _traced(config: ModelConfig, number: int | None) -> Callable[..., Trace]:
+    """Return the program of a trace whose gradients are of the readout's logit `number`."""
+
+    def run(params: Any, tokens: Any, mask: Any, places: Any, types: Any) -> Trace:
         def target(logits: jax.Array) -> jax.Array:
-            read = readout_logits(logits, np.array([reading.place]))
+            read = readout_logits(logits, places)
             return read.max(-1) if number is None else read[:, number]
 
-    ids = np.asarray([reading.ids], np.int32)
-    inputs = {"token_types": np.array([reading.types])} if model.has_segments else {}
-    found = trace(model, ids, np.ones(ids.shape, bool), target, **inputs)
-    return edge_rows(found, methods, reading.place, residual, threads)
+        trace = tracer(config, None if config.head == "none" else target)
+        return trace(params, tokens, mask, types)
+
+    return jax.jit(run)
 
 
 def edge_rows(
@@ -493,11 +510,13 @@ def edge_rows(
 
 def resolve_layer(layer: int, layers: int) -> int:
     """Return the index of a layer from 0, or raise `InputError`."""
+    if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
+        raise InputError(f"layer must be a whole number, got {layer!r}")
     if not -layers <= layer < layers:
         raise InputError(
             f"layer must be from {-layers} to {layers - 1} for this model, got {layer}"
         )
-    return layer % layers
+    return int(layer) % layers
 
 
 def title_of(method: str) -> str:

@@ -138,7 +138,7 @@ def trace(
         target = _predicted
     given = model.params, tokens, jnp.asarray(mask), token_types
     found = jax.jit(tracer(model.config, target))(*given)
-    special = _special(model, tokens)
+    special = special_tokens(model, tokens)
     return found if special is None else dataclasses.replace(found, special=special)
 
 
@@ -146,7 +146,8 @@ def _predicted(logits: jax.Array) -> jax.Array:
     return logits.max(-1)
 
 
-def _special(model: Model, tokens: jax.Array) -> jax.Array | None:
+def special_tokens(model: Model, tokens: jax.Array) -> jax.Array | None:
+    """Return which tokens ``[B, n]`` are special; None without a tokenizer's list."""
     if tokens.ndim != 2:
         first = np.zeros((len(tokens), model.config.positions), bool)
         first[:, 0] = True

@@ -112,7 +112,7 @@ def of_layer(explanation: Explanation) -> str:
     """Return what the scores of the methods with layers are of."""
     depth, layer = len(explanation.attention), explanation.layer + 1
     named = [title_of(name) for name in explanation.layers]
-    names = " and ".join(filter(None, (", ".join(named[:-1]), named[-1]))) if named else "scores"
+    names = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
     top = ", the top one" if layer == depth else f" of {depth}"
     readout = visible(explanation.tokens[explanation.readout].text)
     return f"{names}: of {readout} after layer {layer}{top}"
@@ -128,7 +128,8 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
 
     write(visible(explanation.title), "bold")
     write(f"prediction: {headline(explanation)}")
-    write(of_layer(explanation), "dim")
+    if explanation.layers:
+        write(of_layer(explanation), "dim")
     scores = {title_of(name): values for name, values in explanation.scores.items()}
     console.print(score_table(explanation.tokens, scores))
     if len(scores) > 1:
