@@ -85,6 +85,12 @@ def test_a_command_names_the_extra_that_it_lacks(core, words, extra):
     assert done.stderr.count("\n") == 1
 
 
+def test_explain_names_the_extra_that_it_lacks(core):
+    done = run(core, "import jaxflow; jaxflow.explain('the keys')")
+    assert "InputError: explain needs the package flax" in done.stderr
+    assert "pip install 'jaxflow[models]'" in done.stderr
+
+
 def test_every_extra_is_there():
     offered = re.findall(r"^Provides-Extra: (\w+)$", metadata(), re.MULTILINE)
     assert set(EXTRAS) <= set(offered)

@@ -62,6 +62,9 @@ RIGHT = (
     "takes_device(jaxflow.spearman(host[0], device[1]))",
     "capacity: float = jaxflow.attention_graph(host).edges[(1, 0), (0, 0)]['capacity']",
     "version: str = jaxflow.__version__",
+    "label: str = jaxflow.explain('the keys', methods=['rollout'], layer=-2).prediction",
+    "found: int = len(jaxflow.explain(['the keys', 'the key'], pair=None))",
+    "jaxflow.explain(jnp.sin, device, tokens=words, target=lambda output: output.sum())",
 )
 WRONG = (
     "jaxflow.rollout('nonsense', residual='x')",
@@ -90,6 +93,9 @@ WRONG = (
     "jaxflow.spearman(host, 'words')",
     "jaxflow.attention_graph(None)",
     "jaxflow.rolout(host)",
+    "jaxflow.explain('the keys', methods=3)",
+    "jaxflow.explain(host)",
+    "jaxflow.explain('the keys').predicted",
 )
 
 
