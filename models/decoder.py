@@ -8,6 +8,7 @@ layers and run as one loop.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -215,39 +216,35 @@ class QueriesKeys:
     soft_cap: float | None = flax.struct.field(pytree_node=False, default=None)
     gradients: Any = None
 
-    def layers(self, *, sinks: bool = True) -> list[QueryKey]:
-        """Return the layers, bottom to top, as `jaxflow.rollout_rows` takes them.
+    def layers(self, *, sinks: bool = True, projection: Any = None) -> list[Any]:
+        """Return functions for the layers, bottom to top, as `jaxflow.rollout_rows` takes them.
 
         Without `sinks` attention is that over tokens alone, each row divided by what the sink left.
+        `projection` ``[L, H, d, D]`` is that of the attention's output, for norms.
         """
-        n, found = self.mask.shape[-1], []
-        for layer in range(self.queries.shape[1]):
-            limits: dict[str, Any] = {}
-            for name in ("window", "chunk"):
-                size = getattr(self, name)[layer]
-                if isinstance(size, jax.core.Tracer):
-                    limits[name] = size
-                elif size < n:
-                    limits[name] = int(size)
-            if self.sink is None or sinks:
-                limits["normalisers"] = self.log_sums[:, layer]
-            if self.sink is not None and sinks:  # the same logit for every query
-                first = jnp.log(self.sink[0, layer, :, 0]) + self.log_sums[0, layer, :, 0]
-                limits["sinks"] = first
-            if self.gradients is not None:
-                limits["values"] = self.values[:, layer]
-                limits["gradients"] = self.gradients[:, layer]
-            found.append(
-                QueryKey(
-                    self.queries[:, layer],
-                    self.keys[:, layer],
-                    causal=True,
-                    scale=1.0,
-                    soft_cap=self.soft_cap,
-                    **limits,
-                )
-            )
-        return found
+        given = {"sinks": sinks, "projection": projection}
+        return [partial(self._layer, place, **given) for place in range(self.queries.shape[1])]
+
+    def _layer(self, place: int, *, sinks: bool, projection: Any) -> QueryKey:
+        n = self.mask.shape[-1]
+        more: dict[str, Any] = {}
+        for name in ("window", "chunk"):
+            size = getattr(self, name)[place]
+            if isinstance(size, jax.core.Tracer):
+                more[name] = size
+            elif size < n:
+                more[name] = int(size)
+        for name in ("values", "gradients"):
+            if (array := getattr(self, name)) is not None:
+                more[name] = array[:, place]
+        if projection is not None:
+            more["projection"] = projection[place]
+        if self.sink is None or sinks:
+            more["normalisers"] = self.log_sums[:, place]
+        if self.sink is not None and sinks:  # the same logit for every query
+            more["sinks"] = jnp.log(self.sink[0, place, :, 0]) + self.log_sums[0, place, :, 0]
+        queries, keys = self.queries[:, place], self.keys[:, place]
+        return QueryKey(queries, keys, causal=True, scale=1.0, soft_cap=self.soft_cap, **more)
 
 
 class Decoder(Transformer):

@@ -197,9 +197,13 @@ class Model:
         config = self.config
         assert isinstance(config, DecoderConfig)
 
-        def run(params: Any, tokens: jax.Array, mask: Any, score: Any) -> QueriesKeys:
+        def run(
+            params: Any, tokens: jax.Array, mask: Any, score: Any, dropped: tuple[str, ...]
+        ) -> QueriesKeys:
+            # What is dropped is not computed.
+            less: dict[str, Any] = dict.fromkeys(dropped)
             if score is None:
-                return apply(params, tokens, mask)
+                return apply(params, tokens, mask).replace(**less)
 
             def explained(offsets: jax.Array) -> tuple[jax.Array, QueriesKeys]:
                 found = apply(params, tokens, mask, offsets)
@@ -209,9 +213,9 @@ class Model:
             shape = (batch, config.layers, config.heads, n, config.head_width)
             gradient = jax.grad(explained, has_aux=True)
             slopes, found = gradient(jnp.zeros(shape, jax.tree.leaves(params)[0].dtype))
-            return found.replace(gradients=slopes)
+            return found.replace(**less | {"gradients": slopes})
 
-        return jax.jit(run, static_argnames="score")
+        return jax.jit(run, static_argnums=(3, 4))
 
     def queries_keys(
         self, tokens: Any, mask: Any = None, *, score: Callable[[Any], Any] | None = None
@@ -236,13 +240,16 @@ class Model:
         InputError
             As calling the model does, or if it is not a `Decoder`.
         """
+        return self._rows_of(tokens, mask, score, ())
+
+    def _rows_of(self, tokens: Any, mask: Any, score: Any, dropped: tuple[str, ...]) -> QueriesKeys:
         if not isinstance(self.config, DecoderConfig):
             raise InputError(
                 "queries and keys are returned by decoders such as Llama's alone, got "
                 f"{type(self.config).__name__}: call the model, which returns its attention"
             )
         self._check(tokens, {})
-        return self._queries_keys(self.params, tokens, mask, score)
+        return self._queries_keys(self.params, tokens, mask, score, dropped)
 
     def rollout_rows(
         self,
@@ -281,10 +288,15 @@ class Model:
         InputError
             As `queries_keys` and `jaxflow.rollout_rows` do.
         """
-        found = self.queries_keys(tokens, mask, score=score)
-        return jnp.asarray(
-            rollout_rows(found.layers(sinks=sinks), sources, mask=found.mask, **options)
-        )
+        norm = options.get("edge") == "norm"
+        idle = () if norm or score is not None else ("values",)
+        found = self._rows_of(tokens, mask, score, ("hidden", "logits", *idle))
+        projection = None
+        if norm:
+            kernel = self.params["params"]["blocks"]["attention_out"]["kernel"]
+            projection = kernel.reshape(len(kernel), found.queries.shape[2], -1, kernel.shape[-1])
+        layers = found.layers(sinks=sinks, projection=projection)
+        return jnp.asarray(rollout_rows(layers, sources, mask=found.mask, **options))
 
     def _check(self, tokens: Any, inputs: Mapping[str, Any]) -> None:
         self._check_range("tokens", tokens, "vocabulary")

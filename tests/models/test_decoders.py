@@ -216,7 +216,7 @@ def test_attention_by_blocks_of_rows_is_attention(window: int, chunk: int, sinks
     )
 
 
-def test_attention_times_gradient_by_rows_is_that_of_whole_matrices() -> None:
+def test_gradients_and_norms_by_rows_are_those_of_whole_matrices() -> None:
     config = DecoderConfig(
         vocabulary=60, positions=N, layers=2, heads=4, key_heads=2, head_width=8, width=16,
         hidden_width=24, rotary=(Rotary(8),), reaches=("full", "window"), window=5, soft_cap=2.0,
@@ -249,3 +249,13 @@ def test_attention_times_gradient_by_rows_is_that_of_whole_matrices() -> None:
     given: dict[str, Any] = {"mask": mask, "score": score, "edge": "gradient", "how": "paths"}
     found = np.asarray(model.rollout_rows(tokens, source, **given))[:, 0]
     np.testing.assert_allclose(found, rows, rtol=1e-3, atol=1e-5 * rows.max())
+
+    # The same for norms, by the values that the model returns.
+    values = np.asarray(model(tokens, mask, values=True).values.vectors)  # [B, L, H, n, d]
+    kernel = params["params"]["blocks"]["attention_out"]["kernel"].reshape(2, 4, 8, 16)
+    parts = np.einsum("blhij,blhjd,lhde->blije", attention, values, kernel)
+    rows = np.eye(N)[[source, source]][:, None]
+    for layer in np.moveaxis(np.linalg.norm(parts, axis=-1), 1, 0)[::-1]:
+        rows = rows + rows @ layer
+    found = np.asarray(model.rollout_rows(tokens, source, mask=mask, edge="norm", how="paths"))
+    np.testing.assert_allclose(found[:, 0], rows, rtol=1e-4, atol=1e-5 * rows.max())
