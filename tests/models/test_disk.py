@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoints import assert_same_parameters
 from earlier_models import canonical, checksum, earlier
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
-from tiny_models import tiny
+from tiny_models import assert_same_parameters, tiny
 
 from jaxflow.errors import InputError
 from jaxflow.models import (

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import jax
-import numpy as np
 import pytest
 from huggingface_hub import errors
+from tiny_models import assert_same_parameters
 
 from jaxflow.errors import InputError
 from jaxflow.models import BertConfig, Model, init, load, save_pretrained
@@ -51,11 +50,6 @@ def cached(cache: Path, name: str, model: Model) -> Path:
     folder = place / "snapshots" / revision
     save_pretrained(folder, model)
     return folder
-
-
-def assert_same(left: Model, right: Model) -> None:
-    assert left.config == right.config
-    jax.tree.map(np.testing.assert_array_equal, left.params, right.params)
 
 
 def failing(error: Exception) -> Callable[..., str]:
@@ -109,7 +103,7 @@ def test_offline_with_an_empty_cache(elsewhere: Path) -> None:
 @pytest.mark.parametrize("name", ["tiny-bert", "someone/tiny-bert_2.0"])
 def test_what_the_cache_holds_is_read_offline(name: str, elsewhere: Path, model: Model) -> None:
     cached(elsewhere / "cache", name, model)
-    assert_same(load(name), model)
+    assert_same_parameters(load(name), model)
     with pytest.raises(InputError, match="the hub cannot be reached"):
         load(f"{name}-2")
 
@@ -125,7 +119,7 @@ def test_only_the_files_of_a_model_are_fetched(
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert_same(load("someone/bert"), model)
+    assert_same_parameters(load("someone/bert"), model)
     assert asked["name"] == "someone/bert"
     patterns = asked["allow_patterns"]
     assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt"} <= set(patterns)
@@ -139,10 +133,10 @@ def test_a_path_wins_over_a_name(
     config = BertConfig(vocabulary=5, positions=4, layers=1, heads=1, width=2, hidden_width=2)
     here = Model(config, init(config), None)
     cached(elsewhere / "cache", name, model)
-    assert_same(load(name), model)
+    assert_same_parameters(load(name), model)
     save_pretrained(Path(name), here)
     for given in (name, f"./{name}", Path(name)):
-        assert_same(load(given), here)
+        assert_same_parameters(load(given), here)
     # Even a path that holds no model: what is meant by it is not guessed.
     monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(AssertionError("asked")))
     for file in Path(name).iterdir():

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_pairs import assert_close
 from tiny_models import tiny
+from torch_models import assert_close
 from vision_models import random_model
 
 import jaxflow

@@ -54,6 +54,12 @@ def tokenizer() -> SubwordTokenizer:
     return word_pieces((*SPECIAL, *PIECES))
 
 
+def assert_same_parameters(left: Model, right: Model) -> None:
+    assert left.config == right.config
+    assert jax.tree.structure(left.params) == jax.tree.structure(right.params)
+    jax.tree.map(np.testing.assert_array_equal, left.params, right.params)
+
+
 def sharpened(params: Any, times: float = 8) -> Any:
     """Larger weights than the first ones, so that no score is lost in rounding."""
     return jax.tree.map(lambda leaf: leaf * times if np.ndim(leaf) > 1 else leaf, params)

@@ -1,11 +1,11 @@
-"""Build models of the transformers library with random parameters."""
+"""Build models of the transformers library with random parameters, run and compare them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,17 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 SIZES["Roberta"] = {**SIZES["Bert"], "type_vocab_size": 1, "max_position_embeddings": 18}
+#: Those of every decoder but GPT-2.
+DECODER = {
+    "vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "intermediate_size": 20, "max_position_embeddings": 16,
+    "head_dim": 4, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+#: The norm after the last block, which their last hidden state has passed and ours has not.
+CLOSING_NORMS = ("ln_f", "norm", "final_layer_norm")
+#: Parity is held to this, absolutely and relatively.
+TOLERANCE = 1e-5
 
 #: Where each block adds what attention read to the stream, in a model without a head.
 PROJECTIONS = {
@@ -94,9 +105,13 @@ def random_model(name: str, changes: Mapping[str, Any], seed: int = 0) -> Any:
 
     transformers = library()
     family = name.split("For")[0].split("LM")[0].removesuffix("Model")
-    config = getattr(transformers, f"{family}Config")(**(SIZES[family] | dict(changes)))
-    config._attn_implementation = "eager"
+    family = family.replace("Gemma3", "Gemma3Text")
+    sizes = SIZES.get(family, DECODER) | dict(changes)
+    if family in ("Qwen2", "Phi3", "GPTNeoX"):
+        del sizes["head_dim"]
     with quietly():
+        config = getattr(transformers, f"{family}Config")(**sizes)
+        config._attn_implementation = "eager"
         model = getattr(transformers, name)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -131,13 +146,13 @@ def run(
 ) -> TorchOutput:
     """Run one of their models on tokens ``[B, n]``, or on pixels ``[B, height, width, channels]``.
 
-    GPT-2's last hidden state is theirs after the closing norm; what enters that norm is returned.
+    A decoder's last hidden state is theirs after the closing norm; what enters that is returned.
     """
     import torch
 
-    entered = []
-    if model.config.model_type == "gpt2":
-        norm = base(model).ln_f
+    entered: list[Any] = []
+    norms = [getattr(base(model), norm) for norm in CLOSING_NORMS if hasattr(base(model), norm)]
+    for norm in norms:
         handle = norm.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
     if tokens.ndim == 4:
         given = {"pixel_values": torch.tensor(tokens).permute(0, 3, 1, 2)}
@@ -177,3 +192,36 @@ def written_to_the_stream(
     for handle in handles:
         handle.remove()
     return np.stack([part.numpy().reshape(len(tokens), -1, part.shape[-1]) for part in found], 1)
+
+
+def tokens_with_padding(lengths: Sequence[int], pad_id: int, *, left: bool = False) -> np.ndarray:
+    """Draw int32 ``[B, n]`` of 5 to 35, the rest padded."""
+    rng = np.random.default_rng(len(lengths))
+    tokens = rng.integers(5, 36, (len(lengths), max(lengths))).astype(np.int32)
+    for row, length in zip(tokens, lengths, strict=True):
+        (row[: len(row) - length] if left else row[length:])[:] = pad_id
+    return tokens
+
+
+def assert_close(mine: Any, other: Any, rows: np.ndarray | None = None) -> None:
+    """Compare two arrays of one shape, `rows` of ``[B, n]`` alone where they are given."""
+    mine, other = np.asarray(mine), np.asarray(other)
+    assert mine.shape == other.shape
+    if rows is not None:
+        mine, other = mine[rows], other[rows]
+    np.testing.assert_allclose(mine, other, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def assert_same_numbers(output: Any, expected: TorchOutput, rows: np.ndarray | None = None) -> None:
+    """Compare logits, every attention matrix and every hidden state.
+
+    Queries outside of `rows` ``[B, n]`` are passed over: what padding reads is nobody's business.
+    """
+    assert output.attention.dtype == np.float32
+    assert_close(np.moveaxis(output.attention, 3, 1), np.moveaxis(expected.attention, 3, 1), rows)
+    assert_close(np.moveaxis(output.hidden, 2, 1), np.moveaxis(expected.hidden, 2, 1), rows)
+    if expected.logits is None:
+        assert output.logits is None
+    else:
+        of_tokens = expected.logits.ndim == 3
+        assert_close(output.logits, expected.logits, rows if of_tokens else None)
