@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from earlier_models import canonical, checksum, earlier
-from safetensors.numpy import load_file
+from safetensors.numpy import load as parse
 from safetensors.numpy import save as to_bytes
 from tiny_models import assert_same_parameters, tiny
 
@@ -168,39 +168,31 @@ def edit(**changes: Any) -> Callable[[Path], Any]:
     return damage
 
 
-def sign(name: str, data: bytes | Callable[[Path], bytes]) -> Callable[[Path], Any]:
+def sign(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
     """Change a file and its checksum, as if someone meant it."""
 
     def damage(folder: Path) -> None:
-        content = data if isinstance(data, bytes) else data(folder)
+        content = change((folder / name).read_bytes())
         (folder / name).write_bytes(content)
         edit(sha256={name: checksum(content)})(folder)
 
     return damage
 
 
-def config_of(content: bytes) -> Callable[[Path], Any]:
-    return lambda folder: (folder / "config.json").write_bytes(content)
+def config_of(change: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
+    def damage(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
 
 
 def drop(name: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / name).unlink()
 
 
-def cut(folder: Path) -> bytes:
-    return (folder / PARAMETERS).read_bytes()[:3000]
-
-
-def retyped(dtype: Any) -> Callable[[Path], bytes]:
-    return lambda folder: to_bytes(
-        {name: leaf.astype(dtype) for name, leaf in load_file(folder / PARAMETERS).items()}
-    )
-
-
-def one_head(folder: Path) -> None:
-    """Change a number that fits all parameters and means another model."""
-    text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace('"heads": 2', '"heads": 1'))
+def retyped(dtype: Any) -> Callable[[bytes], bytes]:
+    return lambda data: to_bytes({name: leaf.astype(dtype) for name, leaf in parse(data).items()})
 
 
 SEALED = (PARAMETERS, "vocab.txt", "accuracy.json")
@@ -211,25 +203,31 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         for name in (*SEALED, "config.json")
     },
     "no folder": (shutil.rmtree, "no trained model at"),
-    "half a configuration": (config_of(b'{"model_type": "jaxfl'), "config.json cannot be read"),
-    "bytes": (config_of(b"\xff\xfe"), "config.json cannot be read"),
-    "a list": (config_of(b"[]"), "config.json must be one JSON object"),
-    "a deep nest": (config_of(b'{"model_type":' * 100_000), "config.json cannot be read"),
+    "half a configuration": (config_of(lambda data: data[:20]), "config.json cannot be read"),
+    "bytes": (config_of(lambda _: b"\xff\xfe"), "config.json cannot be read"),
+    "a list": (config_of(lambda _: b"[]"), "config.json must be one JSON object"),
+    "a deep nest": (config_of(lambda _: b'{"model_type":' * 100_000), "config.json cannot be read"),
     "another model_type": (edit(model_type="jaxflow-2"), "model_type must be one of"),
     "no checksums": (edit(sha256=[]), "config.json is damaged"),
     "no sizes": (edit(sha256={}, encoder=None), "configuration does not fit"),
-    "one number of the sizes": (one_head, "config.json is damaged: its sizes have another"),
+    "one number of the sizes": (
+        config_of(lambda data: data.replace(b'"heads": 2', b'"heads": 1')),
+        "config.json is damaged: its sizes have another",
+    ),
     "an unknown size": (edit(encoder={"depth": 2}), "configuration does not fit"),
     "an impossible size": (edit(encoder={"layers": 0}), "layers must be"),
     "a size that is no whole number": (edit(encoder={"layers": 2.0}), "layers must be"),
     "another depth": (edit(encoder={"layers": 2}), "not those of its configuration"),
     "another width": (edit(encoder={"width": 16}), "not those of its configuration"),
     "a short vocabulary": (
-        sign("vocab.txt", b"[PAD]\n[CLS]\n[UNK]\nthe\n"),
+        sign("vocab.txt", lambda _: b"[PAD]\n[CLS]\n[UNK]\nthe\n"),
         "has 4 words where the model expects",
     ),
-    "a vocabulary of bytes": (sign("vocab.txt", b"\xff\n"), "vocabulary.* cannot be read: .*utf-8"),
-    "truncated parameters": (sign(PARAMETERS, cut), "is no safetensors file"),
+    "a vocabulary of bytes": (
+        sign("vocab.txt", lambda _: b"\xff\n"),
+        "vocabulary.* cannot be read: .*utf-8",
+    ),
+    "truncated parameters": (sign(PARAMETERS, lambda data: data[:3000]), "is no safetensors file"),
     "numbers that NumPy lacks": (
         sign(PARAMETERS, retyped(jnp.bfloat16)),
         "parameters in .* must be float16 or float32, got 'BF16'",
@@ -277,7 +275,7 @@ def test_tokens_outside_the_vocabulary_are_named(model: Model, number: int) -> N
 
 def test_models_and_tokenizers_are_printed_on_a_screen() -> None:
     model = load("agreement")
-    assert "2,478,722 parameters" in repr(model)
+    assert "2,478,722 parameters" in repr(model)  # of the paper's encoder
     assert "layers=6" in repr(model)
     assert "10,003 words" in repr(model.tokenizer)
     assert len(repr(model)) < 400

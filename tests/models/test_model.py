@@ -72,8 +72,9 @@ def test_impossible_heads_are_refused(head, options, masked):
 
 
 def test_segments_and_missing_tokenizers_are_named(masked):
-    with pytest.raises(InputError, match=r"^token_types must be numbers from 0 to 1, got 0 to 2$"):
-        masked(TOKENS, token_types=np.array([[0, 1, 2, 0, 0]] * 2))
+    for call in (masked, masked.probabilities):
+        with pytest.raises(InputError, match=r"^token_types must be numbers from 0 to 1, got 0 to"):
+            call(TOKENS, token_types=np.array([[0, 1, 2, 0, 0]] * 2))
     with pytest.raises(InputError, match=r"^token_types must be of shape \(2, 5\), got \(2, 4\)"):
         masked(TOKENS, token_types=np.zeros((2, 4), int))
     assert masked.has_segments
@@ -84,11 +85,8 @@ def test_segments_and_missing_tokenizers_are_named(masked):
         _ = Model(masked.config, masked.params, None).text
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_loop_is_the_encoder_and_has_its_gradients(causal):
-    config = EncoderConfig(
-        vocabulary=10, positions=8, layers=3, heads=2, width=8, classes=3, causal=causal
-    )
+def test_the_loop_is_the_encoder_and_has_its_gradients():
+    config = EncoderConfig(vocabulary=10, positions=8, layers=3, heads=2, width=8, classes=3)
     encoder = AgreementEncoder(config)
     tokens = jnp.array([[1, 5, 7, 3, 4, 9], [1, 2, 6, 8, 0, 0]])
     rng = np.random.default_rng(0)
@@ -206,8 +204,10 @@ def test_each_answer_has_its_values():
     for answer in ("multi-label", "regression", "single-label"):
         model = tiny(problem=answer)
         assert model.answer == answer
-        values = answer_values(model(TOKENS).logits, answer)
-        np.testing.assert_allclose(model.probabilities(TOKENS), values, atol=1e-6)
+        given = {"mask": TOKENS > 2, "token_types": TOKENS % 2}
+        values = answer_values(model(TOKENS, **given).logits, answer)
+        np.testing.assert_allclose(model.probabilities(TOKENS, **given), values, atol=1e-6)
+        assert np.abs(values - model.probabilities(TOKENS, TOKENS > 2)).max() > 1e-4
     kinds = {"masked-lm": "tokens", "none": "none", "classification": "single-label"}
     assert {head: tiny(head).answer for head in kinds} == kinds
     assert tiny(labels=("score",)).answer == "regression"
@@ -229,14 +229,3 @@ def test_each_answer_has_its_values():
 def test_answers_that_cannot_be_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         BertConfig(**{"head": "classification", "labels": ("a", "b")} | fields)
-
-
-def test_probabilities_take_a_mask_and_segments(masked):
-    model, types = tiny(), np.array([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]])
-    mask = TOKENS > 2
-    output = model(TOKENS, mask, token_types=types)
-    values = model.probabilities(TOKENS, mask, token_types=types)
-    np.testing.assert_allclose(values, answer_values(output.logits, model.answer), atol=1e-6)
-    assert np.abs(values - model.probabilities(TOKENS, mask)).max() > 1e-4
-    with pytest.raises(InputError, match="token_types must be numbers from 0 to 1"):
-        model.probabilities(TOKENS, token_types=types + 1)
