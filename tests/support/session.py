@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,9 @@ from jaxflow.errors import InputError
 
 def once_a_session(name: str, make: Callable[[Path], object]) -> Path:
     """Return the session's folder `name`, which `make` fills the first time; not to be changed."""
+    if "JAXFLOW_TEST_SESSION" not in os.environ:  # outside pytest
+        os.environ["JAXFLOW_TEST_SESSION"] = tempfile.mkdtemp(prefix="jaxflow-test-session-")
+        atexit.register(shutil.rmtree, os.environ["JAXFLOW_TEST_SESSION"], ignore_errors=True)
     session = Path(os.environ["JAXFLOW_TEST_SESSION"])
     folder, part = session / name, session / f"{name}.part"
     with FileLock(f"{folder}.lock"):
