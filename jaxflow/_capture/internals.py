@@ -1,6 +1,7 @@
-"""The parts of JAX that are not public: names and places of equations, dead code, parameters.
+"""The parts of JAX that may change: names and places of equations, dead code, parameters.
 
-Every use of JAX's internals stands here. They hold for the versions that ``tests/capture`` names.
+Names and parameters of primitives, and what ``jax.extend`` and ``jax.interpreters`` offer without a
+promise, are used here only. They hold for the versions that ``tests/capture`` names.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.interpreters import partial_eval
 
 
 def trace(function: Any, arguments: list[Any]) -> tuple[Jaxpr, list[Any], Any]:
@@ -25,19 +28,15 @@ def trace(function: Any, arguments: list[Any]) -> tuple[Jaxpr, list[Any], Any]:
 
 def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
     """Return the program without equations that no output depends on."""
-    from jax._src.interpreters import partial_eval
-
     found: Any = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     return found[0]
 
 
 def bind(eqn: Any, values: list[Any]) -> list[Any]:
     """Apply an equation's primitive to values."""
-    from jax._src import source_info_util
-
     params = eqn.primitive.get_bind_params(eqn.params)
     subfuns: Any = ()
-    if isinstance(params, tuple):  # before jax 0.10
+    if isinstance(params, tuple):
         subfuns, params = params
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     context = source_info_util.user_context(eqn.source_info.traceback, name_stack=stack)
@@ -80,15 +79,8 @@ def transforms(eqn: Any) -> set[str]:
 
 def place(eqn: Any) -> str:
     """Return the file and line of an equation, ``file.py:12``; ``?`` where it has none."""
-    from jax._src import source_info_util
-
-    try:
-        frame = source_info_util.user_frame(eqn.source_info.traceback)
-    except AttributeError:  # takes the whole source information in older versions
-        frame = source_info_util.user_frame(eqn.source_info)
-    if frame is None:
-        return "?"
-    return f"{frame.file_name}:{frame.start_line}"
+    known = re.match(r"(.+?:\d+)", source_info_util.summarize(eqn.source_info))
+    return known[1] if known else "?"
 
 
 _PROGRAMS = {

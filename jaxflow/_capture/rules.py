@@ -334,6 +334,8 @@ def concatenate(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
         for i in range(len(aval.shape))
     ]
     axes[along] = (new,)
+    if all(is_constant(one.axes[along]) for one in operands):  # a stack
+        labels.gather([new])
     return [_joined(a, operands, tuple(axes), along)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -518,6 +519,16 @@ def test_experts_latents_and_tokens_are_told_apart():
     state = {"params": PARAMS, "count": jnp.zeros((), jnp.int32)}
     (site,) = capture(step)(state, {"x": X, "y": Y})[1]
     assert (site.kind, site.weights.shape) == ("self", (B, H, N, N))
+
+
+def test_the_versions_of_jax_that_this_was_tried_with():
+    # Another version: run tests/capture with it, then name it here.
+    root = Path(__file__).parents[2]
+    oldest, pinned = "0.10", "0.10.2"
+    assert f'"jax>={oldest}"' in (root / "pyproject.toml").read_text()
+    assert f"\njax=={pinned}\n" in (root / "constraints.txt").read_text()
+    for file in (root / "jaxflow/_capture").glob("*.py"):
+        assert "jax._src" not in file.read_text()
 
 
 @pytest.mark.nightly  # a time

@@ -93,3 +93,30 @@ def test_keras():
     variables = [[v.value for v in group] for group in (layer.trainable_variables, [])]
     call = lambda trained, other, x: layer.stateless_call(trained, other, x, x)[0]  # noqa: E731
     agree(capture(call, data_argnums=2)(*variables, X)[1], right)
+
+
+def test_keras_hub():
+    hub = pytest.importorskip("keras_hub")  # not among the test extras: it needs tensorflow-text
+    keras = pytest.importorskip("keras")
+    backbone = hub.models.BertBackbone(
+        vocabulary_size=30, num_layers=2, num_heads=2, hidden_dim=16, intermediate_dim=24,
+        max_sequence_length=8, dropout=0.0,
+    )  # fmt: skip
+    mask = jnp.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    tokens = jnp.arange(10).reshape(2, 5)
+    inputs = {"token_ids": tokens, "padding_mask": mask, "segment_ids": 0 * tokens}
+    layers = backbone.transformer_layers
+    entering = keras.Model(backbone.inputs, [layer.input[0] for layer in layers])(inputs)
+    right = [
+        layer._self_attention_layer(
+            x, x, attention_mask=mask[:, None] == 1, return_attention_scores=True
+        )[1]
+        for layer, x in zip(layers, entering, strict=True)
+    ]
+    trained, other = (
+        [variable.value for variable in group]
+        for group in (backbone.trainable_variables, backbone.non_trainable_variables)
+    )
+    call = lambda *given: backbone.stateless_call(*given)[0]  # noqa: E731
+    attention = capture(call, data_argnums=2)(trained, other, inputs)[1]
+    np.testing.assert_allclose(attention.stack(), jnp.stack(right, 1), atol=1e-6)
