@@ -125,7 +125,13 @@ def kernel_name(eqn: Any) -> str:
     if "pallas" not in name and "dot_product_attention" not in name:
         return ""
     stated = eqn.params.get("name") or eqn.params.get("name_and_src_info")
-    return str(stated or name).split(" ")[0]
+    return str(stated or kernel_source(eqn) or name).split(" ")[0]
+
+
+def kernel_source(eqn: Any) -> str:
+    """Return the name of the function that a Pallas kernel is, and its file and line."""
+    debug = getattr(eqn.params.get("jaxpr"), "debug_info", None)
+    return getattr(debug, "func_src_info", None) or ""
 
 
 def opened(jaxpr: Any) -> tuple[Jaxpr, list[Any]]:

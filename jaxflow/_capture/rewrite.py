@@ -19,6 +19,7 @@ from jax.extend.core import Jaxpr
 from jax.sharding import PartitionSpec
 
 from jaxflow._capture import internals
+from jaxflow._capture.kernels import reference
 from jaxflow._capture.values import At, Path, Tap
 from jaxflow.errors import InputError
 
@@ -126,17 +127,20 @@ def evaluate(
 
 
 def with_references(
-    jaxpr: Jaxpr, constants: list[Any], arrays: list[Any], kernels: Mapping[str, Any]
+    jaxpr: Jaxpr, constants: list[Any], arrays: list[Any], kernels: Mapping[str, Any], known: bool
 ) -> tuple[Jaxpr, list[Any]]:
     """Return a program in which fused kernels are replaced by functions, and its constants.
 
+    With `known`, the kernels of JAX are too.
+
     Raises `InputError` if a function returns other shapes than the kernel.
     """
-    found = {
-        at: _checked(name, kernels[name], eqn)
-        for at, eqn in _equations(jaxpr, ())
-        if (name := internals.kernel_name(eqn)) in kernels
-    }
+    found = {}
+    for at, eqn in _equations(jaxpr, ()):
+        name = internals.kernel_name(eqn)
+        function = kernels.get(name) or (reference(name, eqn) if known else None)
+        if name and function is not None:
+            found[at] = _checked(name, function, eqn)
     if not found:
         return jaxpr, constants
     plan = Plan(kernels=found)

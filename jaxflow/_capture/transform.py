@@ -27,6 +27,7 @@ class _Options:
     capacity: int | None = None
     data_argnums: tuple[int, ...] | None = None
     kernels: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    known: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _trace(function: Callable[..., Any], given: tuple[Any, Any], options: _Optio
         return function(*args, **kwargs)
 
     jaxpr, constants, shape = internals.trace(flat, arrays)
-    jaxpr, constants = with_references(jaxpr, constants, arrays, options.kernels)
+    jaxpr, constants = with_references(jaxpr, constants, arrays, options.kernels, options.known)
     data = _data(given, options.data_argnums)
     analysis = Analysis(options.capacity)
 
@@ -239,7 +240,9 @@ def capture(
         a router or a learned memory.
     kernels
         Name of a fused kernel (as `Captured.missed` states it) -> a function of the kernel's
-        operands that computes the same in plain JAX, and is called in its place.
+        operands that computes the same in plain JAX, and is called in its place. JAX's own Pallas
+        kernels (flash and splash attention) are known: their weights are what they return for unit
+        vectors as values.
 
     Returns
     -------
@@ -421,7 +424,8 @@ def attention_gradient(
     InputError
         When called: if there is no attention, or `score` does not return a scalar.
     """
-    options = _Options(select, "used", None, _numbers(data_argnums), kernels or {})
+    # The references of known kernels have no derivative.
+    options = _Options(select, "used", None, _numbers(data_argnums), kernels or {}, known=False)
     compiled = _Compiled(traced=True)
 
     @functools.wraps(function)

@@ -441,6 +441,26 @@ def test_a_fused_kernel_is_replaced_by_its_reference():
         capture(attend, kernels={"fused": lambda q, k, v: q[1:]})(PARAMS, X)
 
 
+def test_the_kernels_of_jax_are_known():
+    from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
+
+    def attend(p, x):  # 8 tokens in blocks of 4, causal
+        q, k, v = (
+            jnp.pad((x @ p[n])[:, :, None, :4], ((0, 0), (0, 3), (0, 0), (0, 0))) for n in "qkv"
+        )
+        sizes = BlockSizes(*[4] * 6)
+        return mha(q, k, v, None, sm_scale=0.5, causal=True, interpret=True, block_sizes=sizes)
+
+    output, attention = capture(attend)(PARAMS, X)
+    close(output, attend(PARAMS, X))
+    q, k = (jnp.pad((X @ PARAMS[n])[..., :4], ((0, 0), (0, 3), (0, 0))) for n in "qk")
+    right = jax.nn.softmax(jnp.where(jnp.tri(8, dtype=bool), q @ k.swapaxes(1, 2) / 2, -jnp.inf))
+    close(attention[0].weights, right[:, None])
+    assert attention[0].kind == "self"
+    with pytest.raises(InputError, match="mha_forward"):
+        attention_gradient(attend, jnp.sum)(PARAMS, X)
+
+
 def test_rows_and_shapes_that_cannot_be_stacked_name_their_site():
     attention = capture(first(CASES["dropout_by_select"]))(*ARGUMENTS)[1]
     with pytest.raises(InputError, match=r"sum to 1.*attention_cases.py:\d+"):
