@@ -118,7 +118,7 @@ class QueryKey:
 
 def rollout_rows(
     attention: Sequence[QueryKey | Callable[[], QueryKey]],
-    sources: Indices = None,
+    sources: Indices | jax.Array = None,
     *,
     weights: ArrayLike | None = None,
     layers: Indices = -1,
@@ -340,7 +340,7 @@ def _finite(array: Array) -> bool:
     return bool(_all_finite(array) if isinstance(array, jax.Array) else np.isfinite(array).all())
 
 
-def _start(layer: QueryKey, sources: Indices, weights: Any, mask: Any) -> tuple[Any, Any]:
+def _start(layer: QueryKey, sources: Any, weights: Any, mask: Any) -> tuple[Any, Any]:
     """Return the rows to start with ``[..., S, n]``, and the mask, both checked."""
     shape, n = layer.shape, layer.shape[-1]
     if mask is not None:
@@ -352,10 +352,14 @@ def _start(layer: QueryKey, sources: Indices, weights: Any, mask: Any) -> tuple[
     namespace: Any = jnp if isinstance(layer.queries, jax.Array) else np
     kind = np.float64 if layer.queries.dtype == np.float64 else np.float32
     if weights is None:
-        chosen = resolve_tokens("sources", sources, n, mask)
-        index: Any = np.array(chosen) if isinstance(chosen, tuple) else chosen
+        index: Any = sources
+        if is_traced(sources):
+            index = jnp.atleast_1d(jnp.asarray(sources))
+        else:
+            chosen = resolve_tokens("sources", sources, n, mask)
+            index = np.array(chosen) if isinstance(chosen, tuple) else chosen
         namespace = jnp if is_traced(index) else namespace
-        rows = (index[..., None] == np.arange(n)).astype(kind)
+        rows = (index[..., None] == np.arange(n).reshape(*[1] * index.ndim, n)).astype(kind)
         rows = namespace.where(index[..., None] < n, rows, np.nan)  # only where the mask is traced
     else:
         if sources is not None:

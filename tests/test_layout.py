@@ -146,6 +146,7 @@ PROMISED = {
     "raw_attention": (ATTENTION, {"heads": "mean", "mask": None}),
     "rollout": (ATTENTION, {**COMMON, "start_layer": 0, "sources": None}),
     "head_rollout": (ATTENTION, {"residual": 0.5, "mask": None}),
+    "rollout_rows": ({**ATTENTION, "sources": None}, {**COMMON, "layers": -1, "weights": None}),
     "flow": (ATTENTION, {**COMMON, "sources": None, "layers": None, "threads": None}),
     "flow_cut": (ATTENTION, {"layer": EMPTY, "source": EMPTY, "sink": EMPTY}),
     "saturation": (ATTENTION, {}),

@@ -221,12 +221,24 @@ def test_texts_of_a_batch_have_their_own_padding_and_sources():
         np.testing.assert_allclose(found[text, 0, 0], wanted, rtol=1e-5, atol=1e-8)
     device = [jnp.asarray(one, jnp.float32) for one in twice[:2]]
 
-    def score(queries, keys, mask):
+    def score(queries, keys, mask, source):
         layers = [QueryKey(*pair, causal=True) for pair in zip(queries, keys, strict=True)]
-        return rollout_rows(layers, [8], mask=mask, block=8)
+        return rollout_rows(layers, source, mask=mask, block=8)
 
-    jitted = jax.jit(jax.vmap(score, in_axes=(1, 1, 0)))(*device, mask)
-    np.testing.assert_allclose(jitted[1, 0, 0], found[1, 0, 0], rtol=1e-5, atol=1e-7)
+    last = jnp.array([N - 1, 8])
+    jitted = jax.jit(jax.vmap(score, in_axes=(1, 1, 0, 0)))(*device, mask, last)
+    np.testing.assert_allclose(jitted, found, rtol=1e-5, atol=1e-7)
+
+
+def test_half_precision_is_computed_in_single():
+    halves = [one.astype(jnp.bfloat16) for one in drawn()[:2]]
+    pairs = [halves, [one.astype(np.float32) for one in halves]]
+    found, wanted = (
+        rollout_rows([QueryKey(*pair, causal=True) for pair in zip(*one, strict=True)], -1, block=8)
+        for one in pairs
+    )
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PATTERNS)
