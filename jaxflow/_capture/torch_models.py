@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +40,8 @@ def capture_torch(model: Any) -> Callable[..., tuple[Any, Captured]]:
         A function of the model's own arguments that returns ``(output, attention)``: the model's
         output, computed without gradients, and its attention as `Captured`, float32 (float64 of a
         float64 model) JAX arrays without values (None). ``attention.mask`` is the boolean
-        ``[B, n]`` of ``attention_mask``, to be given to `jaxflow.rollout`.
+        ``[B, n]`` of ``attention_mask``, to be given to `jaxflow.rollout`: of an encoder and
+        decoder, the encoder's tokens.
 
     Raises
     ------
@@ -58,9 +60,11 @@ def capture_torch(model: Any) -> Callable[..., tuple[Any, Captured]]:
 
     def captured(*args: Any, **kwargs: Any) -> tuple[Any, Captured]:
         with _eager(model), torch.no_grad():
-            output = model(*args, output_attentions=True, return_dict=True, **kwargs)
-        mask = kwargs.get("attention_mask")
-        mask = None if mask is None else jnp.asarray(np.asarray(mask.cpu()) != 0)
+            output = model(*args, **{**kwargs, "output_attentions": True, "return_dict": True})
+        given = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
+        mask = given.get("attention_mask")
+        if mask is not None:
+            mask = jnp.asarray(np.asarray(mask.cpu()) != 0) if mask.ndim == 2 else None
         sites = list(_sites(output))
         if not sites:
             raise InputError(
@@ -79,12 +83,14 @@ def capture_torch(model: Any) -> Callable[..., tuple[Any, Captured]]:
 
 @contextmanager
 def _eager(model: Any) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
+    parts = [one for one in model.modules() if hasattr(one, "set_attn_implementation")]
+    before = [one.config._attn_implementation for one in parts]  # the outermost first
     try:
+        model.set_attn_implementation("eager")
         yield
     finally:
-        model.set_attn_implementation(before)
+        for one, implementation in zip(parts, before, strict=True):
+            one.set_attn_implementation(implementation)
 
 
 def _sites(output: Any) -> Iterator[Site]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -549,6 +551,19 @@ def test_the_versions_of_jax_that_this_was_tried_with():
     assert f"\njax=={pinned}\n" in (root / "constraints.txt").read_text()
     for file in (root / "jaxflow/_capture").glob("*.py"):
         assert "jax._src" not in file.read_text()
+
+
+@pytest.mark.parametrize("name", ["unrolled_layers", "scan_over_layers", "late"])
+def test_compiled_it_costs_what_returning_the_weights_by_hand_costs(name):
+    def captured(*given):
+        output, attention = capture(first(CASES[name]))(*given)
+        return output, [site.weights for site in attention]
+
+    def operations(function):
+        text = jax.jit(function).lower(*ARGUMENTS).compile().as_text()
+        return Counter(re.findall(r"= \S+ ([a-z-]+)\(", text))
+
+    assert operations(captured) == operations(CASES[name])
 
 
 @pytest.mark.nightly  # a time

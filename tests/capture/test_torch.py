@@ -60,6 +60,38 @@ def test_encoder_and_decoder():
         np.testing.assert_array_equal(found, torch.stack(getattr(right, name), 1).numpy())
 
 
+def test_a_decoder_is_causal_also_with_padding_on_the_left():
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=20, n_embd=16, n_layer=2, n_head=2, n_positions=8)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    mask = MASK.flip(1)
+    _, attention = capture_torch(model)(TOKENS.flip(1), None, mask)  # the mask by position
+    stacked = np.asarray(attention.stack())
+    assert [site.kind for site in attention] == ["self", "self"]
+    real = stacked * mask.numpy()[:, None, None, :, None]  # the rows of real tokens
+    np.testing.assert_array_equal(np.triu(real, 1), 0)
+    assert not real[1, ..., 0].any()  # nothing looks at padding
+    np.testing.assert_array_equal(attention.mask, mask.numpy() != 0)
+    np.testing.assert_allclose(stacked.sum(-1)[:, :, :, 1:], 1, atol=1e-6)
+
+
+def test_parts_of_a_model_get_their_own_implementation_back():
+    config = {"intermediate_size": 24, "max_position_embeddings": 8, **SIZE}
+    parts = (
+        transformers.BertModel(transformers.BertConfig(**config)),
+        transformers.BertLMHeadModel(
+            transformers.BertConfig(is_decoder=True, add_cross_attention=True, **config)
+        ),
+    )
+    model = transformers.EncoderDecoderModel(encoder=parts[0], decoder=parts[1]).eval()
+    model.encoder.set_attn_implementation("eager")
+    model.decoder.set_attn_implementation("sdpa")
+    _, attention = capture_torch(model)(input_ids=TOKENS, decoder_input_ids=TOKENS[:, :3])
+    assert attention.cross.shape == (2, 2, 2, 3, 4)
+    assert model.encoder.config._attn_implementation == "eager"
+    assert model.decoder.config._attn_implementation == "sdpa"
+
+
 def test_a_model_of_another_kind_is_refused():
     with pytest.raises(InputError, match="Linear"):
         capture_torch(torch.nn.Linear(2, 2))
