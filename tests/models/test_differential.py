@@ -15,7 +15,7 @@ import functools
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch_models
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch_models import write_tokenizer
 
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.patches import to_pixels
@@ -35,8 +35,7 @@ from jaxflow.models.model import ModelConfig, make_module
 LENGTH = 16
 WORDS = ("the", "keys", "to", "Cabinet", "café", "NAÏVE", "@user", "are", ".")
 HARD = ("", "[MASK]", "<mask>", "日本", "don't", "1\t2", "É", "<|endoftext|>", "[PAD]", "<pad>")
-BRACKETS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-ANGLES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+SIGNS = "abcdefghijklmnopqrstuvwxyzACÉKNVÏé@1234.'日<>|[]"
 CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")
 HEADS = {
     "Bert": ("Model", "ForSequenceClassification", "ForMaskedLM", "ForTokenClassification"),
@@ -105,31 +104,6 @@ class Pieces:
     theirs: Any
 
 
-def write_tokenizer(folder: Path, kind: str, name: str, settings: Mapping[str, Any]) -> None:
-    """Write a tokenizer's vocabulary and settings as the class's authors publish them."""
-    settings = {"tokenizer_class": name, **settings}
-    folder.mkdir(parents=True)
-    if kind in ("Bert", "DistilBert"):
-        letters = "abcdefghijklmnopqrstuvwxyzACÉKNVÏé@1234.'日<>|[]"
-        pieces = [*BRACKETS, *WORDS[:6], "cafe", "naive", *letters]
-        listed = list(dict.fromkeys([*pieces, *(f"##{one}" for one in letters)]))
-        (folder / "vocab.txt").write_text("\n".join(listed) + "\n", encoding="utf-8")
-        added = {token: len(listed) + at for at, token in enumerate(settings.pop("added", ()))}
-        if added:
-            (folder / "added_tokens.json").write_text(json.dumps(added))
-    else:
-        special = ANGLES if kind == "Roberta" else ["<|endoftext|>"]
-        first = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=290, special_tokens=special, initial_alphabet=first, show_progress=False
-        )
-        backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.train_from_iterator([" ".join(WORDS)] * 9, trainer)
-        backend.model.save(str(folder))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-
-
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Pieces]]:
     """Every tokenizer of every architecture twice: its vocabulary, and the library's own file."""
@@ -138,11 +112,11 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Piece
         found[kind] = []
         for place, (name, settings) in enumerate(listed):
             folder, saved = root / kind / f"{place}", root / kind / f"{place} saved"
-            write_tokenizer(folder, kind, name, settings)
-            (folder / "config.json").write_text(json.dumps({"model_type": kind.lower()}))
-            with torch_models.quietly():
-                theirs = torch_models.library().AutoTokenizer.from_pretrained(folder)
-                theirs.save_pretrained(saved)
+            settings = {"tokenizer_class": name, **settings}
+            added, pieces = settings.pop("added", ()), (*WORDS, "cafe", "naive")
+            write_tokenizer(folder, kind.lower(), [SIGNS], pieces, settings, added)
+            theirs = torch_models.read_auto_tokenizer(folder)
+            theirs.save_pretrained(saved)
             found[kind] += [Pieces(folder, theirs), Pieces(saved, theirs)]
     return found
 

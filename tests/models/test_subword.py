@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch_models
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch_models import ANGLES, read_auto_tokenizer, write_tokenizer
 
 from jaxflow.errors import InputError
 from jaxflow.models import SubwordTokenizer, read_tokenizer, subword
@@ -38,31 +39,26 @@ TEXTS = (
     "--- ___ ##x ##",
     "the @user is, [SPEAKER] @users",
 )
-SPECIAL = {
-    "gpt2": ["<|endoftext|>"],
-    "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-    "xlm-roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-    "albert": ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"],
-}
+WORDS = ("the", "The", "key", "##s", "cafe", "Café", "cabinet")
 TOKEN = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word", "special"), False)
 MASK = {**TOKEN, "__type": "AddedToken", "content": "<mask>", "lstrip": True}
-#: Model type, settings, and the content of added_tokens.json or None.
-CASES: list[tuple[str, dict[str, Any], dict[str, int] | None]] = [
-    ("bert", {}, None),
-    ("bert", {"do_lower_case": False}, None),
-    ("bert", {"do_lower_case": True, "strip_accents": False}, None),
-    ("bert", {"do_lower_case": False, "strip_accents": True}, None),
-    ("bert", {"tokenize_chinese_chars": False}, None),
-    ("bert", {"tokenizer_class": "DistilBertTokenizer", "do_lower_case": False}, None),
-    ("bert", {"tokenizer_class": "ElectraTokenizerFast"}, None),
-    ("bert", {}, {"@user": -2, "[SPEAKER]": -1}),
-    ("bert", {"added_tokens_decoder": {"-2": {**TOKEN, "content": "@user"}}}, None),
-    ("gpt2", {}, None),
-    ("gpt2", {"add_bos_token": True}, None),
-    ("gpt2", {"add_prefix_space": True, "pad_token": "<|endoftext|>"}, None),
-    ("roberta", {}, None),
-    ("roberta", {"mask_token": MASK, "add_prefix_space": True}, None),
-    ("roberta", {"mask_token": {**MASK, "lstrip": False}}, None),
+#: Model type, settings, and the tokens of added_tokens.json.
+CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    ("bert", {}, ()),
+    ("bert", {"do_lower_case": False}, ()),
+    ("bert", {"do_lower_case": True, "strip_accents": False}, ()),
+    ("bert", {"do_lower_case": False, "strip_accents": True}, ()),
+    ("bert", {"tokenize_chinese_chars": False}, ()),
+    ("bert", {"tokenizer_class": "DistilBertTokenizer", "do_lower_case": False}, ()),
+    ("bert", {"tokenizer_class": "ElectraTokenizerFast"}, ()),
+    ("bert", {}, ("@user", "[SPEAKER]")),
+    ("bert", {"added_tokens_decoder": {"0": {**TOKEN, "content": "@user"}}}, ()),
+    ("gpt2", {}, ()),
+    ("gpt2", {"add_bos_token": True}, ()),
+    ("gpt2", {"add_prefix_space": True, "pad_token": "<|endoftext|>"}, ()),
+    ("roberta", {}, ()),
+    ("roberta", {"mask_token": MASK, "add_prefix_space": True}, ()),
+    ("roberta", {"mask_token": {**MASK, "lstrip": False}}, ()),
 ]
 
 
@@ -70,40 +66,9 @@ CASES: list[tuple[str, dict[str, Any], dict[str, int] | None]] = [
 def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a small vocabulary of a kind of model, with the settings given, to its own folder."""
 
-    def written(kind: str, *, added: dict[str, int] | None = None, **fields: Any) -> Path:
+    def written(kind: str, *, added: tuple[str, ...] = (), **fields: Any) -> Path:
         folder = tmp_path_factory.mktemp(kind)
-        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
-        if kind == "bert":
-            shown = {sign for text in TEXTS for sign in text.lower() + text if not sign.isspace()}
-            known = sorted(shown - set("\u6771\u0928\U0001f600"))
-            pieces = [f"##{sign}" for sign in known if sign.isascii()]
-            words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", "key", "##s"]
-            listed = dict.fromkeys([*words, "cafe", "Café", "cabinet", *known, *pieces])
-            (folder / "vocab.txt").write_text("\n".join(listed) + "\n", encoding="utf-8")
-            after = len(listed) + 2  # a number below 0 counts from the end of those added
-            if added:
-                placed = {token: after + number for token, number in added.items()}
-                (folder / "added_tokens.json").write_text(json.dumps(placed))
-            if decoder := fields.get("added_tokens_decoder"):
-                placed = {after + int(number): token for number, token in decoder.items()}
-                fields = {**fields, "added_tokens_decoder": placed}
-        else:
-            backend = Tokenizer(models.BPE())
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            corpus = [*TEXTS, *["the keys to the cabinet are here"] * 9]
-            first = pre_tokenizers.ByteLevel.alphabet()
-            backend.train_from_iterator(
-                corpus,
-                trainers.BpeTrainer(
-                    vocab_size=330,
-                    special_tokens=SPECIAL[kind],
-                    initial_alphabet=first,
-                    show_progress=False,
-                ),
-            )
-            backend.model.save(str(folder))
-        if fields:
-            (folder / "tokenizer_config.json").write_text(json.dumps(fields))
+        write_tokenizer(folder, kind, TEXTS, WORDS, fields, added)
         return folder
 
     return written
@@ -137,23 +102,18 @@ def assert_same_pieces(ours: SubwordTokenizer | None, theirs: Any) -> None:
         assert getattr(ours, f"{role}_id") == getattr(theirs, f"{role}_token_id"), role
 
 
-def of_transformers(folder: Path) -> Any:
-    with torch_models.quietly():
-        return torch_models.library().AutoTokenizer.from_pretrained(folder)
-
-
 @pytest.mark.parametrize(("kind", "fields", "added"), CASES, ids=str)
 def test_pieces_are_those_of_transformers(
     kind: str,
     fields: dict[str, Any],
-    added: dict[str, int] | None,
+    added: tuple[str, ...],
     write: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By its vocabulary, which they convert, and by the file that says it all, without them."""
     folder = write(kind, added=added, **fields)
-    theirs = of_transformers(folder)
+    theirs = read_auto_tokenizer(folder)
     assert_same_pieces(read_tokenizer(folder), theirs)
     with torch_models.quietly():
         theirs.save_pretrained(tmp_path)
@@ -164,24 +124,29 @@ def test_pieces_are_those_of_transformers(
         read_tokenizer(folder)
 
 
-@pytest.mark.parametrize("kind", ["xlm-roberta", "albert"])
+@pytest.mark.parametrize(
+    ("kind", "name", "special"),
+    [
+        ("xlm-roberta", "XLMRobertaTokenizer", ANGLES),
+        ("albert", "AlbertTokenizer", ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]),
+    ],
+)
 def test_sentencepiece_of_a_file_of_theirs(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, name: str, special: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.train_from_iterator(
         [*TEXTS, *["the keys to the cabinet are here"] * 9],
         trainers.UnigramTrainer(
-            vocab_size=200, special_tokens=SPECIAL[kind], unk_token="<unk>", show_progress=False
+            vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False
         ),
     )
     pieces = [tuple(piece) for piece in json.loads(backend.to_str())["model"]["vocab"]]
-    name = {"xlm-roberta": "XLMRobertaTokenizer", "albert": "AlbertTokenizer"}[kind]
     with torch_models.quietly():
         getattr(torch_models.library(), name)(vocab=pieces).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    theirs = of_transformers(tmp_path)
+    theirs = read_auto_tokenizer(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert_same_pieces(read_tokenizer(tmp_path), theirs)
 
@@ -192,7 +157,7 @@ def test_sentencepiece_of_a_file_of_theirs(
         ("bert", {"do_lower_case": False}, "do_lower_case"),
         ("bert", {"strip_accents": False}, "strip_accents"),
         ("bert", {"tokenize_chinese_chars": False}, "tokenize_chinese_chars"),
-        ("bert", {"added_tokens_decoder": {"-2": {**TOKEN, "content": "@user"}}}, "token @user"),
+        ("bert", {"added_tokens_decoder": {"0": {**TOKEN, "content": "@user"}}}, "token @user"),
         ("gpt2", {"add_prefix_space": True}, "add_prefix_space"),
         ("gpt2", {"add_bos_token": True}, "add_bos_token"),
         ("roberta", {"mask_token": MASK}, "token <mask>"),
@@ -209,10 +174,10 @@ def test_settings_that_change_the_file_are_followed(
     folder = write(kind, **changes)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     with torch_models.quietly():
-        of_transformers(write(kind)).save_pretrained(folder)
+        read_auto_tokenizer(write(kind)).save_pretrained(folder)
     saved = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(saved | settings))
-    assert_same_pieces(read_tokenizer(folder), of_transformers(folder))
+    assert_same_pieces(read_tokenizer(folder), read_auto_tokenizer(folder))
     monkeypatch.setitem(sys.modules, "transformers", None)
     message = f"tokenizer.json has another {named} than its settings: install transformers"
     with pytest.raises(InputError, match=message):

@@ -80,6 +80,10 @@ def test_gradients_at_attention_are_those_of_differences(kind):
     size = 2e-3
     difference = (value(size * step) - value(-size * step)) / (2 * size)
     assert difference == pytest.approx(float((found.gradient * step).sum()), rel=2e-2, abs=2e-2)
+    # The class is computed from one token: in the last layer no other query counts.
+    counts = np.asarray(found.gradient).any((2, 4)).sum(-1)  # [B, L]
+    assert (counts[:, -1] == 1).all()
+    assert (counts[:, :-1] > 1).all()
 
 
 def test_the_predicted_class_is_what_is_explained_by_default():

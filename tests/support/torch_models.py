@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 #: The smallest sizes that differ for every axis, by the names of each architecture.
 SIZES: dict[str, dict[str, Any]] = {
@@ -134,6 +136,60 @@ def read(folder: Path, name: str) -> Any:
     with quietly():
         kind = getattr(library(), name)
         return kind.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+#: Special tokens of vocabularies, by the model type.
+BRACKETS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ANGLES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+SPECIAL = {"bert": BRACKETS, "distilbert": BRACKETS, "gpt2": ["<|endoftext|>"], "roberta": ANGLES}
+#: Signs that word pieces do not know.
+UNKNOWN = set("\u6771\u672c\u0928\U0001f600")
+
+
+def write_tokenizer(
+    folder: Path,
+    kind: str,
+    texts: Sequence[str],
+    words: Sequence[str],
+    settings: Mapping[str, Any],
+    added: Sequence[str] = (),
+) -> None:
+    """Write the vocabulary of a model type and its settings as their authors publish them.
+
+    Word pieces are `words` and the signs of `texts`; byte pairs are trained on both. In the
+    settings ``added_tokens_decoder`` counts from the first number after the vocabulary.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    if SPECIAL[kind] is BRACKETS:
+        signs = {sign for text in texts for sign in text.lower() + text if not sign.isspace()}
+        known = sorted(signs - UNKNOWN)
+        pieces = [f"##{sign}" for sign in known if sign.isascii()]
+        listed = list(dict.fromkeys([*BRACKETS, *words, *known, *pieces]))
+        (folder / "vocab.txt").write_text("\n".join(listed) + "\n", encoding="utf-8")
+        if added:
+            numbers = {token: len(listed) + place for place, token in enumerate(added)}
+            (folder / "added_tokens.json").write_text(json.dumps(numbers))
+        if decoder := settings.get("added_tokens_decoder"):
+            placed = {len(listed) + int(place): token for place, token in decoder.items()}
+            settings = {**settings, "added_tokens_decoder": placed}
+    else:
+        first = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=290, special_tokens=SPECIAL[kind], initial_alphabet=first,
+            show_progress=False,
+        )  # fmt: skip
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.train_from_iterator([*texts, *[" ".join(words)] * 9], trainer)
+        backend.model.save(str(folder))
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def read_auto_tokenizer(folder: Path) -> Any:
+    with quietly():
+        return library().AutoTokenizer.from_pretrained(folder)
 
 
 def base(model: Any) -> Any:
