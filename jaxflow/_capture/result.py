@@ -318,10 +318,12 @@ def _check_rows(site: Site) -> None:
     slack = _ROUNDING * float(jnp.finfo(weights.dtype).eps) * weights.shape[-1] ** 0.5 + 1e-6
     wrong = sums > 1 + slack if site.place.sink else np.abs(sums - 1) > slack
     if wrong.any():
-        worst = sums[wrong][0]
+        why = "dropout and mixed heads change sums (capture with stage='softmax')"
+        if site.place.part:
+            why = "its softmax covers other keys too, which another site has"
         raise InputError(
-            f"rows of attention must sum to 1, got {worst:.6g} at {site.place}: dropout and mixed "
-            "heads change sums (capture with stage='softmax'), or take renormalise=True"
+            f"rows of attention must sum to 1, got {sums[wrong][0]:.6g} at {site.place}: {why}, or "
+            "take renormalise=True"
         )
 
 
