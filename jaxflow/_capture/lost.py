@@ -108,7 +108,11 @@ def _contracted(
         return mark
     if values and one.lost is not None:
         _report(a, eqn, mark, summed)
-    return None
+    second = marks[1 - side]  # attention times attention
+    theirs = uids(part for i in contract[1 - side] for part in other.axes[i])
+    if second is None or second.keys is None or within(theirs, second.keys):
+        return None
+    return second
 
 
 def _report(a: Any, eqn: Any, mark: Lost, summed: Sequence[Axis]) -> None:

@@ -401,7 +401,8 @@ def gather(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     numbers = eqn.params["dimension_numbers"]
     gone = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
     window = [i for i in range(len(table.axes)) if i not in gone]
-    rows = list(indices.axes[:-1])
+    rows_of = indices.axes[:-1]
+    rows = list(rows_of)
     tokens = labels.is_data(p for i in numbers.collapsed_slice_dims for p in table.axes[i])
     axes: list[Axis] = []
     for i, size in enumerate(eqn.outvars[0].aval.shape):
@@ -414,7 +415,7 @@ def gather(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
         if is_constant(axis) or size_of(axis) != size:
             axis = (labels.part(size, labels.is_data(axis)),)
         axes.append(axis)
-    if tokens and len(indices.axes) > 2:
+    if tokens and len(rows_of) > len(gone):  # more than one row for each
         labels.gather([p for i, x in enumerate(axes) if i not in numbers.offset_dims for p in x])
     tag = table.tag if isinstance(table.tag, Soft) and not indices.data else None
     if tag is not None and not tag.over <= uids(part for axis in axes for part in axis):

@@ -85,9 +85,10 @@ def product(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
         for i in range(len(batch[0]))
     ]
     alone = [[operands[side].axes[i] for i in free[side]] for side in order]
-    named = labels.distinct((*shared, *alone[0], *alone[1]))
+    gone = [operands[order[0]].axes[i] for i in contract[order[0]]]
+    named = labels.distinct((*shared, *alone[0], *gone, *alone[1]))
     n, m = len(shared), len(shared) + len(alone[0])
-    own = {order[0]: named[n:m], order[1]: named[m:]}
+    own = {order[0]: named[n:m], order[1]: named[m + len(gone) :]}
     data = operands[0].data or operands[1].data
     value = Value((*named[:n], *own[0], *own[1]), data, Base(labels.uid()))
     for side in order:
@@ -109,10 +110,8 @@ def product(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
             extra = over - (tag.over | whole(tag.over))
             if whole(over - extra) != whole(tag.over):
                 continue
-            if isinstance(other.tag, Soft) and not labels.is_data(
-                part for axis in summed for part in axis
-            ):
-                continue  # two distributions over classes compared
+            if isinstance(other.tag, Soft):
+                continue  # two distributions compared, or attention multiplied with attention
         mine = _numbered(labels, one.axes, ())
         theirs = list(other.axes)
         pairs = ((batch[side], batch[1 - side]), (contract[side], contract[1 - side]))
@@ -202,9 +201,10 @@ def _record(
     data, root = operands[1].data, operands[0].base.root
     kind = _kind(a.labels, tag, roles, data)
     keys = [part for axis in roles.keys for part in axis]
-    together = a.labels.families(p for p in a.labels.gathered_with(keys) if p not in keys)
+    rows = [*keys, *(part for axis in roles.rows for part in axis)]
+    together = a.labels.families(p for p in a.labels.gathered_with(rows) if p not in rows)
     window = bool(together & a.labels.families(part for axis in roles.batch for part in axis))
-    if (kind is None and data and a.labels.gathered_with(keys)) or (kind != "self" and window):
+    if (kind is None and data and a.labels.gathered_with(rows)) or (kind != "self" and window):
         a.miss(eqn, "its keys are gathered or stacked for each query: its columns are no tokens")
         return None
     if kind is None:

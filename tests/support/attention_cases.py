@@ -344,6 +344,11 @@ def sharpened(p, x, w):
 
 
 @lost
+def squared_as_a_matrix(p, x, w):
+    return w @ w
+
+
+@lost
 def complement(p, x, w):
     return jnp.eye(N) - w
 
@@ -374,6 +379,13 @@ def window_by_gather(p, x, y, z):
     k, v = (x @ p["k"])[:, near], (x @ p["v"])[:, near]
     w = jax.nn.softmax(jnp.einsum("bnd,bnwd->bnw", x @ p["q"], k))
     return jnp.einsum("bnw,bnwd->bnd", w, v) @ p["o"]
+
+
+@unlisted
+def best_keys_by_gather(p, x, y, z):
+    q, k, v = (x @ p[name] for name in "qkv")
+    best, which = lax.top_k(q @ k.swapaxes(1, 2), 3)
+    return jnp.einsum("bnk,bnkd->bnd", jax.nn.softmax(best), jax.vmap(lambda v, i: v[i])(v, which))
 
 
 @unlisted
