@@ -1,4 +1,4 @@
-"""Run one task of a batch system; see `tests/train/test_clusters.py`."""
+"""Run one task of a batch system; see `tests/train/test_many_processes.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train on eight devices; run by `tests/train/test_mesh.py`."""
+"""Train on several devices or as one of several processes; run by `tests/train/test_mesh.py`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jaxflow.errors import InputError
 from jaxflow.models import EncoderConfig, init
 from jaxflow.train import loop
 from jaxflow.train.config import TrainConfig
+from jaxflow.train.distributed import join
 from jaxflow.train.mesh import Layout, layout_of
 from jaxflow.train.step import agreement_loss, init_state, make_optimizer, make_step
 
@@ -94,6 +95,27 @@ def train(data: Path, folder: Path) -> dict[str, object]:
     return {"flow": losses(whole, 0.5), "refused": refused, "three": three}
 
 
+def together(coordinator: str, processes: int, process: int) -> dict[str, object]:
+    """Join the other processes and train on all their devices."""
+    joined = join(coordinator=coordinator, processes=processes, process=process)
+    batch = np.arange(16)
+    whole, own = layout_of(), layout_of(own=True)
+    return {
+        "process": [joined.index, joined.count],
+        "devices": [len(jax.local_devices()), len(jax.devices())],
+        "own": own.devices,
+        "rows": [[rows.start, rows.stop] for rows in (whole.rows(16), own.rows(16))],
+        "put": np.asarray(whole.own(whole.put_batch(batch[whole.rows(16)]))).tolist(),
+        "filled": np.asarray(whole.own(whole.put_filled(batch[:5]))).tolist(),
+        "whole": losses(whole, 0.0),
+        "split": losses(layout_of(shard_params=True), 0.0),
+    }
+
+
 if __name__ == "__main__":
-    corpus, *folders = map(Path, sys.argv[1:])
-    print(json.dumps(train(corpus, *folders) if folders else parts(corpus)))
+    given = sys.argv[1:]
+    if len(given) == 3:
+        found = together(given[0], int(given[1]), int(given[2]))
+    else:
+        found = train(*map(Path, given)) if len(given) == 2 else parts(Path(given[0]))
+    print(json.dumps(found), flush=True)

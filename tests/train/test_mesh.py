@@ -117,7 +117,7 @@ def test_two_processes_with_two_devices_train_as_one_does():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    started = [start_on_devices(2, "mesh_processes.py", coordinator, 2, k) for k in range(2)]
+    started = [start_on_devices(2, "mesh_training.py", coordinator, 2, k) for k in range(2)]
     ended = [(*process.communicate(), process.returncode) for process in started]
     assert [code for *_, code in ended] == [0, 0], ended
     together = [json.loads(out.splitlines()[-1]) for out, *_ in ended]

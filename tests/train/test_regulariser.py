@@ -58,13 +58,14 @@ def test_the_share_is_that_of_networkx(layers, counted):
 
 
 def test_a_sentence_of_unknown_subject_contributes_nothing():
-    attention, subjects = jnp.asarray(random_attention(4)), np.array([1, -1, 2])
+    # Of the longest sentence: a place of -1 would be its last token, not padding.
+    attention, subjects = jnp.asarray(random_attention(4)), np.array([-1, 1, 2])
     share = np.asarray(jax.jit(subject_share)(attention, subjects, MASK))
-    assert ((share > 0) == [True, False, True]).all()
+    assert ((share > 0) == [False, True, True]).all()
     gradient = jax.grad(lambda given: subject_share(given, subjects, MASK).sum())(attention)
     assert np.isfinite(gradient).all()
-    assert (np.asarray(gradient).any((1, 2, 3, 4)) == [True, False, True]).all()
-    assert np.asarray(gradient)[0].any((1, 2, 3)).all()  # every layer is moved
+    assert (np.asarray(gradient).any((1, 2, 3, 4)) == [False, True, True]).all()
+    assert np.asarray(gradient)[1].any((1, 2, 3)).all()  # every layer is moved
 
 
 def batch_of(sentences=16):
