@@ -39,7 +39,7 @@ class Analysis:
         self.found: list[Found] = []
         self.missed: list[Missed] = []
         self.pending: list[Found] = []  # products that wait to be divided
-        self.loops = 0
+        self.bodies: list[Path] = []  # of the loops
         self.capacity = capacity
         self._scopes: list[list[str]] = []
         self._transforms: list[set[str]] = []
@@ -57,7 +57,9 @@ class Analysis:
     def _base(self) -> Base:
         return Base(self.labels.uid())
 
-    def run(self, jaxpr: Jaxpr, constants: list[Value], inputs: list[Value], path: Path) -> Any:
+    def run(
+        self, jaxpr: Jaxpr, constants: list[Value], inputs: list[Value], path: Path
+    ) -> list[Value]:
         """Return the values of a program's results."""
         known: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
         known.update(zip(jaxpr.invars, inputs, strict=True))
@@ -108,6 +110,19 @@ class Analysis:
     def transforms(self, eqn: Any) -> set[str]:
         """Return the transformations that an equation was made by."""
         return set().union(*self._transforms, internals.transforms(eqn))
+
+    @property
+    def loops(self) -> int:
+        """The loops around what is looked at."""
+        return len(self.bodies)
+
+    def order(self, at: At) -> tuple[int, ...]:
+        """Return the numbers of an equation and of those around it, with -1 for each loop."""
+        found: list[int] = []
+        for depth, (number, which) in enumerate(at.path):
+            turn = -1 if at.path[: depth + 1] in self.bodies else 0
+            found += [number, turn, which]
+        return (*found, at.number)
 
     # Equations
 
@@ -168,7 +183,9 @@ class Analysis:
 
     # Programs within the program
 
-    def inside(self, eqn: Any, program: Any, inputs: list[Value], at: At, which: int = 0) -> Any:
+    def inside(
+        self, eqn: Any, program: Any, inputs: list[Value], at: At, which: int = 0
+    ) -> list[Value]:
         """Return the values of the results of a program that an equation calls."""
         jaxpr, constants = internals.opened(program)
         known = [self.argument(one, False) for one in constants]
@@ -182,17 +199,17 @@ class Analysis:
         return results
 
     def loop(
-        self, eqn: Any, run: Callable[[list[Value]], list[Value]], carried: list[Value]
-    ) -> Any:
+        self, eqn: Any, at: At, run: Callable[[list[Value]], list[Value]], carried: list[Value]
+    ) -> tuple[list[Value], list[Value]]:
         """Repeat a body until what it carries has settled; return it and the other results."""
         carried = [faded(self, eqn, one) for one in carried]
-        self.loops += 1
+        self.bodies.append((*at.path, (at.number, 0)))
         while True:
             marks = len(self.found), len(self.missed), len(self.pending)
             results = run(carried)
             settled = [self._joined(pair) for pair in zip(carried, results, strict=False)]
             if all(self._alike(*pair) for pair in zip(carried, settled, strict=True)):
-                self.loops -= 1
+                self.bodies.pop()
                 return settled, results[len(carried) :]
             del self.found[marks[0] :], self.missed[marks[1] :], self.pending[marks[2] :]
             carried = settled
@@ -228,7 +245,9 @@ class Analysis:
 
     # Axes that are sharded over devices
 
-    def sharded(self, run: Callable[[list[Value]], list[Value]], eqn: Any, operands: Any) -> Any:
+    def sharded(
+        self, run: Callable[[list[Value]], list[Value]], eqn: Any, operands: list[Value]
+    ) -> list[Value]:
         """Return the values of a shard_map's results."""
         params = eqn.params
         outer = self._mesh, self._loops_outside
@@ -352,8 +371,7 @@ def _entries(spec: Any, ndim: int) -> list[tuple[str, ...]]:
 
 
 def _call(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
-    results: list[Value] = a.inside(eqn, internals.inner_program(eqn), operands, at)
-    return results
+    return a.inside(eqn, internals.inner_program(eqn), operands, at)
 
 
 def _cond(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
@@ -374,10 +392,9 @@ def _scan(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     ]
 
     def body(now: list[Value]) -> list[Value]:
-        found: list[Value] = a.inside(eqn, eqn.params["jaxpr"], [*constants, *now, *rows], at)
-        return found
+        return a.inside(eqn, eqn.params["jaxpr"], [*constants, *now, *rows], at)
 
-    settled, stacked = a.loop(eqn, body, carried)
+    settled, stacked = a.loop(eqn, at, body, carried)
     lengths = [one.axes[0] for one in sequences]
     leading = lengths[0] if lengths else (a.labels.part(eqn.params["length"], False),)
     # The rows keep their identities, to which a softmax refers.
@@ -401,11 +418,10 @@ def _while(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
     before = len(a.found)
 
     def body(now: list[Value]) -> list[Value]:
-        found: list[Value] = a.inside(eqn, eqn.params["body_jaxpr"], [*constants, *now], at)
-        return found
+        return a.inside(eqn, eqn.params["body_jaxpr"], [*constants, *now], at)
 
     pending = len(a.pending)
-    settled: list[Value] = a.loop(eqn, body, operands[n + m :])[0]
+    settled = a.loop(eqn, at, body, operands[n + m :])[0]
     if a.capacity is None:
         reason = "it is within a while loop, whose length is not known: give capacity="
         a.missed += [Missed(reason, site.name, site.source) for site in a.found[before:]]
@@ -415,12 +431,7 @@ def _while(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
 
 
 def _shard_map(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
-    def run(inner: list[Value]) -> list[Value]:
-        found: list[Value] = a.inside(eqn, eqn.params["jaxpr"], inner, at)
-        return found
-
-    done: list[Value] = a.sharded(run, eqn, operands)
-    return done
+    return a.sharded(lambda inner: a.inside(eqn, eqn.params["jaxpr"], inner, at), eqn, operands)
 
 
 def _moved(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value] | None:

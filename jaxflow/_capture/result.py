@@ -49,6 +49,8 @@ class Place:
         not, they are guessed to be the last batch axis.
     tokens
         The numbers of the token axes of queries and of keys: equal numbers, the same tokens.
+    order
+        The numbers of its equation and of those around it; -1 stands for the iteration of a loop.
     iterations
         In an edit: the iteration of each loop, traced whole numbers. Otherwise empty.
     """
@@ -64,6 +66,7 @@ class Place:
     part: bool = False
     heads_known: bool = True
     tokens: tuple[int, int] = (0, 0)
+    order: tuple[int, ...] = ()
     iterations: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
@@ -259,32 +262,21 @@ def _stacked(sites: Sequence[Site], renormalise: bool, check: bool) -> jax.Array
             )
         if check and not renormalise:
             _check_rows(site)
-    layers: list[Any] = []
-    position = 0
-    while position < len(sites):
-        site = sites[position]
-        if not site.place.loops:
-            layers.append(jnp.asarray(site.weights)[None])
-            position += 1
-            continue
-        # Those of one body take turns: all of an iteration, then all of the next.
-        group = [site]
-        for other in sites[position + 1 :]:
-            same = other.place.loops == site.place.loops and _body(other) == _body(site)
-            if not same or _iterations(other) != _iterations(site):
-                break
-            group.append(other)
-        turns = jnp.stack([_loops_first(one) for one in group], 1)
-        layers.append(turns.reshape(-1, *turns.shape[2:]))
-        position += len(group)
+    layers = [_loops_first(site) for site in sites]
+    times = [_time(site.place, turn) for site in sites for turn in np.ndindex(*_iterations(site))]
     found = jnp.concatenate(layers)
+    order = sorted(range(len(times)), key=times.__getitem__)
+    if order != list(range(len(times))):  # sites of one body take turns
+        found = found[np.array(order)]
     if renormalise:
         found = found / found.sum(-1, keepdims=True)
     return jnp.moveaxis(found, 0, -4)
 
 
-def _body(site: Site) -> Any:
-    return getattr(site.place, "body", None)
+def _time(place: Place, turn: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a key in the order of computation for one iteration of the loops of a site."""
+    turns = iter(turn)
+    return tuple(part if part >= 0 else next(turns) for part in place.order)
 
 
 def _loops_axes(site: Site) -> tuple[int, int]:
@@ -453,6 +445,7 @@ def layout_of(site: Found, index: int, labels: Labels, parameters: bool) -> Layo
         part=site.part,
         heads_known=known,
         tokens=tokens,  # type: ignore[arg-type]
+        order=site.order,
     )
     total = Arrangement(site.total[1], w_groups) if site.total else None
     made = Arrangement(site.made[1], w_groups) if site.made else None

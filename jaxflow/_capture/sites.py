@@ -237,6 +237,7 @@ def _record(
         part=isinstance(tag, Soft) and tag.part,
         cut=tag.cut if isinstance(tag, Soft) else None,
         root=root,
+        order=a.order(taps[0].at),
         name=a.name(eqn),
         source=a.place(eqn),
         loops=a.loops,

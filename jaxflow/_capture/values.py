@@ -188,7 +188,7 @@ class Found:
     batch, free, keys, features
         The parts that both operands have, that the weights alone have, that are summed, and that
         the values alone have.
-    kind, sink, part, name, source, loops
+    kind, sink, part, name, source, loops, order
         As in `jaxflow._capture.result.Place`.
     made
         The softmax before dropout and gates; of it `cut` is left. `root` is that of the weights.
@@ -218,6 +218,7 @@ class Found:
     inverse: bool = False
     exact: bool = True
     root: int = 0
+    order: tuple[int, ...] = ()
     cut: Any = None
     part: bool = False
     heads: tuple[Uid, ...] | None = None

@@ -503,6 +503,24 @@ def test_arguments_told_to_be_data_decide_what_is_attention():
     assert capture(router, data_argnums=(0, 1))(*ARGUMENTS)[1]
 
 
+def test_layers_of_several_loops_are_stacked_in_the_order_of_computation():
+    def block(p, x, scale):
+        return layer({**p, "q": scale * p["q"]}, x)
+
+    def model(p, x):
+        def outer(x, scale):
+            x, first = lax.scan(lambda x, s: block(p, x, s * scale), x, jnp.arange(1.0, 3))
+            x, second = lax.scan(lambda x, s: block(p, x, s + scale), x, jnp.arange(1.0, 3))
+            x, third = block(p, x, scale)
+            return x, jnp.concatenate([first, second, third[None]])
+
+        x, weights = lax.scan(outer, x, jnp.arange(1.0, 4))
+        return x, weights.reshape(-1, *weights.shape[2:])
+
+    attention = capture(first(model))(PARAMS, X)[1]
+    close(attention.stack(), model(PARAMS, X)[1].swapaxes(0, 1))
+
+
 def test_what_a_closure_refers_to_is_of_the_moment_in_inner_programs_and_edits():
     holder = {"scale": jnp.ones((N, N)), "edit": 0.0}
 
