@@ -16,7 +16,7 @@ from jax.extend.core import Jaxpr
 
 from jaxflow._capture import internals
 from jaxflow._capture.axes import Axes, Axis, Labels, Part, constant, is_constant, size_of, uids
-from jaxflow._capture.lost import faded, follow
+from jaxflow._capture.lost import faded, follow, forgotten
 from jaxflow._capture.rules import BROADCASTING, RULES, elementwise
 from jaxflow._capture.sites import product, reduction
 from jaxflow._capture.values import At, Base, Found, Missed, Path, Result, Soft, Tap, Value
@@ -39,7 +39,7 @@ class Analysis:
         self.found: list[Found] = []
         self.missed: list[Missed] = []
         self.pending: list[Found] = []  # products that wait to be divided
-        self.bodies: list[Path] = []  # of the loops
+        self.bodies: dict[Path, bool] = {}  # of the loops: whether it runs from the last
         self.capacity = capacity
         self._scopes: list[list[str]] = []
         self._transforms: list[set[str]] = []
@@ -117,11 +117,11 @@ class Analysis:
         return len(self.bodies)
 
     def order(self, at: At) -> tuple[int, ...]:
-        """Return the numbers of an equation and of those around it, with -1 for each loop."""
+        """Return `Place.order` of an equation."""
         found: list[int] = []
         for depth, (number, which) in enumerate(at.path):
-            turn = -1 if at.path[: depth + 1] in self.bodies else 0
-            found += [number, turn, which]
+            known = self.bodies.get(at.path[: depth + 1])
+            found += [number, 0 if known is None else -2 if known else -1, which]
         return (*found, at.number)
 
     # Equations
@@ -202,14 +202,14 @@ class Analysis:
         self, eqn: Any, at: At, run: Callable[[list[Value]], list[Value]], carried: list[Value]
     ) -> tuple[list[Value], list[Value]]:
         """Repeat a body until what it carries has settled; return it and the other results."""
-        carried = [faded(self, eqn, one) for one in carried]
-        self.bodies.append((*at.path, (at.number, 0)))
+        carried = [self._joined(eqn, [one]) for one in carried]
+        self.bodies[*at.path, (at.number, 0)] = bool(eqn.params.get("reverse"))
         while True:
             marks = len(self.found), len(self.missed), len(self.pending)
             results = run(carried)
-            settled = [self._joined(pair) for pair in zip(carried, results, strict=False)]
+            settled = [self._joined(eqn, pair) for pair in zip(carried, results, strict=False)]
             if all(self._alike(*pair) for pair in zip(carried, settled, strict=True)):
-                self.bodies.pop()
+                self.bodies.popitem()
                 return settled, results[len(carried) :]
             del self.found[marks[0] :], self.missed[marks[1] :], self.pending[marks[2] :]
             carried = settled
@@ -217,22 +217,23 @@ class Analysis:
     def _alike(self, one: Value, other: Value) -> bool:
         labels = self.labels
         alike = one.data == other.data and one.devices == other.devices
+        alike &= (one.lost is None) == (other.lost is None)
         return alike and all(
             is_constant(x) == is_constant(y) and labels.is_data(x) == labels.is_data(y)
             for x, y in zip(one.axes, other.axes, strict=True)
         )
 
-    def _joined(self, values: Sequence[Value]) -> Value:
+    def _joined(self, eqn: Any, values: Sequence[Value]) -> Value:
         """Return what an array is that may be any of several."""
         axes = tuple(map(self.labels.merge, zip(*(one.axes for one in values), strict=True)))
         data = any(one.data for one in values)
         mask, leaf = (all(getattr(one, name) for one in values) for name in ("mask", "leaf"))
-        lost = next((one.lost for one in values if one.lost), None)
         devices = frozenset[str]().union(*(one.devices for one in values))
         axes = self.labels.distinct(axes)
-        return Value(axes, data, self._base(), mask, None, leaf, lost, devices)
+        joined = Value(axes, data, self._base(), mask, None, leaf, None, devices)
+        return forgotten(self, eqn, values, joined)
 
-    def branches(self, values: Sequence[Value]) -> Value:
+    def branches(self, eqn: Any, values: Sequence[Value]) -> Value:
         """Return what a result of a branch is."""
         tags: list[Any] = [one.tag for one in values]
         kept = None
@@ -241,7 +242,8 @@ class Analysis:
         elif all(isinstance(tag, Result) for tag in tags):
             kept = tags[0]
         order = sorted(values, key=lambda one: one.tag is None)
-        return self._joined(order).but(tag=kept)
+        joined = self._joined(eqn, order)
+        return joined if kept is None else joined.but(tag=kept, lost=None)
 
     # Axes that are sharded over devices
 
@@ -379,7 +381,7 @@ def _cond(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:
         a.inside(eqn, branch, operands[1:], at, which)
         for which, branch in enumerate(eqn.params["branches"])
     ]
-    return [a.branches(values) for values in zip(*results, strict=True)]
+    return [a.branches(eqn, values) for values in zip(*results, strict=True)]
 
 
 def _scan(a: Analysis, eqn: Any, operands: list[Value], at: At) -> list[Value]:

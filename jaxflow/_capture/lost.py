@@ -24,6 +24,15 @@ def faded(a: Any, eqn: Any, one: Value) -> Value:
     return one.but(tag=None, lost=_mark(a, eqn, one))
 
 
+def forgotten(a: Any, eqn: Any, values: Sequence[Value], joined: Value) -> Value:
+    """Return an array that may be any of several, marked where one of them is of a softmax."""
+    for one in values:
+        mark = _mark(a, eqn, one)
+        if mark is not None:
+            return joined.but(lost=_renamed(a, mark, one, joined))
+    return joined
+
+
 def follow(a: Any, eqn: Any, operands: list[Value], results: list[Value]) -> list[Value]:
     """Return the results, marked where a softmax is lost; report what is summed with data."""
     marks = [_mark(a, eqn, one) for one in operands]

@@ -50,7 +50,8 @@ class Place:
     tokens
         The numbers of the token axes of queries and of keys: equal numbers, the same tokens.
     order
-        The numbers of its equation and of those around it; -1 stands for the iteration of a loop.
+        The numbers of its equation and of those around it; -1 stands for the iteration of a loop,
+        -2 for that of a loop that runs from the last.
     iterations
         In an edit: the iteration of each loop, traced whole numbers. Otherwise empty.
     """
@@ -187,7 +188,7 @@ class Captured(Sequence[Site]):
             missed = "".join(f"; {one.reason} ({one.source})" for one in self.missed[:3])
             raise InputError(
                 "the function must have self-attention [..., H, n, n] to stack, got "
-                f"{len(self.sites)} sites of other kinds{missed}"
+                f"{', '.join(sorted({site.kind for site in self.sites})) or 'none'}{missed}"
             )
         return _stacked(sites, renormalise, check)
 
@@ -276,7 +277,8 @@ def _stacked(sites: Sequence[Site], renormalise: bool, check: bool) -> jax.Array
 def _time(place: Place, turn: tuple[int, ...]) -> tuple[int, ...]:
     """Return a key in the order of computation for one iteration of the loops of a site."""
     turns = iter(turn)
-    return tuple(part if part >= 0 else next(turns) for part in place.order)
+    signs = {-1: 1, -2: -1}  # a loop may run from the last
+    return tuple(part if part >= 0 else signs[part] * next(turns) for part in place.order)
 
 
 def _loops_axes(site: Site) -> tuple[int, int]:

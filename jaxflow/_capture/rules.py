@@ -89,9 +89,12 @@ def logarithm(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
 
 
 def power(a: Any, eqn: Any, operands: list[Value], at: At) -> list[Value]:
-    """Take a power: one over a total."""
+    """Take a power: one over a total, or exponentials of other logits."""
     value = _new(a, eqn, operands)
-    return [_inverse(value, operands[0]) if eqn.params["y"] == -1 else value]
+    exponent = eqn.params.get("y", 2)
+    if isinstance(operands[0].tag, Exp) and exponent > 0:
+        return [value.but(tag=Exp(value.base))]
+    return [_inverse(value, operands[0]) if exponent == -1 else value]
 
 
 def _inverse(value: Value, one: Value) -> Value:
@@ -439,6 +442,7 @@ RULES: dict[str, Rule] = {
     "exp2": exponential,
     "log": logarithm,
     "integer_pow": power,
+    "square": power,
     "select_n": select,
     "transpose": transpose,
     "reshape": reshape,

@@ -515,7 +515,8 @@ def test_layers_of_several_loops_are_stacked_in_the_order_of_computation():
             return x, jnp.concatenate([first, second, third[None]])
 
         x, weights = lax.scan(outer, x, jnp.arange(1.0, 4))
-        return x, weights.reshape(-1, *weights.shape[2:])
+        x, last = lax.scan(lambda x, s: block(p, x, s), x, jnp.arange(1.0, 3), reverse=True)
+        return x, jnp.concatenate([weights.reshape(-1, *weights.shape[2:]), last[::-1]])
 
     attention = capture(first(model))(PARAMS, X)[1]
     close(attention.stack(), model(PARAMS, X)[1].swapaxes(0, 1))

@@ -263,6 +263,12 @@ def heads_joined(p, s):
 
 
 @by_hand
+def exponentials_squared(p, s):
+    e = jnp.exp(s / 3) ** 2
+    return e / e.sum(-1, keepdims=True)
+
+
+@by_hand
 def heads_stacked(p, s):
     return jnp.stack([jax.nn.softmax(s[:, i]) for i in range(H)], 1)
 
@@ -346,6 +352,16 @@ def sharpened(p, x, w):
 @lost
 def squared_as_a_matrix(p, x, w):
     return w @ w
+
+
+@lost
+def out_of_a_branch(p, x, w):
+    return lax.cond(x[0, 0, 0] > 9, lambda: w, lambda: w**2)
+
+
+@lost
+def carried_by_a_loop(p, x, w):
+    return lax.scan(lambda c, _: (0.5 * c, None), w, None, length=2)[0]
 
 
 @lost
