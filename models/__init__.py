@@ -5,6 +5,7 @@ from jaxflow.models.config import EncoderConfig
 from jaxflow.models.decoder import Decoder, DecoderConfig, QueriesKeys
 from jaxflow.models.disk import load, save, save_pretrained
 from jaxflow.models.encoder import AgreementEncoder
+from jaxflow.models.generation import Generated, generate
 from jaxflow.models.gpt2 import Gpt2, Gpt2Config
 from jaxflow.models.model import Model, in_bfloat16, init, make_module, with_head
 from jaxflow.models.output import Answer, EncoderOutput, Values, answer_values
@@ -23,6 +24,7 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "EncoderOutput",
+    "Generated",
     "Gpt2",
     "Gpt2Config",
     "Model",
@@ -36,6 +38,7 @@ __all__ = [
     "WordTokenizer",
     "answer_values",
     "attention_relevance",
+    "generate",
     "in_bfloat16",
     "init",
     "load",

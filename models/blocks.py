@@ -317,7 +317,7 @@ class Layer(NamedTuple):
     """
 
     reach: Reach
-    table: Any = 0
+    table: Any = None
     offset: Any = None
     cache: Any = None
 
@@ -617,12 +617,13 @@ def run_blocks(
             values = Values(found.values[0].swapaxes(0, 1), *found.values[1:])
         return Trunk(last, attention, hidden, values, sink, found.cache, rows)
 
-    outputs = []
+    outputs: list[BlockOutput] = []
     last = stream
-    for place, block in enumerate(blocks, start=1):
-        wanted = readers if place == len(blocks) else None
-        offset = None if offsets is None else offsets[:, place - 1]
-        last, found = block(last, allowed, train, wanted, with_values, offset)
+    for place, block in enumerate(blocks):
+        wanted = readers if place == len(blocks) - 1 else None
+        offset = None if offsets is None else offsets[:, place]
+        layer = jax.tree.map(lambda leaf, at=place: leaf[at], layers)
+        last, found = block(last, allowed, train, wanted, with_values, offset, layer, tables)
         outputs.append(found)
     if readers is not None:
         return Trunk(last, None, None, None)
@@ -630,11 +631,13 @@ def run_blocks(
     if with_values:
         vectors, kernels, biases = zip(*(found.values for found in outputs), strict=True)
         values = Values(jnp.stack(vectors, 1), jnp.stack(kernels), jnp.stack(biases))
+    caches = [found.cache for found in outputs]
     return Trunk(
         last,
         jnp.stack([found.attention for found in outputs], 1),
         jnp.stack([stream, *(found.hidden for found in outputs)], 1),
         values,
+        cache=jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches),
     )
 
 

@@ -252,6 +252,8 @@ def save_pretrained(folder: Path, model: Model) -> None:
     if isinstance(model.tokenizer, SubwordTokenizer):
         content["tokenizer.json"] = model.tokenizer.backend.to_str(pretty=True).encode()
         content["tokenizer_config.json"] = _bytes(_token_settings(model.tokenizer, config))
+        if model.tokenizer.chat_template is not None:
+            content["chat_template.jinja"] = model.tokenizer.chat_template.encode()
     _write(folder, content | {CONFIG: _bytes(write_published(config))})
 
 
@@ -266,7 +268,7 @@ def _token_settings(tokenizer: SubwordTokenizer, config: Any) -> dict[str, Any]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.positions,
         "model_input_names": inputs if tokenizer.segments else inputs[::2],
-        **named,
+        **{**tokenizer.named, **named},
     }
 
 

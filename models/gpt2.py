@@ -6,12 +6,24 @@ Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from jaxflow.models.blocks import LayerNorm, Transformer, make_blocks, normal
-from jaxflow.models.config import ConfigRecord, Head, Problem, check_config
+from jaxflow.models.blocks import (
+    Cache,
+    Layer,
+    LayerNorm,
+    Reach,
+    Transformer,
+    allowed_pairs,
+    make_blocks,
+    normal,
+    run_blocks,
+)
+from jaxflow.models.config import LARGEST, ConfigRecord, Head, Problem, check_config
 from jaxflow.models.layers import layers_of
 from jaxflow.models.output import at_last_real, at_least_float32
 
@@ -102,6 +114,20 @@ class Gpt2(Transformer):
         if config.head == "lm" and not config.tied:
             shape = (config.vocabulary, config.width)
             self.decoder = self.param("decoder", normal(0.02), shape)
+
+    def step(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[Any, Any, Cache]:
+        """Continue a text as `jaxflow.models.Decoder.step` does."""
+        n, config = tokens.shape[1], self.config
+        position = jax.lax.dynamic_slice_in_dim(self.position, cache.place[0], n)
+        everything = jnp.full(config.layers, LARGEST)
+        trunk = run_blocks(
+            self.blocks,
+            self.embed(tokens) + position[None],
+            allowed_pairs(mask, causal=False),
+            layers=Layer(Reach(everything, everything), cache=cache),
+        )
+        logits: Any = self._classify(trunk.stream[:, -1:], mask, False)[0]
+        return logits[:, -1], trunk.attention, trunk.cache._replace(place=cache.place + n)
 
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool

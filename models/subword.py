@@ -8,16 +8,18 @@ its own in every class of ``transformers``, and that library reads it.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.models.decoder import DecoderKind
 from jaxflow.models.tokenizer import Pieces, stack
 
 #: Special tokens by what they are for, and the names that they usually have.
@@ -42,11 +44,17 @@ class SubwordTokenizer:
         ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``, where there is one -> its number.
     segments
         Whether the tokens of a pair have the segments of its template, else 0.
+    chat_template
+        The Jinja template of conversations; None where there is none.
+    named
+        The tokens that a template may name: ``bos_token`` and others -> their text.
     """
 
     backend: Any
     special: Mapping[str, int]
     segments: bool = True
+    chat_template: str | None = None
+    named: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"SubwordTokenizer({len(self):,} entries, special={dict(self.special)})"
@@ -84,9 +92,42 @@ class SubwordTokenizer:
         """Number of the mask token."""
         return self.special.get("mask")
 
-    def encode(self, text: str) -> list[int]:
-        """Return a text's numbers, special tokens included."""
-        return list(self._split([text])[0].ids)
+    def encode(self, text: str, *, template: bool = True) -> list[int]:
+        """Return a text's numbers, special tokens included.
+
+        Without `template` only those that the text spells: a `chat` has its own.
+        """
+        return list(self._split([text], template)[0].ids)
+
+    def chat(self, messages: str | Sequence[Mapping[str, Any]], *, answer: bool = True) -> str:
+        """Return a conversation as text, by the model's chat template.
+
+        Parameters
+        ----------
+        messages
+            Each with ``role`` (``system``, ``user``, ``assistant``) and ``content``, or the text of
+            one by the user.
+        answer
+            Whether the text ends where the assistant's answer begins.
+
+        Returns
+        -------
+        str
+            To be encoded with ``template=False``.
+
+        Raises
+        ------
+        InputError
+            If there is no template, it refuses the messages, or jinja2 is not installed.
+        """
+        if self.chat_template is None:
+            raise InputError(
+                "the tokenizer must have a chat template, and none came with it "
+                "(chat_template.jinja): give the prompt as plain text"
+            )
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        return render_chat(self.chat_template, messages, answer, self.named)
 
     def encode_batch(self, texts: Sequence[str], length: int | None = None) -> np.ndarray:
         """Encode texts to int32 ``[B, n]``, padded to `length` or to the longest.
@@ -114,7 +155,7 @@ class SubwordTokenizer:
             tokens.append(token)
         return tokens
 
-    def read(self, text: str, pair: str | None = None) -> Pieces:
+    def read(self, text: str, pair: str | None = None, *, template: bool = True) -> Pieces:
         """Return the tokens of a text or a pair, with the words and places they come from.
 
         Words are what the tokenizer splits into pieces: a punctuation mark is one of its own.
@@ -125,6 +166,8 @@ class SubwordTokenizer:
             The text, or the first of two.
         pair
             The second text: the tokenizer's template joins them and gives them their segments.
+        template
+            As `encode` has it.
 
         Raises
         ------
@@ -132,12 +175,12 @@ class SubwordTokenizer:
             If a text holds the separator, which does not tell the model that two texts begin and
             end there, or is not valid Unicode.
         """
-        (found,) = self._split([text if pair is None else (text, pair)])
+        (found,) = self._split([text if pair is None else (text, pair)], template)
         of_texts, written = (
             found.sequence_ids,
             zip(found.ids, found.special_tokens_mask, strict=True),
         )
-        if (self.sep_id, 0) in written:
+        if template and (self.sep_id, 0) in written:
             raise InputError(
                 f"a text must not hold the separator {self.decode([self.sep_id or 0])[0]}, which "
                 "alone does not make it two texts: give the second one as pair="
@@ -158,17 +201,63 @@ class SubwordTokenizer:
             types=tuple(found.type_ids) if self.segments else (0,) * len(found.ids),
         )
 
-    def _split(self, texts: Sequence[str | tuple[str, str]]) -> list[Any]:
+    def _split(self, texts: Sequence[str | tuple[str, str]], template: bool = True) -> list[Any]:
         for text in texts:
             _check_text(text)
         try:
             if len(texts) == 1:  # no threads for one
                 (text,) = texts
-                return [self.backend.encode(*((text,) if isinstance(text, str) else text))]
+                parts = (text,) if isinstance(text, str) else text
+                return [self.backend.encode(*parts, add_special_tokens=template)]
             return list(self.backend.encode_batch(texts))
         except BaseException as error:  # such as a vocabulary without a token for unknown words
             _reraise(error)
             raise InputError(f"the tokenizer cannot split the text: {error}") from error
+
+
+def render_chat(
+    template: str, messages: Sequence[Mapping[str, Any]], answer: bool, named: Mapping[str, str]
+) -> str:
+    """Return messages as a Jinja template writes them, in the sandbox that `transformers` uses."""
+    try:
+        from jinja2 import TemplateError, nodes
+        from jinja2.ext import Extension, loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise InputError(
+            "chat templates need jinja2, which is not installed: pip install 'jaxflow[models]'"
+        ) from error
+
+    class Generation(Extension):
+        """Pass through what a template marks as the assistant's own."""
+
+        tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    try:
+        return environment.from_string(template).render(
+            messages=list(messages), tools=None, documents=None, add_generation_prompt=answer,
+            **named,
+        )  # fmt: skip
+    except Exception as error:  # a template is a program, and raises what it likes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the chat template cannot write the messages: {reason}") from error
 
 
 class _Class(NamedTuple):
@@ -220,7 +309,7 @@ def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
     folder
         With ``tokenizer.json``, or a vocabulary that ``transformers`` converts: `VOCABULARIES`.
         ``tokenizer_config.json`` and ``special_tokens_map.json`` hold its settings, and where they
-        name no class, ``config.json`` decides.
+        name no class, ``config.json`` decides. Of a decoder ``tokenizer.json`` counts as it is.
 
     Raises
     ------
@@ -230,6 +319,33 @@ def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
     """
     settings = _settings(folder / "special_tokens_map.json")
     settings |= _settings(folder / "tokenizer_config.json")
+    found = _read_backend(folder, settings)
+    if found is None:
+        return None
+    names = [f"{role}_token" for role in ("bos", "eos", *ROLES)]
+    named = {name: text for name in names if (text := _content(settings.get(name)))}
+    template = _chat_template(folder, settings)
+    return dataclasses.replace(found, chat_template=template, named=MappingProxyType(named))
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """Return the template of a file of its own, or of the settings, where several have names."""
+    file, template = folder / "chat_template.jinja", settings.get("chat_template")
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InputError(f"the chat template {file} cannot be read: {error}") from error
+    if isinstance(template, list):
+        known = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = known.get("default")
+    if template is not None and not isinstance(template, str):
+        raise InputError(f"chat_template of a tokenizer must be text, got {template!r}")
+    return template
+
+
+def _read_backend(folder: Path, settings: Mapping[str, Any]) -> SubwordTokenizer | None:
+    """Read the tokenizer itself; see `read_tokenizer`."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         found = [name for name in VOCABULARIES if (folder / name).is_file()]
@@ -237,6 +353,8 @@ def read_tokenizer(folder: Path) -> SubwordTokenizer | None:
     known = _settings(folder / "config.json")
     name = settings.get("tokenizer_class") or known.get("tokenizer_class")
     name = str(name or _BY_MODEL.get(str(known.get("model_type")))).removesuffix("Fast")
+    if known.get("model_type") in get_args(DecoderKind):
+        name = ""  # their files hold all, and many name a class that would split digits otherwise
     defaults = _CLASSES.get(name, _Class({}, True))
     try:
         from tokenizers import Tokenizer

@@ -43,6 +43,7 @@ _KINDS = ("F16", "BF16", "F32", "F64")
 OPTIONAL_FILES = (
     "preprocessor_config.json",
     "generation_config.json",
+    "chat_template.jinja",
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
