@@ -43,6 +43,26 @@ class ImageOptions:
 
 
 @options
+class AnswerOptions:
+    """For an answer that a language model gives to a prompt, explained token by token."""
+
+    generate: int | None = None
+    """Continue the prompt by at most so many tokens, and explain each of them."""
+    answer: str | None = None
+    """Explain this answer instead, as it follows the prompt."""
+    chat: bool = False
+    """Put the prompt into the model's chat template."""
+    units: Literal["words", "sentences", "lines", "passages"] | None = None
+    """What the prompt's tokens are joined to; by default words, with --passages those."""
+    passages: Path | None = None
+    """A JSON list of parts of the prompt, texts or objects with "text", in their order."""
+    parquet: Path | None = None
+    """Write every score to this .parquet file."""
+    seed: int | None = None
+    """Draw the answer's tokens at random with this seed; by default the likeliest are taken."""
+
+
+@options
 class Explain:
     """Score the tokens that a prediction came from, by every method.
 
@@ -75,6 +95,7 @@ class Explain:
     words: bool = False
     """Join the pieces of a word, for a published model."""
     scoring: ScoringOptions = dataclasses.field(default_factory=ScoringOptions)
+    answering: AnswerOptions = dataclasses.field(default_factory=AnswerOptions)
     image: Path | None = None
     """A picture to explain with a vision Transformer, named with --model; the maps over it go to
     --png, by default beside the picture."""
@@ -95,6 +116,10 @@ class Explain:
             self._explain_image(self.image)
             return
         refuse(given(self.picture), "be asked for with --image only")
+        if self.answering.generate is not None or self.answering.answer is not None:
+            self._explain_answer()
+            return
+        refuse(given(self.answering), "be asked for with --generate or --answer only")
         explanations = self._explain(self._all_sentences())
         if self.html is not None:
             from jaxflow.eval.explain.page import as_page
@@ -145,6 +170,44 @@ class Explain:
         if self.cut:
             explanations = [with_cuts(explanation, self.cut) for explanation in explanations]
         return explanations
+
+    def _explain_answer(self) -> None:
+        """Answer a prompt, explain each token of the answer, and print or write."""
+        from jaxflow.eval.explain import answer as answers
+
+        refuse(
+            [*given(self, "pair", "label", "words", "cut", "png"), *given(self.scoring)],
+            "not be asked for with --generate or --answer",
+        )
+        asked, prompts = self.answering, self._all_sentences()
+        if len(prompts) != 1:
+            raise InputError(f"expected one prompt to answer, got {len(prompts)}")
+        if self.source.model is None:
+            raise InputError("generate and answer need --model with a language model")
+        passages = answers.read_passages(asked.passages) if asked.passages is not None else ()
+        with compilation_cache():
+            found = answers.explain_answer(
+                self.source.load(),
+                prompts[0],
+                answer=asked.answer,
+                generate=asked.generate or 1,
+                temperature=0.0 if asked.seed is None else 1.0,
+                seed=asked.seed or 0,
+                chat=asked.chat,
+                methods=self.by or answers.DEFAULT,
+                layers=None if self.layer is None else (self.layer,),
+                residual=0.5 if self.residual is None else self.residual,
+                units=asked.units or ("passages" if passages else "words"),
+                passages=passages,
+            )
+        if self.html is not None:
+            terminal.save(self.html, answers.as_answer_page(found))
+        if self.json is not None:
+            terminal.save(self.json, answers.as_answer_json(found))
+        if asked.parquet is not None:
+            terminal.save(asked.parquet, answers.as_answer_parquet(found))
+        if self.html is self.json is asked.parquet is None:
+            answers.print_answer(terminal.console(), found)
 
     def _explain_image(self, image: Path) -> None:
         """Classify a picture, write its maps over it and print a summary."""
