@@ -1,6 +1,8 @@
 """Run the scripts in examples/ on tiny settings, and check their results by hand."""
 
+import dataclasses
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -9,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oracles import raw_attention, rollout
+from tiny_models import tiny
 
 import jaxflow
 from jaxflow import models
+from jaxflow.models.rotary import Rotary
 from jaxflow.train import load_splits, read_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -72,6 +76,25 @@ def test_models_of_other_libraries_are_explained(script, tmp_path, monkeypatch, 
             f"target of {kind}\ngradient/product, rollout and flow: of {token} after layer 4", out
         )
     assert "](gemma_like.png)" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_passages_are_counted_where_a_method_points_at_them(script, tmp_path, monkeypatch, capsys):
+    found = script("passages")
+    template = "{{ messages[0].content }}"
+    text = dataclasses.replace(tiny("lm", causal=True).text, chat_template=template)
+    sizes = {"layers": 2, "heads": 2, "key_heads": 1, "head_width": 4, "width": 8}
+    more = {"positions": 900, "hidden_width": 8, "rotary": (Rotary(4),), "vocabulary": len(text)}
+    model = models.Model(config := models.DecoderConfig(**sizes, **more), models.init(config), text)
+    cases = json.loads(found.CASES.read_text(encoding="utf-8"))[:1]
+    cases[0]["passages"] = [passage[:40] for passage in cases[0]["passages"]]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    monkeypatch.setattr(found, "CASES", tmp_path / "cases.json")
+    monkeypatch.setattr(found.models, "load", lambda name: model)
+    found.main("tiny", tmp_path)
+    assert "| last passage | 0 | [0.00, 0.79] |" in capsys.readouterr().out
+    (record,) = json.loads((tmp_path / "tables.json").read_text())["questions"]
+    assert record["holds"] == 2
+    assert {len(scores) for scores in record["scores"].values()} == {6}
 
 
 def test_decoders_measures_by_hand(script):
