@@ -693,6 +693,11 @@ def _check(model: Model) -> None:
     config = model.config
     if isinstance(config, ViTConfig):
         raise InputError("the model must be one of text, got one of images: give it --image")
+    if getattr(config, "sinks", False):
+        raise InputError(
+            "the model's attention has sinks, whose share its rows lack: "
+            "Model.rollout_rows(tokens, sinks=False) follows attention among tokens alone"
+        )
     if isinstance(config, EncoderConfig) and config.classes != len(CLASSES):
         raise InputError(
             f"the model must distinguish {' and '.join(CLASSES)}, got {config.classes} classes"

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxflow.errors import InputError
 from jaxflow.models.bert import BertConfig
 from jaxflow.models.blocks import BlockConfig
+from jaxflow.models.decoder import DecoderConfig
 from jaxflow.models.layers import PLAIN
 from jaxflow.models.model import ModelConfig
 from jaxflow.models.output import EncoderOutput, last_real
@@ -31,6 +32,8 @@ from jaxflow.models.output import EncoderOutput, last_real
 
 def has_relevance(config: ModelConfig) -> bool:
     """Return whether a model computes classes from one token, at which relevance can start."""
+    if isinstance(config, DecoderConfig):
+        return False
     return config.head == "classification" and getattr(config, "readout", "cls") == "cls"
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.edges import BlockWeights, Norm, Trace
+from jaxflow.models.decoder import DecoderConfig
 from jaxflow.models.model import Model, ModelConfig, make_module
 from jaxflow.models.output import mask_of, readable
 from jaxflow.models.relevance import attention_relevance, has_relevance
@@ -91,7 +92,7 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
             gradient=gradient,
             vectors=output.values.vectors,
             stream=output.hidden,
-            blocks=block_weights(config, params),
+            blocks=None if isinstance(config, DecoderConfig) else block_weights(config, params),
             relevance=relevance,
         )
 

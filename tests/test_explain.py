@@ -15,6 +15,8 @@ from tiny_models import tiny, tiny_agreement
 import jaxflow
 from jaxflow.__main__ import main
 from jaxflow.eval.explanation import explainer
+from jaxflow.models import DecoderConfig, Model, init
+from jaxflow.models.rotary import Rotary
 
 TEXT = "the keys to the cabinet"
 RNG = np.random.default_rng(3)
@@ -192,6 +194,26 @@ def test_what_cannot_be_explained_is_refused(source, options, part):
     with pytest.raises(jaxflow.InputError, match=part) as refusal:
         jaxflow.explain(source, *inputs, **options)
     assert not re.search(r"\n", str(refusal.value))
+
+
+def test_a_decoder_is_explained_by_what_its_trace_has():
+    text = tiny("lm", causal=True).text
+    sizes = {"layers": 2, "heads": 4, "key_heads": 2, "head_width": 4, "width": 8}
+    more = {"hidden_width": 8, "vocabulary": len(text), "rotary": (Rotary(4),), "positions": 32}
+    config = DecoderConfig(**sizes, **more)
+    model = Model(config, init(config), text)
+    found = jaxflow.explain("The keys are", model=model)
+    ids = np.array([text.read("The keys are").ids])
+    attention = np.asarray(model(ids).attention)[0]
+    rolled = jaxflow.rollout(attention, sources=-1)[:, 0]
+    np.testing.assert_allclose(found.layers["rollout"], rolled, atol=1e-5)
+    assert found.readout == ids.size - 1
+    assert (found.scores["gradient/product"] >= 0).all()
+    with pytest.raises(jaxflow.InputError, match="alti needs the blocks' parameters"):
+        jaxflow.explain("The keys are", model=model, methods=["alti"])
+    sink = DecoderConfig(**sizes, **more, sinks=True)
+    with pytest.raises(jaxflow.InputError, match="has sinks, whose share its rows lack"):
+        jaxflow.explain("The keys are", model=Model(sink, init(sink), text))
 
 
 def test_a_model_without_a_head_has_its_attention_alone():

@@ -68,10 +68,10 @@ class Explain:
 
     The bundled model predicts whether the next verb is singular or plural; for it, and for runs of
     jaxflow train, words and punctuation are separated by spaces. --model takes a published model
-    instead: BERT, DistilBERT, RoBERTa or GPT-2, with classes, labels or numbers, as a language
-    model (write [MASK] for a masked one), or without a head for its attention alone. Without
-    --html, --png and --json it prints tables. Blank-out runs the model once for every token: long
-    texts take as much longer.
+    instead: BERT, DistilBERT, RoBERTa, GPT-2 or Llama and its kin, with classes, labels or numbers,
+    as a language model (write [MASK] for a masked one), or without a head for its attention alone.
+    Without --html, --png and --json it prints tables. Blank-out runs the model once for every
+    token: long texts take as much longer.
     """
 
     sentences: tyro.conf.Positional[Annotated[tuple[str, ...], "SENTENCE"]] = ()

@@ -129,8 +129,9 @@ def check_trace(trace: Trace, needs: tuple[str, ...], what: str) -> Trace:
     missing = [_FIELDS[name] for name in needs if getattr(trace, name) is None]
     if missing:
         raise InputError(
-            f"{what} needs {' and '.join(missing)}, which this trace lacks: trace the model with "
-            "jaxflow.models.trace, or choose an edge weight that needs attention alone"
+            f"{what} needs {' and '.join(missing)}, which this trace lacks: jaxflow.models.trace "
+            "gives all that there is of a model, and of decoders such as Llama's no parameters of "
+            "blocks; choose an edge weight that needs less"
         )
     attention, mask = check_attention(trace.attention, trace.mask)
     *batch, layers, heads, n, _ = attention.shape
