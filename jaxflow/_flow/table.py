@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, SupportsFloat, overload
+from typing import Any, Literal, NamedTuple, SupportsFloat, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxflow._flow.gradient import FlowOptions, narrowed, traced_flow
+from jaxflow._flow.long import FlowInterval, flow_intervals
 from jaxflow._flow.threads import (
     CompilerError,
     compiled,
@@ -49,6 +50,11 @@ _MANY = 1 << 20
 #: Seconds on one core beyond which a table is computed with ``patient=True`` only.
 LIMIT = 3600.0
 
+# From so many tokens on, few rows of a table are computed on core graphs (`long`), which take
+# little memory: at 1,024 causal tokens and 24 layers 5 s a row instead of 37.
+LONG = 512
+FEW = 16
+
 #: How far below its bound a flow may be and count as meeting it.
 TOLERANCE = 1e-9
 
@@ -68,7 +74,7 @@ def _check_cost(graphs: int, n: int, layers: Sequence[int], sources: int) -> Non
             f"flow from {sources:,} sources over {n:,} tokens and {len(layers)} layers"
             + (f" of {graphs:,} sentences" if graphs > 1 else "")
             + f" may take up to {time} on one core: name the sources and layers that are wanted, "
-            "or pass patient=True"
+            "or pass patient=True, or interval=True with seconds= for bounds in that time"
         )
 
 
@@ -148,9 +154,11 @@ def flow(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     sources: Indices = ...,
+    sinks: Indices = ...,
     layers: Indices = ...,
     threads: int | None = ...,
     patient: bool = ...,
+    interval: Literal[False] = ...,
 ) -> jax.Array: ...
 @overload
 def flow(
@@ -160,10 +168,28 @@ def flow(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     sources: Indices = ...,
+    sinks: Indices = ...,
     layers: Indices = ...,
     threads: int | None = ...,
     patient: bool = ...,
+    interval: Literal[False] = ...,
 ) -> np.ndarray: ...
+@overload
+def flow(
+    attention: ArrayLike,
+    *,
+    residual: SupportsFloat = ...,
+    heads: str | int = ...,
+    mask: ArrayLike | None = ...,
+    sources: Indices = ...,
+    sinks: Indices = ...,
+    layers: Indices = ...,
+    threads: int | None = ...,
+    patient: bool = ...,
+    interval: Literal[True],
+    width: float = ...,
+    seconds: float | None = ...,
+) -> FlowInterval: ...
 def flow(
     attention: ArrayLike,
     *,
@@ -171,9 +197,13 @@ def flow(
     heads: str | int = "mean",
     mask: ArrayLike | None = None,
     sources: Indices = None,
+    sinks: Indices = None,
     layers: Indices = None,
     threads: int | None = None,
     patient: bool = False,
+    interval: bool = False,
+    width: float = 0.0,
+    seconds: float | None = None,
 ) -> Any:
     r"""Return exact attention flow (Abnar and Zuidema 2020), the maximum flow to the input tokens.
 
@@ -191,6 +221,8 @@ def flow(
         Tokens whose embeddings are explained: an index, a sequence of them, or None for all. With a
         mask negative ones count from each text's own end: -1 is its last real token. Inside ``jit``
         the row of one that a text is too short for is NaN.
+    sinks
+        Input tokens to which flow is computed, in the same forms, from 0; None for all.
     layers
         Layers at which they are taken, 0-based, in the same forms; 0 is the lowest.
     threads
@@ -198,13 +230,20 @@ def flow(
     patient
         Whether to begin what may take more than an hour on one core, such as all flows between
         4,096 tokens, which may take weeks.
+    interval
+        Whether to return bounds, which take little memory at any length; not inside ``jit``.
+    width, seconds
+        With `interval`: how wide an interval may stay, and after how many seconds to stop. What is
+        left by then keeps the bounds that are known.
 
     Returns
     -------
     array
-        ``[..., L', S, n]``, not normalised: entry ``[l, s, t]`` is the largest amount that can be
-        sent from token s after layer l to input token t. Float64 NumPy; for JAX input a JAX array
-        in the dtype of `attention`, where no value is rounded above ``min(1, column sum)``.
+        ``[..., L', S, n]``, with `sinks` ``[..., L', S, T]``, not normalised: entry ``[l, s, t]``
+        is the largest amount that can be sent from token s after layer l to input token t.
+        Float64 NumPy; for JAX input a JAX array in the dtype of `attention`, where no value is
+        rounded above ``min(1, column sum)``. With `interval` a `FlowInterval` of such arrays,
+        `lower` and `upper`, in float64 of NumPy: where they are equal, flow is exact.
 
     Raises
     ------
@@ -240,21 +279,38 @@ def flow(
     <BLANKLINE>
            [[1.  , 0.5 ]]])
     """
+    if not interval and (width != 0 or seconds is not None):
+        raise InputError("width and seconds are those of an interval: pass interval=True with them")
     attention, mask, levels, chosen = _check_table(
-        attention, mask, layers, sources, patient or is_traced(residual)
+        attention, mask, layers, sources, patient or interval or is_traced(residual)
     )
+    n = attention.shape[-1]
+    picked = None if sinks is None else list(resolve_indices("sinks", sinks, n))
     if not is_traced(attention, residual, mask):
-        rows = resolve_tokens("sources", chosen, attention.shape[-1], mask)
+        rows = resolve_tokens("sources", chosen, n, mask)
+        if interval or (n >= LONG and len(levels) * len(chosen) <= FEW):
+            found = flow_intervals(
+                attention, mask, check_residual(residual),
+                check_heads(heads, attention.shape[-3]), levels, rows, picked, width, seconds,
+            )  # fmt: skip
+            if interval:
+                return found
+            if isinstance(attention, np.ndarray):
+                return found.upper
+            return jnp.asarray(found.upper, attention.dtype)
         edges = _weigh(attention, mask, residual, heads, threads)
-        flows = flow_tables(edges, levels, rows, threads)
-        if isinstance(attention, np.ndarray):
-            return flows
-        return jnp.asarray(narrowed(flows, edges, attention.dtype))
+        flows: Any = flow_tables(edges, levels, rows, threads)
+        if not isinstance(attention, np.ndarray):
+            flows = jnp.asarray(narrowed(flows, edges, attention.dtype))
+        return flows if picked is None else flows[..., picked]
+    if interval:
+        raise InputError("interval must be False inside jit, vmap and grad")
     if not is_traced(attention, mask):
         check_values(attention, mask, mask)
     heads = check_heads(heads, attention.shape[-3])
     options = FlowOptions(heads, levels, chosen, resolve_threads(threads))
-    return traced_flow(options, jnp.asarray(attention), check_residual(residual), mask)
+    flows = traced_flow(options, jnp.asarray(attention), check_residual(residual), mask)
+    return flows if picked is None else flows[..., np.array(picked)]
 
 
 def head_flow(

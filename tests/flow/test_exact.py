@@ -5,6 +5,7 @@ import pytest
 from attentions import FLOW_KINDS, attention_of, flow_attentions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from oracles import igraph_flow
 
 import jaxflow
 from jaxflow._flow.fallback import flow_by_definition
@@ -15,16 +16,6 @@ EXACT = 1e-9
 # What rounding may leave of a path of which everything is taken: nothing that a flow could miss.
 NOTHING = 1e-11
 COPIES = 5
-
-
-def igraph_flow(edges, layer, source, sink):
-    igraph = pytest.importorskip("igraph", reason="igraph, the test oracle, is not installed")
-    n, edges = edges.shape[-1], edges[: layer + 1]
-    level, query, key = np.nonzero(edges)
-    arcs = np.stack([(level + 1) * n + query, level * n + key], 1)
-    graph = igraph.Graph(n=(layer + 2) * n, edges=arcs, directed=True)
-    capacity = edges[level, query, key].tolist()
-    return graph.maxflow_value((layer + 1) * n + source, sink, capacity=capacity)
 
 
 def reaches(edges, layer, source, sinks):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 
 def raw_attention(attention: np.ndarray, heads: str | int = "mean") -> np.ndarray:
@@ -106,3 +107,14 @@ def encoder(
     read = max(i for i in range(n) if real[i]) if causal else 0
     logits = affine(layer_norm(stream[read], params["norm"]), params["readout"])
     return logits, np.array(attention), np.array(hidden)
+
+
+def igraph_flow(edges, layer, source, sink):
+    """Return the maximum flow on edge weights ``[L, n, n]`` by igraph."""
+    igraph = pytest.importorskip("igraph", reason="igraph, the test oracle, is not installed")
+    n, edges = edges.shape[-1], edges[: layer + 1]
+    level, query, key = np.nonzero(edges)
+    arcs = np.stack([(level + 1) * n + query, level * n + key], 1)
+    graph = igraph.Graph(n=(layer + 2) * n, edges=arcs, directed=True)
+    capacity = edges[level, query, key].tolist()
+    return graph.maxflow_value((layer + 1) * n + source, sink, capacity=capacity)
