@@ -297,7 +297,7 @@ def flow(
                 return found
             if isinstance(attention, np.ndarray):
                 return found.upper
-            return jnp.asarray(found.upper, attention.dtype)
+            return jnp.asarray(_rounded_down(found.upper, attention.dtype))
         edges = _weigh(attention, mask, residual, heads, threads)
         flows: Any = flow_tables(edges, levels, rows, threads)
         if not isinstance(attention, np.ndarray):
@@ -311,6 +311,12 @@ def flow(
     options = FlowOptions(heads, levels, chosen, resolve_threads(threads))
     flows = traced_flow(options, jnp.asarray(attention), check_residual(residual), mask)
     return flows if picked is None else flows[..., np.array(picked)]
+
+
+def _rounded_down(flows: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return flows in another dtype, none above what it was, so that none is above its bound."""
+    found = flows.astype(dtype)
+    return np.where(found > flows, np.nextafter(found, np.zeros((), dtype)), found)
 
 
 def head_flow(
