@@ -123,7 +123,9 @@ def test_only_the_files_of_a_model_are_fetched(
     assert asked["name"] == "someone/bert"
     patterns = asked["allow_patterns"]
     assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt"} <= set(patterns)
-    assert all(name.endswith((".json", ".txt", ".model", ".safetensors")) for name in patterns)
+    assert all(
+        name.endswith((".json", ".txt", ".jinja", ".model", ".safetensors")) for name in patterns
+    )
 
 
 @pytest.mark.parametrize("name", ["bert", "someone/bert"])
