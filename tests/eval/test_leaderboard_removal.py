@@ -31,8 +31,8 @@ def cases():
 
 
 def predict(tokens, mask):
-    """A class's probability that knows every token and its place."""
-    score = (np.sin(tokens * (1.0 + np.arange(tokens.shape[1]))) * mask).sum(-1)
+    """A class's probability that knows every token, its place, and padding without a mask."""
+    score = (np.sin(1 + tokens * (1.0 + np.arange(tokens.shape[1]))) * mask).sum(-1)
     share = 1 / (1 + np.exp(-score))
     return np.stack([share, 1 - share], -1)
 

@@ -196,17 +196,19 @@ def test_referents_are_the_pieces_that_overlap_them(kind, request):
     assert max(lengths) > 1  # or nothing was shown about several pieces
 
 
-def test_fillers_are_what_stands_in_the_masks_place(word_pieces, byte_pairs):
-    schema = Schema("Emma led David because [MASK] knew.", ("Emma", "David"), ("she", "he"))
-    assert word_pieces.decode(place(word_pieces, schema).fillers) == ["she", "he"]
-    assert byte_pairs.decode(place(byte_pairs, schema).fillers) == ["Ġshe", "Ġhe"]
-
-
-def test_a_mask_that_begins_the_sentence(byte_pairs):
-    schema = Schema("[MASK] led Emma and David.", ("Emma", "David"), ("e", "d"))
-    found = place(byte_pairs, schema)
-    assert found.mask == 1
-    assert byte_pairs.decode(found.fillers) == ["e", "d"]  # no space before them
+@pytest.mark.parametrize(
+    ("kind", "sentence", "fillers", "seen"),
+    [
+        ("word_pieces", "Emma led David because [MASK] knew.", ("she", "he"), ["she", "he"]),
+        ("byte_pairs", "Emma led David because [MASK] knew.", ("she", "he"), ["Ġshe", "Ġhe"]),
+        ("byte_pairs", "[MASK] led Emma and David.", ("e", "d"), ["e", "d"]),  # no space before
+    ],
+)
+def test_fillers_are_what_stands_in_the_masks_place(kind, sentence, fillers, seen, request):
+    tokenizer = request.getfixturevalue(kind)
+    found = place(tokenizer, Schema(sentence, ("Emma", "David"), fillers))
+    assert found.ids[found.mask] == tokenizer.mask_id
+    assert tokenizer.decode(found.fillers) == seen
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,12 @@ def bert() -> Model:
     return tiny_bert(scale=0.5, layers=2, width=8, head="classification", labels=labels)
 
 
+def unmasked(special):
+    """A language model whose tokenizer has the special tokens given alone."""
+    model = tiny("lm", causal=True)
+    return Model(model.config, model.params, SubwordTokenizer(model.text.backend, special))
+
+
 @pytest.mark.parametrize("make", [bert, tiny_agreement])
 def test_every_command_gives_a_sentence_the_same_scores(make, monkeypatch, tmp_path):
     model, texts, labels = make(), ("the film to Paris", "the film"), np.array([0, 1])
@@ -79,6 +85,7 @@ def test_every_command_gives_a_sentence_the_same_scores(make, monkeypatch, tmp_p
         (lambda: tiny("masked-lm"), "log-odds", "mask", "[MASK]"),
         (tiny_agreement, "difference", "unk", "[UNK]"),
         (lambda: tiny_agreement(classes=3), "log-odds", "unk", "[UNK]"),
+        (lambda: unmasked({"unk": 1}), "log-odds", "unk", "[UNK]"),
     ],
 )
 def test_each_kind_of_model_has_its_default(model, target, replacement, token):
@@ -89,15 +96,6 @@ def test_each_kind_of_model_has_its_default(model, target, replacement, token):
     assert token in found.describe()
 
 
-def test_a_tokenizer_without_a_mask_token_gives_the_unknown_word():
-    model = tiny("lm", causal=True)
-    other = Model(model.config, model.params, SubwordTokenizer(model.text.backend, {"unk": 1}))
-    assert scoring_of(other).record() == {"target": "log-odds", "replacement": "unk"}
-    neither = Model(model.config, model.params, SubwordTokenizer(model.text.backend, {}))
-    with pytest.raises(InputError, match="must have a mask token or a token for unknown words"):
-        scoring_of(neither)
-
-
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -106,6 +104,7 @@ def test_a_tokenizer_without_a_mask_token_gives_the_unknown_word():
         (tiny_agreement, {"target": "loss"}, "target must be one of"),
         (tiny_agreement, {"replacement": "mask"}, "replacement mask needs a token"),
         (tiny_agreement, {"replacement": "pad"}, "replacement must be mask or unk"),
+        (lambda: unmasked({}), {}, "must have a mask token or a token for unknown words"),
     ],
 )
 def test_impossible_choices_are_refused(model, options, message):
