@@ -66,12 +66,12 @@ class AnswerOptions:
 class Explain:
     """Score the tokens that a prediction came from, by every method.
 
-    The bundled model predicts whether the next verb is singular or plural; for it, and for runs of
-    jaxflow train, words and punctuation are separated by spaces. --model takes a published model
-    instead: BERT, DistilBERT, RoBERTa, GPT-2 or Llama and its kin, with classes, labels or numbers,
-    as a language model (write [MASK] for a masked one), or without a head for its attention alone.
-    Without --html, --png and --json it prints tables. Blank-out runs the model once for every
-    token: long texts take as much longer.
+    The bundled model predicts whether the next verb is singular or plural; it, and runs of jaxflow
+    train, read whole words, with the punctuation at their ends as words of its own. --model takes a
+    published model instead: BERT, DistilBERT, RoBERTa, GPT-2 or Llama and its kin, with classes,
+    labels or numbers, as a language model (write [MASK] for a masked one), or without a head for
+    its attention alone. Without --html, --png and --json it prints tables. Blank-out runs the model
+    once for every token: long texts take as much longer.
     """
 
     sentences: tyro.conf.Positional[Annotated[tuple[str, ...], "SENTENCE"]] = ()
@@ -84,7 +84,7 @@ class Explain:
     source: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     by: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], "METHOD"]] = ()
     """A method: raw, rollout, flow, blank-out, gradient-norm, or EDGE/AGGREGATOR such as
-    gradient/product, which jaxflow edges lists. May be given several times; by default the first
+    gradient/product, which jaxflow edges lists. May be given several times; by default these
     five."""
     layer: int | None = None
     """The layer whose token is explained, from 0; by default the top one."""
