@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import sys
@@ -180,16 +181,22 @@ def texts(folder: Path, count: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.nightly)])
-def test_smollm2_is_that_of_transformers(real: tuple[Any, Any], count: int):
-    """Ten seconds: the only real decoder, 135 million parameters twice."""
-    theirs, ours = real
+@pytest.mark.parametrize(
+    ("count", "logits"), [(2, 1e-4), pytest.param(20, 3e-4, marks=pytest.mark.nightly)]
+)
+def test_smollm2_is_that_of_transformers(real: tuple[Any, Any], count: int, logits: float):
+    """Ten seconds: the only real decoder, 135 million parameters twice.
+
+    Theirs runs in float64. Of 12.9 million logits of one text 8 are more than 1e-4 from these, up
+    to 1.6e-4; theirs in float32 are up to 2.1e-4 from them.
+    """
+    theirs, ours = copy.deepcopy(real[0]).double(), real[1]
     root = Path(__file__).parents[2]
     for text in texts(root, count):
         tokens = np.array([ours.text.encode(text)[:512]], np.int32)
         expected, found = torch_models.run(theirs, tokens), ours(tokens)
         np.testing.assert_allclose(found.attention, expected.attention, atol=1e-4)
-        np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-4, atol=logits)
 
 
 @pytest.mark.parametrize("new", [6, pytest.param(50, marks=pytest.mark.nightly)])
