@@ -238,6 +238,8 @@ class Explanation:
         InputError
             If the name ends in something else, or the file cannot be written.
         """
+        if not isinstance(path, (str, PathLike)):
+            raise InputError(f"path must be the name of a file, got {path!r}")
         path = Path(path)
         if path.suffix not in SAVED:
             raise InputError(f"path must end in one of {', '.join(SAVED)}, got {str(path)!r}")
@@ -395,9 +397,7 @@ def _chosen(methods: Sequence[str] | None, head: bool, words: bool) -> dict[str,
     """
     if methods is None:
         return {name: name for name in METHODS if head or name in ON_ATTENTION}
-    if isinstance(methods, str) or not methods:
-        raise InputError(f"methods must be a sequence of names such as rollout, got {methods!r}")
-    found = {name: resolve_method(name) for name in methods}
+    found = {name: resolve_method(name) for name in method_names(methods)}
     for name, method in found.items():
         if isinstance(method, str):
             needs_output = method not in ON_ATTENTION
@@ -414,6 +414,14 @@ def _chosen(methods: Sequence[str] | None, head: bool, words: bool) -> dict[str,
                 f"methods on attention such as {', '.join(ON_ATTENTION)}"
             )
     return found
+
+
+def method_names(methods: Sequence[str]) -> tuple[str, ...]:
+    """Return the names, or raise `InputError` if there are none."""
+    names = () if isinstance(methods, str) or not hasattr(methods, "__iter__") else tuple(methods)
+    if not names:
+        raise InputError(f"methods must be a sequence of names such as rollout, got {methods!r}")
+    return names
 
 
 def resolve_method(name: str) -> str | EdgeMethod:

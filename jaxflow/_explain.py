@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -61,6 +62,7 @@ def explain(
     residual: float = 0.5,
     select: Select = None,
     renormalise: bool = False,
+    data_argnums: int | Sequence[int] | None = None,
     threads: int | None = None,
 ) -> Explanation | tuple[Explanation, ...]: ...
 def explain(source: Any, *inputs: Any, **options: Any) -> Any:
@@ -91,7 +93,7 @@ def explain(source: Any, *inputs: Any, **options: Any) -> Any:
     label
         Of texts: the class, label or output to explain, by name or index; None is the predicted.
     target
-        Of a function: from its output to the number explained, a scalar or one for each example,
+        Of a function: from its output to the number explained, or one for each example of a batch,
         which gradients are taken of. Of texts the name of a target of gradients at the input.
     replacement
         Of texts: ``mask`` or ``unk``, the token that blank-out puts in.
@@ -105,7 +107,10 @@ def explain(source: Any, *inputs: Any, **options: Any) -> Any:
     select
         Of a function: which attention, as in `jaxflow.capture`.
     renormalise
-        Of a function: whether rows are divided by their sums, which leaves out an attention sink.
+        Of a function: whether rows are divided by their sums, which leaves out an attention sink
+        and what half precision has rounded.
+    data_argnums
+        Of a function: which arguments are data, the others parameters, as in `jaxflow.capture`.
     threads
         For the flow of edge weights; None takes all cores.
 
@@ -143,7 +148,7 @@ def explain(source: Any, *inputs: Any, **options: Any) -> Any:
 
 
 _SHARED = ("methods", "layer", "residual", "target", "threads")
-_FUNCTION = (*_SHARED, "tokens", "mask", "readout", "select", "renormalise")
+_FUNCTION = (*_SHARED, "tokens", "mask", "readout", "select", "renormalise", "data_argnums")
 _TEXT = (*_SHARED, "model", "pair", "words", "label", "replacement")
 
 
@@ -151,7 +156,10 @@ def _explain_function(
     function: Callable[..., Any], inputs: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
     from jaxflow.eval.explain.function import explain_function
+    from jaxflow.models import Model
 
+    if isinstance(function, Model) and inputs and _are_texts(inputs):
+        raise InputError("the text comes first, and the model is named: explain(text, model=model)")
     _check(options, _FUNCTION, "a function")
     target = options.get("target")
     if target is not None and not callable(target):
@@ -161,7 +169,7 @@ def _explain_function(
 
 def _explain_texts(source: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
     texts = [source] if isinstance(source, str) else source
-    if isinstance(texts, (bytes, dict)) or not _are_texts(texts):
+    if isinstance(texts, (bytes, dict, set, frozenset)) or not _are_texts(texts):
         raise InputError(
             "expected a text, a list of texts or a function to explain, got "
             f"{type(source).__name__}: an attention is shown by jaxflow.show"
@@ -172,17 +180,31 @@ def _explain_texts(source: Any, inputs: tuple[Any, ...], options: dict[str, Any]
     from jaxflow.eval.explanation import explainer
 
     pair = options.pop("pair", None)
-    pairs = [pair] * len(texts) if pair is None or isinstance(source, str) else list(pair)
-    if len(pairs) != len(texts):
-        raise InputError(f"pair must be one text for each of {len(texts)}, got {len(pairs)}")
+    pairs = _pairs(pair, len(texts), isinstance(source, str))
     model = _model(options.pop("model", None))
     if options.get("methods") is None:
         head = model.answer != "none"
         words = options.get("words", False)
         options["methods"] = DEFAULT if head and not words else DEFAULT[1:]
     explain = explainer(model, **options)
-    found = tuple(explain(*both) for both in zip(texts, pairs, strict=True))
+    found = tuple(explain(str(text), second) for text, second in zip(texts, pairs, strict=True))
     return found[0] if isinstance(source, str) else found
+
+
+def _pairs(pair: Any, count: int, alone: bool) -> list[str | None]:
+    """Return the second text of each of `count` texts."""
+    if pair is None:
+        return [None] * count
+    several = not isinstance(pair, (str, bytes, dict, set)) and hasattr(pair, "__len__")
+    if several == alone or not (several or isinstance(pair, str)):
+        expected = "a text" if alone else f"one text for each of {count}"
+        raise InputError(f"pair must be {expected}, got {pair!r}")
+    pairs = list(pair) if several else [pair]
+    if len(pairs) != count:
+        raise InputError(f"pair must be one text for each of {count}, got {len(pairs)}")
+    if not all(each is None or isinstance(each, str) for each in pairs):
+        raise InputError(f"pair must be texts or None, got {pair!r}")
+    return [None if each is None else str(each) for each in pairs]
 
 
 def _are_texts(texts: Any) -> bool:
@@ -198,6 +220,12 @@ def _model(model: Any) -> Any:
 
     if isinstance(model, Model):
         return model
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        raise InputError(
+            "model must be a folder, a name or a model of jaxflow.models.load, got "
+            f"{type(model).__name__}: the attention of another library's model is captured "
+            "(jaxflow.capture, jaxflow.capture_torch)"
+        )
     return named_model(None, None if model is None else str(model))
 
 

@@ -100,6 +100,50 @@ def test_one_example_a_decoder_and_defaults():
     assert "<lambda> alone" in str(decoder)
 
 
+def listed(layers, inputs):
+    """One example ``[n, d]`` by layers of parameters in a list."""
+    x = inputs
+    for one in layers:
+        q, k, v = ((x @ one[name]).reshape(len(x), 2, -1).swapaxes(0, 1) for name in "qkv")
+        weights = jax.nn.softmax(q @ k.swapaxes(1, 2) / 2)
+        x = x + (weights @ v).swapaxes(0, 1).reshape(x.shape) @ one["o"]
+    return x
+
+
+LAYERS = [dict(zip("qkvo", weights, strict=True)) for weights in WEIGHTS]
+
+
+def test_heads_that_are_not_known_are_said_and_data_can_be_named():
+    found = jaxflow.explain(listed, LAYERS, INPUTS[0], data_argnums=1)
+    x, attention = INPUTS[0].astype(np.float64), []
+    for q, k, v, out in WEIGHTS.astype(np.float64):
+        q, k, v = ((x @ w).reshape(5, 2, 4) for w in (q, k, v))
+        scores = np.exp(np.einsum("qhd,khd->hqk", q, k) / 2)
+        attention.append(scores / scores.sum(-1, keepdims=True))
+        x = x + np.einsum("hqk,khd->qhd", attention[-1], v).reshape(5, 8) @ out
+    rolled = jaxflow.rollout(np.stack(attention), sources=0)[:, 0]
+    np.testing.assert_allclose(found.layers["rollout"], rolled, atol=1e-5)
+    assert not found.remarks
+
+    def core(q):
+        return jax.nn.softmax(q @ q.swapaxes(1, 2)) @ q
+
+    unclear = jaxflow.explain(core, INPUTS)
+    assert "Which axis is heads is not known" in str(unclear[0])
+
+
+def test_half_precision_is_explained_where_rows_may_be_renormalised():
+    half, inputs = jax.tree.map(jnp.bfloat16, LAYERS), jnp.bfloat16(INPUTS[0])
+    with pytest.raises(jaxflow.InputError, match="renormalise=True divides rows"):
+        jaxflow.explain(listed, half, inputs, data_argnums=1)
+    found = jaxflow.explain(listed, half, inputs, data_argnums=1, renormalise=True)
+    _, captured = jaxflow.capture(listed, data_argnums=1)(half, inputs)
+    expected = jaxflow.rollout(jaxflow.widen(captured.stack(check=False)), sources=0)[:, 0]
+    np.testing.assert_allclose(found.layers["rollout"], expected, atol=0.01)
+    with pytest.raises(jaxflow.InputError, match="cannot be called within jit"):
+        jax.jit(lambda x: jaxflow.explain(function, x)[0].scores["rollout"])(INPUTS)
+
+
 def test_texts_are_those_of_the_command(capsys):
     methods = ("gradient/product", "rollout", "blank-out")
     texts = [TEXT, "the key near the cabinets , she"]
@@ -175,6 +219,14 @@ def halved(inputs):
         (function, {"methods": ["foo"]}, "method must be one of raw, .* got 'foo'"),
         (function, {"methods": "raw"}, "methods must be a sequence of names"),
         (function, {"target": lambda out: out}, r"target must return one number.*\(3, 8\)"),
+        (function, {"target": lambda out: out[0, 3]}, "one number for each of 3 examples, got 1"),
+        (function, {"target": lambda out: out.argmax(-1)}, "floating-point number .*got int"),
+        (function, {"target": lambda out: None}, "target must return a number, got NoneType"),
+        (function, {"target": lambda out: out[:, 3] * np.nan}, "finite numbers, got"),
+        (function, {"methods": 5}, "methods must be a sequence of names"),
+        (function, {"tokens": 5}, "tokens must be a list of texts, got int"),
+        (function, {"tokens": [NAMES[0], 5, None]}, "got 5, int, NoneType"),
+        (function, {"mask": [[True], [True, False]]}, "mask must be boolean .*ragged"),
         (function, {"target": 1}, "target must be a function of the output, got 1"),
         (function, {"layer": 2}, "layer must be from -2 to 1 .*got 2"),
         (function, {"model": "x"}, "model is no option for a function"),
@@ -186,6 +238,11 @@ def halved(inputs):
         (TEXT, {"methods": ["head-9/none"]}, "head"),
         (TEXT, {"words": True, "methods": ["norm"]}, "norm has no joined words"),
         (["a", "b"], {"pair": ["c"]}, "pair must be one text for each of 2, got 1"),
+        (["a", "b"], {"pair": "cd"}, "pair must be one text for each of 2, got 'cd'"),
+        (["a", "b"], {"pair": ["c", 5]}, "pair must be texts or None"),
+        (TEXT, {"pair": ["a"]}, r"pair must be a text, got \['a'\]"),
+        (TEXT, {"model": function}, "model must be a folder, a name or a model .*got function"),
+        ({"a", "b"}, {}, "expected a text, a list of texts or a function to explain, got set"),
         (INPUTS, {}, "expected a text, a list of texts or a function to explain, got ndarray"),
     ],
 )

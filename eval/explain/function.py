@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from jaxflow.eval.explanation import (
     agreement_of,
     edge_rows,
     flow_rows,
+    method_names,
     needs_of,
     resolve_layer,
     resolve_method,
@@ -55,6 +57,7 @@ def explain_function(
     residual: float = 0.5,
     select: Select = None,
     renormalise: bool = False,
+    data_argnums: int | Sequence[int] | None = None,
     threads: int | None = None,
 ) -> Explanation | tuple[Explanation, ...]:
     """Explain a function's output; the arguments are those of `jaxflow.explain`.
@@ -63,9 +66,10 @@ def explain_function(
     """
     if methods is None:
         methods = ("gradient/product",) * (target is not None) + ("rollout", "flow")
-    chosen = {name: _method(name) for name in _names(methods)}
+    chosen = {name: _method(name) for name in method_names(methods)}
     residual = float(check_residual(residual))
-    run = _run(function, inputs, target, chosen, select, renormalise)
+    how = {"select": select, "data_argnums": data_argnums}
+    run = _run(function, inputs, target, chosen, how, renormalise)
     layer = resolve_layer(layer, run.attention.shape[1])
     count, n = len(run.attention), run.attention.shape[-1]
     masks = _masks(mask, count, n, run)
@@ -77,7 +81,11 @@ def explain_function(
         try:
             check_attention(attention, None)
         except InputError as error:
-            raise InputError(f"the attention of {run.where} cannot be explained: {error}") from None
+            said = str(error).replace(
+                "jaxflow.widen divides rows by their sum",
+                "renormalise=True divides rows by their sums",
+            )
+            raise InputError(f"the attention of {run.where} cannot be explained: {said}") from None
         at = _readout(readout, attention, run)
         rows = {
             "raw": np.asarray(jaxflow.raw_attention(attention))[:, at],
@@ -116,12 +124,6 @@ def explain_function(
     return tuple(found) if run.batched else found[0]
 
 
-def _names(methods: Sequence[str]) -> Sequence[str]:
-    if isinstance(methods, str) or not methods:
-        raise InputError(f"methods must be a sequence of names such as rollout, got {methods!r}")
-    return methods
-
-
 def _method(name: str) -> str | EdgeMethod:
     """Return an edge method, or the name of one on attention; refuse all others."""
     method = resolve_method(name)
@@ -153,7 +155,7 @@ def _run(
     inputs: Sequence[Any],
     target: Callable[[Any], Any] | None,
     methods: Mapping[str, str | EdgeMethod],
-    select: Select,
+    how: Mapping[str, Any],
     renormalise: bool,
 ) -> _Run:
     """Call the function once, with gradients where a method needs them, and stack its layers."""
@@ -168,14 +170,26 @@ def _run(
         assert target is not None
 
         def total(output: Any) -> Any:
-            return jnp.sum(_value(target, output))
+            value = _value(target, output)
+            if not jnp.issubdtype(value.dtype, jnp.floating):
+                raise InputError(
+                    f"target must return a floating-point number such as a logit, got {value.dtype}"
+                )
+            return jnp.sum(value)
 
-        output, captured, gradients = jaxflow.attention_gradient(function, total, select=select)(
-            *inputs
-        )
+        output, captured, gradients = jaxflow.attention_gradient(function, total, **how)(*inputs)
     else:
-        output, captured = jaxflow.capture(function, select=select)(*inputs)
-    attention = np.asarray(captured.stack(renormalise=renormalise), np.float32)
+        output, captured = jaxflow.capture(function, **how)(*inputs)
+    stacked = captured.stack(renormalise=renormalise)
+    if isinstance(stacked, jax.core.Tracer):
+        raise InputError(
+            "an explanation has numbers, so explain cannot be called within jit, vmap or grad: "
+            "call it outside, or use jaxflow.capture there"
+        )
+    attention = np.asarray(stacked, np.float32)
+    if renormalise:  # again, since the sums of half precision were rounded too
+        sums = attention.sum(-1, keepdims=True)
+        attention = np.asarray(attention / np.where(sums > 0, sums, 1), np.float32)
     first = next(site for site in captured if site not in captured.left_out)
     where = str(first.place)
     if attention.ndim > 5:
@@ -199,17 +213,22 @@ def _run(
     if target is not None:
         values = np.asarray(_value(target, output), np.float64).reshape(-1)
         count = len(lead(attention))
-        if values.size not in (1, count):
+        if values.size != count:
+            expected = "one number" if count == 1 else f"one number for each of {count} examples"
             raise InputError(
-                f"target must return one number, or one for each of {count} examples, got "
-                f"{values.size}"
+                f"target must return {expected}, got {values.size}; a batch has its examples along "
+                "the first axis of the output, as in lambda output: output[:, 0, 3]"
             )
-        values = np.broadcast_to(values, count)
+        if not np.isfinite(values).all():
+            raise InputError(f"target must return finite numbers, got {values.tolist()[:8]}")
     return _Run(captured, lead(attention), gradient, vectors, values, batched, where)
 
 
 def _value(target: Callable[[Any], Any], output: Any) -> Any:
-    value = jnp.asarray(target(output))
+    found = target(output)
+    if found is None or isinstance(found, (str, dict)):
+        raise InputError(f"target must return a number, got {type(found).__name__}")
+    value = jnp.asarray(found)
     if value.ndim > 1:
         raise InputError(
             f"target must return one number, or one for each example, got shape {value.shape}"
@@ -231,7 +250,10 @@ def _kept(
 def _masks(mask: Any, count: int, n: int, run: _Run) -> NDArray[np.bool_]:
     if mask is None:
         return np.ones((count, n), bool)
-    found = np.asarray(mask)
+    try:
+        found = np.asarray(mask)
+    except ValueError:
+        raise InputError(f"mask must be boolean [{n}] or [{count}, {n}], got ragged rows") from None
     if found.dtype != bool or found.shape not in ((n,), (count, n)) or not found.any(-1).all():
         raise InputError(
             f"mask must be boolean [{n}] or [{count}, {n}], True at one real token at least, for "
@@ -244,11 +266,16 @@ def _token_names(tokens: Any, count: int, n: int, run: _Run) -> list[list[str]]:
     """Return the tokens' names, by example; their numbers where none are given."""
     if tokens is None:
         return [[str(place) for place in range(n)]] * count
+    if not hasattr(tokens, "__len__"):
+        raise InputError(f"tokens must be a list of texts, got {type(tokens).__name__}")
     several = not isinstance(tokens, str) and any(
         isinstance(each, (list, tuple)) or getattr(each, "ndim", 0) for each in tokens
     )
     given = list(tokens) if several else [tokens] * count
-    sizes = ["text" if isinstance(each, str) else len(each) for each in given]
+    sizes = [
+        len(each) if hasattr(each, "__len__") and not isinstance(each, str) else type(each).__name__
+        for each in given
+    ]
     if len(given) != count or any(size != n for size in sizes):
         raise InputError(
             f"tokens must be one for each of the {n} keys of {run.where}"
@@ -274,4 +301,11 @@ def _readout(readout: int | None, attention: NDArray[np.float32], run: _Run) -> 
 
 def _remarks(captured: Captured) -> tuple[str, ...]:
     left = [f"Left out, {site.kind} attention: {site.place}" for site in captured.left_out]
+    layers = [site for site in captured if site not in captured.left_out]
+    unclear = next((site for site in layers if not site.place.heads_known), None)
+    if unclear is not None:
+        left.append(
+            f"Which axis is heads is not known, the last batch axis is taken: {unclear.place}; "
+            "data_argnums= says which arguments are data"
+        )
     return (*left, *(f"Not captured: {one.reason} ({one.source})" for one in captured.missed))
