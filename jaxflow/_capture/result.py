@@ -174,7 +174,8 @@ class Captured(Sequence[Site]):
         Parameters
         ----------
         renormalise
-            Divide each row by its sum, which leaves out the share of a sink.
+            Divide each row by its sum, which leaves out the share of a sink; half precision is made
+            float32, in which rows sum to 1.
         check
             Refuse rows that do not sum to 1 (with a sink: to at most 1), where they are known.
 
@@ -247,6 +248,11 @@ def chosen(select: Any, place: Place, count: int) -> bool:
         return bool(select(place))
     if isinstance(select, str):
         return select == place.kind or fnmatch.fnmatchcase(place.name, select)
+    if not isinstance(select, int | np.integer) and not hasattr(select, "__iter__"):
+        raise InputError(
+            "select must be a kind, a name, a number, a function or a sequence of these, got "
+            f"{select!r}"
+        )
     if isinstance(select, int | np.integer):
         return place.index == (int(select) if select >= 0 else count + int(select))
     return any(chosen(one, place, count) for one in select)
@@ -270,6 +276,7 @@ def _stacked(sites: Sequence[Site], renormalise: bool, check: bool) -> jax.Array
     if order != list(range(len(times))):  # sites of one body take turns
         found = found[np.array(order)]
     if renormalise:
+        found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
         found = found / found.sum(-1, keepdims=True)
     return jnp.moveaxis(found, 0, -4)
 

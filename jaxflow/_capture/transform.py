@@ -117,14 +117,16 @@ def _data(given: tuple[Any, Any], argnums: tuple[int, ...] | None) -> list[bool]
     """Return for each leaf of the arguments whether it is data, or a parameter.
 
     Without `argnums`, an argument is parameters if it is a tree of more than one array, all of them
-    floating-point but for single numbers and random keys, that is not a plain list or tuple. If
+    floating-point but for single numbers and random keys, that is not a list or tuple of arrays. If
     that leaves no data, the last of several such arguments is data, or the only one.
     """
     args, kwargs = given
 
     def parameters(argument: Any) -> bool:
         kinds = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in arrays(argument)]
-        return len(kinds) > 1 and not isinstance(argument, list | tuple) and all(kinds)
+        several = isinstance(argument, list | tuple) and not hasattr(argument, "_fields")
+        plain = several and all(map(_is_array, argument))
+        return len(kinds) > 1 and not plain and all(kinds)
 
     def arrays(argument: Any) -> list[Any]:
         leaves = [leaf for leaf in jax.tree.leaves(argument) if _is_array(leaf)]

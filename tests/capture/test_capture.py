@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ from attention_programs import draw
 from jax import lax
 from many_devices import run_on_devices
 
+import jaxflow
 from jaxflow import InputError, attention_gradient, capture, intervene, rollout
 from jaxflow.models.bert import BertConfig
 from jaxflow.models.config import EncoderConfig
@@ -598,3 +600,39 @@ def test_tracing_takes_at_most_twice_as_long():
     plain = [seconds(lambda p, x: module.apply(p, x)) for _ in range(3)]
     captured = [seconds(capture(lambda p, x: module.apply(p, x))) for _ in range(3)]
     assert min(captured) <= 2 * min(plain) + 0.5
+
+
+@pytest.mark.parametrize("style", ["dicts", "named", "state"])
+def test_parameters_of_layers_in_lists_are_parameters(style):
+    """One example without a batch axis: its heads are heads, and an edit of one leaves others."""
+    rng = np.random.default_rng(0)
+    layer = {name: rng.normal(0, 0.3, (8, 8)).astype(np.float32) for name in "qkv"}
+    named = collections.namedtuple("Layer", "q k v")
+    params = {"dicts": [layer], "named": named(**layer), "state": (layer, {})}[style]
+
+    def run(params, x):
+        each = params if style == "named" else named(**params[0])
+        q, k, v = ((x @ w).reshape(-1, 2, 4) for w in each)
+        weights = jax.nn.softmax(jnp.einsum("qhd,khd->hqk", q, k))
+        return jnp.einsum("hqk,khd->qhd", weights, v).reshape(x.shape)
+
+    x = rng.normal(size=(5, 8)).astype(np.float32)
+    output, attention = jaxflow.capture(run)(params, x)
+    assert attention[0].weights.shape == (2, 5, 5)
+    assert attention.stack().shape == (1, 2, 5, 5)
+    off = jaxflow.intervene(run, lambda place, weights: weights.at[..., 0, :, :].set(0))
+    changed = np.asarray(off(params, x)).reshape(5, 2, 4)
+    assert not changed[:, 0].any()
+    np.testing.assert_allclose(changed[:, 1], np.reshape(output, (5, 2, 4))[:, 1], atol=1e-6)
+
+
+def test_half_precision_is_renormalised_in_float32():
+    def run(x):
+        scores = jnp.einsum("bqd,bkd->bqk", x, x)
+        return jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores), x)
+
+    x = np.random.default_rng(0).normal(size=(2, 7, 4)).astype(jnp.bfloat16)
+    stacked = jaxflow.capture(run)(x)[1].stack(renormalise=True)
+    np.testing.assert_allclose(stacked.sum(-1), 1, atol=1e-6)
+    with pytest.raises(InputError, match="select must be a kind, a name"):
+        jaxflow.capture(run, select=1.5)(x)
