@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -65,7 +66,26 @@ def explain(
     data_argnums: int | Sequence[int] | None = None,
     threads: int | None = None,
 ) -> Explanation | tuple[Explanation, ...]: ...
-def explain(source: Any, *inputs: Any, **options: Any) -> Any:
+def explain(
+    source: Any,
+    *inputs: Any,
+    model: Any = None,
+    pair: Any = None,
+    methods: Sequence[str] | None = None,
+    layer: int = -1,
+    residual: float = 0.5,
+    words: bool = False,
+    label: str | int | None = None,
+    target: Any = None,
+    replacement: str | None = None,
+    tokens: Any = None,
+    mask: Any = None,
+    readout: int | None = None,
+    select: Select = None,
+    renormalise: bool = False,
+    data_argnums: int | Sequence[int] | None = None,
+    threads: int | None = None,
+) -> Any:
     """Score the tokens that a prediction came from, by several methods.
 
     Parameters
@@ -134,6 +154,10 @@ def explain(source: Any, *inputs: Any, **options: Any) -> Any:
     >>> found.prediction, found.tokens[int(found.scores["rollout"].argmax())]
     ('plural', 'keys')
     """
+    given = dict(locals())
+    defaults = {name: each.default for name, each in inspect.signature(explain).parameters.items()}
+    options = {name: given[name] for name in defaults if given[name] is not defaults[name]}
+    del options["source"], options["inputs"]
     try:
         if callable(source):
             return _explain_function(source, inputs, options)
