@@ -42,5 +42,5 @@ def test_the_site_is_built_with_the_tutorial_executed(tmp_path: Path) -> None:
         assert part in text("tutorial")
     for part in ("jaxflow.flow_cut", "Return exact attention flow", "Raises"):
         assert part in text("api/flow")
-    assert "agreement-gradient-norm.svg" in text("")
+    assert "agreement-blank-out.svg" in text("")
     assert "fonts.googleapis" not in text("")  # nothing is fetched from elsewhere
