@@ -44,6 +44,7 @@ METHODS: Mapping[str, tuple[Edge, bool]] = {
 DEFAULT = ("rollout-normalised", "rollout")
 FORMAT = "jaxflow-answer-1"
 _OUTSIDE = "(outside the passages)"
+_SINK = 1e-3  # a share below this is rounding
 _BREAKS = {
     "words": r"\S+",
     "sentences": r"\S.*?(?:[.!?]+(?=\s|$)|(?=\n)|\Z)",
@@ -100,6 +101,13 @@ class AnswerExplanation:
         field = self._summed(self.field)
         whole = self._summed(self.scores[method] * self.field)
         return np.divide(whole, field, out=np.zeros_like(whole), where=field > 0)
+
+    @property
+    def sink(self) -> float:
+        """The mean share of the top layer's rollout that went to attention sinks, to no token."""
+        name, rows = next(iter(self.scores.items()))
+        plain = rows[-1] * self.field[-1] if METHODS[name][1] else rows[-1]
+        return max(0.0, 1 - float(plain.sum(-1, dtype=np.float64).mean()))
 
     def _summed(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         count = len(self.units)
@@ -348,6 +356,11 @@ def _notes(found: AnswerExplanation) -> list[str]:
         f"Each layer keeps {found.residual:.0%} of a token and mixes the rest by its attention. "
         "Darker is more, relative to the row's largest score."
     ]
+    if found.sink > _SINK:
+        lines.append(
+            f"{found.sink:.0%} of what a token's row holds went to attention sinks: no token has "
+            "it, and shares are of the rest."
+        )
     if any("normalised" in name for name in found.scores):
         lines.append(
             "Normalised: divided by what uniform attention gives a token for its position alone; "
@@ -383,6 +396,8 @@ def print_answer(console: Console, found: AnswerExplanation, most: int = 3) -> N
     words = Column("unit of the prompt", text=True)
     head = ["sentence of the answer", "times its position" if normalised else "share", words]
     Table.of(head, rows).print(console)
+    for note in _notes(found):
+        console.print(Text(note, "dim"), soft_wrap=True)
 
 
 def _one_line(text: str, most: int = 60) -> str:

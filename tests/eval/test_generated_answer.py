@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 
@@ -93,6 +94,18 @@ def test_norms_follow_the_trace(decoder):
         rolled = (norms / norms.sum(-1, keepdims=True) / 2 + one / 2) @ rolled
     expected = rolled[len(found.prompt_tokens) - 1 : -1]
     np.testing.assert_allclose(found.scores["norm/rollout"][0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_share_of_attention_sinks_is_said(decoder):
+    config = dataclasses.replace(decoder.config, sinks=True)
+    model = Model(config, init(config), decoder.text)
+    found = explain_answer(model, PROMPT, answer=ANSWER)
+    missing = 1 - found.scores["rollout"][-1].sum(-1).mean()
+    assert missing > 0.05
+    assert found.sink == pytest.approx(missing, abs=1e-5)
+    said = f"{missing:.0%} of what a token"
+    assert said in as_answer_page(found)
+    assert said not in as_answer_page(explain_answer(decoder, PROMPT, answer=ANSWER))
 
 
 def test_a_generated_answer_is_explained_as_if_it_were_given(decoder):
