@@ -51,7 +51,7 @@ def subject_mass(
         mask = batch["mask"][: len(rows)]
         found = {
             "flow": jaxflow.flow(attention, mask=mask, sources=0, threads=threads),
-            "rollout": jaxflow.rollout(attention, mask=mask),
+            "rollout": jaxflow.rollout(attention, mask=mask, sources=0),
             "raw": jaxflow.raw_attention(attention, mask=mask),
         }
         subject = split.subject_index[rows]

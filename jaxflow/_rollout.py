@@ -1,12 +1,13 @@
 """Compute attention rollout: cumulative products of the layers' edge weights.
 
-Each function checks its input and hands arrays to a jitted function of one stack of layers; batch
-axes broadcast. `discard` drops the lowest attention first, as is usual for images.
+Each function hands arrays to a jitted function of one stack of layers, which checks their values
+too; batch axes broadcast. `discard` drops the lowest attention first, as is usual for images.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any, SupportsFloat, overload
@@ -16,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.attention import (
+    UNROLLED,
     Array,
     ArrayLike,
     Indices,
-    check_attention,
+    call_checked,
     check_heads,
+    check_layout,
     check_residual,
     edge_weights,
     fuse_heads,
-    in_own_precision,
     is_traced,
     mask_tokens,
     resolve_tokens,
@@ -74,9 +76,9 @@ def raw_attention(
     >>> jaxflow.raw_attention(attention).shape
     (1, 3, 3)
     """
-    attention, mask = check_attention(attention, mask)
+    attention, mask = check_layout(attention, mask)
     heads = check_heads(heads, attention.shape[-3])
-    return in_own_precision(_raw_attention, attention, mask, heads=heads)
+    return call_checked(_raw_attention, attention, mask, heads=heads)
 
 
 @partial(jax.jit, static_argnames=("heads",))
@@ -168,20 +170,25 @@ def rollout(
     array([[0.625, 0.375],
            [0.375, 0.625]])
     """
-    attention, mask = check_attention(attention, mask)
+    attention, mask = check_layout(attention, mask)
     heads = check_heads(heads, attention.shape[-3])
     whole = hasattr(start_layer, "__index__") and not isinstance(start_layer, bool)
     if not whole or not 0 <= start_layer < attention.shape[-4]:
         top = attention.shape[-4] - 1
         raise InputError(f"start_layer must be a layer from 0 to {top}, got {start_layer!r}")
     options: dict[str, Any] = {"heads": heads, "start_layer": int(start_layer)}
-    rows: Any = None
+    rows = _rows(sources, attention, mask)
+    return call_checked(_rollout, attention, mask, check_residual(residual), rows, **options)
+
+
+def _rows(sources: Any, attention: Array, mask: Array | None) -> Any:
+    """Return places of tokens from 0, ``[S]`` or ``[..., S]``, None for all."""
     if is_traced(sources):
-        rows = jnp.atleast_1d(jnp.asarray(sources))
-    elif sources is not None:
-        rows = resolve_tokens("sources", sources, attention.shape[-1], mask)
-        rows = np.array(rows) if isinstance(rows, tuple) else rows
-    return in_own_precision(_rollout, attention, mask, check_residual(residual), rows, **options)
+        return jnp.atleast_1d(jnp.asarray(sources))
+    if sources is None:
+        return None
+    rows = resolve_tokens("sources", sources, attention.shape[-1], mask)
+    return np.array(rows) if isinstance(rows, tuple) else rows
 
 
 @partial(jax.jit, static_argnames=("heads", "start_layer"))
@@ -194,46 +201,86 @@ def _rollout(
     heads: str | int,
     start_layer: int,
 ) -> jax.Array:
-    edges = jnp.asarray(edge_weights(attention, residual=residual, heads=heads, mask=mask))
+    layers = _edges(attention, mask, residual, heads=heads)
     if start_layer:
-        below = edges[..., :start_layer, :, :]
-        eye = jnp.eye(edges.shape[-1], dtype=edges.dtype)
-        identity = mask_tokens(jnp.broadcast_to(eye, below.shape), mask)
-        edges = jnp.concatenate([identity, edges[..., start_layer:, :, :]], axis=-3)
-    depth, n = edges.shape[-3:-1]
+        eye = jnp.broadcast_to(
+            jnp.eye(*layers[0].shape[-2:], dtype=layers[0].dtype), layers[0].shape
+        )
+        identity = jnp.asarray(mask_tokens(eye[..., None, :, :], mask))[..., 0, :, :]
+        layers = [identity] * start_layer + layers[start_layer:]
     if rows is None:
-        return _cumulative_product(edges)
-    if rows.shape[-1] * depth >= 2 * n:
-        return jnp.asarray(take_rows(_cumulative_product(edges), rows))
+        return multiply(layers)
+    return multiply(layers, [jnp.asarray(take_rows(layer, rows)) for layer in layers])
+
+
+def _edges(
+    attention: jax.Array, mask: jax.Array | None, residual: Any, *, heads: str | int | None
+) -> list[jax.Array]:
+    """Return the edge weights of each layer, ``[..., (H,) n, n]``."""
+    axis, (depth, count) = attention.ndim - 4, attention.shape[-4:-2]
+    given: dict[str, Any] = {"residual": residual, "heads": heads, "mask": mask}
+    if depth * count > UNROLLED:
+        return layers_of(edge_weights(attention, **given), axis)
+    # Layer by layer, so that a layer is multiplied while it is in the cache.
+    parts = jax.lax.split(attention, (1,) * depth, axis)
+    return [jnp.asarray(edge_weights(part, **given)).squeeze(axis) for part in parts]
+
+
+def layers_of(edges: Any, axis: int = -3) -> list[jax.Array]:
+    """Return the layers of edges ``[..., L, n, n]``, bottom to top."""
+    axis %= edges.ndim
+    parts = jax.lax.split(jnp.asarray(edges), (1,) * edges.shape[axis], axis)
+    return [part.squeeze(axis) for part in parts]
+
+
+def multiply(layers: Sequence[jax.Array], tops: Sequence[jax.Array] | None = None) -> jax.Array:
+    """Return rows through all layers below, ``[..., L, R, n]``.
+
+    `layers` are ``[..., n, n]``, bottom to top; `tops`, ``[..., R, n]``, are rows of each layer, or
+    of other edges in its place; None is all rows of the layers.
+    """
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    n = layers[0].shape[-1]
+    if tops is None and layers[0].size <= 1024:  # a loop starts faster than its steps one by one
+        edges = jnp.stack(layers)
+        step = lambda at, done: done.at[at].set(product(edges[at], done[at - 1]))  # noqa: E731
+        return jnp.moveaxis(jax.lax.fori_loop(1, len(layers), step, edges), 0, -3)
+    if tops is None or tops[0].shape[-2] * len(layers) >= 2 * n:
+        whole = [layers[0]]
+        for layer in layers[1 : None if tops is None else -1]:
+            whole.append(product(layer, whole[-1]))
+        if tops is not None:
+            whole = [tops[0], *map(product, tops[1:], whole)]
+        return jnp.stack(whole, axis=-3)
     # From the top down: the rows of all layers above go through a layer in one product.
-    found = jnp.asarray(take_rows(edges[..., -1, :, :], rows))
-    for layer in reversed(range(depth - 1)):
-        below = edges[..., layer, :, :]
-        found = jnp.matmul(found, below, precision=jax.lax.Precision.HIGHEST)
-        found = jnp.concatenate([take_rows(below, rows), found], axis=-2)  # [..., (L - l) S, n]
-    return found.reshape(*found.shape[:-2], depth, -1, n)
-
-
-def _cumulative_product(edges: jax.Array) -> jax.Array:
-    """Multiply ``[..., L, n, n]`` from the bottom layer up, keeping every partial product."""
-    # Written out layer by layer: a scan would first copy all layers to a leading axis.
-    products = [edges[..., 0, :, :]]
-    for layer in range(1, edges.shape[-3]):
-        above = edges[..., layer, :, :]
-        products.append(jnp.matmul(above, products[-1], precision=jax.lax.Precision.HIGHEST))
-    return jnp.stack(products, axis=-3)
+    found = tops[-1]
+    for top, layer in zip(reversed(tops[:-1]), reversed(layers[:-1]), strict=True):
+        found = jnp.concatenate([top, product(found, layer)], axis=-2)  # [..., (L - l) R, n]
+    return found.reshape(*found.shape[:-2], len(layers), -1, n)
 
 
 @overload
 def head_rollout(
-    attention: jax.Array, *, residual: SupportsFloat = ..., mask: ArrayLike | None = ...
+    attention: jax.Array,
+    *,
+    residual: SupportsFloat = ...,
+    mask: ArrayLike | None = ...,
+    sources: Indices | jax.Array = ...,
 ) -> jax.Array: ...
 @overload
 def head_rollout(
-    attention: ArrayLike, *, residual: SupportsFloat = ..., mask: ArrayLike | None = ...
+    attention: ArrayLike,
+    *,
+    residual: SupportsFloat = ...,
+    mask: ArrayLike | None = ...,
+    sources: Indices | jax.Array = ...,
 ) -> np.ndarray: ...
 def head_rollout(
-    attention: ArrayLike, *, residual: SupportsFloat = 0.5, mask: ArrayLike | None = None
+    attention: ArrayLike,
+    *,
+    residual: SupportsFloat = 0.5,
+    mask: ArrayLike | None = None,
+    sources: Indices | jax.Array = None,
 ) -> Array:
     r"""Return rollout of single heads: one head on top, lower layers averaged over heads.
 
@@ -245,17 +292,19 @@ def head_rollout(
         Share of the residual connection, from 0 to 1.
     mask
         ``[..., n]`` boolean, True at real tokens.
+    sources
+        Tokens whose rows to return, as in `jaxflow.rollout`.
 
     Returns
     -------
     array
-        ``[..., L, H, n, n]`` in the dtype of `attention`. Its mean over heads is the rollout. A
+        ``[..., L, H, S, n]`` in the dtype of `attention`. Its mean over heads is the rollout. A
         JAX array for JAX input, else NumPy.
 
     Raises
     ------
     InputError
-        For an attention, a mask or a residual that is not usable.
+        For an attention, a mask, a residual or a source that is not usable.
 
     Notes
     -----
@@ -267,21 +316,25 @@ def head_rollout(
     ----------
     .. [1] Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020.
     """
-    attention, mask = check_attention(attention, mask)
-    return in_own_precision(_head_rollout, attention, mask, check_residual(residual))
+    attention, mask = check_layout(attention, mask)
+    rows = _rows(sources, attention, mask)
+    return call_checked(_head_rollout, attention, mask, check_residual(residual), rows)
 
 
 @jax.jit
 def _head_rollout(
-    attention: jax.Array, mask: jax.Array | None, residual: jax.Array | float
+    attention: jax.Array,
+    mask: jax.Array | None,
+    residual: jax.Array | float,
+    rows: jax.Array | None,
 ) -> jax.Array:
-    mean = edge_weights(attention, residual=residual, mask=mask)
-    averaged = _cumulative_product(jnp.asarray(mean))
-    eye = jnp.eye(attention.shape[-1], dtype=attention.dtype)
-    inputs = jnp.broadcast_to(eye, averaged[..., :1, :, :].shape)
-    below = jnp.concatenate([inputs, averaged[..., :-1, :, :]], axis=-3)
-    edges = edge_weights(attention, residual=residual, heads=None, mask=mask)
-    return jnp.matmul(edges, below[..., None, :, :], precision=jax.lax.Precision.HIGHEST)
+    mean = _edges(attention, mask, residual, heads="mean")
+    tops = _edges(attention, mask, residual, heads=None)
+    if rows is not None:
+        tops = [jnp.asarray(take_rows(top, rows)) for top in tops]
+    *batch, heads, count, n = tops[0].shape
+    flat = multiply(mean, [top.reshape(*batch, heads * count, n) for top in tops])
+    return flat.reshape(*batch, len(mean), heads, count, n)
 
 
 @overload
@@ -379,11 +432,11 @@ def discard(
     array([[[0.8, 0.2],
             [0. , 1. ]]])
     """
-    attention, mask = check_attention(attention, mask)
+    attention, mask = check_layout(attention, mask)
     heads = check_heads(heads, attention.shape[-3])
     residual = check_residual(residual)
     counts = _dropped_counts(ratio, attention.shape[-1])
-    return in_own_precision(_discard, attention, mask, residual, counts=counts, heads=heads)
+    return call_checked(_discard, attention, mask, residual, counts=counts, heads=heads)
 
 
 def _dropped_counts(ratio: Any, tokens: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ the result has no batch axis, unless the mask has one.
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -56,6 +57,10 @@ NO_ROWS = (
 #: Dtype -> how far from 1 a row's sum may be: each entry off by half a unit in its last place, and
 #: as much again for a softmax that was computed in that precision too.
 HALF_ROW_SUM_TOLERANCES = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+
+
+#: Terms up to which a sum is written out: more take too long to compile.
+UNROLLED = 100
 
 
 def is_traced(*values: object) -> bool:
@@ -243,34 +248,47 @@ def check_values(
     `query` and `key` are the masks of its last two axes. The rows of ``edges``, another `kind`, may
     have any sum and sign; a ``gradient`` must be finite between real tokens, and no more.
     """
-    # Only these few numbers are copied from an accelerator to the host, from one compiled pass.
     if isinstance(array, np.ndarray):
         with np.errstate(invalid="ignore", over="ignore"):  # an error below, not a warning here
-            summary = _summarise(array, query, key, kind=kind, namespace=np)
+            worst = _worst_row(array, query, key, kind=kind)
     else:
-        summary = _summarise_on_device(array, query, key, kind=kind)
-    padded, low, finite, error = (float(value) for value in summary)
-    strict = kind == "attention"
-    if padded == 0 and finite and not (strict and (low < 0 or error > ROW_SUM_TOLERANCE)):
+        worst = _worst_row_on_device(array, query, key, kind=kind)
+    refuse_values(worst, array, query, key, name, kind)
+
+
+def refuse_values(
+    worst: Any,
+    array: Array,
+    query: Array | None,
+    key: Array | None,
+    name: str = "attention",
+    kind: str = "attention",
+) -> None:
+    """Raise `InputError` unless `_worst_row` of an array is that of a usable one."""
+    # Only this number is copied from an accelerator to the host.
+    if float(worst) <= ROW_SUM_TOLERANCE:
         return
     values = np.asarray(array)
     real = np.ones((), bool) if query is None else np.asarray(query)[..., None, None, :, None]
     hidden = np.zeros((), bool) if key is None else ~np.asarray(key)[..., None, None, None, :]
+    counted = real & ~(hidden & (kind == "gradient"))
     cure = ""
     with np.errstate(invalid="ignore", over="ignore"):
-        if padded != 0:
-            measure = np.where(real & hidden, np.abs(values), 0)
+        padded = np.where(real & hidden, np.abs(values), 0)
+        low = np.where(real, -values, 0)
+        if kind != "gradient" and padded.any():
+            measure = padded
             problem = (
-                f"must hold exactly 0 at the keys that mask marks as padding, got {padded:.3g}"
+                "must hold exactly 0 at the keys that mask marks as padding, got "
+                f"{padded.max():.3g}"
             )
-        elif not finite:
-            measure = real & ~(hidden & (kind == "gradient")) & ~np.isfinite(values)
+        elif (measure := counted & ~np.isfinite(values)).any():
             problem = "must be finite, got NaN or infinite entries"
-        elif low < 0:
-            measure = np.where(real, -values, 0)
-            problem = f"must not be negative, got {low:.3g}"
+        elif kind == "attention" and low.max() > 0:
+            measure, problem = low, f"must not be negative, got {-low.max():.3g}"
         else:
             measure = np.where(real, np.abs(values.sum(-1, keepdims=True) - 1), 0)
+            error = measure.max()
             problem = (
                 f"rows (queries) must sum to 1 within {ROW_SUM_TOLERANCE:g}, got a row that is off "
                 f"by {error:.3g}"
@@ -284,27 +302,67 @@ def check_values(
     raise InputError(f"{name} {problem} ({sentence}layer {layer}, head {head}, row {row}){cure}")
 
 
-def _summarise(
-    array: Any, query: Any, key: Any, *, kind: str, namespace: Any
-) -> tuple[Any, Any, Any, Any]:
-    """Return the most at a padded key, the least entry, whether all is finite, the worst sum."""
-    zero = namespace.zeros((), array.dtype)
-    padded, rows = zero, array
+def _worst_row(array: Any, query: Any, key: Any, *, kind: str, namespace: Any = np) -> Any:
+    """Return how far a row's sum is from 1 at most, NaN where an entry is not usable."""
+    rows = array
     real = None if query is None else namespace.asarray(query)[..., None, None, :, None]
-    if key is not None:
-        seen = namespace.asarray(key)[..., None, None, None, :]
-        if kind == "gradient":
-            real = seen if real is None else real & seen
-        else:
-            hidden = ~seen if real is None else real & ~seen
-            padded = namespace.abs(namespace.where(hidden, array, zero)).max()
+    seen = None if key is None else namespace.asarray(key)[..., None, None, None, :]
+    if kind == "gradient" and seen is not None:
+        real = seen if real is None else real & seen
+    elif seen is not None:
+        rows = namespace.where(~seen & (rows != 0), np.array(np.nan, rows.dtype), rows)
     if real is not None:
-        rows = namespace.where(real, array, zero + 1 / array.shape[-1])
+        rows = namespace.where(real, rows, np.array(1 / array.shape[-1], rows.dtype))
     total = rows.sum(-1)
-    return padded, rows.min(), namespace.isfinite(total).all(), namespace.abs(total - 1).max()
+    if kind != "attention":
+        return namespace.where(namespace.isfinite(total).all(), 0, np.nan)
+    return np.nan if rows.min() < 0 else namespace.abs(total - 1).max()
 
 
-_summarise_on_device = jax.jit(partial(_summarise, namespace=jnp), static_argnames="kind")
+@partial(jax.jit, static_argnames="kind")
+def _worst_row_on_device(array: jax.Array, query: Any, key: Any, *, kind: str) -> jax.Array:
+    """Return `_worst_row`, in as few passes over the memory as XLA's reductions allow."""
+    if kind != "attention":
+        return jnp.asarray(_worst_row(array, query, key, kind=kind, namespace=jnp))
+    *texts, layers, heads, n, m = array.shape
+    flat = array.reshape(math.prod(texts), layers * heads * n, m)
+    columns = jnp.ones((len(flat), m, 1), array.dtype)
+    if key is not None:
+        hidden = ~jnp.asarray(key).reshape(-1, m, 1)
+        columns = jnp.concatenate([columns, hidden.astype(array.dtype)], -1)
+    sums = jnp.matmul(flat, columns, precision=jax.lax.Precision.HIGHEST)
+    usable = (flat.min(-1) >= 0) & (sums[..., -1] == 0 if key is not None else True)
+    off = jnp.where(usable, jnp.abs(sums[..., 0] - 1), jnp.nan)
+    if query is not None:
+        real = jnp.broadcast_to(jnp.asarray(query)[..., None, None, :], array.shape[:-1])
+        off = jnp.where(real.reshape(off.shape), off, 0)
+    return off.max()
+
+
+def call_checked(
+    function: Callable[..., Any], attention: Array, mask: Array | None, *arrays: Any, **options: Any
+) -> Any:
+    """Check the values of an attention whose layout has been checked, and call a JAX function.
+
+    The rest is as in `in_own_precision`. Values on a device are checked in the program of the
+    function, which reads them while they are there.
+    """
+    if is_traced(attention, mask):
+        return in_own_precision(function, attention, mask, *arrays, **options)
+    if isinstance(attention, np.ndarray) or is_traced(*arrays):
+        check_values(attention, mask, mask)
+        return in_own_precision(function, attention, mask, *arrays, **options)
+    result, worst = _checked(function, tuple(options.items()), attention, mask, *arrays)
+    refuse_values(worst, attention, mask, mask)
+    return result
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _checked(
+    function: Callable[..., Any], options: Any, attention: Array, mask: Any, *arrays: Any
+) -> tuple[Any, Any]:
+    worst = _worst_row_on_device(attention, mask, mask, kind="attention")
+    return function(attention, mask, *arrays, **dict(options)), worst
 
 
 def check_residual(residual: Any) -> Any:
@@ -436,8 +494,13 @@ def fuse_heads(attention: Array, heads: str | int | None = "mean", dtype: Any = 
     """
     if heads is not None:
         heads = check_heads(heads, attention.shape[-3])
-    if heads == "mean":
+    if heads == "mean" and (isinstance(attention, np.ndarray) or attention.shape[-3] > UNROLLED):
         return attention.mean(-3, dtype=dtype)
+    if heads == "mean":
+        # As a sum written out it is computed together with what is done to it next.
+        axis = attention.ndim - 3
+        first, *others = jax.lax.split(attention, (1,) * attention.shape[axis], axis)
+        return sum(others, first.astype(dtype)).squeeze(axis) / attention.shape[axis]
     if heads == "max":
         fused = attention.max(-3)
     elif heads == "min":

@@ -175,7 +175,7 @@ def _aggregate(
     """Return the readout's ``[B, L, n]`` by every aggregator but flow, and flow's capacities."""
     options: dict[str, Any] = {"held": held, "residual": RESIDUAL, "mask": mask}
     found: dict[str, jax.Array] = {
-        how: rows_at(combine(edges, how, below=below, **options), readout)
+        how: combine(edges, how, below=below, rows=readout[:, None], **options)[:, :, 0]
         for how in AGGREGATORS
         if how != "flow" and not (held and how == "product")
     }

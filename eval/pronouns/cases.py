@@ -117,11 +117,14 @@ def _measure(
     log_probabilities = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
     attention = np.asarray(jax.device_get(output.attention), np.float64)  # [B, L, H, n, n]
     raw = np.asarray(jaxflow.raw_attention(attention, mask=mask))
-    rolled = np.asarray(jaxflow.rollout(attention, residual=residual, mask=mask))
     lowest = np.asarray(edge_weights(attention[:, :1], residual=residual, mask=mask))[:, 0]
     found = []
     for row, each in enumerate(placed):
         real = slice(len(each.ids))
+        # With its padding, so that there is one program for all.
+        rolled = jaxflow.rollout(
+            attention[row], residual=residual, mask=mask[row], sources=each.mask
+        )
         flows = jaxflow.flow(
             attention[row, ..., real, real], residual=residual, sources=each.mask, threads=threads
         )
@@ -129,7 +132,7 @@ def _measure(
             {
                 "log_probabilities": log_probabilities[row],
                 "raw": raw[row, :, each.mask],
-                "rollout": rolled[row, :, each.mask],
+                "rollout": rolled[:, 0],
                 "flow": np.asarray(flows)[:, 0],
                 "column_sums": lowest[row].sum(-2),
             }

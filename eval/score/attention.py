@@ -173,14 +173,17 @@ def attribute(saved: SavedAttention, options: AttributionOptions) -> Attribution
         given |= {"sources": sources, "layers": layers}
         given |= {"threads": options.threads, "patient": options.patient}
         return Attribution(jaxflow.flow(attention, mask=mask, **given), saved, chosen)
-    if options.method == "rollout":
-        rows = jaxflow.rollout(attention, mask=mask, sources=sources, **given)
-        return Attribution(np.take(rows, layers, axis=-3), saved, chosen)
-    raw = options.method == "raw"
-    function: Callable[..., Any] = jaxflow.raw_attention if raw else jaxflow.head_rollout
-    result = np.take(function(attention, mask=mask, **given), layers, axis=-3 if raw else -4)
-    values = take_rows(result, resolve_tokens("sources", sources, n, mask))
-    return Attribution(np.asarray(values), saved, chosen)
+    if options.method == "raw":
+        raw = jaxflow.raw_attention(attention, mask=mask, **given)
+        values = np.take(take_rows(raw, resolve_tokens("sources", sources, n, mask)), layers, -3)
+        return Attribution(np.asarray(values), saved, chosen)
+    function: Any = jaxflow.rollout if options.method == "rollout" else jaxflow.head_rollout
+    needed = attention[..., : max(layers) + 1, :, :, :]
+    if options.sources is not None:
+        given["sources"] = sources
+    rows = function(needed, mask=mask, **given)
+    axis = -3 if options.method == "rollout" else -4
+    return Attribution(np.take(rows, layers, axis), saved, chosen)
 
 
 def write_attribution(path: Path, attribution: Attribution) -> None:

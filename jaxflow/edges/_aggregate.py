@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflow._rollout import layers_of, multiply
 from jaxflow.attention import (
     Indices,
     check_residual,
@@ -88,34 +89,34 @@ def combine(
     residual: Share = 0.5,
     mask: jax.Array | None = None,
     below: jax.Array | None = None,
+    rows: jax.Array | None = None,
 ) -> jax.Array:
-    """Return ``[..., L, n, n]``, the edges of all layers combined by every aggregator but ``flow``.
+    """Return ``[..., L, S, n]``, the edges of all layers combined by every aggregator but ``flow``.
 
     `below`, ``[..., L, n, n]``, are the edges of layers below the top one; None is `edges`
-    themselves. The other arguments are those of `capacities`.
+    themselves. `rows`, ``[S]`` or ``[..., S]``, are the tokens whose rows are wanted; None is all.
+    The other arguments are those of `capacities`.
     """
-    if how == "none":
-        return edges
 
-    def steps(edges: jax.Array) -> jax.Array:
+    def steps(edges: jax.Array) -> list[jax.Array]:
         if how == "rollout":
-            return capacities(edges, held=held, residual=residual, mask=mask)
-        if how == "paths":
-            return jnp.asarray(mask_tokens(edges if held else edges + identity_like(edges), mask))
-        return edges
+            edges = capacities(edges, held=held, residual=residual, mask=mask)
+        elif how == "paths" and not held:
+            edges = jnp.asarray(mask_tokens(edges + identity_like(edges), mask))
+        elif how == "paths":
+            edges = jnp.asarray(mask_tokens(edges, mask))
+        return layers_of(edges)
 
-    tops = jnp.moveaxis(steps(edges), -3, 0)
-    unders = tops if below is None else jnp.moveaxis(steps(below), -3, 0)
+    def taken(table: jax.Array) -> jax.Array:
+        return table if rows is None else jnp.asarray(take_rows(table, rows))
 
-    def step(under: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        above = jnp.matmul(layer, under, precision=jax.lax.Precision.HIGHEST)
-        return above, above
-
-    _, rest = jax.lax.scan(step, unders[0], unders[1:])
-    if below is not None:
-        under = jnp.concatenate([unders[:1], rest])[:-1]
-        rest = jnp.matmul(tops[1:], under, precision=jax.lax.Precision.HIGHEST)
-    return jnp.moveaxis(jnp.concatenate([tops[:1], rest]), 0, -3)
+    if how == "none":
+        return taken(edges)
+    tops = steps(edges)
+    under = tops if below is None else steps(below)
+    if rows is None and below is None:
+        return multiply(tops)
+    return multiply(under, [taken(top) for top in tops])
 
 
 @overload
@@ -183,17 +184,17 @@ def aggregate(
     chosen = resolve_tokens("sources", sources, n, mask)
     edges, below = weigh_checked(trace, edge)
     real = None if mask is None else jnp.asarray(mask)
+    given: dict[str, Any] = {"held": edge.residual, "residual": residual, "mask": real}
     if how == "flow":
         from jaxflow._flow import flow
         from jaxflow._flow.table import flow_of_tops
 
-        held: dict[str, Any] = {"held": edge.residual, "residual": residual, "mask": real}
         options: dict[str, Any] = {"mask": mask, "sources": sources, "threads": threads}
-        rows = [capacities(each, **held) for each in (edges, below) if each is not None]
+        rows = [capacities(each, **given) for each in (edges, below) if each is not None]
         if not is_traced(mask, *rows):  # to be computed in float64
             rows, options["mask"] = jax.device_get((rows, mask))
         if below is not None:
             return flow_of_tops(*rows, **options)
         return flow(rows[0][..., None, :, :], residual=0, **options)
-    combined = combine(edges, how, held=edge.residual, residual=residual, mask=real, below=below)
-    return combined if sources is None else take_rows(combined, chosen)
+    rows = None if sources is None else jnp.asarray(chosen)
+    return combine(edges, how, **given, below=below, rows=rows)
