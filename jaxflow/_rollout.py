@@ -203,10 +203,9 @@ def _rollout(
 ) -> jax.Array:
     layers = _edges(attention, mask, residual, heads=heads)
     if start_layer:
-        eye = jnp.broadcast_to(
-            jnp.eye(*layers[0].shape[-2:], dtype=layers[0].dtype), layers[0].shape
-        )
-        identity = jnp.asarray(mask_tokens(eye[..., None, :, :], mask))[..., 0, :, :]
+        shape, dtype = attention[..., :1, 0, :, :].shape, layers[0].dtype
+        eye = jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
+        identity = jnp.asarray(mask_tokens(eye, mask)).squeeze(-3)
         layers = [identity] * start_layer + layers[start_layer:]
     if rows is None:
         return multiply(layers)

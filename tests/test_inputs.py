@@ -315,8 +315,9 @@ def test_normalised_rows_belong_to_each_text() -> None:
 
 
 @pytest.mark.parametrize("sources", [0, [2, -1], None])
-def test_rollout_of_some_rows_is_that_of_all(sources: Any) -> None:
-    whole, some = jaxflow.rollout(BATCH), jaxflow.rollout(BATCH, sources=sources)
+@pytest.mark.parametrize("function", [jaxflow.rollout, jaxflow.head_rollout])
+def test_rollout_of_some_rows_is_that_of_all(function: Any, sources: Any) -> None:
+    whole, some = function(BATCH), function(BATCH, sources=sources)
     rows = range(N) if sources is None else np.atleast_1d(sources)
     np.testing.assert_allclose(some, whole[..., list(rows), :], atol=1e-14)
 

@@ -63,6 +63,13 @@ def test_by_hand():
     np.testing.assert_allclose(jaxflow.rollout(attention), expected, rtol=1e-15)
 
 
+@pytest.mark.parametrize("heads", ["mean", "max", 3])
+def test_more_layers_and_heads_than_are_written_out(heads):
+    attention = attention_of("dense", 5, (13, 8, 40, 40))
+    found = jaxflow.rollout(attention, heads=heads, residual=0.3)
+    np.testing.assert_allclose(found, oracles.rollout(attention, 0.3, heads), atol=1e-14)
+
+
 @given(
     attention=attentions(dtypes=(np.float32,), batch=(2,)),
     junk=junk_values,

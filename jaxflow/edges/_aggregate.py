@@ -196,5 +196,5 @@ def aggregate(
         if below is not None:
             return flow_of_tops(*rows, **options)
         return flow(rows[0][..., None, :, :], residual=0, **options)
-    rows = None if sources is None else jnp.asarray(chosen)
-    return combine(edges, how, **given, below=below, rows=rows)
+    places = None if sources is None else jnp.asarray(chosen)
+    return combine(edges, how, **given, below=below, rows=places)
