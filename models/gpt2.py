@@ -24,8 +24,9 @@ from jaxflow.models.blocks import (
     run_blocks,
 )
 from jaxflow.models.config import LARGEST, ConfigRecord, Head, Problem, check_config
+from jaxflow.models.decoder import QueriesKeys
 from jaxflow.models.layers import layers_of
-from jaxflow.models.output import at_last_real, at_least_float32
+from jaxflow.models.output import at_last_real, at_least_float32, full_mask
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -114,6 +115,24 @@ class Gpt2(Transformer):
         if config.head == "lm" and not config.tied:
             shape = (config.vocabulary, config.width)
             self.decoder = self.param("decoder", normal(0.02), shape)
+
+    def queries_keys(
+        self, tokens: jax.Array, mask: jax.Array | None = None, offsets: jax.Array | None = None
+    ) -> QueriesKeys:
+        """Return what `jaxflow.models.Decoder.queries_keys` does; the blocks must be one loop."""
+        tokens, mask = self._checked(tokens, mask)
+        embeddings, everything = self.embed(tokens), jnp.full(self.config.layers, LARGEST)
+        mask = full_mask(embeddings, mask, self.config.positions)
+        reach = Reach(everything, everything)
+        trunk = run_blocks(
+            self.blocks,
+            self._begin(embeddings, mask, False),
+            allowed_pairs(mask, causal=False),
+            layers=Layer(reach, offset=None if offsets is None else offsets.swapaxes(0, 1)),
+            wants_rows=True,
+        )
+        logits, _ = self._classify(trunk.stream, self._readable(mask, tokens), False)
+        return QueriesKeys(*trunk.rows, None, *reach, mask, trunk.hidden, logits)  # type: ignore[call-arg]
 
     def step(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[Any, Any, Cache]:
         """Continue a text as `jaxflow.models.Decoder.step` does."""

@@ -192,10 +192,20 @@ class Model:
         return self._probabilities(self.params, tokens, mask, **inputs)
 
     @cached_property
+    def _rolled(self) -> RolledEncoder:
+        return roll_up(self.config, self.params)
+
+    @property
+    def projections(self) -> jax.Array:
+        """The output projections of attention by head, ``[L, H, d, D]``."""
+        config: Any = self.config
+        kernel = self._rolled.params["blocks"]["attention_out"]["kernel"]
+        return jnp.asarray(kernel.reshape(config.layers, config.heads, -1, config.width))
+
+    @cached_property
     def _queries_keys(self) -> Callable[..., QueriesKeys]:
-        apply: Any = partial(self.module.apply, method="queries_keys")
-        config = self.config
-        assert isinstance(config, DecoderConfig)
+        apply: Any = partial(self._rolled.module.apply, method="queries_keys")
+        config: Any = self.config
 
         def run(
             params: Any, tokens: jax.Array, mask: Any, score: Any, dropped: tuple[str, ...]
@@ -210,7 +220,7 @@ class Model:
                 return score(found.logits).sum(), found
 
             batch, n = tokens.shape
-            shape = (batch, config.layers, config.heads, n, config.head_width)
+            shape = (batch, config.layers, config.heads, n, config.block.size)
             gradient = jax.grad(explained, has_aux=True)
             slopes, found = gradient(jnp.zeros(shape, jax.tree.leaves(params)[0].dtype))
             return found.replace(**less | {"gradients": slopes})
@@ -238,18 +248,18 @@ class Model:
         Raises
         ------
         InputError
-            As calling the model does, or if it is not a `Decoder`.
+            As calling the model does, or if it is neither a `Decoder` nor a `Gpt2`.
         """
         return self._rows_of(tokens, mask, score, ())
 
     def _rows_of(self, tokens: Any, mask: Any, score: Any, dropped: tuple[str, ...]) -> QueriesKeys:
-        if not isinstance(self.config, DecoderConfig):
+        if not isinstance(self.config, DecoderConfig | Gpt2Config):
             raise InputError(
-                "queries and keys are returned by decoders such as Llama's alone, got "
+                "queries and keys are returned by decoders such as Llama or GPT-2 alone, got "
                 f"{type(self.config).__name__}: call the model, which returns its attention"
             )
         self._check(tokens, {})
-        return self._queries_keys(self.params, tokens, mask, score, dropped)
+        return self._queries_keys({"params": self._rolled.params}, tokens, mask, score, dropped)
 
     def rollout_rows(
         self,
@@ -291,11 +301,7 @@ class Model:
         norm = options.get("edge") == "norm"
         idle = () if norm or score is not None else ("values",)
         found = self._rows_of(tokens, mask, score, ("hidden", "logits", *idle))
-        projection = None
-        if norm:
-            kernel = self.params["params"]["blocks"]["attention_out"]["kernel"]
-            projection = kernel.reshape(len(kernel), found.queries.shape[2], -1, kernel.shape[-1])
-        layers = found.layers(sinks=sinks, projection=projection)
+        layers = found.layers(sinks=sinks, projection=self.projections if norm else None)
         return jnp.asarray(rollout_rows(layers, sources, mask=found.mask, **options))
 
     def _check(self, tokens: Any, inputs: Mapping[str, Any]) -> None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 import jaxflow
 from jaxflow._rows import Edge
 from jaxflow.attention import check_residual
-from jaxflow.edges import receptive_field
 from jaxflow.errors import InputError
 from jaxflow.eval.explanation import resolve_layer
 from jaxflow.eval.plots.style import ink, paint, visible
@@ -27,7 +26,6 @@ from jaxflow.eval.score.reading import piece_text
 from jaxflow.files import Content
 from jaxflow.html.answer import AnswerContent, visible_text, write_answer_page
 from jaxflow.models import Model, SubwordTokenizer
-from jaxflow.models.decoder import DecoderConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -247,33 +245,17 @@ def _rows(
     Those are ``[T, V]``, of every token of the vocabulary.
     """
     edges = list(dict.fromkeys(METHODS[name][0] for name in methods))
-    options: dict[str, Any] = {"residual": residual}
-    if isinstance(model.config, DecoderConfig):
-        found = model.queries_keys(ids[None])
-        projection = None
-        if "norm" in edges:
-            kernel = model.params["params"]["blocks"]["attention_out"]["kernel"]
-            projection = kernel.reshape(len(kernel), found.queries.shape[2], -1, kernel.shape[-1])
-        stack = [layer() for layer in found.layers(projection=projection)]
-        zeros = jnp.zeros((1, 1, len(ids), 1))
-        uniform = [
-            jaxflow.QueryKey(zeros, zeros, causal=True, window=layer.window, chunk=layer.chunk)
-            for layer in stack
-        ]
-        options["layers"] = layers
-        rows = {edge: jaxflow.rollout_rows(stack, sources, edge=edge, **options) for edge in edges}
-        field = jaxflow.rollout_rows(uniform, sources, **options)
-        logits = found.logits[0]
-    else:
-        if "norm" in edges:
-            raise InputError("norms need a decoder such as Llama, got GPT-2: choose rollout")
-        output = model(ids[None])
-        rolled = jaxflow.rollout(output.attention, sources=sources, **options)
-        rows = {"raw": np.asarray(rolled)[:, list(layers)]}
-        whole = receptive_field(len(ids), model.config.layers, residual=residual)
-        field = whole[None, list(layers)][:, :, sources]
-        logits = output.logits[0]
-    chances = jax.nn.log_softmax(jnp.asarray(logits)[sources].astype(jnp.float32))
+    found = model.queries_keys(ids[None])
+    stack = [layer() for layer in found.layers(projection=model.projections)]
+    zeros = jnp.zeros((1, 1, len(ids), 1))
+    uniform = [
+        jaxflow.QueryKey(zeros, zeros, causal=True, window=layer.window, chunk=layer.chunk)
+        for layer in stack
+    ]
+    options: dict[str, Any] = {"residual": residual, "layers": layers}
+    rows = {edge: jaxflow.rollout_rows(stack, sources, edge=edge, **options) for edge in edges}
+    field = jaxflow.rollout_rows(uniform, sources, **options)
+    chances = jax.nn.log_softmax(jnp.asarray(found.logits[0])[sources].astype(jnp.float32))
     values = {edge: np.asarray(each, np.float32)[0] for edge, each in rows.items()}
     padded = np.pad(np.asarray(field, np.float32)[0], ((0, 0), (0, 0), (0, 1)))
     return values, padded, np.asarray(chances)
