@@ -23,28 +23,36 @@ if TYPE_CHECKING:
     from jaxflow.train.run import read_config
     from jaxflow.train.sst2 import load_sst2
     from jaxflow.train.step import cross_entropy, make_optimizer
+    from jaxflow.train.tasks import TASKS, Sequences, Task
+    from jaxflow.train.truth import Verified, fit_task, verify
 
 __all__ = [
     "PRESETS",
+    "TASKS",
     "ArrayBatches",
     "Batches",
     "EncodedSplit",
     "FineTuneConfig",
     "FitConfig",
     "Progress",
+    "Sequences",
+    "Task",
     "TrainConfig",
     "TrainResult",
+    "Verified",
     "accuracies",
     "cross_entropy",
     "evaluation_batches",
     "finetune",
     "fit",
+    "fit_task",
     "load_corpus",
     "load_splits",
     "load_sst2",
     "make_optimizer",
     "read_config",
     "train",
+    "verify",
 ]
 
 _MODULES = {
@@ -57,6 +65,8 @@ _MODULES = {
     "run": ("read_config",),
     "sst2": ("load_sst2",),
     "step": ("cross_entropy", "make_optimizer"),
+    "tasks": ("TASKS", "Sequences", "Task"),
+    "truth": ("Verified", "fit_task", "verify"),
 }
 
 

@@ -94,6 +94,14 @@ TIMES = _words("yesterday today sometimes later nowadays afterwards")
 NAMES = _words("alice anna bob charles clara david emma frank george henry john mary")
 
 
+def vocabulary() -> list[str]:
+    """Return every word of the grammar once, sorted."""
+    texts = (DETERMINERS, ADJECTIVES, PREPOSITIONS, COMPARISONS, ADVERBS, TIMES, NAMES)
+    forms = (*PEOPLE, *THINGS, *TRANSITIVE_VERBS, *THING_VERBS, *CLAUSE_VERBS, *texts)
+    others = _words("according to while both and who that , 's")
+    return sorted({word for group in (*forms, others) for word in group})
+
+
 T = TypeVar("T")
 _WORD = 2**64
 
