@@ -665,7 +665,7 @@ def _programs(
         found = gradient_scores(names, apply, scoring, *given, types)
         join = _join(members, mask)
         return {
-            name: join.astype(each[0].dtype) @ each[0]
+            name: jnp.matmul(join.astype(each[0].dtype), each[0], precision="highest")
             for name, each in zip(gradients, found.values(), strict=True)
         }
 

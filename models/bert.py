@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import LayerNorm, Transformer, make_blocks, normal
 from jaxflow.models.config import ConfigRecord, Head, Problem, check_config
-from jaxflow.models.layers import Layers, layers_of
+from jaxflow.models.layers import Layers, exact, layers_of
 from jaxflow.models.output import at_least_float32
 
 Kind = Literal["bert", "distilbert", "roberta"]
@@ -173,6 +173,7 @@ class Bert(Transformer):
         real = mask if tokens is None else tokens != self.config.pad_id
         return jnp.cumsum(real, -1) * real + self.config.first_position - 1
 
+    @exact
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array | None, jax.Array | None]:

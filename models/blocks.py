@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxflow._blocks import Limits, Pattern, default_block
 from jaxflow._blocks import attend as attend_text
 from jaxflow.errors import InputError
-from jaxflow.models.layers import EPSILON, Layers, layers_of, rms_norm
+from jaxflow.models.layers import EPSILON, Layers, exact, layers_of, rms_norm
 from jaxflow.models.output import EncoderOutput, Values, check_tokens, full_mask, readable
 from jaxflow.models.rotary import rotate
 
@@ -412,6 +412,7 @@ class Block(nn.Module):
         rate = self.config.dropout
         return dropout(self.make_rng("dropout"), values, rate) if train and rate else values
 
+    @exact
     def __call__(
         self,
         stream: jax.Array,

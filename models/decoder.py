@@ -32,7 +32,7 @@ from jaxflow.models.blocks import (
     run_blocks,
 )
 from jaxflow.models.config import LARGEST, ConfigRecord, Head, Problem, check_config
-from jaxflow.models.layers import layers_of
+from jaxflow.models.layers import exact, layers_of
 from jaxflow.models.output import at_last_real, at_least_float32, full_mask
 from jaxflow.models.rotary import Rotary
 
@@ -354,6 +354,7 @@ class Decoder(Transformer):
             wants_rows=wants_rows,
         )
 
+    @exact
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array | None, jax.Array | None]:

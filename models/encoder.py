@@ -10,7 +10,7 @@ import jax
 
 from jaxflow.models.blocks import LayerNorm, Transformer, make_blocks, normal
 from jaxflow.models.config import EncoderConfig
-from jaxflow.models.layers import layers_of
+from jaxflow.models.layers import exact, layers_of
 from jaxflow.models.output import at_last_real, at_least_float32
 
 
@@ -37,6 +37,7 @@ class AgreementEncoder(Transformer):
     def _reads_first(self) -> bool:
         return not self.config.reads_last
 
+    @exact
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array]:

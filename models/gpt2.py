@@ -25,7 +25,7 @@ from jaxflow.models.blocks import (
 )
 from jaxflow.models.config import LARGEST, ConfigRecord, Head, Problem, check_config
 from jaxflow.models.decoder import QueriesKeys
-from jaxflow.models.layers import layers_of
+from jaxflow.models.layers import exact, layers_of
 from jaxflow.models.output import at_last_real, at_least_float32, full_mask
 
 
@@ -148,6 +148,7 @@ class Gpt2(Transformer):
         logits: Any = self._classify(trunk.stream[:, -1:], mask, False)[0]
         return logits[:, -1], trunk.attention, trunk.cache._replace(place=cache.place + n)
 
+    @exact
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array | None, jax.Array | None]:

@@ -8,9 +8,11 @@ a CPU that saves a quarter of a training step.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +107,23 @@ def _gelu(values: jax.Array) -> jax.Array:
 def _exact_gelu(values: jax.Array) -> jax.Array:
     halved = 0.5 * values  # one constant less: some compilers write each out at the values' size
     return halved + halved * jax.lax.erf(values * math.sqrt(0.5))
+
+
+def exact(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Multiply at full precision in a method ``(values, mask, train, ...)``, unless it trains.
+
+    The default on accelerators is TF32 or bfloat16, which attention would be off by.
+    """
+
+    @functools.wraps(method)
+    def run(
+        self: Any, values: Any, mask: Any, train: bool = False, *more: Any, **named: Any
+    ) -> Any:
+        fast = contextlib.nullcontext()
+        with fast if train else jax.default_matmul_precision("highest"):
+            return method(self, values, mask, train, *more, **named)
+
+    return run
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -83,7 +83,8 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
             if has_relevance(config):
                 start = jax.grad(lambda logits: target(logits).sum())(output.logits)
                 read = readable(config, tokens, mask)
-                relevance = attention_relevance(config, params, output, read, start)
+                with jax.default_matmul_precision("highest"):
+                    relevance = attention_relevance(config, params, output, read, start)
         else:
             output = encode(None)
         return Trace(

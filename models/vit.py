@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxflow.errors import InputError
 from jaxflow.models.blocks import LayerNorm, Transformer, make_blocks, normal
 from jaxflow.models.config import ConfigRecord, Head, Problem, check_config
-from jaxflow.models.layers import layers_of
+from jaxflow.models.layers import exact, layers_of
 from jaxflow.models.output import at_least_float32
 
 
@@ -150,7 +150,8 @@ class ViT(Transformer):
         batch, (rows, columns), side = len(pixels), config.grid, config.patch
         cut = pixels.reshape(batch, rows, side, columns, side, config.channels)
         flat = cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
-        embedded = self.patches(flat)  # [B, patches, D]
+        with jax.default_matmul_precision("highest"):
+            embedded = self.patches(flat)  # [B, patches, D]
         first = jnp.broadcast_to(self.cls, (batch, 1, config.width))
         return jnp.concatenate([first, embedded], 1)
 
@@ -163,6 +164,7 @@ class ViT(Transformer):
             )
         return super()._begin(embeddings, mask, train, **inputs)
 
+    @exact
     def _classify(
         self, stream: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array | None, jax.Array]:

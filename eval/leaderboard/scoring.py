@@ -95,19 +95,19 @@ class Programs:
         waiting: dict[tuple[str, Shape], Future[Any]] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for shape in shapes:
-                for name, lower in self._lowering(params, firsts[shape]).items():
+                for name, trace in self.traces(params, firsts[shape]).items():
                     if name in self.refused:
                         continue
                     try:
-                        waiting[name, shape] = pool.submit(lower().compile)
+                        waiting[name, shape] = pool.submit(trace().lower().compile)
                     except InputError as error:
                         self.refused[name] = str(error)
             for done, (key, future) in enumerate(waiting.items(), start=1):
                 self._compiled[key] = future.result()
                 report(done, len(waiting))
 
-    def _lowering(self, params: Any, batch: Cases) -> dict[str, Callable[[], Any]]:
-        """Return functions that lower each program for a batch."""
+    def traces(self, params: Any, batch: Cases) -> dict[str, Callable[[], Any]]:
+        """Return functions that trace each program for a batch."""
         given = (params, batch.tokens, batch.mask, batch.labels)
         abstract = jax.eval_shape(self._of_model["trace"], *given)
         boolean = jax.ShapeDtypeStruct(batch.special.shape, jnp.bool_)
@@ -115,19 +115,19 @@ class Programs:
         *front, _, n, _ = trace.attention.shape  # [B, L, H, n, n]
         edges = jax.ShapeDtypeStruct((*front, n, n), jnp.float32)
         found: dict[str, Callable[[], Any]] = {
-            name: partial(function.lower, *given) for name, function in self._of_model.items()
+            name: partial(function.trace, *given) for name, function in self._of_model.items()
         }
         for name, edge in self.edges.items():
-            found[name] = partial(jax.jit(partial(_weigh, edge)).lower, trace)
+            found[name] = partial(jax.jit(partial(_weigh, edge)).trace, trace)
         for held, below in ((False, None), (True, None), (False, edges)):
             function = jax.jit(partial(_aggregate, held))
             name = _aggregation(held, below is not None)
-            found[name] = partial(function.lower, edges, below, batch.mask, batch.readout)
+            found[name] = partial(function.trace, edges, below, batch.mask, batch.readout)
         for name, each in propagations().items():
             function = jax.jit(
                 lambda trace, readout, each=each: rows_at(propagate(trace, each), readout)
             )
-            found[name] = partial(function.lower, trace, batch.readout)
+            found[name] = partial(function.trace, trace, batch.readout)
         return found
 
 

@@ -79,6 +79,15 @@ def narrowed(flows: np.ndarray, edges: np.ndarray, dtype: Any) -> np.ndarray:
     return np.minimum(flows.astype(dtype), largest)
 
 
+def _varying(values: Any, attention: jax.Array) -> Any:
+    """Return a callback's values ``[..., l, s, n]`` as they are, typed for `jax.shard_map`.
+
+    They differ between the devices on which attention does, which a callback does not say.
+    """
+    any_of_it = attention[..., 0, 0, 0, 0, None, None, None]
+    return jnp.where(any_of_it == 0, values, values)
+
+
 def _spread(residual: Any, attention: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(residual, attention.dtype), attention.shape[:-4])
 
@@ -91,7 +100,7 @@ def traced_flow(options: FlowOptions, attention: jax.Array, residual: Any, mask:
     """
     n = attention.shape[-1]
     shape = (*attention.shape[:-4], len(options.layers), len(options.sources), n)
-    return jax.pure_callback(
+    flows = jax.pure_callback(
         partial(_host_flow, options, attention.dtype),
         jax.ShapeDtypeStruct(shape, attention.dtype),
         attention,
@@ -99,6 +108,7 @@ def traced_flow(options: FlowOptions, attention: jax.Array, residual: Any, mask:
         mask,
         vmap_method="broadcast_all",
     )
+    return _varying(flows, attention)
 
 
 def _forward(
@@ -126,7 +136,7 @@ def _backward(
         vmap_method="broadcast_all",
     )
     _, pull_back = jax.vjp(edges_of, attention, residual)
-    return *pull_back(cuts), None
+    return *pull_back(_varying(cuts, attention)), None
 
 
 traced_flow.defvjp(_forward, _backward)
