@@ -126,7 +126,7 @@ def test_comparisons_agree_and_name_every_peer():
     assert len(known) == 3
     assert max(known) <= 2e-6
     (comparison,) = rollout.run_rollout([(2, 5, 3)], SHORT)
-    assert len(comparison.timings) + len(comparison.missing) == 5
+    assert len(comparison.timings) + len(comparison.missing) == 7
     assert max(errors(comparison).values()) <= 1e-6
 
 
