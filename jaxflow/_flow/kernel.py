@@ -17,7 +17,6 @@ from jaxflow._flow.layout import (
     Columns,
     Sentence,
     absorb,
-    all_columns,
     lay_out,
     lifts_at,
     new_columns,
@@ -25,20 +24,21 @@ from jaxflow._flow.layout import (
     roll_down,
     two_steps,
 )
+from jaxflow._flow.parts import (
+    borrow,
+    entry,
+    free,
+    larger,
+    no_blocks,
+    part,
+    smaller,
+    zero_ints,
+    zeros,
+)
 from jaxflow._flow.replay import solve_pair
 from jaxflow._flow.retry import Pack, add, new_pack, retry
 from jaxflow._flow.search import BIT, NONE, Network, new_network, reach
-from jaxflow._flow.simd import (
-    LANES,
-    at_least,
-    bare,
-    least,
-    load,
-    njit,
-    spread,
-    store,
-    zeros,
-)
+from jaxflow._flow.simd import LANES, at_least, least, load, spread, store
 from jaxflow._flow.sweep import residual_cut, sweep_one_layer, sweep_two_layers, upper_bound
 
 # The mask of lanes that are all done.
@@ -56,15 +56,15 @@ class Work(NamedTuple):
     order: np.ndarray  # [n]
     open: np.ndarray  # [n]: the sinks of a row still to be searched; the row holds their bounds
     opened: np.ndarray  # [1]: how many they are
-    pack: Pack  # sinks to be retried
 
 
-@bare
+@part
 def _fill_row(
     sentence: Sentence,
     columns: Columns,
     count: int,
     work: Work,
+    pack: Pack,
     layer: int,
     source: int,
     row: np.ndarray,
@@ -114,7 +114,7 @@ def _fill_row(
             done = at_least(sent, bound - spread(CLOSE))
         store(work.bounds, 0, 0, bound)
         store(work.bounds, 1, 0, sent)
-        for lane in range(min(LANES, count - column)):
+        for lane in range(smaller(LANES, count - column)):
             sink = columns.sinks[column + lane]
             row[sink] = work.bounds[0, lane] if sink < last else 0.0
             if sink >= last or done >> lane & 1:
@@ -123,25 +123,27 @@ def _fill_row(
                 _leave_open(work, sink)
                 continue
             add(
-                work.pack, sentence, sink, first, last, lane, work.demand,
+                pack, sentence, sink, first, last, lane, work.demand,
                 work.bounds[0, lane], work.bounds[1, lane],
             )  # fmt: skip
-            if work.pack.size[0] == LANES:
-                _finish(sentence, work, line, last, row)
-    if work.pack.size[0]:
-        _finish(sentence, work, line, last, row)
+            if pack.size[0] == LANES:
+                _finish(sentence, work, pack, line, last, row)
+    if pack.size[0]:
+        _finish(sentence, work, pack, line, last, row)
 
 
-@bare
+@part
 def _leave_open(work: Work, sink: int) -> None:
     work.open[work.opened[0]] = sink
     work.opened[0] += 1
 
 
-@bare
-def _finish(sentence: Sentence, work: Work, line: np.ndarray, last: int, row: np.ndarray) -> None:
+@part
+def _finish(
+    sentence: Sentence, work: Work, pack: Pack, line: np.ndarray, last: int, row: np.ndarray
+) -> None:
     """Retry the packed sinks and write their bounds to `row`; what fails stays open."""
-    pack, count = work.pack, work.pack.size[0]
+    count = pack.size[0]
     first = pack.sinks[0] if sentence.causal[0] else 0  # they come in ascending order
     done = retry(pack, sentence, line, work.order, first, last)
     for lane in range(count):
@@ -150,7 +152,7 @@ def _finish(sentence: Sentence, work: Work, line: np.ndarray, last: int, row: np
             _leave_open(work, pack.sinks[lane])
 
 
-@bare
+@part
 def _search_row(
     sentence: Sentence, net: Network, work: Work, layer: int, source: int, row: np.ndarray
 ) -> None:
@@ -165,7 +167,7 @@ def _search_row(
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@entry
 def fill(
     weights: np.ndarray,
     layers: np.ndarray,
@@ -186,23 +188,31 @@ def fill(
     """
     depth, n = weights.shape[1], weights.shape[2]
     width = (n + LANES - 1) // LANES * LANES
-    full = sources.size == n and (sources == np.arange(n)).all()
-    sentence, net = new_sentence(depth, n, width), new_network(depth, n, width)
-    chosen, everyone = new_columns(n if full else 1, width if full else LANES), np.arange(width)
-    work = Work(
-        zeros((n, LANES)), zeros((n + 1, LANES)), zeros((n, LANES)), zeros((2, LANES)),
-        zeros((depth, width)), np.empty(n, np.int64), np.empty(n, np.int64),
-        np.zeros(1, np.int64), new_pack(n),
-    )  # fmt: skip
-    limits = low, min(high, sources.size), bottom, min(top, layers.size)
-    for b in range(begin, min(end, len(weights))):
+    full = sources.size == n
+    memory = no_blocks()
+    everyone, order = zero_ints(memory, (width,)), zero_ints(memory, (n,))
+    for token in range(width):
+        everyone[token] = token
+        full = full and (token >= n or sources[token] == token)
+    sentence = borrow(new_sentence(memory, depth, n, width))
+    net = borrow(new_network(memory, depth, n, width))
+    chosen = borrow(new_columns(memory, n if full else 1, width if full else LANES))
+    pack = borrow(new_pack(memory, n))
+    work = borrow(Work(
+        zeros(memory, (n, LANES)), zeros(memory, (n + 1, LANES)), zeros(memory, (n, LANES)),
+        zeros(memory, (2, LANES)), zeros(memory, (depth, width)), order,
+        zero_ints(memory, (n,)), zero_ints(memory, (1,)),
+    ))  # fmt: skip
+    limits = low, smaller(high, sources.size), bottom, smaller(top, layers.size)
+    for b in range(begin, smaller(end, len(weights))):
         _fill_sentence(
             weights[b], layers, sources, limits, full, table[b],
-            sentence, net, chosen, everyone, work,
+            sentence, net, chosen, everyone, work, pack,
         )  # fmt: skip
+    free(memory)
 
 
-@bare
+@part
 def _fill_sentence(
     weights: np.ndarray,
     layers: np.ndarray,
@@ -215,12 +225,13 @@ def _fill_sentence(
     chosen: Columns,
     everyone: np.ndarray,
     work: Work,
+    pack: Pack,
 ) -> None:
     """Do one sentence of `fill`; `limits` are its `low`, `high`, `bottom` and `top`."""
     low, high, bottom, top = limits
     n, highest = weights.shape[1], 0
     for at in range(layers.size):
-        highest = max(highest, layers[at])
+        highest = larger(highest, layers[at])
     lay_out(sentence, weights, highest)
     for at in range(bottom, top):
         layer = layers[at]
@@ -228,7 +239,14 @@ def _fill_sentence(
             for place in range(low, high):
                 _lowest_row(sentence, work, layer, sources[place], table[at, place])
             continue
-        columns, count = all_columns(sentence, layer, everyone), n
+        count, lifts = n, lifts_at(layer)
+        x, edges = smaller(lifts + 2, layer), sentence.edges
+        columns = borrow(Columns(
+            everyone, sentence.demands[lifts], edges[x - 1], sentence.transposed[x - 1], edges[x],
+            edges[0], edges[layer - 1], sentence.diagonal[x - 1 : x], sentence.column_sums[:1],
+            sentence.off_diagonal[layer - 2 : layer - 1], sentence.different,
+            sentence.causal_bound[layer],
+        ))  # fmt: skip
         if full and at > 0 and layers[at - 1] == layer - 1:
             count = absorb(sentence, layer, table[at - 1], columns, chosen)
             columns = chosen
@@ -237,15 +255,15 @@ def _fill_sentence(
             if count < n:
                 sends = sentence.row_sums[layer, source]
                 for sink in range(n):
-                    row[sink] = min(sentence.column_sums[0, sink], sends)
+                    row[sink] = smaller(sentence.column_sums[0, sink], sends)
                 if count == 0:
                     continue
-            _fill_row(sentence, columns, count, work, layer, source, row)
+            _fill_row(sentence, columns, count, work, pack, layer, source, row)
             if work.opened[0]:
                 _search_row(sentence, net, work, layer, source, row)
 
 
-@bare
+@part
 def _lowest_row(sentence: Sentence, work: Work, layer: int, source: int, row: np.ndarray) -> None:
     """Write the flows from one token of layer 0 or 1 to `row`."""
     n, edges = len(row), sentence.edges
@@ -256,16 +274,16 @@ def _lowest_row(sentence: Sentence, work: Work, layer: int, source: int, row: np
     for column in range(0, n, LANES):
         flows = two_steps(edges[1, source], edges[0], 0, n, column)
         store(work.bounds, 0, 0, flows)
-        for lane in range(min(LANES, n - column)):
+        for lane in range(smaller(LANES, n - column)):
             row[column + lane] = work.bounds[0, lane]
 
 
-@bare
+@part
 def _reached(net: Network, layer: int, token: int) -> bool:
     return net.visited[layer, token >> 6] & (BIT << np.uint64(token & 63)) != NONE
 
 
-@njit(nogil=True, cache=True)
+@entry
 def add_cuts(
     weights: np.ndarray,
     layers: np.ndarray,
@@ -286,10 +304,15 @@ def add_cuts(
     """
     depth, n = weights.shape[1], weights.shape[2]
     width = (n + LANES - 1) // LANES * LANES
-    sentence, net = new_sentence(depth, n, width), new_network(depth, n, width)
-    lines, order = zeros((depth, width)), np.empty(n, np.int64)
-    for b in range(begin, min(end, len(weights))):
-        lay_out(sentence, weights[b], layers.max())
+    memory = no_blocks()
+    sentence = borrow(new_sentence(memory, depth, n, width))
+    net = borrow(new_network(memory, depth, n, width))
+    lines, order = zeros(memory, (depth, width)), zero_ints(memory, (n,))
+    highest = 0
+    for at in range(layers.size):
+        highest = larger(highest, layers[at])
+    for b in range(begin, smaller(end, len(weights))):
+        lay_out(sentence, weights[b], highest)
         into = result[b]
         for at in range(layers.size):
             layer = layers[at]
@@ -323,9 +346,10 @@ def add_cuts(
                                     net, x - 1, key
                                 ):
                                     into[x, query, key] += pull
+    free(memory)
 
 
-@njit(nogil=True, fastmath={"reassoc"})
+@part
 def _is_sound(row: np.ndarray, tolerance: float) -> bool:
     """Return whether a row is non-negative and sums to 1; NaN and infinity are neither."""
     total, below = 0.0, 0
@@ -335,7 +359,7 @@ def _is_sound(row: np.ndarray, tolerance: float) -> bool:
     return below == 0 and abs(total - 1.0) <= tolerance
 
 
-@njit(nogil=True, cache=True)
+@entry
 def weigh(
     attention: np.ndarray,
     mask: np.ndarray,
@@ -360,7 +384,8 @@ def weigh(
         for layer in range(depth):
             for query in range(n):
                 row = edges[b, layer, query]
-                row[:] = 0.0
+                for key in range(n):
+                    row[key] = 0.0
                 if masked and not mask[b, query]:
                     continue
                 for head in range(heads):

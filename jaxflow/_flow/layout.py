@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxflow._flow.parts import larger, maker, part, smaller, zero_flags, zero_ints, zeros
 from jaxflow._flow.simd import (
     LANES,
-    bare,
+    Lanes,
     broadcast,
-    counting,
     least,
     load,
     lowered,
@@ -34,7 +34,6 @@ from jaxflow._flow.simd import (
     spread,
     store,
     total,
-    zeros,
 )
 
 # Added to denominators, so that a quotient of an empty sum is finite.
@@ -80,29 +79,30 @@ class Columns(NamedTuple):
     causal_bound: np.ndarray  # [n, width]: of `layer`
 
 
-@counting
-def new_sentence(layers: int, n: int, width: int) -> Sentence:
+@maker
+def new_sentence(memory: Any, layers: int, n: int, width: int) -> Sentence:
     """Return empty arrays for a sentence of so many layers and tokens."""
-    different = zeros((n + 1, width))
-    different[:] = 1.0
-    for token in range(n):
-        different[token, token] = 0.0
+    different = zeros(memory, (n + 1, width))
+    for row in range(n + 1):
+        for column in range(width):
+            different[row, column] = 1.0 if row != column or row == n else 0.0
     return Sentence(
-        np.zeros(1, np.bool_), zeros((layers, n, width)), zeros((layers, n, width)),
-        zeros((layers, width)), zeros((layers, n)), zeros((layers, width)),
-        zeros((layers, width)), different, zeros((layers, n, width)),
-        zeros((3, n, width)), zeros((n + 1, LANES)),
+        zero_flags(memory, (1,)), zeros(memory, (layers, n, width)),
+        zeros(memory, (layers, n, width)), zeros(memory, (layers, width)),
+        zeros(memory, (layers, n)), zeros(memory, (layers, width)), zeros(memory, (layers, width)),
+        different, zeros(memory, (layers, n, width)), zeros(memory, (3, n, width)),
+        zeros(memory, (n + 1, LANES)),
     )  # fmt: skip
 
 
-@bare
+@part
 def lifts_at(layer: int) -> int:
     """Return by how many layers the demands are lifted for a source of `layer`."""
     return 0 if layer <= 3 else (1 if layer <= 4 else 2)
 
 
-@bare
-def two_steps(row: np.ndarray, below: np.ndarray, first: int, last: int, column: int) -> Any:
+@part
+def two_steps(row: np.ndarray, below: np.ndarray, first: int, last: int, column: int) -> Lanes:
     """Return ``sum_j min(row[j], below[j, t])`` for the lanes t from `column` on.
 
     The flow over two layers, as every path of two edges has them to itself, and the cheapest way to
@@ -114,7 +114,7 @@ def two_steps(row: np.ndarray, below: np.ndarray, first: int, last: int, column:
     return total
 
 
-@bare
+@part
 def _is_causal(weights: np.ndarray, top: int) -> bool:
     n = weights.shape[1]
     for layer in range(top + 1):
@@ -125,14 +125,14 @@ def _is_causal(weights: np.ndarray, top: int) -> bool:
     return True
 
 
-@bare
+@part
 def _copy(plane: np.ndarray, to: np.ndarray) -> None:
     for i in range(len(plane)):
         for column in range(0, plane.shape[1], LANES):
             store(to, i, column, load(plane, i, column))
 
 
-@bare
+@part
 def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
     """Fill in a sentence's arrays up to layer `top` from its weights ``[L, n, n]``."""
     n, width = weights.shape[1], sentence.edges.shape[2]
@@ -183,7 +183,7 @@ def lay_out(sentence: Sentence, weights: np.ndarray, top: int) -> None:
         )  # fmt: skip
 
 
-@bare
+@part
 def lifted(
     layer: np.ndarray,
     transposed: np.ndarray,
@@ -205,37 +205,37 @@ def lifted(
         for i in range(n):
             wanted, arc = load(demand, i, column), load(transposed, i, column)
             others = most(spread(column_sums[i]) - arc, zero)
-            part = least(one, wanted / (others + tiny))
-            store(share, i, 0, part)
-            diagonal = diagonal + least(arc, most(lowered(wanted, part, others), zero))
+            taken = least(one, wanted / (others + tiny))
+            store(share, i, 0, taken)
+            diagonal = diagonal + least(arc, most(lowered(wanted, taken, others), zero))
         store(share, n, 0, diagonal)
         for k in range(n):
             sums = zero
             for i in range(n):
                 sums = raised(sums, broadcast(layer, k, i), load(share, i, 0))
             store(result, k, column, sums)
-        for lane in range(min(LANES, n - column)):
+        for lane in range(smaller(LANES, n - column)):
             result[column + lane, column + lane] = share[n, lane]
 
 
-@bare
+@part
 def passed_on(mass: float, row_sum: float) -> float:
     """Return a token's mass divided by the sum of its arcs, `row_sum`, at most 1."""
     return 1.0 if mass >= row_sum else mass / row_sum
 
 
-@bare
-def rolled(mass: np.ndarray, layer: np.ndarray, row_sums: np.ndarray, result: np.ndarray) -> None:
-    """Write to `result` the `mass` after one layer further down, both ``[1, width]``."""
+@part
+def rolled(lines: np.ndarray, x: int, layer: np.ndarray, row_sums: np.ndarray) -> None:
+    """Write to ``lines[x - 1]`` the mass ``lines[x]`` after one layer further down."""
     for column in range(0, layer.shape[1], LANES):
         sums = spread(0.0)
         for j in range(len(layer)):
-            share = passed_on(mass[0, j], row_sums[j])
+            share = passed_on(lines[x, j], row_sums[j])
             sums = raised(sums, spread(share), load(layer, j, column))
-        store(result, 0, column, sums)
+        store(lines, x - 1, column, sums)
 
 
-@bare
+@part
 def _rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None:
     """Write the places of the first `count` values: `first`, then the others, largest first."""
     order[0] = first
@@ -248,7 +248,7 @@ def _rank(values: np.ndarray, first: int, count: int, order: np.ndarray) -> None
             order[at] = i
 
 
-@bare
+@part
 def roll_down(
     sentence: Sentence, layer: int, source: int, last: int, lines: np.ndarray, order: np.ndarray
 ) -> None:
@@ -262,35 +262,22 @@ def roll_down(
         lines[layer - 1, key] = edges[layer, source, key]
     low = 0 if layer < 3 else lifts_at(layer) + 1
     for x in range(layer - 1, low, -1):
-        rolled(lines[x : x + 1], edges[x], sentence.row_sums[x], lines[x - 1 : x])
+        rolled(lines, x, edges[x], sentence.row_sums[x])
     _rank(lines[low if layer > 2 else layer - 1], source, last, order)
 
 
-@counting
-def new_columns(n: int, width: int) -> Columns:
+@maker
+def new_columns(memory: Any, n: int, width: int) -> Columns:
     """Return empty arrays for copies."""
     return Columns(
-        np.zeros(width, np.int64), zeros((n, width)), zeros((n, width)),
-        zeros((n, width)), zeros((n, width)), zeros((n, width)),
-        zeros((n, width)), zeros((1, width)), zeros((1, width)),
-        zeros((1, width)), zeros((n + 1, width)), zeros((n, width)),
+        zero_ints(memory, (width,)), zeros(memory, (n, width)), zeros(memory, (n, width)),
+        zeros(memory, (n, width)), zeros(memory, (n, width)), zeros(memory, (n, width)),
+        zeros(memory, (n, width)), zeros(memory, (1, width)), zeros(memory, (1, width)),
+        zeros(memory, (1, width)), zeros(memory, (n + 1, width)), zeros(memory, (n, width)),
     )  # fmt: skip
 
 
-@bare
-def all_columns(sentence: Sentence, layer: int, sinks: np.ndarray) -> Columns:
-    """Return the columns of all sinks for sources of `layer`, 2 or higher."""
-    edges, lifts = sentence.edges, lifts_at(layer)
-    x = min(lifts + 2, layer)
-    return Columns(
-        sinks, sentence.demands[lifts], edges[x - 1], sentence.transposed[x - 1], edges[x],
-        edges[0], edges[layer - 1], sentence.diagonal[x - 1 : x], sentence.column_sums[:1],
-        sentence.off_diagonal[layer - 2 : layer - 1], sentence.different,
-        sentence.causal_bound[layer],
-    )  # fmt: skip
-
-
-@counting
+@part
 def absorb(
     sentence: Sentence, layer: int, below: np.ndarray, whole: Columns, chosen: Columns
 ) -> int:
@@ -299,11 +286,15 @@ def absorb(
     `below` ``[n, n]`` holds the flows of all sources of the layer below.
     """
     n, count = len(below), 0
-    sends = sentence.row_sums[layer].max()
+    sends = 0.0
+    for source in range(n):
+        sends = larger(sends, sentence.row_sums[layer, source])
     for sink in range(n):
-        low, peak = below[:, sink].min(), below[:, sink].max()
-        reached = low * min(1.0, sends / max(peak, 1e-300))
-        if reached < min(sentence.column_sums[0, sink], sends) - CLOSE:
+        low, peak = below[0, sink], below[0, sink]
+        for source in range(1, n):
+            low, peak = smaller(low, below[source, sink]), larger(peak, below[source, sink])
+        reached = low * smaller(1.0, sends / larger(peak, 1e-300))
+        if reached < smaller(sentence.column_sums[0, sink], sends) - CLOSE:
             chosen.sinks[count] = sink
             count += 1
     sinks = chosen.sinks
@@ -322,10 +313,11 @@ def absorb(
     return count
 
 
-@bare
+@part
 def _choose(every: np.ndarray, sinks: np.ndarray, count: int, chosen: np.ndarray) -> None:
     end = (count + LANES - 1) // LANES * LANES
     for i in range(len(every)):
         for column in range(count):
             chosen[i, column] = every[i, sinks[column]]
-        chosen[i, count:end] = 0.0
+        for column in range(count, end):
+            chosen[i, column] = 0.0

@@ -10,23 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from jaxflow._flow.layout import TINY, Sentence, lifts_at, passed_on
+from jaxflow._flow.parts import larger, part, smaller
 from jaxflow._flow.search import Network, augment, open_masks
-from jaxflow._flow.simd import (
-    LANES,
-    bare,
-    counting,
-    least,
-    load,
-    lowered,
-    raised,
-    spread,
-    store,
-    total,
-    zeros,
-)
+from jaxflow._flow.simd import LANES, least, load, lowered, raised, spread, store, total
 
 
-@bare
+@part
 def _replay_one_layer(
     net: Network, order: np.ndarray, sink: int, first: int, last: int, arcs: np.ndarray
 ) -> float:
@@ -42,25 +31,25 @@ def _replay_one_layer(
         out = 0.0
         for column in range(start, last, LANES):
             out += total(least(load(demand, 0, column), load(arcs, j, column)))
-        to_own = min(own, arcs[j, sink])
-        passed = min(supply[0, j], out + to_own)
-        to_own = min(to_own, passed)
+        to_own = smaller(own, arcs[j, sink])
+        passed = smaller(supply[0, j], out + to_own)
+        to_own = smaller(to_own, passed)
         sent += passed
         own -= to_own
         supply[0, j] -= passed
         used = spread((passed - to_own) / (out + TINY))
         for column in range(start, last, LANES):
             wanted, limit = load(demand, 0, column), load(arcs, j, column)
-            part = least(wanted, limit)
-            store(free, j, column, lowered(limit, used, part))
-            store(demand, 0, column, lowered(wanted, used, part))
+            moved = least(wanted, limit)
+            store(free, j, column, lowered(limit, used, moved))
+            store(demand, 0, column, lowered(wanted, used, moved))
         free[j, sink] = arcs[j, sink] - to_own
     demand[0, sink] = own
     net.transposed[1] = False
     return sent
 
 
-@bare
+@part
 def _replay_two_layers(
     net: Network,
     order: np.ndarray,
@@ -84,30 +73,30 @@ def _replay_two_layers(
     start = first // LANES * LANES
     for turn in range(last + 1):
         # The source's node, the sink's, then the others.
-        k = sink if turn == 1 else order[max(turn - 1, 0)]
+        k = sink if turn == 1 else order[larger(turn - 1, 0)]
         if (turn == 1 and sink == source) or (turn > 1 and k == sink) or k < first:
             continue
         flow_in = flow_out = 0.0
         for column in range(start, last, LANES):
             flow_in += total(least(load(supply, 0, column), load(transposed, k, column)))
             flow_out += total(least(load(demand, 0, column), load(lower, k, column)))
-        from_line, to_own = min(line, transposed[k, source]), min(own, lower[k, sink])
-        passed = min(flow_in + from_line, flow_out + to_own)
+        from_line, to_own = smaller(line, transposed[k, source]), smaller(own, lower[k, sink])
+        passed = smaller(flow_in + from_line, flow_out + to_own)
         sent += passed
-        from_line, to_own = min(from_line, passed), min(to_own, passed)
+        from_line, to_own = smaller(from_line, passed), smaller(to_own, passed)
         line -= from_line
         own -= to_own
         used_in = spread((passed - from_line) / (flow_in + TINY))
         used_out = spread((passed - to_own) / (flow_out + TINY))
         for column in range(start, last, LANES):
             have, limit = load(supply, 0, column), load(transposed, k, column)
-            part = least(have, limit)
-            store(free_in, k, column, lowered(limit, used_in, part))
-            store(supply, 0, column, lowered(have, used_in, part))
+            moved = least(have, limit)
+            store(free_in, k, column, lowered(limit, used_in, moved))
+            store(supply, 0, column, lowered(have, used_in, moved))
             have, limit = load(demand, 0, column), load(lower, k, column)
-            part = least(have, limit)
-            store(free_out, k, column, lowered(limit, used_out, part))
-            store(demand, 0, column, lowered(have, used_out, part))
+            moved = least(have, limit)
+            store(free_out, k, column, lowered(limit, used_out, moved))
+            store(demand, 0, column, lowered(have, used_out, moved))
         free_in[k, source] = transposed[k, source] - from_line
         free_out[k, sink] = lower[k, sink] - to_own
     supply[0, source], demand[0, sink] = line, own
@@ -115,41 +104,39 @@ def _replay_two_layers(
     return sent
 
 
-@counting
+@part
 def _unroll(
     net: Network,
     first: int,
     last: int,
     x: int,
-    line: np.ndarray,
-    below: np.ndarray,
+    lines: np.ndarray,
     layer: np.ndarray,
     row_sums: np.ndarray,
 ) -> None:
     """Undo one `rolled` step: from the supply left below layer x to that left above it.
 
-    `line` is the mass above the layer, `below` what it was rolled to, `row_sums` are the layer's.
+    ``lines[x]`` is the mass above the layer, ``lines[x - 1]`` what it was rolled to.
     """
     width = layer.shape[1]
-    supply, free = net.supply, net.free[x]
-    share = zeros((1, width))
+    supply, free, share = net.supply, net.free[x], net.spare
     start = first // LANES * LANES
-    for k in range(first, last):
-        if below[k] > 0.0:
-            share[0, k] = (below[k] - supply[0, k]) / below[k]
-    supply[0, :] = 0.0
+    for k in range(width):
+        inside = first <= k < last and lines[x - 1, k] > 0.0
+        share[0, k] = (lines[x - 1, k] - supply[0, k]) / lines[x - 1, k] if inside else 0.0
+        supply[0, k] = 0.0
     for j in range(first, last):
-        used, filled = 0.0, passed_on(line[j], row_sums[j])
+        used, filled = 0.0, passed_on(lines[x, j], row_sums[j])
         for column in range(start, last, LANES):
             weight = load(layer, j, column)
-            part = weight * load(share, 0, column)
-            used += total(part)
-            store(free, j, column, lowered(weight, spread(filled), part))
-        supply[0, j] = max(line[j] - filled * used, 0.0)
+            moved = weight * load(share, 0, column)
+            used += total(moved)
+            store(free, j, column, lowered(weight, spread(filled), moved))
+        supply[0, j] = larger(lines[x, j] - filled * used, 0.0)
     net.transposed[x] = False
 
 
-@counting
+@part
 def _unlift(
     net: Network,
     sink: int,
@@ -166,32 +153,33 @@ def _unlift(
     `above` holds the lifted demands, `demand` those below, `column_sums` are those of `layer`.
     """
     width = layer.shape[1]
-    free, left = net.free[x], net.demand
-    share, own, taken = (
-        zeros((1, width)),
-        zeros((1, width)),
-        zeros((1, width)),
-    )
+    free, left, spare = net.free[x], net.demand, net.spare
+    share, own, taken = 0, 1, 2  # the rows of `spare`
+    for row in range(3):
+        for column in range(width):
+            spare[row, column] = 0.0
     start = first // LANES * LANES
     for i in range(first, last):
         arc, wanted = layer[sink, i], demand[i, sink]
-        others = max(column_sums[i] - arc, 0.0)
-        share[0, i] = min(1.0, wanted / (others + TINY))
-        own[0, i] = min(arc, max(wanted - share[0, i] * others, 0.0))
+        others = larger(column_sums[i] - arc, 0.0)
+        spare[share, i] = smaller(1.0, wanted / (others + TINY))
+        spare[own, i] = smaller(arc, larger(wanted - spare[share, i] * others, 0.0))
     for k in range(first, last):
         lifted = above[k, sink]
         used = spread((lifted - left[0, k]) / lifted if lifted > 0.0 else 0.0)
         for column in range(start, last, LANES):
             weight = load(layer, k, column)
-            part = load(own, 0, column) if k == sink else weight * load(share, 0, column)
-            store(free, k, column, lowered(weight, used, part))
-            store(taken, 0, column, raised(load(taken, 0, column), used, part))
+            moved = weight * load(spare, share, column)
+            if k == sink:
+                moved = load(spare, own, column)
+            store(free, k, column, lowered(weight, used, moved))
+            store(spare, taken, column, raised(load(spare, taken, column), used, moved))
     for i in range(first, last):
-        left[0, i] = demand[i, sink] - taken[0, i]
+        left[0, i] = demand[i, sink] - spare[taken, i]
     net.transposed[x] = False
 
 
-@bare
+@part
 def solve_pair(
     net: Network,
     sentence: Sentence,
@@ -212,9 +200,9 @@ def solve_pair(
     edges, transposed, demands = sentence.edges, sentence.transposed, sentence.demands
     top = layer - 1
     lifts = lifts_at(layer)
-    middle = min(lifts + 2, top)
-    net.supply[0] = 0.0
-    net.demand[0] = 0.0
+    middle = smaller(lifts + 2, top)
+    for i in range(net.supply.shape[1]):
+        net.supply[0, i] = net.demand[0, i] = 0.0
     for i in range(first, last):
         net.supply[0, i] = lines[middle, i]
         net.demand[0, i] = demands[lifts, i, sink]
@@ -227,7 +215,7 @@ def solve_pair(
             net, order, sink, first, last, middle, transposed[middle], edges[middle - 1]
         )
     for x in range(middle + 1, top + 1):
-        _unroll(net, first, last, x, lines[x], lines[x - 1], edges[x], sentence.row_sums[x])
+        _unroll(net, first, last, x, lines, edges[x], sentence.row_sums[x])
     for x in range(lifts, 0, -1):
         _unlift(
             net, sink, first, last, x, demands[x], demands[x - 1], edges[x], sentence.column_sums[x]

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxflow._flow.layout import CLOSE, TINY, Sentence
+from jaxflow._flow.parts import maker, part, zero_ints, zeros
 from jaxflow._flow.simd import (
     LANES,
+    Lanes,
     at_least,
-    bare,
     broadcast,
-    counting,
     exceeds,
     least,
     load,
@@ -27,7 +27,6 @@ from jaxflow._flow.simd import (
     raised,
     spread,
     store,
-    zeros,
 )
 from jaxflow._flow.sweep import LEAST, residual_cut
 
@@ -53,18 +52,19 @@ class Pack(NamedTuple):
     beyond: np.ndarray  # [n, LANES]: see `residual_cut`
 
 
-@counting
-def new_pack(n: int) -> Pack:
+@maker
+def new_pack(memory: Any, n: int) -> Pack:
     """Return an empty pack for sentences of n tokens."""
     return Pack(
-        np.zeros(1, np.int64), np.zeros(LANES, np.int64),
-        zeros((n, LANES)), zeros((n, LANES)), zeros((n, LANES)), zeros((n, LANES)),
-        zeros((1, LANES)), zeros((1, LANES)), zeros((n, LANES)), zeros((n, LANES)),
-        zeros((1, LANES)), zeros((n, LANES)),
+        zero_ints(memory, (1,)), zero_ints(memory, (LANES,)),
+        zeros(memory, (n, LANES)), zeros(memory, (n, LANES)), zeros(memory, (n, LANES)),
+        zeros(memory, (n, LANES)), zeros(memory, (1, LANES)), zeros(memory, (1, LANES)),
+        zeros(memory, (n, LANES)), zeros(memory, (n, LANES)), zeros(memory, (1, LANES)),
+        zeros(memory, (n, LANES)),
     )  # fmt: skip
 
 
-@bare
+@part
 def add(
     pack: Pack,
     sentence: Sentence,
@@ -88,7 +88,7 @@ def add(
         pack.unmet[i, at] = i >= first and demand[i, lane] > LEAST
 
 
-@bare
+@part
 def retry(
     pack: Pack, sentence: Sentence, row: np.ndarray, order: np.ndarray, first: int, last: int
 ) -> int:
@@ -124,10 +124,10 @@ def retry(
     return done & everyone
 
 
-@bare
+@part
 def _pass(
     pack: Pack, row: np.ndarray, order: np.ndarray, arcs: np.ndarray, first: int, last: int
-) -> Any:
+) -> Lanes:
     """Send `row` over one layer as `sweep_one_layer` does, in another order; return what arrives.
 
     First from the nodes with residual supply, then from the others; from each first to the sink's

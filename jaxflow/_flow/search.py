@@ -12,20 +12,21 @@ one count of trailing zeros.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow._flow.simd import (
-    LANES,
-    at_least,
-    bare,
-    counting,
-    load,
-    lowest,
-    spread,
+from jaxflow._flow.parts import (
+    larger,
+    maker,
+    part,
+    smaller,
+    zero_flags,
+    zero_ints,
+    zero_words,
     zeros,
 )
+from jaxflow._flow.simd import LANES, at_least, load, lowest, spread
 from jaxflow._flow.sweep import LEAST
 
 BIT = np.uint64(1)
@@ -53,45 +54,52 @@ class Network(NamedTuple):
     want: np.ndarray  # [depths]: stack of the depth-first search: what is to be sent,
     got: np.ndarray  # [depths]: what has arrived,
     where: np.ndarray  # [depths, 2]: and the node
+    wanting: np.ndarray  # [words]: nodes of layer 0 with a demand
+    block: np.ndarray  # [64]: for `_transpose`
+    spare: np.ndarray  # [3, width]: for the steps that undo what was rolled and lifted
 
 
-@counting
-def new_network(layers: int, n: int, width: int) -> Network:
+@maker
+def new_network(memory: Any, layers: int, n: int, width: int) -> Network:
     """Return empty arrays for graphs of so many layers and tokens."""
     words = (width + 63) // 64
     depths = layers * n + 2
     return Network(
-        zeros((layers, n, width)),
-        np.empty((layers, n, words), np.uint64),
-        np.empty((layers, n, words), np.uint64),
-        zeros((1, width)),
-        zeros((1, width)),
-        np.zeros(layers, np.bool_),
-        np.empty((n, words), np.uint64),
-        np.empty((depths, layers, words), np.uint64),
-        np.empty((layers, words), np.uint64),
-        np.empty(depths),
-        np.empty(depths),
-        np.empty((depths, 2), np.int64),
+        zeros(memory, (layers, n, width)),
+        zero_words(memory, (layers, n, words)),
+        zero_words(memory, (layers, n, words)),
+        zeros(memory, (1, width)),
+        zeros(memory, (1, width)),
+        zero_flags(memory, (layers,)),
+        zero_words(memory, (n, words)),
+        zero_words(memory, (depths, layers, words)),
+        zero_words(memory, (layers, words)),
+        zeros(memory, (depths,)),
+        zeros(memory, (depths,)),
+        zero_ints(memory, (depths, 2)),
+        zero_words(memory, (words,)),
+        zero_words(memory, (64,)),
+        zeros(memory, (3, width)),
     )
 
 
-@bare
+@part
 def open_masks(net: Network, first: int, last: int, x: int, weights: np.ndarray) -> None:
     """Set the masks of the arcs of layer x among the nodes from `first` to before `last`.
 
     `weights` are those of the layer, stored in the order of its free capacities.
     """
-    free, rows = net.free[x], net.rows
-    along, across = (net.back[x - 1], net.ahead[x]) if net.transposed[x] else (
+    free, rows, transposed = net.free[x], net.rows, net.transposed[x]
+    along, across = (net.back[x - 1], net.ahead[x]) if transposed else (
         net.ahead[x], net.back[x - 1]
     )  # fmt: skip
     limit = spread(LEAST)
-    rows[:first] = NONE
-    rows[last:] = NONE
+    for i in range(len(rows)):
+        for word in range(rows.shape[1]):
+            rows[i, word] = NONE
     for i in range(first, last):
         for word in range(rows.shape[1]):
-            along[i, word] = rows[i, word] = NONE
+            along[i, word] = NONE
         for column in range(first // LANES * LANES, last, LANES):
             left = load(free, i, column)
             flow = load(weights, i, column) - left
@@ -99,7 +107,7 @@ def open_masks(net: Network, first: int, last: int, x: int, weights: np.ndarray)
             can_rise = np.uint64(at_least(left, limit)) << shift
             can_fall = np.uint64(at_least(flow, limit)) << shift
             word = column >> 6
-            if net.transposed[x]:
+            if transposed:
                 can_rise, can_fall = can_fall, can_rise
             along[i, word] |= can_rise
             rows[i, word] |= can_fall
@@ -109,16 +117,16 @@ def open_masks(net: Network, first: int, last: int, x: int, weights: np.ndarray)
         outside = (BIT << np.uint64(first & 63)) - BIT
         along[i, first >> 6] &= ~outside
         rows[i, first >> 6] &= ~outside
-    _transpose(rows, across)
+    _transpose(rows, across, net.block)
 
 
-@bare
+@part
 def free_on(net: Network, x: int, query: int, key: int) -> float:
     """Return what the arc (x, query) -> (x - 1, key) can still carry forwards."""
     return net.free[x, key, query] if net.transposed[x] else net.free[x, query, key]
 
 
-@bare
+@part
 def carry(net: Network, edges: np.ndarray, x: int, query: int, key: int, amount: float) -> None:
     """Send an amount, backwards if negative, over (x, query) -> (x - 1, key); update the masks."""
     left = free_on(net, x, query, key) - amount
@@ -138,20 +146,19 @@ def carry(net: Network, edges: np.ndarray, x: int, query: int, key: int, amount:
         net.back[x - 1, key, query >> 6] &= ~bit
 
 
-@counting
-def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
+@part
+def _transpose(rows: np.ndarray, columns: np.ndarray, block: np.ndarray) -> None:
     """Write to `columns` the transpose of the bit matrix `rows`, both ``[n, words]``.
 
     Blocks of 64 x 64 bits at a time, swapping halves, quarters and so on inside each (Warren,
     *Hacker's Delight*, section 7-3).
     """
     n, words = rows.shape
-    block = np.empty(64, np.uint64)
     for high in range(words):
-        size = min(64, n - 64 * high)
+        size = smaller(64, n - 64 * high)
         for word in range(words):
-            block[:size] = rows[64 * high : 64 * high + size, word]
-            block[size:] = NONE
+            for i in range(64):
+                block[i] = rows[64 * high + i, word] if i < size else NONE
             width = 32
             mask = np.uint64(0xFFFFFFFF)
             while width:
@@ -163,11 +170,11 @@ def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
                         block[k + width] ^= swap
                 width >>= 1
                 mask ^= mask << np.uint64(width)
-            for j in range(min(64, n - 64 * word)):
+            for j in range(smaller(64, n - 64 * word)):
                 columns[64 * word + j, high] = block[j]
 
 
-@bare
+@part
 def augment(net: Network, edges: np.ndarray, top: int, sent: float, bound: float) -> float:
     """Add to a flow of `sent` until `bound` is met or no path is left; return the flow.
 
@@ -181,8 +188,9 @@ def augment(net: Network, edges: np.ndarray, top: int, sent: float, bound: float
         if depth < 0:
             break
         # Only the nodes that can take something end a path of this round.
-        front[depth, 1 : top + 1] = NONE
         for word in range(words):
+            for layer in range(1, top + 1):
+                front[depth, layer, word] = NONE
             rest = front[depth, 0, word]
             while rest != NONE:
                 token = (word << 6) + lowest(rest)
@@ -200,7 +208,7 @@ def augment(net: Network, edges: np.ndarray, top: int, sent: float, bound: float
     return sent
 
 
-@counting
+@part
 def reach(net: Network, top: int, stop: bool) -> int:
     """Order the nodes by their distance from the source in ``net.front``.
 
@@ -208,27 +216,28 @@ def reach(net: Network, top: int, stop: bool) -> int:
     ``net.visited`` is then all that the source reaches.
     """
     n, words = net.ahead.shape[1], net.ahead.shape[2]
-    front, visited = net.front, net.visited
-    wanting = np.empty(words, np.uint64)
+    front, visited, wanting, ahead, back = net.front, net.visited, net.wanting, net.ahead, net.back
     for word in range(words):
         wanting[word] = NONE
-        visited[top, word] = NONE
-    for layer in range(top):
-        visited[layer, :] = NONE
+        for layer in range(top + 1):
+            visited[layer, word] = NONE
     for token in range(n):
         bit = BIT << np.uint64(token & 63)
         if net.supply[0, token] >= LEAST:
             visited[top, token >> 6] |= bit
         if net.demand[0, token] >= LEAST:
             wanting[token >> 6] |= bit
-    front[0, top] = visited[top]
+    for word in range(words):
+        front[0, top, word] = visited[top, word]
     low, depth = top, 0
     while True:
         if stop and low == 0:
             for word in range(words):
                 if front[depth, 0, word] & wanting[word] != NONE:
                     return depth
-        front[depth + 1, max(low - 1, 0) : top + 1] = NONE
+        for layer in range(larger(low - 1, 0), top + 1):
+            for word in range(words):
+                front[depth + 1, layer, word] = NONE
         found = False
         # Paths start at the top and move by one layer a step: every other layer stays empty.
         for layer in range(top - (depth & 1), low - 1, -2):
@@ -239,13 +248,13 @@ def reach(net: Network, top: int, stop: bool) -> int:
                     rest &= rest - BIT
                     for other in range(words):
                         if layer > 0:
-                            new = net.ahead[layer, token, other] & ~visited[layer - 1, other]
+                            new = ahead[layer, token, other] & ~visited[layer - 1, other]
                             if new != NONE:
                                 found = True
                                 visited[layer - 1, other] |= new
                                 front[depth + 1, layer - 1, other] |= new
                         if layer < top:
-                            new = net.back[layer, token, other] & ~visited[layer + 1, other]
+                            new = back[layer, token, other] & ~visited[layer + 1, other]
                             if new != NONE:
                                 found = True
                                 visited[layer + 1, other] |= new
@@ -253,10 +262,10 @@ def reach(net: Network, top: int, stop: bool) -> int:
         if not found:
             return -1
         depth += 1
-        low = max(low - 1, 0)
+        low = larger(low - 1, 0)
 
 
-@bare
+@part
 def _push(net: Network, edges: np.ndarray, top: int, token: int, depth: int) -> float:
     """Send from one node of the top layer along shortest paths; return what has arrived.
 
@@ -266,6 +275,7 @@ def _push(net: Network, edges: np.ndarray, top: int, token: int, depth: int) -> 
     """
     words = net.ahead.shape[2]
     front, want, got, where = net.front, net.want, net.got, net.where
+    ahead, back, demand = net.ahead, net.back, net.demand
     where[0, 0], where[0, 1] = top, token
     want[0], got[0] = net.supply[0, token], 0.0
     level = 0
@@ -274,21 +284,21 @@ def _push(net: Network, edges: np.ndarray, top: int, token: int, depth: int) -> 
         left = want[level] - got[level]
         to, key = -1, -1
         if level == depth:
-            take = min(left, net.demand[0, node])
-            net.demand[0, node] -= take
+            take = smaller(left, demand[0, node])
+            demand[0, node] -= take
             got[level] = take
             left -= take
         elif left >= LEAST:
             if layer > 0:
                 for word in range(words):
-                    open_ = net.ahead[layer, node, word] & front[level + 1, layer - 1, word]
+                    open_ = ahead[layer, node, word] & front[level + 1, layer - 1, word]
                     if open_ != NONE:
                         to, key = layer - 1, (word << 6) + lowest(open_)
                         limit = free_on(net, layer, node, key)
                         break
             if to < 0 and layer < top:
                 for word in range(words):
-                    open_ = net.back[layer, node, word] & front[level + 1, layer + 1, word]
+                    open_ = back[layer, node, word] & front[level + 1, layer + 1, word]
                     if open_ != NONE:
                         to, key = layer + 1, (word << 6) + lowest(open_)
                         limit = edges[to, key, node] - free_on(net, to, key, node)
@@ -296,7 +306,7 @@ def _push(net: Network, edges: np.ndarray, top: int, token: int, depth: int) -> 
         if to >= 0:
             level += 1
             where[level, 0], where[level, 1] = to, key
-            want[level], got[level] = min(left, limit), 0.0
+            want[level], got[level] = smaller(left, limit), 0.0
             continue
         if left >= LEAST:
             front[level, layer, node >> 6] &= ~(BIT << np.uint64(node & 63))

@@ -10,47 +10,27 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from llvmlite import ir
-from numba import njit as _njit
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic as _intrinsic
-from numba.extending import models, overload, register_model
+from numba.extending import lower_builtin, models, register_model, type_callable
 
-# A function compiled by numba does not have the type that its signature declares.
-intrinsic: Any = _intrinsic
-njit: Any = _njit
+from jaxflow._flow.parts import intrinsic, results
 
 LANES = 16
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 
 
-def counting(function: Callable[..., Any]) -> Any:
-    """Compile a function that makes arrays, or returns views of them."""
-    return _compile(function, True)
-
-
-def bare(function: Callable[..., Any]) -> Any:
-    """Compile a function that makes no array, and returns none but views for `bare` callers.
-
-    It need not count references to the arrays that its caller keeps. numba counts them by atomic
-    steps at every call and every view, which for short sentences took longer than their flows.
-    """
-    return _compile(function, False)
-
-
-def _compile(function: Callable[..., Any], counts: bool) -> Any:
-    try:
-        return njit(nogil=True, _nrt=counts)(function)
-    except (KeyError, TypeError):  # not every version of numba offers the choice
-        return njit(nogil=True)(function)
-
-
 class Lanes(types.Type):
     """`LANES` doubles in a vector register."""
+
+    if TYPE_CHECKING:
+
+        def __add__(self, other: Any) -> Lanes: ...
+
+        __sub__ = __mul__ = __truediv__ = __add__
 
     def __init__(self) -> None:
         super().__init__(name="Lanes")
@@ -67,19 +47,8 @@ class LanesModel(models.PrimitiveModel):
         super().__init__(manager, numba_type, _VECTOR)
 
 
-@counting
-def zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """Return zeros whose rows of whole lanes are aligned to cache lines.
-
-    Vectors across two cache lines take twice as long to load, and the alignment of numba's own
-    arrays differs from run to run.
-    """
-    size = 1
-    for length in shape:
-        size *= length
-    memory = np.zeros(size + 8)
-    begin = (64 - memory.ctypes.data % 64) % 64 // 8
-    return memory[begin : begin + size].reshape(shape)
+results[Lanes] = lanes
+results[tuple[Lanes, ...]] = types.UniTuple(lanes, 5)
 
 
 def _pointer(context: Any, builder: Any, kind: Any, array_type: Any, *arguments: Any) -> Any:
@@ -222,20 +191,22 @@ raised = _multiply_add(lambda builder, factor: factor)
 lowered = _multiply_add(lambda builder, factor: builder.fneg(factor))
 
 
-def _arithmetic(name: str) -> Any:
-    compute = _binary(lambda builder, left, right: getattr(builder, name)(left, right))
+def _arithmetic(symbol: Any, name: str) -> None:
+    """Let an operator of two lanes be an instruction of LLVM."""
 
-    # numba requires both signatures to be equal, annotations included.
-    def on_lanes(left: Any, right: Any) -> Any:
-        return compute(left, right)
+    @type_callable(symbol)
+    def of_lanes(context: Any) -> Any:
+        def choose(left: Any, right: Any) -> Any:
+            return lanes if isinstance(left, Lanes) and isinstance(right, Lanes) else None
 
-    def choose(left: Any, right: Any) -> Any:
-        return on_lanes if isinstance(left, Lanes) and isinstance(right, Lanes) else None
+        return choose
 
-    return choose
+    @lower_builtin(symbol, Lanes, Lanes)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, name)(*arguments)
 
 
-overload(operator.add)(_arithmetic("fadd"))
-overload(operator.sub)(_arithmetic("fsub"))
-overload(operator.mul)(_arithmetic("fmul"))
-overload(operator.truediv)(_arithmetic("fdiv"))
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")

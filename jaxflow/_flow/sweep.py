@@ -20,14 +20,13 @@ known after a pass: the nodes with residual supply, and the source's own, on one
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from jaxflow._flow.layout import TINY, Columns, Sentence
+from jaxflow._flow.parts import part
 from jaxflow._flow.simd import (
     LANES,
-    bare,
+    Lanes,
     broadcast,
     exceeds,
     least,
@@ -45,15 +44,15 @@ LEAST = 1e-15
 ROOT = 1e-150
 
 
-@bare
+@part
 def upper_bound(
     sends: float,
     leaving: float,
     columns: Columns,
     column: int,
-    lowest: Any,
-    highest: Any,
-) -> Any:
+    lowest: Lanes,
+    highest: Lanes,
+) -> Lanes:
     """Return the least of the four cuts for the lanes from `column` on.
 
     `sends` is the sum of the source's row, `leaving` what leaves its line in the layers from 2 up
@@ -64,7 +63,7 @@ def upper_bound(
     return least(bound, load(columns.off_diagonal, 0, column) + highest)
 
 
-@bare
+@part
 def residual_cut(
     row: np.ndarray,
     sentence: Sentence,
@@ -75,7 +74,7 @@ def residual_cut(
     column: int,
     supply: np.ndarray,
     beyond: np.ndarray,
-) -> Any:
+) -> Lanes:
     """Return a bound on three layers from what a pass has left, for the lanes from `column` on.
 
     The lighter of two cuts. In one, the nodes of layer 1 with residual supply, and the source's
@@ -106,10 +105,10 @@ def residual_cut(
     return least(cut, below)
 
 
-@bare
+@part
 def _demand_of(
     bottom: np.ndarray, sinks: np.ndarray, first: int, last: int, column: int, demand: np.ndarray
-) -> Any:
+) -> Lanes:
     """Copy the demands of the lanes but those of the sinks' own nodes, which are returned."""
     n = len(bottom)
     for i in range(first, last):
@@ -123,7 +122,7 @@ def _demand_of(
     return load(demand, n, 0)
 
 
-@bare
+@part
 def sweep_one_layer(
     row: np.ndarray,
     order: np.ndarray,
@@ -134,7 +133,7 @@ def sweep_one_layer(
     column: int,
     supply: np.ndarray,
     demand: np.ndarray,
-) -> Any:
+) -> Lanes:
     """Send `row` over one layer of arcs to the demands of the columns; return what arrives.
 
     The nodes in the given order, first to the sink's own node and then to the others in
@@ -162,10 +161,16 @@ def sweep_one_layer(
     return sent
 
 
-@bare
+@part
 def _pass_on(
-    line: Any, own: Any, flow_in: Any, flow_out: Any, from_line: Any, to_own: Any, keep: Any
-) -> Any:
+    line: Lanes,
+    own: Lanes,
+    flow_in: Lanes,
+    flow_out: Lanes,
+    from_line: Lanes,
+    to_own: Lanes,
+    keep: Lanes,
+) -> tuple[Lanes, ...]:
     """Return what one node passes on, the two own lines after it, the used shares of the rest.
 
     Nothing passes in lanes where `keep` is 0.
@@ -181,7 +186,7 @@ def _pass_on(
     return passed, line - from_line, own - to_own, used_in, used_out
 
 
-@bare
+@part
 def sweep_two_layers(
     row: np.ndarray,
     order: np.ndarray,
@@ -193,7 +198,7 @@ def sweep_two_layers(
     column: int,
     supply: np.ndarray,
     demand: np.ndarray,
-) -> Any:
+) -> Lanes:
     """Send `row` over the layers x and x - 1 to the demands of the columns; return what arrives.
 
     Each node k between the layers in turn passes on as much as its arcs let in and out, divided
@@ -202,6 +207,7 @@ def sweep_two_layers(
     """
     n, source = sentence.edges.shape[1], order[0]
     transposed, lower = sentence.transposed[x], sentence.edges[x - 1]
+    upper, back, different = columns.upper, columns.back, columns.different
     own = _demand_of(columns.bottom, columns.sinks, first, last, column, demand)
     for j in range(first, last):
         store(supply, j, 0, spread(row[j]))
@@ -219,7 +225,7 @@ def sweep_two_layers(
             line, own, flow_in, flow_out,
             least(line, broadcast(transposed, k, source)),
             least(own, load(columns.lower, k, column)),
-            load(columns.different, k if turn > 0 else n, column),
+            load(different, k if turn > 0 else n, column),
         )  # fmt: skip
         sent = sent + passed
         for j in range(first, last):
@@ -235,19 +241,19 @@ def sweep_two_layers(
         # The sinks' own nodes: every lane reads a row and a column of its own.
         flow_in, flow_out = spread(0.0), spread(0.0)
         for j in range(first, last):
-            flow_in = flow_in + least(load(supply, j, 0), load(columns.upper, j, column))
-            flow_out = flow_out + least(load(demand, j, 0), load(columns.back, j, column))
+            flow_in = flow_in + least(load(supply, j, 0), load(upper, j, column))
+            flow_out = flow_out + least(load(demand, j, 0), load(back, j, column))
         passed, line, own, used_in, used_out = _pass_on(
             line, own, flow_in, flow_out,
-            least(line, load(columns.upper, source, column)),
+            least(line, load(upper, source, column)),
             least(own, load(columns.diagonal, 0, column)),
-            load(columns.different, source, column),
+            load(different, source, column),
         )  # fmt: skip
         sent = sent + passed
         for j in range(first, last):
             have, wanted = load(supply, j, 0), load(demand, j, 0)
-            given = least(have, load(columns.upper, j, column))
-            taken = least(wanted, load(columns.back, j, column))
+            given = least(have, load(upper, j, column))
+            taken = least(wanted, load(back, j, column))
             store(supply, j, 0, lowered(have, used_in, given))
             store(demand, j, 0, lowered(wanted, used_out, taken))
     return sent

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from threading import Lock, Thread
+from contextlib import contextmanager
+from threading import Lock, Thread, Timer
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,8 +23,26 @@ from jaxflow.errors import InputError
 Piece = TypeVar("Piece")
 
 
+# Seconds of compilation after which it is announced.
+PATIENCE = 2.0
+
+
 class CompilerError(Exception):
     """numba is not installed, or cannot compile on this machine."""
+
+
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Print one line on stderr if the body, a compilation, takes longer than `PATIENCE`."""
+    text = f"jaxflow: compiling {what} for this machine, once per installation\n"
+    timer = Timer(PATIENCE, lambda: sys.stderr.write(text))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def compiled(name: str, *arguments: Any) -> Any:
@@ -36,7 +56,8 @@ def compiled(name: str, *arguments: Any) -> Any:
         raise CompilerError(str(error)) from error
     if not function.signatures:
         try:
-            function(*arguments)
+            with announced("attention flow"):
+                function(*arguments)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CompilerError(f"it cannot compile on this machine: {reason}") from error

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from session import refused
 
 import jaxflow
 from jaxflow._flow import table
+from jaxflow._flow import threads as flow_threads
 from jaxflow._flow.threads import cut_tables, distribute
 from jaxflow.attention import edge_weights
 from jaxflow.errors import InputError
@@ -193,3 +195,35 @@ def test_work_of_days_is_refused_unless_asked_for(function, monkeypatch):
     found = function(attention, patient=True)
     monkeypatch.undo()
     np.testing.assert_equal(found, function(attention))
+
+
+def test_a_long_compilation_is_announced_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(flow_threads, "PATIENCE", 0.01)
+    with flow_threads.announced("attention flow"):
+        time.sleep(0.2)
+    assert re.fullmatch("jaxflow: compiling attention flow [^\n]*\n", capsys.readouterr().err)
+    monkeypatch.undo()
+    with flow_threads.announced("attention flow"):
+        pass
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.nightly
+def test_the_first_flow_of_an_installation_takes_seconds(tmp_path):
+    code = (
+        "import time, numpy, jaxflow\n"
+        "start = time.process_time()\n"
+        "jaxflow.flow(numpy.full((3, 1, 4, 4), 0.25))\n"
+        "print(time.process_time() - start)"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    first, second = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    # Three times what it takes on a free core, for busy ones.
+    assert float(first.stdout) < 20
+    assert first.stderr == "" or first.stderr.count("\n") == 1
+    assert float(second.stdout) < 3
+    assert second.stderr == ""
