@@ -28,7 +28,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -37,14 +38,11 @@ from numpy.typing import NDArray
 
 from jaxflow.errors import InputError
 from jaxflow.eval.leaderboard.cases import Cases, grouped
-from jaxflow.eval.leaderboard.scoring import (
-    Programs,
-    Report,
-    Scores,
-    score_cases,
-    tokens_at_once,
-)
+from jaxflow.eval.leaderboard.scoring import Programs, Report, Scores
 from jaxflow.models import Model
+
+if TYPE_CHECKING:
+    from jaxflow.eval.leaderboard.prompts import PromptPrograms
 
 #: Measure -> whether high is good.
 MEASURES: Mapping[str, bool] = {
@@ -64,8 +62,6 @@ MEASURES: Mapping[str, bool] = {
 }
 #: Measures that describe a score, neither good nor bad.
 NEUTRAL = ("entropy", "at_bound")
-#: Methods that the others are correlated with -> what the measures call them.
-REFERENCES = {"blank-out": "blank_out", "gradient-norm": "gradient"}
 
 LONGEST = 63  # removable tokens: a set is the bits of one whole number
 SHARES = tuple(tenths / 10 for tenths in range(11))
@@ -97,7 +93,7 @@ def run_board(
     model: Model,
     cases: Cases,
     *,
-    programs: Programs | None = None,
+    programs: Programs | PromptPrograms | None = None,
     seed: int = 0,
     threads: int | None = None,
     report: Report = lambda what, done, total: None,
@@ -105,12 +101,12 @@ def run_board(
     """Score the tokens of sentences by every method, then measure the scores.
 
     Every row is correlated with both references; the rows of the top layers are judged by removal
-    too. `model` has classes, `programs` are of another model of the same configuration, `seed` is
-    that of the random baseline, and `report` is called with the name of the step, how much of it is
-    done, and of how much.
+    too. `model` has classes, or with `PromptPrograms` answers prompts; `programs` are of another
+    model of the same configuration, `seed` is that of the random baseline, and `report` is called
+    with the name of the step, how much of it is done, and of how much.
     """
-    programs = Programs(model) if programs is None else programs
-    scores = score_cases(model, cases, programs, seed=seed, threads=threads, report=report)
+    given: Any = Programs(model) if programs is None else programs
+    scores = given.score(model, cases, seed=seed, threads=threads, report=report)
     rows = tuple(
         (name, layer if values.shape[1] > 1 else None)
         for name, values in scores.values.items()
@@ -119,19 +115,21 @@ def run_board(
     table = np.concatenate([np.moveaxis(v, 1, 0) for v in scores.values.values()])  # [R, S, n]
     measures = {name: np.full((len(rows), len(cases)), np.nan, np.float32) for name in MEASURES}
     board = Board(rows, measures, cases, scores, np.full(len(cases), np.nan, np.float32))
-    _correlate(board, table, report)
+    _correlate(board, table, given.references, report)
     _describe(board, table)
-    _remove(board, table, model, programs, report)
+    _remove(board, table, model, given, report)
     return board
 
 
-def _correlate(board: Board, table: NDArray[np.float32], report: Report) -> None:
+def _correlate(
+    board: Board, table: NDArray[np.float32], references: Mapping[str, str], report: Report
+) -> None:
     """Fill in the correlations, over all real tokens as in the paper."""
     cases, done = board.cases, 0
     lengths = -(-cases.lengths // 8) * 8
     for some, every, n in grouped(lengths, table.shape[2], lambda n: _BLOCK):
         given = np.moveaxis(table[:, every, :n], 1, 0)  # [B, R, n]
-        for reference, short in REFERENCES.items():
+        for reference, short in references.items():
             wanted = board.scores.values[reference][every, 0, :n]
             both = _of_sentences(given, wanted, cases.mask[every, :n])
             for name, found in zip(("spearman", "kendall"), both, strict=True):
@@ -184,26 +182,21 @@ def _describe(board: Board, table: NDArray[np.float32]) -> None:
 
     for place, (name, layer) in enumerate(board.rows):
         edge, _, how = name.partition("/")
-        if how == "flow":
+        if how == "flow" and edge in board.scores.bounds:
             flow = board.scores.values[name][:, layer or 0]
             reached = (flow >= np.minimum(board.scores.bounds[edge], 1) - _REACHED) & mask
             board.measures["at_bound"][place] = reached.sum(-1) / mask.sum(-1)
 
 
 def _remove(
-    board: Board, table: NDArray[np.float32], model: Model, programs: Programs, report: Report
+    board: Board, table: NDArray[np.float32], model: Model, programs: Any, report: Report
 ) -> None:
     """Fill in the measures of removal, for the top layers."""
     cases, finals = board.cases, board.final()
     both = [kept_sets(ranking(table[finals, k], can)) for k, can in enumerate(cases.removable)]
     known = [np.unique(np.concatenate([sets.ravel() for sets in pair])) for pair in both]
-    probabilities = set_probabilities(
-        lambda tokens, mask: np.asarray(programs.classify(model.params, tokens, mask)),
-        cases,
-        known,
-        programs.scoring.token_id,
-        at_once=tokens_at_once(),
-        report=lambda done, total: report("removing", done, total),
+    probabilities = programs.set_values(
+        model, cases, known, lambda done, total: report("removing", done, total)
     )
     for sentence, pair in enumerate(both):
         values = [probabilities[sentence][np.searchsorted(known[sentence], each)] for each in pair]
@@ -234,44 +227,6 @@ def kept_sets(ranked: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np
     best[:, 1:] = np.bitwise_or.accumulate(bits, axis=-1)
     best = best[:, [math.ceil(round(share * m, 9)) for share in SHARES]]
     return np.uint64((1 << m) - 1) & ~best, best
-
-
-def set_probabilities(
-    predict: Callable[[NDArray[np.int32], NDArray[np.bool_]], NDArray[np.floating]],
-    cases: Cases,
-    sets: list[NDArray[np.uint64]],
-    blank: int,
-    *,
-    at_once: int = 2048,
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> list[NDArray[np.float64]]:
-    """Return the class's probability for sets of kept tokens, a float64 array for each sentence.
-
-    `predict` maps tokens ``[B, n]`` and their mask to probabilities ``[B, C]`` and is called with
-    one B for each length, of about `at_once` tokens. `sets` are, for each of the sentences, bits
-    over its removable tokens, each set once; `blank` replaces a removed token. `report` is called
-    with the sets done and their number.
-    """
-    found = [np.empty(len(each)) for each in sets]
-    # A row for each set: its sentence, its place in the result, and its bits.
-    owner = np.repeat(np.arange(len(sets)), [len(each) for each in sets])
-    place = np.concatenate([np.arange(len(each)) for each in sets])
-    bits = np.concatenate(sets)
-    lengths = (-(-cases.lengths // 4) * 4)[owner]
-    done = 0
-    for rows, filled, n in grouped(lengths, cases.tokens.shape[1], lambda n: max(1, at_once // n)):
-        batch = cases.take(owner[filled], n)
-        can = batch.removable
-        number = (np.cumsum(can, axis=-1) - 1).clip(0).astype(np.uint64)
-        stays = (bits[filled][:, None] >> number) & np.uint64(1)
-        tokens = np.where(can & (stays == 0), blank, batch.tokens).astype(np.int32)
-        probabilities = np.asarray(predict(tokens, batch.mask), np.float64)
-        values = probabilities[np.arange(len(rows)), batch.labels[: len(rows)]]
-        for row, value in zip(rows, values, strict=True):
-            found[owner[row]][place[row]] = value
-        done += len(rows)
-        report(done, len(owner))
-    return found
 
 
 def removal_measures(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,10 @@ SAMPLES = 2000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cases:
-    """S sentences of up to n tokens."""
+    """S sentences of up to n tokens; `jaxflow.eval.leaderboard.prompts.Prompts` are the others."""
+
+    label_name: ClassVar[str] = "gold label"
+    value_name: ClassVar[str] = "probability"
 
     tokens: NDArray[np.int32]  # [S, n], padded
     lengths: NDArray[np.int64]  # [S]
@@ -44,6 +48,14 @@ class Cases:
     def removable(self) -> NDArray[np.bool_]:
         """Bool ``[S, n]``, the tokens that can be removed: real ones that are not special."""
         return self.mask & ~self.special
+
+    def texts(self, model: Model, row: int) -> list[str]:
+        """Return a sentence's tokens as text."""
+        return model.text.decode(self.tokens[row, : self.lengths[row]].tolist())
+
+    def names(self, model: Model) -> list[str]:
+        """Return the names of the labels."""
+        return list(model.config.labels)
 
     def take(self, rows: NDArray[np.int64], n: int) -> Cases:
         """Return sentences, cut to n tokens."""
@@ -78,7 +90,7 @@ def _cases(
     )
 
 
-def _draw(count: int, samples: int | None, seed: int) -> NDArray[np.int64]:
+def draw(count: int, samples: int | None, seed: int) -> NDArray[np.int64]:
     """Draw rows, ascending; by default 2,000, or all where there are fewer."""
     samples = min(SAMPLES, count) if samples is None else samples
     if not 1 <= samples <= count:
@@ -93,7 +105,7 @@ def from_split(
 
     Raises `InputError` if there are fewer than requested, or the model has no classes.
     """
-    rows = _draw(len(split), samples, seed)
+    rows = draw(len(split), samples, seed)
     n = int(split.lengths[rows].max())
     return _cases(
         model,
@@ -168,7 +180,7 @@ def labelled_cases(model: Model, data: Path, samples: int | None, seed: int) -> 
         raise InputError(
             f"labels must be below the model's {model.config.classes} classes, got {labels.max()}"
         )
-    rows = _draw(len(labels), samples, seed)
+    rows = draw(len(labels), samples, seed)
     return from_texts(model, [split.texts[row] for row in rows], labels[rows].tolist())
 
 

@@ -262,9 +262,9 @@ def _sentences(
     ]
     measured = "".join(f"<span>{html.escape(TITLES[name])} <b></b></span>" for name in MEASURES)
     for place, (row, words) in enumerate(zip(shown, tokens, strict=True)):
-        head = f"{place + 1}. gold label: {labels[cases.labels[row]]}"
+        head = f"{place + 1}. {cases.label_name}: {labels[cases.labels[row]]}"
         if probabilities is not None:
-            head += f", its probability {float(probabilities[place]):.3f}"
+            head += f", its {cases.value_name} {float(probabilities[place]):.3f}"
         chips = []
         for at, word in enumerate(words):
             kind = " special" if cases.special[row, at] else ""

@@ -186,16 +186,13 @@ def write_board(
 
     first = boards[0]
     sentences = list(range(min(shown, len(first.cases))))
-    tokens = [
-        model.text.decode(first.cases.tokens[row, : first.cases.lengths[row]].tolist())
-        for row in sentences
-    ]
+    tokens = [first.cases.texts(model, row) for row in sentences]
     made = {**config, "versions": versions()}
     page = as_leaderboard_page(
         summary,
         first,
         tokens,
-        list(model.config.labels),
+        first.cases.names(model),
         sentences,
         probabilities=first.probability[sentences].tolist(),
     )

@@ -27,7 +27,7 @@ from jaxflow.edges import (
 from jaxflow.edges._aggregate import capacities, combine
 from jaxflow.edges.registry import weigh_checked
 from jaxflow.errors import InputError
-from jaxflow.eval.leaderboard.cases import Cases, batches
+from jaxflow.eval.leaderboard.cases import Cases, batches, grouped
 from jaxflow.eval.leaderboard.methods import NORMALISED, aggregators_of
 from jaxflow.eval.score.engine import (
     GRADIENTS,
@@ -64,6 +64,9 @@ class Programs:
     why the model cannot serve it, known once programs are compiled.
     """
 
+    #: Methods that the others are correlated with -> what the measures call them.
+    references: Mapping[str, str] = {"blank-out": "blank_out", "gradient-norm": "gradient"}
+
     def __init__(self, model: Model, scoring: Scoring | None = None) -> None:
         self.scoring = scoring_of(model) if scoring is None else scoring
         self._key = _key(model)
@@ -77,6 +80,27 @@ class Programs:
             return jax.nn.softmax(logits)
 
         self.classify = jax.jit(classify)
+
+    def score(self, model: Model, cases: Cases, **options: Any) -> Scores:
+        """Score every token by every method, as `score_cases`."""
+        return score_cases(model, cases, self, **options)
+
+    def set_values(
+        self,
+        model: Model,
+        cases: Cases,
+        sets: list[NDArray[np.uint64]],
+        report: Callable[[int, int], None],
+    ) -> list[NDArray[np.float64]]:
+        """Return the class's probability for sets of kept tokens, as `set_probabilities`."""
+        return set_probabilities(
+            lambda tokens, mask: np.asarray(self.classify(model.params, tokens, mask)),
+            cases,
+            sets,
+            self.scoring.token_id,
+            at_once=tokens_at_once(),
+            report=report,
+        )
 
     def fit(self, model: Model) -> bool:
         """Return whether the programs are those of a model."""
@@ -259,7 +283,7 @@ def score_cases(
             if name not in programs.refused:
                 found = board.timed(name, programs[name, shape], model.params, *given)
                 board.put(name, rows, found)
-        for name, found in _baselines(batch, rows, seed).items():
+        for name, found in baselines(batch, rows, seed).items():
             board.put(name, rows, found)
         done += len(rows)
         report("scoring", done, len(cases))
@@ -316,7 +340,7 @@ def _normalise(board: _Board, cases: Cases) -> None:
         board.values[f"raw/{normalised}"] = found
 
 
-def _baselines(batch: Cases, rows: NDArray[np.int64], seed: int) -> dict[str, NDArray]:
+def baselines(batch: Cases, rows: NDArray[np.int64], seed: int) -> dict[str, NDArray]:
     """Return the baselines' scores ``[B, n]``; random scores are drawn by sentence."""
     n = batch.tokens.shape[1]
     random = np.zeros(batch.tokens.shape)
@@ -343,4 +367,42 @@ def _seconds(
         else:
             total = by_part.get(name, 0.0)
         found[name] = total / count
+    return found
+
+
+def set_probabilities(
+    predict: Callable[[NDArray[np.int32], NDArray[np.bool_]], NDArray[np.floating]],
+    cases: Cases,
+    sets: list[NDArray[np.uint64]],
+    blank: int,
+    *,
+    at_once: int = 2048,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[NDArray[np.float64]]:
+    """Return the class's probability for sets of kept tokens, a float64 array for each sentence.
+
+    `predict` maps tokens ``[B, n]`` and their mask to probabilities ``[B, C]`` and is called with
+    one B for each length, of about `at_once` tokens. `sets` are, for each of the sentences, bits
+    over its removable tokens, each set once; `blank` replaces a removed token. `report` is called
+    with the sets done and their number.
+    """
+    found = [np.empty(len(each)) for each in sets]
+    # A row for each set: its sentence, its place in the result, and its bits.
+    owner = np.repeat(np.arange(len(sets)), [len(each) for each in sets])
+    place = np.concatenate([np.arange(len(each)) for each in sets])
+    bits = np.concatenate(sets)
+    lengths = (-(-cases.lengths // 4) * 4)[owner]
+    done = 0
+    for rows, filled, n in grouped(lengths, cases.tokens.shape[1], lambda n: max(1, at_once // n)):
+        batch = cases.take(owner[filled], n)
+        can = batch.removable
+        number = (np.cumsum(can, axis=-1) - 1).clip(0).astype(np.uint64)
+        stays = (bits[filled][:, None] >> number) & np.uint64(1)
+        tokens = np.where(can & (stays == 0), blank, batch.tokens).astype(np.int32)
+        probabilities = np.asarray(predict(tokens, batch.mask), np.float64)
+        values = probabilities[np.arange(len(rows)), batch.labels[: len(rows)]]
+        for row, value in zip(rows, values, strict=True):
+            found[owner[row]][place[row]] = value
+        done += len(rows)
+        report(done, len(owner))
     return found

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 import jaxflow.commands._console as terminal
-from jaxflow.commands._options import ScoringOptions, options
+from jaxflow.commands._options import ScoringOptions, given, options, own_name, refuse
 from jaxflow.commands._runtime import compilation_cache, keep_freed_memory
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from jaxflow.eval.leaderboard.board import Board
     from jaxflow.eval.leaderboard.cases import Cases
-    from jaxflow.eval.leaderboard.scoring import Programs
     from jaxflow.models import Model
 
 MOST = 30  # methods on a terminal
@@ -37,7 +36,15 @@ class Leaderboard:
     data: Path | None = None
     """A folder of numpred.* files (agreement), or of train.tsv and dev.tsv with --model."""
     model: Annotated[str | None, "PATH|NAME"] = None
-    """A published model with classes, judged on the sentences of dev.tsv in --data."""
+    """A published model with classes, judged on the sentences of dev.tsv in --data, or a language
+    model such as GPT-2 or Llama, judged on --prompts."""
+    prompts: Path | None = None
+    """A text file of prompts, one a line, or a JSON list of texts or objects with prompt, answer,
+    units and holds, the unit that holds the answer."""
+    units: Literal["words", "sentences", "lines"] | None = None
+    """What the tokens of a prompt without units are joined to; by default words."""
+    generate: int | None = None
+    """Let the model answer a prompt without an answer by at most so many tokens; by default 8."""
     split: Annotated[str | None, "SPLIT"] = None
     """Which sentences of an agreement corpus: by default subjects, whose subjects are known, where
     there are any, else test."""
@@ -73,10 +80,15 @@ class Leaderboard:
         from jaxflow.eval.score.target import scoring_of
 
         boards, models, names = [], [], []
-        programs = None
+        programs: Any = None
+        chosen = None
         with compilation_cache():
             for name, model, cases in self._runs_with_cases():
-                if programs is None or not programs.fit(model):
+                if self.prompts is not None:
+                    from jaxflow.eval.leaderboard.prompts import PromptPrograms
+
+                    programs = PromptPrograms(model)
+                elif programs is None or not programs.fit(model):
                     chosen = scoring_of(model, self.scoring.target, self.scoring.replacement)
                     programs = Programs(model, chosen)
                 boards.append(self._board(name, model, cases, programs))
@@ -84,13 +96,17 @@ class Leaderboard:
                 names.append(name)
         summary = summarise_boards(boards, key=self.sort, seed=self.seed)
         print_summary(terminal.console(160), summary, MOST)
-        print(f"{chosen.describe()}.")
+        if chosen is None:
+            print("Gradients are of the answer's log-probability; a removed unit is deleted.")
+        else:
+            print(f"{chosen.describe()}.")
         config = {
             "runs": names,
             "data": self.data,
             "split": self.split,
             "seed": self.seed,
-            **chosen.record(),
+            **({} if chosen is None else chosen.record()),
+            **({} if self.prompts is None else {"prompts": self.prompts.name}),
             "model": models[0].config.to_dict(),
         }
         terminal.print_written(
@@ -103,6 +119,9 @@ class Leaderboard:
         from jaxflow.models import load
         from jaxflow.models.hub import bundled_model
 
+        if self.prompts is not None:
+            return self._prompts(self.prompts)
+        refuse(given(self, "units", "generate"), "be asked for with --prompts only")
         if self.model is not None:
             if self.runs or self.data is None:
                 raise InputError("model needs --data with dev.tsv, and no runs beside it")
@@ -123,7 +142,32 @@ class Leaderboard:
             found.append((run.name if self.runs else "agreement", model, cases))
         return found
 
-    def _board(self, name: str, model: Model, cases: Cases, programs: Programs) -> Board:
+    def _prompts(self, path: Path) -> list[tuple[str, Model, Cases]]:
+        """Load a language model, and encode the prompts."""
+        from jaxflow.eval.leaderboard.prompts import prompt_cases, read_prompts
+        from jaxflow.models import load
+
+        if self.model is None:
+            raise InputError("prompts need --model with a language model, such as GPT-2 or Llama")
+        refuse(
+            [*given(self, "runs", "data", "split"), *given(self.scoring)],
+            "not be asked for with --prompts",
+        )
+        if self.generate is not None and self.generate < 1:
+            raise InputError(f"generate must be at least 1, got {self.generate}")
+        prompts = read_prompts(path)
+        model = load(self.model)
+        cases = prompt_cases(
+            model,
+            prompts,
+            units=self.units or "words",
+            generate=self.generate or 8,
+            samples=self.samples,
+            seed=self.seed,
+        )
+        return [(own_name(self.model), model, cases)]
+
+    def _board(self, name: str, model: Model, cases: Cases, programs: Any) -> Board:
         import contextlib
 
         from jaxflow.eval.leaderboard.board import run_board

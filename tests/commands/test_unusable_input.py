@@ -100,6 +100,10 @@ CASES = [
     ("leaderboard --sort beauty", "sort must be one of spearman_blank_out"),
     ("leaderboard --model x", "model needs --data with dev.tsv"),
     ("leaderboard --data nowhere", "nowhere"),
+    ("leaderboard --prompts x", "prompts need --model with a language model"),
+    ("leaderboard --model x --prompts nowhere", "nowhere must be a text file or a JSON list"),
+    ("leaderboard --model x --prompts x --data y", "data must not be asked for with --prompts"),
+    ("leaderboard --units words", "units must be asked for with --prompts only"),
 ]  # fmt: skip
 
 

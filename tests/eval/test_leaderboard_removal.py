@@ -14,9 +14,9 @@ from jaxflow.eval.leaderboard.board import (
     rank_correlations,
     ranking,
     removal_measures,
-    set_probabilities,
 )
 from jaxflow.eval.leaderboard.cases import Cases
+from jaxflow.eval.leaderboard.scoring import set_probabilities
 
 RNG = np.random.default_rng(2)
 BLANK = 2

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from jaxflow.eval.leaderboard import board as board_module
 from jaxflow.eval.leaderboard import scoring
 from jaxflow.eval.leaderboard.board import MEASURES, Board
 from jaxflow.eval.leaderboard.cases import Cases
@@ -88,8 +87,7 @@ def board(
 
 def small_batches(patch: pytest.MonkeyPatch, tokens: int = 32) -> None:
     """Score so many tokens at once: a row of padding costs as much as another."""
-    for module in (board_module, scoring):
-        patch.setattr(module, "tokens_at_once", lambda: tokens)
+    patch.setattr(scoring, "tokens_at_once", lambda: tokens)
 
 
 def raw_attention_only(patch: pytest.MonkeyPatch) -> None:
