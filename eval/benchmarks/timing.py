@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import platform
+import random
 import statistics
 import time
 import tracemalloc
@@ -25,8 +26,8 @@ _PEERS = ("torch", "transformers", "igraph", "ortools")
 
 #: How the numbers were measured; printed beside them.
 METHOD = (
-    "Contenders take turns in one process; each time is the median over the rounds, a round being "
-    "as many calls as fill 2 ms. A contender stops when its budget is spent, those too slow for a "
+    "Contenders take turns in one process, in another order every round; each time is the median "
+    "over the rounds, a round being as many calls as fill 2 ms. A contender stops when its budget is spent, those too slow for a "
     "second call after the first. The first call, which compiles, is timed apart. Work on several "
     "sentences is timed sentence by sentence: the time is the median over sentences of these "
     "medians, a ratio the median over the sentences that both did of the ratios of their times. "
@@ -100,7 +101,7 @@ def over_parts(parts: Sequence[Sequence[Timing]]) -> tuple[Timing, ...]:
 
 
 def take_turns(contenders: Sequence[Contender], budget: Budget) -> tuple[Timing, ...]:
-    """Time contenders in turns, round after round, in the order given."""
+    """Time contenders in turns, round after round, each in an order of its own."""
     first, errors, calls, peaks = [], [], [], []
     times: list[list[float]] = [[] for _ in contenders]
     for contender, measured in zip(contenders, times, strict=True):
@@ -119,8 +120,9 @@ def take_turns(contenders: Sequence[Contender], budget: Budget) -> tuple[Timing,
 
     spent = [sum(measured) for measured in times]
     for turn in range(budget.rounds):
-        for step in range(len(contenders)):
-            place = (turn + step) % len(contenders)  # the order rotates
+        # In an order of its own: threads of a library spin on for a while after a call, and always
+        # after the same one's they would slow the same contender.
+        for place in random.Random(turn).sample(range(len(contenders)), len(contenders)):
             if times[place] and spent[place] >= budget.seconds:
                 continue
             start = time.perf_counter()
