@@ -27,13 +27,14 @@ _PEERS = ("torch", "transformers", "igraph", "ortools")
 #: How the numbers were measured; printed beside them.
 METHOD = (
     "Contenders take turns in one process, in another order every round; each time is the median "
-    "over the rounds, a round being as many calls as fill 2 ms. A contender stops when its budget "
-    "is spent, those too slow for a second call after the first. The first call, which compiles, is "
-    "timed apart. Work on several sentences is timed sentence by sentence: the time is the median over sentences of these "
-    "medians, a ratio the median over the sentences that both did of the ratios of their times. "
-    "Peak memory, on Linux only, is what one call needed beyond what was there when it began: the "
-    "larger of the rise of the process's resident memory (to some hundred kB) and, for calls below "
-    "a second, what Python and NumPy allocated in a further call."
+    "over the rounds, a round being as many calls as fill 2 ms. A contender stops when its "
+    "budget is spent, those too slow for a second call after the first. The first call, which "
+    "compiles, is timed apart. Work on several sentences is timed sentence by sentence: the time "
+    "is the median over sentences of these medians, a ratio the median over the sentences that "
+    "both did of the ratios of their times. Peak memory, on Linux only, is what one call needed "
+    "beyond what was there when it began: the larger of the rise of the process's resident "
+    "memory (to some hundred kB) and, for calls below a second, what Python and NumPy allocated "
+    "in a further call."
 )
 
 _TRACED_BELOW = 1.0  # seconds; counting allocations would slow longer calls severalfold
