@@ -245,6 +245,16 @@ class BatchPlan:
         batches = rows[np.argsort(bucket, kind="stable")].reshape(-1, self.batch)
         return batches[rng.permutation(len(batches))]
 
+    def first_steps(self, start: int, until: int) -> list[int]:
+        """Return the first step of every padded length from `start`, before `until`, in its epoch.
+
+        They are in order; a step is compiled once for each padded length.
+        """
+        epoch, place = divmod(start, self.steps_per_epoch)
+        rows = self._epoch(epoch)[place:][: until - start]
+        lengths = bucket_of(self._rows["lengths"][rows].max(1), self.buckets)
+        return sorted(start + int(first) for first in np.unique(lengths, return_index=True)[1])
+
     def __getitem__(self, step: int) -> Batch:
         return self.part(step, slice(None))
 

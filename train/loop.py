@@ -15,7 +15,7 @@ import optax
 
 from jaxflow.models import EncoderConfig, Model, init, save, save_pretrained
 from jaxflow.stopping import Stopped, stopping
-from jaxflow.train.batches import Batches, EncodedSplit, accuracies, iterate
+from jaxflow.train.batches import Batches, BatchPlan, EncodedSplit, accuracies, iterate
 from jaxflow.train.config import FitConfig, TextConfig, TrainConfig
 from jaxflow.train.data import RunData, encoder_config, prepare
 from jaxflow.train.distributed import StopRequest, alike, by_each, check_same
@@ -29,6 +29,7 @@ from jaxflow.train.step import (
     agreement_loss,
     averaged,
     check_steps,
+    compiling,
     from_rows,
     init_state,
     make_optimizer,
@@ -62,6 +63,8 @@ class Progress:
     loss, accuracy, subject_share
         Mean over the steps since the last report, the loss without the regulariser's term; the
         share is NaN in a run without one.
+    compiled
+        Whether the step has just been compiled: the next ones take their usual time.
     """
 
     step: int
@@ -70,6 +73,7 @@ class Progress:
     loss: float = math.nan
     accuracy: float = math.nan
     subject_share: float = math.nan
+    compiled: bool = False
 
 
 Report = Callable[[Progress], None]
@@ -183,9 +187,13 @@ def fit(
             report(Progress(int(state.step), steps, f"going on after step {int(state.step)}"))
         loop = _Loop(batches, layout.rows(config.batch), folder, config.checkpoint_every, report)
         until = steps if stop_after is None else min(steps, stop_after)
+        step_function = layout.step(make_step(loss, optimizer, config.seed))
+        # Of other batches and on several devices, each shape is compiled at its first step.
+        if isinstance(batches, BatchPlan) and hasattr(step_function, "lower"):
+            _compile_steps(step_function, state, batches, until, report)
         state = loop.run(
             state,
-            layout.step(make_step(loss, optimizer, config.seed)),
+            step_function,
             until,
             from_rows(pending),
             None if watch is None else lambda state: watch(partial(predict, state)),
@@ -197,6 +205,26 @@ def fit(
         write = save if isinstance(model.config, EncoderConfig) else save_pretrained
         folder.finish(lambda place: write(place, finished), accuracy)
         return TrainResult(finished, accuracy, loop.seconds)
+
+
+def _compile_steps(
+    step_function: Any, state: TrainState, plan: BatchPlan, until: int, report: Report
+) -> None:
+    """Compile the step for every padded length of the epoch, reporting before it and after it."""
+    step, begun = int(state.step), time.monotonic()
+    firsts = plan.first_steps(step, until) if step < until else []
+    examples = {first: (state, plan[first]) for first in firsts}
+    if not examples:
+        return
+    lengths = sorted(batch["tokens"].shape[1] for _, batch in examples.values())
+    shown = ", ".join(map(str, lengths))
+    report(Progress(step, len(plan), f"compiling the step for sentences padded to {shown} tokens"))
+    with compiling(step_function, examples) as programs:
+        for program in programs.values():
+            program.result()
+    report(
+        Progress(step, len(plan), f"compiled in {time.monotonic() - begun:.0f} s", compiled=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,8 @@ Metrics = dict[str, jax.Array]
 
 Loss = Callable[..., tuple[jax.Array, Metrics]]
 """``(params, rng, **batch) -> (what is minimised, {"loss": ..., "accuracy": ...})``."""
+
+K = TypeVar("K")
 
 # A mean cross entropy above this stops training: right answers have a probability of exp(-1e4).
 EXPLODED = 1e4
@@ -173,6 +178,29 @@ def make_step(
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+@contextmanager
+def compiling(
+    program: Any, examples: Mapping[K, tuple[Any, ...]]
+) -> Iterator[dict[K, Future[Any]]]:
+    """Compile a jitted function for each example of its arguments, several at a time.
+
+    The last argument is a dictionary of those by name. Once a result is there, a call like its
+    example compiles nothing. What is not begun when the block ends is left to the first call.
+    """
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield {
+            key: pool.submit(_compile, program, *given, **named)
+            for key, (*given, named) in examples.items()
+        }
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compile(program: Any, *given: Any, **named: Any) -> None:
+    program.lower(*given, **named).compile()
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Metrics]:

@@ -9,7 +9,7 @@ flow on the host. Three options select the authors' different protocol of Table 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -37,7 +37,8 @@ from jaxflow.eval.score.engine import (
 from jaxflow.eval.score.target import Replacement, Target, scoring_of
 from jaxflow.models import Model
 from jaxflow.train.batches import Batch, EncodedSplit, evaluation_batches
-from jaxflow.train.mesh import layout_of
+from jaxflow.train.mesh import Layout, layout_of
+from jaxflow.train.step import compiling
 
 PAPER_SAMPLES = 2000
 # Sentences correlated at once.
@@ -198,6 +199,18 @@ def device_scores(model: Model, config: ProtocolConfig) -> Callable[..., dict[st
     return scores
 
 
+def _begun(
+    program: Any, params: Any, batches: Sequence[tuple[np.ndarray, Batch]], layout: Layout
+) -> Iterator[_Begun]:
+    """Begin the device's part batch by batch, while the programs of longer ones are compiled."""
+    firsts = {batch["tokens"].shape[1]: batch for _, batch in reversed(batches)}
+    examples = {n: (params, layout.put_filled(firsts[n])) for n in sorted(firsts)}
+    with compiling(program, examples) as programs:
+        for rows, batch in batches:
+            programs[batch["tokens"].shape[1]].result()
+            yield rows, batch, program(params, **layout.put_filled(batch))
+
+
 def _prefetched(work: Iterator[_Begun]) -> Iterator[_Begun]:
     """Yield each piece of work after starting the next, so that host and device work at once."""
     before = next(work, None)
@@ -256,9 +269,8 @@ def token_scores(
     specials = [number for number in ends if number is not None]
 
     done = 0
-    batches = evaluation_batches(split, lengths, config.batch)
-    work = ((*each, on_device(params, **layout.put_filled(each[1]))) for each in batches)
-    for rows, batch, found in _prefetched(work):
+    batches = list(evaluation_batches(split, lengths, config.batch))
+    for rows, batch, found in _prefetched(_begun(on_device, params, batches, layout)):
         now = jax.tree.map(np.asarray, found)
         # Of the whole batch: JAX compiles a program for each number of rows.
         places = np.asarray(read_places(model, batch["tokens"], batch["mask"]))[: len(rows)]

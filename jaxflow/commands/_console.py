@@ -121,19 +121,34 @@ def _bar(task: str) -> Iterator[tuple[Callable[[int, int, str], None], Callable[
         )
 
 
+def starting(what: str) -> None:
+    """State what a command begins with, before it imports what that needs."""
+    print(f"{what} ...", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def training() -> Iterator[Callable[[Progress], None]]:
-    """Show the progress of a training run."""
+    """Show the progress of a training run, with its rate and the time left."""
     with _bar("training") as (show, print_line):
+        first: tuple[float, int] | None = None
 
         def report(progress: Progress) -> None:
+            nonlocal first
+            now = time.monotonic()
             if progress.message:
                 print_line(progress.message)
-            else:
-                note = f"loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
-                if not math.isnan(progress.subject_share):
-                    note += f"  subject's share {progress.subject_share:.3f}"
-                show(progress.step, progress.steps, note)
+                first = (now, progress.step) if progress.compiled else first
+                return
+            note = f"loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
+            if not math.isnan(progress.subject_share):
+                note += f"  subject's share {progress.subject_share:.3f}"
+            begun, before = first = first or (now, progress.step)
+            if now > begun and progress.step > before:
+                rate = (progress.step - before) / (now - begun)
+                left = datetime.timedelta(seconds=round((progress.steps - progress.step) / rate))
+                note += f"  {rate:.1f} steps/s"
+                note += "" if sys.stderr.isatty() else f", {left} left"  # which a bar shows
+            show(progress.step, progress.steps, note)
 
         yield report
 

@@ -11,6 +11,7 @@ import tyro
 
 import jaxflow.commands._console as console
 from jaxflow.commands._options import HostOptions, options
+from jaxflow.commands._runtime import compilation_cache
 from jaxflow.commands.reproduce import ProtocolOptions, print_evaluation
 from jaxflow.errors import InputError
 
@@ -53,7 +54,7 @@ class Evaluate:
             with contextlib.nullcontext() if self.hosts.given else hold(out):
                 self._in_shards(out, self.shards)
             return
-        with hold(out), console.counting("scoring") as report:
+        with hold(out), compilation_cache(), console.counting("scoring") as report:
             evaluation = evaluate_run(
                 self.run_folder, self._protocol(), out, data=self.data, report=report
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import jaxflow.commands._console as console
 from jaxflow.commands._options import ScoringOptions, TrainOptions, options
-from jaxflow.commands._runtime import keep_freed_memory
+from jaxflow.commands._runtime import compilation_cache, keep_freed_memory
 
 if TYPE_CHECKING:
     from jaxflow.eval.paper.protocol import ProtocolConfig
@@ -72,6 +72,7 @@ class Reproduce:
 
     def run(self) -> None:
         """Train, evaluate and print."""
+        console.starting("preparing the corpus and the encoder")
         from jaxflow.eval.paper.evaluate import evaluate
         from jaxflow.train.lock import hold
         from jaxflow.train.loop import train
@@ -80,7 +81,7 @@ class Reproduce:
         config = self.training.config()
         protocol = self.judging.config(config.seed)
         out = self.out or Path("runs") / f"{config.corpus}-seed{config.seed}"
-        with hold(out):
+        with hold(out), compilation_cache():
             with console.training() as report:
                 result = train(config, out / "run", report)
             with console.counting("scoring") as count:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import jaxflow.commands._console as terminal
 from jaxflow.commands._options import ScoringOptions, folder_name, given, options
-from jaxflow.commands._runtime import keep_freed_memory
+from jaxflow.commands._runtime import compilation_cache, keep_freed_memory
 
 if TYPE_CHECKING:
     from jaxflow.train.config import FineTuneConfig
@@ -77,6 +77,7 @@ class ReproduceSst2:
         from jaxflow.train.sst2 import LABEL_NAMES, load_sst2
 
         keep_freed_memory()
+        terminal.starting("preparing the corpus and the model")
         config = self._finetuning()
         protocol = Sst2Config(
             seed=self.seed,
@@ -104,7 +105,7 @@ class ReproduceSst2:
             raise InputError(
                 f"samples must be at most {sentences}, the dev sentences, got {protocol.samples}"
             )
-        with hold(out):
+        with hold(out), compilation_cache():
             if tuned:
                 with terminal.training() as report:
                     result = finetune(model, corpus, config, out / "run", report)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow.commands._console as console
 from jaxflow.commands._options import HostOptions, TrainOptions, options
-from jaxflow.commands._runtime import keep_freed_memory
+from jaxflow.commands._runtime import compilation_cache, keep_freed_memory
 from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Train:
     def run(self) -> None:
         """Train, and print the accuracy on every split that was not trained on."""
         keep_freed_memory()
-        with self.hosts.together() as processes:
+        console.starting("preparing the corpus and the encoder")
+        with self.hosts.together() as processes, compilation_cache():
             config, result = self._train(processes)
         if processes.index:
             return
