@@ -97,6 +97,8 @@ def test_reproduce_does_all_in_one(capfd, here, corpus):
         assert text in shown.replace("-", "−")
     for word in ("Claims", "rollout", "test_1"):
         assert word in shown
+    assert progress.startswith("preparing the corpus and the encoder")
+    assert "compiling the step for sentences padded to" in progress
     assert "training" in progress
     assert "scoring 20/20" in progress
     tokens = np.asarray([[1, 3, 4]], np.int32)
@@ -127,6 +129,7 @@ def test_the_subjects_share_of_flow_is_shown_beside_the_loss(capfd):
     plain, regularised = capfd.readouterr().err.splitlines()
     assert plain.endswith("loss 0.500  accuracy 0.750")
     assert "loss 0.250  accuracy 0.875  subject's share 0.438" in regularised
+    assert regularised.endswith("steps/s, 0:00:00 left")  # 9 steps after the first report
 
 
 @pytest.mark.nightly

@@ -126,6 +126,11 @@ def test_batches_have_the_shape_of_the_smallest_bucket_that_holds_their_longest_
         assert tokens.shape == (8, min(size for size in BUCKETS if size >= longest))
         seen[tokens.shape[1]] += 1
     assert set(seen) == set(BUCKETS)
+    for start, until in ((0, len(plan)), (60, 63), (49, 49)):  # an epoch has 50 steps
+        end = min(until, 50 * (start // 50 + 1))
+        lengths = [plan[step]["tokens"].shape[1] for step in range(start, end)]
+        firsts = sorted({length: start + lengths.index(length) for length in lengths}.values())
+        assert plan.first_steps(start, until) == firsts
     # Rows of like length share a batch: short rows alone fill as many short batches as they can.
     assert seen[BUCKETS[0]] == 3 * ((encoded(400).lengths <= BUCKETS[0]).sum() // 8)
 
