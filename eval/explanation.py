@@ -287,45 +287,18 @@ def explainer(
     residual: float = RESIDUAL,
     threads: int | None = None,
 ) -> Callable[..., Explanation]:
-    """Prepare a model for explaining texts.
+    """Prepare a model for explaining texts; the arguments are those of `jaxflow.explain`.
 
-    Parameters
-    ----------
-    model
-        A trained model of text; without a head its attention alone is explained.
-    methods
-        Names of methods: ``raw``, ``rollout``, ``flow``, ``EDGE/AGGREGATOR`` such as
-        ``gradient/product``, ``decompx``, ``gradient-norm`` and the other gradients at the input,
-        ``blank-out``. None takes `METHODS`, without a head those of attention.
-    words
-        Whether pieces of one word are joined: it attends with the mean of its pieces' attention
-        and is attended with their sum, its gradient norm is their sum, and all of it is blanked
-        out at once. Edge weights that read more than attention have no such words.
-    target, replacement
-        Target of the gradient at the input and replacement of blank-out; None takes the defaults of
-        `jaxflow.eval.score.target`. Gradients with respect to attention are those of the logit.
-    label
-        The class, label or output to explain, by name or index; None takes the predicted one, of
-        labels that do not exclude each other the one with the highest probability.
-    layer
-        The layer after which the readout's token is explained; negative ones from the top.
-    residual
-        Share of the residual connection, for rollout and flow.
-    threads
-        For the flow of edge weights; None takes all cores.
+    `methods` of None are `METHODS`, without a head those of attention. With `words` the pieces of
+    a word are joined: it attends with the mean of its pieces' attention and is attended with their
+    sum, its gradient norm is their sum, and all of it is blanked out at once. `target` and
+    `replacement` of None are the defaults of `jaxflow.eval.score.target`; gradients with respect
+    to attention are those of the logit. `label` of None is the predicted class, of labels that do
+    not exclude each other the one with the highest probability.
 
-    Returns
-    -------
-    callable
-        ``(text, pair=None)`` to its `Explanation`, `pair` the second of two texts; compiled for
-        every new multiple of 16 tokens. It raises `InputError` for a text that cannot be read
-        (`jaxflow.eval.score.reading`).
-
-    Raises
-    ------
-    InputError
-        If the model is one of images, is an agreement encoder of other classes than singular and
-        plural, or cannot serve a method, the target, the replacement, the label or the layer.
+    Returns the function from ``(text, pair=None)`` to an `Explanation`, compiled for every new
+    multiple of 16 tokens. Raises `InputError` if the model is one of images, is an agreement
+    encoder of other classes than singular and plural, or cannot serve an argument.
     """
     _check(model)
     residual = float(check_residual(residual))
@@ -340,7 +313,7 @@ def explainer(
                 "nothing: leave it out"
             )
     chosen = _chosen(methods, scoring is not None, words)
-    layer = resolve_layer(layer, model.config.layers)
+    layer = resolve_place("layer", layer, model.config.layers, " for this model")
     number = label_number(model, label)
     read = reader(model, words=words)
     score = _sentence_scores(model, scoring, number, chosen, residual)
@@ -516,15 +489,13 @@ def edge_rows(
     return rows
 
 
-def resolve_layer(layer: int, layers: int) -> int:
-    """Return the index of a layer from 0, or raise `InputError`."""
-    if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
-        raise InputError(f"layer must be a whole number, got {layer!r}")
-    if not -layers <= layer < layers:
-        raise InputError(
-            f"layer must be from {-layers} to {layers - 1} for this model, got {layer}"
-        )
-    return int(layer) % layers
+def resolve_place(name: str, place: int, count: int, of: str) -> int:
+    """Return the index of one of `count` layers or tokens from 0, or raise `InputError`."""
+    if isinstance(place, bool) or not isinstance(place, int | np.integer):
+        raise InputError(f"{name} must be a whole number, got {place!r}")
+    if not -count <= place < count:
+        raise InputError(f"{name} must be from {-count} to {count - 1}{of}, got {place}")
+    return int(place) % count
 
 
 def title_of(method: str) -> str:

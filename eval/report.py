@@ -215,11 +215,6 @@ class Table:
             for row in self.rows
         ]
 
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return each row as a mapping from titles to values."""
-        titles = [column.title for column in self.columns]
-        return [dict(zip(titles, row, strict=True)) for row in self.rows]
-
     def to_csv(self) -> str:
         """Write the values as CSV: floats to 12 decimals, nothing where undefined."""
         file = io.StringIO()

@@ -11,10 +11,23 @@ from jaxflow.errors import InputError
 
 if TYPE_CHECKING:
     from os import PathLike
+    from typing import TypedDict, Unpack
 
     from jaxflow._capture.result import Select
     from jaxflow.eval.explanation import Explanation
     from jaxflow.models import Model
+
+    class _TextOptions(TypedDict, total=False):
+        model: str | PathLike[str] | Model | None
+        methods: Sequence[str] | None
+        layer: int
+        residual: float
+        words: bool
+        label: str | int | None
+        target: str | None
+        replacement: str | None
+        threads: int | None
+
 
 #: What the leaderboard found best, beside the paper's two methods; without a head those alone.
 DEFAULT = ("gradient/product", "rollout", "flow")
@@ -24,31 +37,15 @@ DEFAULT = ("gradient/product", "rollout", "flow")
 def explain(
     source: str,
     *,
-    model: str | PathLike[str] | Model | None = None,
     pair: str | None = None,
-    methods: Sequence[str] | None = None,
-    layer: int = -1,
-    residual: float = 0.5,
-    words: bool = False,
-    label: str | int | None = None,
-    target: str | None = None,
-    replacement: str | None = None,
-    threads: int | None = None,
+    **options: Unpack[_TextOptions],
 ) -> Explanation: ...
 @overload
 def explain(
     source: list[str] | tuple[str, ...],
     *,
-    model: str | PathLike[str] | Model | None = None,
     pair: Sequence[str] | None = None,
-    methods: Sequence[str] | None = None,
-    layer: int = -1,
-    residual: float = 0.5,
-    words: bool = False,
-    label: str | int | None = None,
-    target: str | None = None,
-    replacement: str | None = None,
-    threads: int | None = None,
+    **options: Unpack[_TextOptions],
 ) -> tuple[Explanation, ...]: ...
 @overload
 def explain(
@@ -160,7 +157,10 @@ def explain(
     del options["source"], options["inputs"]
     try:
         if callable(source):
-            return _explain_function(source, inputs, options)
+            _check_function(source, inputs, options)
+            from jaxflow.eval.explain.function import explain_function
+
+            return explain_function(source, inputs, **{name: given[name] for name in _FUNCTION})
         return _explain_texts(source, inputs, options)
     except ModuleNotFoundError as error:
         from jaxflow.commands._runtime import missing_extra
@@ -176,10 +176,9 @@ _FUNCTION = (*_SHARED, "tokens", "mask", "readout", "select", "renormalise", "da
 _TEXT = (*_SHARED, "model", "pair", "words", "label", "replacement")
 
 
-def _explain_function(
+def _check_function(
     function: Callable[..., Any], inputs: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    from jaxflow.eval.explain.function import explain_function
+) -> None:
     from jaxflow.models import Model
 
     if isinstance(function, Model) and inputs and _are_texts(inputs):
@@ -188,7 +187,6 @@ def _explain_function(
     target = options.get("target")
     if target is not None and not callable(target):
         raise InputError(f"target must be a function of the output, got {target!r}")
-    return explain_function(function, inputs, **options)
 
 
 def _explain_texts(source: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:

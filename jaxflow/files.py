@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from jaxflow.errors import InputError
 from jaxflow.stopping import stopping
@@ -20,30 +22,13 @@ def write_together(
     """Write several files of a folder: all under temporary names first, then renamed.
 
     A new folder appears at once, with all its files. In an existing folder the files are renamed
-    in the order given, so that the last may mark the others as complete.
+    in the order of `writers` (name -> content), so that the last may mark the others as complete;
+    its files in `remove`, which must not be read beside the new ones, are deleted before that, and
+    others are left alone. Returns the files in that order.
 
-    Parameters
-    ----------
-    folder
-        Created with its parents if it is not there; its other files are left alone.
-    writers
-        File name -> what to write: bytes, text (as UTF-8), or a function that writes the file.
-    remove
-        Files of the folder that must not be read beside the new ones: deleted, where there are
-        any, before the first new file takes its place.
-
-    Returns
-    -------
-    list of Path
-        The files, in the order given.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be made or written to. No file of an earlier run has changed then,
-        unless it was a rename that failed.
-    Stopped
-        After SIGINT or SIGTERM: before the first file takes its place, or after the last.
+    Raises `InputError` if the folder cannot be made or written to: no file of an earlier run has
+    changed then, unless it was a rename that failed. Raises `Stopped` after SIGINT or SIGTERM,
+    before the first file takes its place, or after the last.
     """
     own = f"{os.getpid()}.part"
     new = folder.absolute().with_name(f".{folder.name}.{own}")
@@ -74,6 +59,17 @@ def write_together(
             f"got {reason!r}"
         ) from error
     return [folder / name for name in writers]
+
+
+def read_json_object(path: Path, what: str) -> dict[str, Any]:
+    """Return the JSON object of a file; raises `InputError` that names `what` and the file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{what} {path} must be one JSON object")
+    return found
 
 
 def _write(path: Path, content: Content) -> None:

@@ -59,7 +59,7 @@ class DecoderConfig(ConfigRecord):
     key_heads, head_width
         Heads of keys and values, which divide the query heads into groups; width of each head.
     labels, problem
-        The classes' names, and what they were trained for, as in `Gpt2Config`.
+        The classes' names, and what they were trained for, as in `BertConfig`.
     activation, epsilon
         Of the feed-forward layers, by the name in published configurations; of the norms.
     rms, gated, biases, norm_heads, norm_branches, parallel, scale, soft_cap, sinks, experts, chosen

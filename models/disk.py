@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.errors import InputError
-from jaxflow.files import write_together
+from jaxflow.files import read_json_object, write_together
 from jaxflow.models.config import EncoderConfig, Head
 from jaxflow.models.decoder import DecoderConfig
 from jaxflow.models.decoder_files import decoder_rules
@@ -137,13 +137,7 @@ def read_folder(folder: Path, head: Head | None = None) -> Model:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"the model's file {path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"the model's file {path} must be one JSON object")
-    return found
+    return read_json_object(path, "the model's file")
 
 
 def save(

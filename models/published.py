@@ -210,25 +210,14 @@ def read_published(
 ) -> PublishedConfig:
     """Return the configuration that the content of a ``config.json`` describes.
 
-    Parameters
-    ----------
-    fields
-        The JSON object.
-    head
-        The head that is wanted; None takes the one that the file names, or if it names none the
-        one whose tensors are there.
-    classes
-        The number of classes of the checkpoint's head, where the file does not name them.
-    tensors
-        The tensors' names without the encoder's prefix -> those in the checkpoint.
-    images
-        The content of ``preprocessor_config.json``, for a model of images.
+    `head` of None is the one that the file names, or if it names none the one whose tensors are
+    there: `tensors` maps names without the encoder's prefix to those in the checkpoint. `classes`
+    is the number of classes where the file does not name them, `images` the content of
+    ``preprocessor_config.json``.
 
-    Raises
-    ------
-    InputError
-        If the architecture is none of `KINDS`, is changed in a way that is not built here (pruned
-        heads, relative positions, cross-attention), or a size is missing or impossible.
+    Raises `InputError` if the architecture is none of `KINDS`, is changed in a way that is not
+    built here (pruned heads, relative positions, cross-attention), or a size is missing or
+    impossible.
     """
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in KINDS:

@@ -125,21 +125,9 @@ def read_rotary(
 ) -> Rotary:
     """Return the rotary positions that ``rope_parameters`` (or ``rope_scaling``) describe.
 
-    Parameters
-    ----------
-    given
-        The JSON object; None where there is none.
-    theta
-        The base where the object names none.
-    width
-        Numbers of a head, of which ``partial_rotary_factor`` are turned.
-    positions
-        Longest text of the first training where the object names none.
-
-    Raises
-    ------
-    InputError
-        If the scaling is not known, or lacks a number that it needs.
+    `theta` and `positions`, the longest text of the first training, are those where the object
+    `given` names none; of a head's `width` numbers ``partial_rotary_factor`` are turned. Raises
+    `InputError` if the scaling is not known, or lacks a number that it needs.
     """
     found = dict(given or {})
     scaling: Any = found.get("rope_type", found.get("type")) or "default"

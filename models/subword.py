@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from jaxflow.errors import InputError
+from jaxflow.files import read_json_object
 from jaxflow.models.decoder import DecoderKind
 from jaxflow.models.tokenizer import Pieces, stack
 
@@ -511,15 +512,7 @@ def _reraise(error: BaseException) -> None:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"the tokenizer's settings {path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"the tokenizer's settings {path} must be one JSON object")
-    return found
+    return read_json_object(path, "the tokenizer's settings") if path.is_file() else {}
 
 
 def _flag(settings: Mapping[str, Any], name: str, default: bool | None) -> bool | None:

@@ -31,13 +31,8 @@ class ViTConfig(ConfigRecord):
         Height and width of an image in pixels, side of a patch, and values a pixel.
     layers, heads, width, hidden_width
         Blocks, heads a block, width of the stream and of the feed-forward layer.
-    labels
-        The classes' names; empty without a classification head.
-    problem
-        ``single-label``, ``multi-label`` or ``regression``, what the classes were trained for;
-        None is the last for one class, else the first.
-    activation, epsilon
-        Of the feed-forward layers, by the name in published configurations; of the norms.
+    labels, problem, activation, epsilon
+        The classes, what they were trained for, and the blocks' functions, as in `BertConfig`.
     dropout, attention_dropout
         Rates while training: embeddings and branches, attention weights.
     readout

@@ -8,7 +8,7 @@ import sys
 import pytest
 from session import refused
 
-from jaxflow.files import write_together
+from jaxflow.files import read_json_object, write_together
 
 CONTENT = {"model.safetensors": b"numbers", "config.json": b"{}"}
 PLACES = pytest.mark.parametrize("there", [True, False], ids=["in a folder", "a new folder"])
@@ -110,3 +110,17 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, there):
     with refused(r"cannot write .*model.*No space left on device"):
         write_together(folder, CONTENT, remove=["config.json"])
     assert list(tmp_path.rglob("*")) == ([folder, folder / "config.json"] if there else [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"null", b'"text"', b"[]", b'{"a": "b"', b'{"a": 1}, {}', b"\xff\xfe", b'{"a": 1\xff}',
+        b'{"a": ' + b"9" * 5000 + b"}", b'{"a":' * 100_000, '{"a": 1}'.encode("utf-16"),
+    ],
+    ids=lambda content: repr(content[:30]),
+)  # fmt: skip
+def test_what_is_no_json_object_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with refused(r"^the model's file .*config\.json (cannot be read: |must be one JSON object$)"):
+        read_json_object(tmp_path / "config.json", "the model's file")

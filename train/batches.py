@@ -308,14 +308,13 @@ def predict_split(
     predict: Callable[[np.ndarray, np.ndarray], Any],
     split: EncodedSplit,
     lengths: tuple[int, ...],
-    batch: int = 128,
 ) -> np.ndarray:
     """Return the classes' probabilities float64 ``[N, C]`` in the split's order.
 
     `predict` takes tokens ``[B, n]`` and their mask.
     """
     result: np.ndarray | None = None
-    for rows, inputs in evaluation_batches(split, lengths, batch):
+    for rows, inputs in evaluation_batches(split, lengths, 128):
         probabilities = np.asarray(predict(inputs["tokens"], inputs["mask"]), np.float64)
         if result is None:
             result = np.zeros((len(split), probabilities.shape[-1]))

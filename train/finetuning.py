@@ -85,26 +85,24 @@ def finetune(
     )
 
 
-def prepare_model(
-    model: Model, config: FineTuneConfig, labels: tuple[str, ...] = LABEL_NAMES
-) -> Model:
-    """Return the model to begin with: a classifier of these classes, with the run's dropout.
+def prepare_model(model: Model, config: FineTuneConfig) -> Model:
+    """Return the model to begin with: a classifier of SST-2's classes, with the run's dropout.
 
     Raises `InputError` if the model has no text, or classes of another number.
     """
     if model.tokenizer is None or not hasattr(model.config, "vocabulary"):
         raise InputError("fine-tuning on sentences needs a model of text with its tokenizer")
     have = model.config
-    if have.head == "classification" and have.classes != len(labels):
+    if have.head == "classification" and have.classes != len(LABEL_NAMES):
         raise InputError(
-            f"the model must tell {len(labels)} classes apart ({', '.join(labels)}), this one has "
-            f"{have.classes}"
+            f"the model must tell {len(LABEL_NAMES)} classes apart ({', '.join(LABEL_NAMES)}), "
+            f"this one has {have.classes}"
         )
     rates: dict[str, Any] = {}
     if config.dropout is not None:
         rates = {name: config.dropout for name in _RATES if name in have.__dataclass_fields__}
     if have.head != "classification":
-        return with_head(model, "classification", labels=labels, seed=config.seed, **rates)
+        return with_head(model, "classification", labels=LABEL_NAMES, seed=config.seed, **rates)
     return dataclasses.replace(model, config=dataclasses.replace(have, **rates))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from jaxflow.errors import InputError
-from jaxflow.files import write_together
+from jaxflow.files import read_json_object, write_together
 from jaxflow.train.checkpoint import Checkpoints, all_finite, open_checkpoints
 from jaxflow.train.config import FitConfig, TrainConfig
 from jaxflow.train.distributed import alike, by_each, by_first, tree_of_first
@@ -48,12 +48,7 @@ def read_config(run: Path, kind: type[FitConfig] = TrainConfig) -> FitConfig | N
     path = run / "config.json"
     if not path.is_file():
         return None
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"the run's configuration {path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"the run's configuration {path} must hold a JSON object")
+    fields = read_json_object(path, "the run's configuration")
     try:
         return kind.from_dict(fields)
     except InputError as error:

@@ -19,7 +19,7 @@ import jaxflow
 from jaxflow._rows import Edge
 from jaxflow.attention import check_residual
 from jaxflow.errors import InputError
-from jaxflow.eval.explanation import resolve_layer
+from jaxflow.eval.explanation import resolve_place
 from jaxflow.eval.plots.style import ink, paint, visible
 from jaxflow.eval.report import Column, Table, json_text, to_json
 from jaxflow.eval.score.reading import piece_text
@@ -177,7 +177,11 @@ def explain_answer(
         raise InputError(f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}")
     residual = float(check_residual(residual))
     depth = model.config.layers
-    chosen = tuple(sorted({resolve_layer(layer, depth) for layer in layers or (-1,)}))
+    chosen = tuple(
+        sorted(
+            {resolve_place("layer", layer, depth, " for this model") for layer in layers or (-1,)}
+        )
+    )
     text = model.text.chat(prompt) if chat else prompt
     pieces = model.text.read(text, template=not chat)
     names, members = join_units(text, pieces.spans, units, passages)

@@ -24,8 +24,8 @@ from jaxflow.eval.explanation import (
     flow_rows,
     method_names,
     needs_of,
-    resolve_layer,
     resolve_method,
+    resolve_place,
 )
 from jaxflow.eval.score.attention import EdgeMethod
 from jaxflow.eval.score.reading import Token
@@ -48,17 +48,17 @@ def explain_function(
     function: Callable[..., Any],
     inputs: Sequence[Any],
     *,
-    tokens: Any = None,
-    mask: Any = None,
-    readout: int | None = None,
-    target: Callable[[Any], Any] | None = None,
-    methods: Sequence[str] | None = None,
-    layer: int = -1,
-    residual: float = 0.5,
-    select: Select = None,
-    renormalise: bool = False,
-    data_argnums: int | Sequence[int] | None = None,
-    threads: int | None = None,
+    tokens: Any,
+    mask: Any,
+    readout: int | None,
+    target: Callable[[Any], Any] | None,
+    methods: Sequence[str] | None,
+    layer: int,
+    residual: float,
+    select: Select,
+    renormalise: bool,
+    data_argnums: int | Sequence[int] | None,
+    threads: int | None,
 ) -> Explanation | tuple[Explanation, ...]:
     """Explain a function's output; the arguments are those of `jaxflow.explain`.
 
@@ -70,7 +70,7 @@ def explain_function(
     residual = float(check_residual(residual))
     how = {"select": select, "data_argnums": data_argnums}
     run = _run(function, inputs, target, chosen, how, renormalise)
-    layer = resolve_layer(layer, run.attention.shape[1])
+    layer = resolve_place("layer", layer, run.attention.shape[1], " for this model")
     count, n = len(run.attention), run.attention.shape[-1]
     masks = _masks(mask, count, n, run)
     names = _token_names(tokens, count, n, run)
@@ -290,13 +290,7 @@ def _readout(readout: int | None, attention: NDArray[np.float32], run: _Run) -> 
     n = attention.shape[-1]
     if readout is None:
         return n - 1 if n > 1 and not np.triu(attention, 1).any() else 0
-    if isinstance(readout, bool) or not isinstance(readout, int | np.integer):
-        raise InputError(f"readout must be the index of a token, got {readout!r}")
-    if not -n <= readout < n:
-        raise InputError(
-            f"readout must be from {-n} to {n - 1}, a real token of {run.where}, got {readout}"
-        )
-    return int(readout) % n
+    return resolve_place("readout", readout, n, f", a real token of {run.where}")
 
 
 def _remarks(captured: Captured) -> tuple[str, ...]:

@@ -106,9 +106,9 @@ _LEAST = 224  # pixels of a shown picture's longer side; smaller ones are enlarg
 _PANEL = 2.1  # inches
 
 
-def enlarged(picture: NDArray[np.uint8], least: int = _LEAST) -> NDArray[np.uint8]:
-    """Repeat a small picture's pixels until its longer side has at least so many."""
-    times = -(-least // max(picture.shape[:2]))
+def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat a small picture's pixels until its longer side has at least `_LEAST`."""
+    times = -(-_LEAST // max(picture.shape[:2]))
     return picture.repeat(times, 0).repeat(times, 1)
 
 

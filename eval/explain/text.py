@@ -286,11 +286,6 @@ def image_record(explanation: ImageExplanation) -> dict[str, Any]:
     }
 
 
-def as_image_json(explanation: ImageExplanation) -> str:
-    """Write `image_record`'s result as strict JSON text."""
-    return json_text(image_record(explanation))
-
-
 def print_image_explanation(console: Console, explanation: ImageExplanation) -> None:
     """Print the likeliest classes, and each method's highest patches with their share."""
     from rich.text import Text

@@ -35,6 +35,7 @@ from jaxflow.eval.plots.style import (
 from jaxflow.eval.stats import summarise
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -106,19 +107,20 @@ _LENGTH_ROWS = ("rollout", "flow", "position")
 _LENGTH_TARGETS = ("blank_out", "gradient_norm")
 
 
+def _panel(height: float, title: str, y: str) -> tuple[Figure, Axes]:
+    """Return a figure of one column with one panel over layers."""
+    figure = new_figure(COLUMN, height)
+    return figure, dress(figure.add_subplot(), title=title, x="layer", y=y, grid="y")
+
+
 def draw_agreement(tables: Tables, target: str) -> Figure:
     """Draw the correlations with a target over layers with 95 % intervals.
 
     Where the paper has a table of the target, and for its number of layers, its means are hollow
     markers on dashed lines.
     """
-    figure = new_figure(COLUMN, 2.75)
-    axes = dress(
-        figure.add_subplot(),
-        title=f"Agreement with {TARGET_TITLES.get(target, target)}",
-        x="layer",
-        y="Spearman's correlation",
-        grid="y",
+    figure, axes = _panel(
+        2.75, f"Agreement with {TARGET_TITLES.get(target, target)}", "Spearman's correlation"
     )
     axes.axhline(0, color=GREY, linewidth=0.6, zorder=1)
     handles = []
@@ -146,14 +148,7 @@ def draw_agreement(tables: Tables, target: str) -> Figure:
 
 def draw_saturation(tables: Tables) -> Figure:
     """Draw the share of the pairs ([CLS], token) whose flow is at its bound, over layers."""
-    figure = new_figure(COLUMN, 2.1)
-    axes = dress(
-        figure.add_subplot(),
-        title="Flow at its bound min(1, column sum of A[1])",
-        x="layer",
-        y="share of the pairs",
-        grid="y",
-    )
+    figure, axes = _panel(2.1, "Flow at its bound min(1, column sum of A[1])", "share of the pairs")
     shown = look("flow")
     draw_cells(axes, np.arange(1, tables.layers + 1), tables.saturation, shown)
     axes.set_ylim(-0.03, 1.03)
@@ -163,14 +158,7 @@ def draw_saturation(tables: Tables) -> Figure:
 
 def draw_entropy(tables: Tables) -> Figure:
     """Draw how spread the ``[CLS]`` row is over layers: 0 is one token, 1 is uniform."""
-    figure = new_figure(COLUMN, 2.3)
-    axes = dress(
-        figure.add_subplot(),
-        title="Entropy of the [CLS] row",
-        x="layer",
-        y="share of its maximum",
-        grid="y",
-    )
+    figure, axes = _panel(2.3, "Entropy of the [CLS] row", "share of its maximum")
     layers = np.arange(1, tables.layers + 1)
     handles = [
         draw_cells(axes, layers, cells, look(row, place))
@@ -181,7 +169,7 @@ def draw_entropy(tables: Tables) -> Figure:
     return finish(figure)
 
 
-def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
+def draw_lengths(scores: SentenceScores) -> Figure:
     """Draw the top layer's correlations by the length of the sentence, with 95 % intervals.
 
     Bands of length (`jaxflow.eval.paper.tables`) without sentences are left out.
@@ -201,7 +189,7 @@ def draw_lengths(scores: SentenceScores, seed: int = 0) -> Figure:
         handles = []
         for row in _LENGTH_ROWS:
             top = scores[f"{target}/{row}"][:, -1]
-            cells = [summarise(top[member, None], seed)[0] for member in bins.values()]
+            cells = [summarise(top[member, None], 0)[0] for member in bins.values()]
             handles.append(draw_cells(axes, np.arange(len(bins)), cells, look(row)))
     panels[-1].set_xticks(range(len(bins)), list(bins))
     panels[-1].set_xlabel(

@@ -154,15 +154,13 @@ BAR_PITCH = 0.15  # inches between bars
 NARROWEST = 0.44  # inches, a panel
 
 
-def draw_token_bars(
-    scores: Mapping[str, NDArray[np.floating]], tokens: Sequence[str], *, title: str = ""
-) -> Figure:
+def draw_token_bars(scores: Mapping[str, NDArray[np.floating]], tokens: Sequence[str]) -> Figure:
     """Draw each method's scores ``[n]`` of the tokens, a panel a method on a scale of its own."""
     labels = [clipped(token) for token in tokens]
     left = 0.15 + LETTER * max(map(len, labels))
     need = left + len(scores) * (NARROWEST + 0.08)
     width = next((width for width in (COLUMN, PAGE) if need <= width), need)
-    figure = new_figure(width, 0.75 + (0.2 if title else 0) + BAR_PITCH * len(labels))
+    figure = new_figure(width, 0.75 + BAR_PITCH * len(labels))
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
     for place, (axes, (name, values)) in enumerate(zip(panels, scores.items(), strict=True)):
         shown = look(name, place)
@@ -177,8 +175,6 @@ def draw_token_bars(
         axes.set_xlim(0, top * 1.02 if top > 0 else 1)
         axes.set_xticks([top if top > 0 else 1], [f"{top:.2g}"], ha="right")
     panels[0].invert_yaxis()
-    if title:
-        figure.suptitle(title, fontsize=TITLE, color=INK, parse_math=False)
     return finish(figure)
 
 

@@ -22,6 +22,7 @@ from jaxflow.eval.plots.style import (
     layer_axis,
     look,
     new_figure,
+    place_legend,
     strokes,
 )
 from jaxflow.eval.pronouns.cases import METHODS, Agreement, Case
@@ -99,21 +100,17 @@ def _draw_case(panels: Sequence[Axes], case: Case, layers: int) -> None:
         axes.tick_params(axis="x", length=0)
         _fit(axes, weights)
     others[0].set_ylabel("weight", fontsize=SMALL, color=INK, labelpad=2)
-    legend = others[-1].legend(
-        handles=handles,
+    legend = place_legend(
+        others[-1],
+        handles,
         loc="lower right",
         bbox_to_anchor=(1.02, 1.23),
         ncols=2,
-        frameon=False,
-        fontsize=SMALL,
         handlelength=1.1,
-        columnspacing=1.2,
         borderaxespad=0,
         borderpad=0,
     )
     legend.set_in_layout(False)  # the title of two lines keeps its place free
-    for text in legend.get_texts():
-        text.set(color=INK, parse_math=False)
 
 
 def _bars(

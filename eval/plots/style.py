@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 
 #: Widths in inches: a column of a two-column page (8.5 cm), and the page.
@@ -122,28 +123,33 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = 
     return axes
 
 
-def layer_axis(axes: Axes, layers: int, most: int = 12) -> None:
-    """Set the layers, counted from 1, along x and label at most `most` of them."""
-    step = -(-layers // most)
+def layer_axis(axes: Axes, layers: int) -> None:
+    """Set the layers, counted from 1, along x and label at most 12 of them."""
+    step = -(-layers // 12)
     axes.set_xticks(range(1, layers + 1, step))
     axes.set_xlim(0.75, layers + 0.25)
 
 
 def add_legend(figure: Figure, handles: Sequence[Any], columns: int = 3) -> None:
     """Put a legend below everything else, where it covers nothing."""
-    legend = figure.legend(
-        handles=handles,
+    place_legend(
+        figure,
+        handles,
         loc="outside lower center",
         ncols=columns,
-        frameon=False,
-        fontsize=SMALL,
         handlelength=2.2,
-        columnspacing=1.2,
         labelspacing=0.3,
         borderaxespad=0.2,
     )
+
+
+def place_legend(owner: Figure | Axes, handles: Sequence[Any], **options: Any) -> Legend:
+    """Put a legend without a frame into a figure or a panel."""
+    options = {"frameon": False, "fontsize": SMALL, "columnspacing": 1.2, **options}
+    legend = owner.legend(handles=handles, **options)
     for text in legend.get_texts():
         text.set(color=INK, parse_math=False)
+    return legend
 
 
 def finish(figure: Figure) -> Figure:
@@ -198,20 +204,12 @@ def _number_ids(svg: str) -> str:
     return re.sub(r'(\bid="|#)(\w*[0-9a-f]{10})(?=["\)])', rename, svg)
 
 
-def draw_cells(
-    axes: Axes,
-    x: NDArray[np.integer],
-    cells: Sequence[Cell],
-    shown: Look,
-    *,
-    dashes: str | None = None,
-    hollow: bool = False,
-) -> Any:
+def draw_cells(axes: Axes, x: NDArray[np.integer], cells: Sequence[Cell], shown: Look) -> Any:
     """Draw one cell at each place: means as a line, intervals as a band; return the line."""
     low, high = zip(*(cell.ci95 for cell in cells), strict=True)
     axes.fill_between(x, low, high, color=shown.colour, alpha=0.22, linewidth=0, zorder=2)
     means = [cell.mean for cell in cells]
-    (line,) = axes.plot(x, means, label=shown.title, zorder=3, **strokes(shown, dashes, hollow))
+    (line,) = axes.plot(x, means, label=shown.title, zorder=3, **strokes(shown))
     return line
 
 

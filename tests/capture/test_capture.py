@@ -228,15 +228,6 @@ def test_transformations_compose():
     close(site.weights, CASES["plain"](PARAMS, X, X, X)[1][0])
 
 
-def test_parameters_that_the_function_refers_to_are_those_of_the_moment():
-    holder = {"w": jnp.eye(N)}
-    captured = capture(lambda x: jax.nn.softmax(holder["w"] @ x[0] @ x[0].T / 9) @ x[0])
-    before = captured(X)[1][0].weights
-    holder["w"] = 2 * jnp.eye(N)
-    after = captured(X)[1][0].weights
-    assert np.abs(before - after).max() > 0.01
-
-
 def test_while_loops_need_a_capacity():
     def function(p, x):
         return lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, layer(p, c[1])[0]), (0, x))[

@@ -18,13 +18,21 @@ from jaxflow.models import save_pretrained, trace
 TEXT = "the keys to the cabinet"
 
 
-def test_all_that_there_is_is_listed(capsys):
+def test_all_that_there_is_is_listed_and_works(capsys):
     assert main(["edges"]) == 0
     out = capsys.readouterr().out
     first = {line.split(" ")[0] for line in out.splitlines()}
     assert {*edge_weights(), *propagations()} <= first
     assert {f"{prefix}-NUMBER:" for prefix in edge_families()} <= first
     assert out.rstrip().endswith(f"aggregators: {', '.join(AGGREGATORS)}")
+    names = [line.split()[0] for line in out.splitlines()[1:-1] if line[0] != " "]
+    names = [name.replace("-NUMBER:", "-0") for name in names]
+    asked = [part for name in names for part in ("--by", name)]
+    long = "the keys to " * 6  # more tokens than a head is wide, for effective attention
+    assert main(["edges", long, *asked, "--json"]) == 0
+    (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
+    assert [name.removesuffix("/rollout") for name in sentence["scores"]] == names
+    assert all(np.any(values) for values in sentence["scores"].values())
 
 
 def test_scores_are_those_of_the_library(agreement, capsys):
@@ -47,19 +55,6 @@ def test_scores_are_those_of_the_library(agreement, capsys):
     np.testing.assert_allclose([float(cell) for cell in row[1:]], shown, atol=6e-4)
 
 
-def test_all_that_is_listed_works(capsys):
-    assert main(["edges"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    names = [line.split()[0] for line in lines[1:-1] if line[0] != " "]
-    names = [name.replace("-NUMBER:", "-0") for name in names]
-    asked = [part for name in names for part in ("--by", name)]
-    long = "the keys to " * 6  # more tokens than a head is wide, for effective attention
-    assert main(["edges", long, *asked, "--json"]) == 0
-    (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
-    assert [name.removesuffix("/rollout") for name in sentence["scores"]] == names
-    assert all(np.any(values) for values in sentence["scores"].values())
-
-
 HEADS = {"head": "masked-lm"}, {"head": "lm", "causal": True}, {"head": "none"}
 
 
@@ -75,13 +70,6 @@ def test_defaults_suit_every_head_and_no_real_token_is_masked(here, capsys, chan
     assert found[0]["readout"] == {"masked-lm": 3, "lm": last, "none": 0}[changes["head"]]
     gradients = {name for name in found[0]["scores"] if name.startswith("gradient")}
     assert bool(gradients) == (changes["head"] != "none")
-
-
-def test_a_published_model_reads_its_last_token(here, capsys):
-    save_pretrained(here / "model", tiny(causal=True))
-    assert main(["edges", "the key", "--model", "model", "--by", "gradient/paths", "--json"]) == 0
-    (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
-    assert sentence["readout"] == len(sentence["tokens"]) - 1
 
 
 def test_the_label_that_is_named_is_explained(here, capsys):

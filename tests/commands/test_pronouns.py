@@ -75,10 +75,3 @@ def test_without_options_it_takes_the_bundled_sentences(model, here, capsys):
     assert len(found["sentences"]) == 100
     assert found["agreement"]["model_intended"]["n"] == 68
     assert "100 sentences. The model prefers" in capsys.readouterr().out
-
-
-def test_a_referent_named_wrongly_is_named_with_its_line(model, here, refused):
-    row = "a\tThe king led the queen as [MASK] knew.\tking\tgrandson\tqueen\tshe"
-    (here / "own.tsv").write_text(f"{COLUMNS}\n{row}\n", encoding="utf-8")
-    part = "own.tsv, line 2: the filler 'grandson' must be one word piece"
-    refused("reproduce", "pronouns", "--model", model, "--schemas", "own.tsv", parts=[part])

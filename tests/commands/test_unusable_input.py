@@ -198,7 +198,6 @@ ARRAYS = {
     "pickled": {"attention": np.array([{}, None], dtype=object)},
     "'tokens' is one of pickled": {"attention": GOOD, "tokens": np.array([{}] * 4, dtype=object)},
     "rank 3": {"attention": GOOD[0]},
-    "square": {"attention": GOOD[..., :3]},
     "rank 0": {"attention": np.array("a")},
     "sum to 1": {"attention": GOOD * 3},
     "mask must have the shape (4,)": {"attention": GOOD, "mask": np.ones(3, bool)},

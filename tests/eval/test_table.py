@@ -59,7 +59,7 @@ def test_words_break_before_columns_part():
     assert lines[1].rstrip().endswith("12")
 
 
-def test_markdown_csv_and_records():
+def test_markdown_and_csv():
     table = Table.of(
         ["", Column("p", lambda p: f"{p:.3f}"), Column("name", text=True, code=True)],
         [["a|b", 0.12345678901234, "x"], ["c", math.nan, None]],
@@ -69,7 +69,6 @@ def test_markdown_csv_and_records():
         "|  | p | name |\n| --- | ---: | --- |\n| **a\\|b** | 0.123 | `x` |\n| c | nan |  |"
     )
     assert table.to_csv() == ",p,name\na|b,0.123456789012,x\nc,,\n"
-    assert table.to_records()[0] == {"": "a|b", "p": 0.12345678901234, "name": "x"}
 
 
 def test_text_of_others_is_no_markup():

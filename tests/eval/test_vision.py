@@ -30,9 +30,10 @@ from jaxflow.eval.explain.patches import (
     to_pixels,
 )
 from jaxflow.eval.explain.picture import blended, upsampled
-from jaxflow.eval.explain.text import as_image_json, print_image_explanation
+from jaxflow.eval.explain.text import image_record, print_image_explanation
 from jaxflow.eval.explain.vision import METHODS, VisionOptions, explain_image, patch_scores
 from jaxflow.eval.plots.style import colour_map
+from jaxflow.eval.report import json_text
 from jaxflow.models import ViTConfig, load
 from jaxflow.models.published import image_settings, read_published
 
@@ -300,7 +301,7 @@ def test_an_explanation_is_of_the_models_own_attention(tmp_path):
     rolled = oracles.rollout(np.asarray(output.attention, np.float64)[0])[:, 0]
     np.testing.assert_allclose(found.layers["rollout"].reshape(2, 6), rolled[:, 1:], atol=1e-6)
     np.testing.assert_allclose(found.cls_share["rollout"], rolled[:, 0], atol=1e-6)
-    record = json.loads(as_image_json(found))
+    record = json.loads(json_text(image_record(found)))
     assert record["size"] == [20, 40]
     assert record["prediction"] == found.labels[probabilities.argmax()]
     assert [name for name, _ in record["probabilities"]] == ["cat", "dog", "fish"]

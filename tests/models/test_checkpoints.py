@@ -444,22 +444,6 @@ def test_huge_sizes_are_refused_before_anything_is_allocated(
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        b"", b"null", b'"model_type"', b'{"model_type": "bert"', b'{"model_type": "bert"}, {}',
-        b'{"model_type": "bert", "hidden_size": ' + b"9" * 5000 + b"}",
-        b'{"model_type": ' + b"[" * 100_000, b'{"model_type": "bert"\xff}',
-        '{"model_type": "bert"}'.encode("utf-16"),
-    ],
-    ids=lambda content: repr(content[:30]),
-)  # fmt: skip
-def test_what_is_no_configuration_is_refused(content: bytes, folders: dict[str, Any]) -> None:
-    folder, _ = folders["BertForSequenceClassification"]
-    (folder / "config.json").write_bytes(content)
-    refused(folder)
-
-
-@pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
         ("Bert", {"pruned_heads": {"0": [1]}}, "pruned_heads must be None"),

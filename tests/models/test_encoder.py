@@ -109,20 +109,6 @@ def test_dropout_needs_its_key_changes_the_outcome_and_depends_on_the_key() -> N
     np.testing.assert_allclose(run(certain, variables, TOKENS, train=True)[0], quiet, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["full", "causal"])
-def test_padding_changes_nothing(config: EncoderConfig) -> None:
-    encoder, variables = AgreementEncoder(config), random_variables(config)
-    tokens = TOKENS[:1]
-    logits, attention, hidden = run(encoder, variables, tokens)
-    padded = np.concatenate([tokens, [[0, 0, 0]]], axis=1, dtype=np.int32)
-    wider_logits, wider_attention, wider_hidden = run(encoder, variables, padded)
-    np.testing.assert_allclose(wider_logits, logits, atol=1e-6)
-    np.testing.assert_allclose(wider_attention[..., :5, :5], attention, atol=1e-6)
-    np.testing.assert_allclose(wider_hidden[:, :, :5], hidden, atol=2e-6)
-    np.testing.assert_array_equal(wider_attention[..., 5:], 0)
-    jaxflow.rollout(wider_attention, mask=padded != 0)
-
-
 def test_the_mask_says_what_padding_is() -> None:
     encoder, variables = AgreementEncoder(CONFIG), random_variables(CONFIG)
     logits, attention, _ = run(encoder, variables, TOKENS)

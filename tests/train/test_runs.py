@@ -200,9 +200,7 @@ def test_another_configuration_in_the_same_folder(whole, corpus):
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"epoch": 3}', '{"epochs": "3"}', '{"buckets": ["x"]}']
-)
+@pytest.mark.parametrize("text", ["[]", '{"epoch": 3}', '{"epochs": "3"}', '{"buckets": ["x"]}'])
 def test_a_damaged_configuration(tmp_path, corpus, text):
     assert TrainConfig.from_dict({}) == TrainConfig()
     (tmp_path / "config.json").write_text(text)
