@@ -16,7 +16,7 @@ from jaxflow._capture.result import Captured, Place, Site
 from jaxflow._capture.torch_models import capture_torch
 from jaxflow._capture.transform import attention_gradient, capture, intervene
 from jaxflow._explain import explain
-from jaxflow._flow import flow, flow_cut, head_flow, saturation
+from jaxflow._flow import FlowInterval, flow, flow_cut, head_flow, saturation
 from jaxflow._rollout import discard, head_rollout, raw_attention, rollout
 from jaxflow._rows import QueryKey, rollout_rows
 from jaxflow.attention import widen
@@ -36,6 +36,7 @@ from jaxflow.removal import blank_out, remove, remove_out
 
 __all__ = [
     "Captured",
+    "FlowInterval",
     "InputError",
     "Place",
     "QueryKey",

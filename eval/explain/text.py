@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxflow._flow.table import graph_edges
 from jaxflow.eval.explanation import Explanation, title_of
 from jaxflow.eval.plots.style import NOTE, ink, is_constant, paint, ranked, visible
 from jaxflow.eval.report import Table as ReportTable
 from jaxflow.eval.report import column_format, json_text, to_json
+from jaxflow.eval.score.engine import at_suffix
 from jaxflow.eval.score.target import ANSWERS
 
 if TYPE_CHECKING:
@@ -57,6 +59,16 @@ def cautions(explanation: Explanation) -> list[str]:
             f"{len(explanation.tokens)} tokens: there it says only how much the lowest layer "
             "attends to them"
         )
+    if flow == "flow" and explanation.layer > 0 and len(explanation.attention):
+        layers = explanation.attention[: explanation.layer + 1]
+        edges, _ = graph_edges(layers, explanation.residual, "mean", None)
+        at = at_suffix(edges, explanation.readout, explanation.scores["flow"])
+        if at.any():
+            lines.append(
+                f"Flow is the sum of layer {explanation.layer + 1}'s attention to a token and all "
+                f"later ones for {int(at.sum())} of {len(explanation.tokens)} tokens: there it "
+                "does not depend on the layers below"
+            )
     return lines
 
 

@@ -18,6 +18,7 @@ BASELINES = {
     "position": "position, last first",
     "uniform": "uniform",
     "column-sum": "column sum of A[1]",
+    "suffix": "readout's attention in the top layer to a token and all later ones",
 }
 #: Aggregators whose scores are divided by a causal model's receptive field too -> what their
 #: names end in.
@@ -61,7 +62,8 @@ def all_methods(heads: int = 0, causal: bool = False) -> list[Method]:
     ]
     if causal:
         names += [f"raw/{normalised}" for normalised in NORMALISED.values()]
-    names += [*propagations(), *GRADIENTS, *REMOVALS, *BASELINES]
+    names += [*propagations(), *GRADIENTS, *REMOVALS]
+    names += [name for name in BASELINES if causal or name != "suffix"]
     return [find_method(name) for name in names]
 
 

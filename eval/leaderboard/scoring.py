@@ -224,8 +224,8 @@ class Scores:
 class _Board:
     """Every method's scores and bounds, filled batch by batch, and seconds by name."""
 
-    def __init__(self, cases: Cases) -> None:
-        self.shape = cases.tokens.shape
+    def __init__(self, cases: Cases, causal: bool) -> None:
+        self.shape, self.causal = cases.tokens.shape, causal
         self.values: dict[str, NDArray[np.float32]] = {}
         self.bounds: dict[str, NDArray[np.float32]] = {}
         self.seconds: dict[str, float] = {}
@@ -266,7 +266,7 @@ def score_cases(
         [batch for _, batch in plan],
         lambda done, total: report("compiling", done, total),
     )
-    board = _Board(cases)
+    board = _Board(cases, model.config.reads_last)
     done = 0
     for rows, batch in plan:
         shape, given = batch.tokens.shape, (batch.tokens, batch.mask, batch.labels)
@@ -319,6 +319,9 @@ def _score_edge(
     board.put(edge.name, rows, bound, bound=True)
     if edge.name == "raw":
         board.put("column-sum", rows, bound)
+        if board.causal:
+            last = tops[np.arange(len(tops)), -1, batch.readout]
+            board.put("suffix", rows, np.cumsum(last[:, ::-1], -1)[:, ::-1] * batch.mask)
     if rest is None:
         flow = partial(flow_at, tops[:, :, None], residual=0)
     else:

@@ -223,6 +223,20 @@ def at_bound(edges: NDArray[Any], rows: NDArray[np.float64]) -> NDArray[np.bool_
     return found
 
 
+def at_suffix(edges: NDArray[Any], source: int, row: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return where causal flow ``[n]`` is what the source's top row sends from a token on.
+
+    This is a cut, as no path leads to a later token: from some depth on it is the value of nearly
+    every flow, which then does not depend on the layers below. False without a causal mask.
+    """
+    if np.triu(edges, 1).any():
+        return np.zeros(row.shape, bool)
+    slack = TOLERANCE + len(edges) * np.abs(edges.sum(-1) - 1).max()
+    suffix = np.cumsum(edges[-1, source, ::-1])[::-1]
+    found: NDArray[np.bool_] = (row >= suffix - slack) & (np.arange(len(row)) <= source)
+    return found
+
+
 def _by_place(work: Callable[[Any, int], Any], places: Any) -> NDArray[Any]:
     """Call `work` once for each readout token, with the sentences that it is the readout of."""
     places = np.asarray(places)

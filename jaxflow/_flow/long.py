@@ -21,12 +21,14 @@ from jaxflow.errors import InputError
 _PIECE = 1 << 22
 #: Columns of sinks that are kept at a time, in numbers.
 _COLUMNS = 1 << 24
+#: Rows that are transposed at a time, which stay in the cache.
+_TILE = 128
 # Gaps that count as none.
 _CLOSE = 1e-11
 
 
 class FlowInterval(NamedTuple):
-    """Lower and upper bounds on flow.
+    """The result of `flow` with ``interval=True``: lower and upper bounds on flow.
 
     Attributes
     ----------
@@ -95,22 +97,40 @@ class Layers:
         return first, first + 1
 
     def fused(self, block: Any, begin: int, rows: Any, keys: Any) -> np.ndarray:
-        """Return edge weights ``[rows, keys]`` of chosen rows of a piece, counted from `begin`."""
+        """Return edge weights ``[rows, keys]`` of a piece; its rows are counted from `begin`.
+
+        Both are arrays of indices, or slices, which copy nothing else.
+        """
+        everyone = np.arange(self.n)
+        here = everyone[rows] - begin
+        if isinstance(rows, slice):
+            here = slice(rows.start - begin, rows.stop - begin)
         if hasattr(block, "tocsr"):
-            return np.asarray(block[rows - begin][:, keys].toarray())
+            return np.asarray(block[here][:, keys].toarray())
         first, last = self.chosen_heads(len(block))
-        picked = block[first:last][:, rows - begin][:, :, keys].astype(np.float64)
+        picked = block[first:last, here][:, :, keys].astype(np.float64)
         weights = (1 - self.residual) * (picked.sum(0) / (last - first))
-        weights += self.residual * (rows[:, None] == keys)
+        weights += self.residual * (everyone[rows][:, None] == everyone[keys])
         return np.asarray(weights * (self.real[rows][:, None] & self.real[keys]))
 
-    def columns(self, sinks: np.ndarray, top: int) -> np.ndarray:
-        """Return ``[sinks, top + 1, n]``: what each token of each layer sends to each sink."""
-        result = np.empty((len(sinks), top + 1, self.n))
+    def columns(self, groups: Sequence[tuple[int, ...]], top: int) -> np.ndarray:
+        """Return ``[groups, top + 1, n]``: what each token of each layer sends to each group.
+
+        In layers above the lowest, a group stands for its first token.
+        """
+        result = np.empty((len(groups), top + 1, self.n))
+        sinks: Any = np.array([group[0] for group in groups])
+        if (np.diff(sinks) == 1).all():
+            sinks = slice(sinks[0], sinks[-1] + 1)
         for x in range(top + 1):
             for begin, end, block in self.pieces(x):
-                rows = np.arange(begin, end)
-                result[:, x, begin:end] = self.fused(block, begin, rows, sinks).T
+                for low in range(begin, end, _TILE):
+                    rows = slice(low, min(low + _TILE, end))
+                    result[:, x, rows] = self.fused(block, begin, rows, sinks).T
+                    for at, group in enumerate(groups if x == 0 else ()):
+                        if len(group) > 1:
+                            joined = self.fused(block, begin, rows, np.array(group))
+                            result[at, 0, rows] = joined.sum(1)
         return result
 
     def rows(self, sources: np.ndarray) -> np.ndarray:
@@ -290,11 +310,15 @@ def intervals(
     layers: Layers,
     levels: Sequence[int],
     sources: Sequence[int],
-    sinks: Sequence[int],
+    sinks: Sequence[tuple[int, ...]],
     limits: Limits,
     count: int = 4,
 ) -> FlowInterval:
-    """Return bounds ``[L', S, T]`` on the flows from tokens of some layers to some sinks."""
+    """Return bounds ``[L', S, T]`` on the flows from tokens of some layers to groups of tokens.
+
+    All tokens of a group send to one sink, and none is on a path before its first one in a causal
+    text. The core's own nodes are those of the first: a vertical line serves whatever the sink is.
+    """
     core = read_core(layers, count)
     shape = len(levels), len(sources), len(sinks)
     lower, upper = np.zeros(shape), np.zeros(shape)
@@ -306,12 +330,12 @@ def intervals(
         for at, place in pairs
     }
     for begin in range(0, shape[2], step):
-        here = np.array(sinks[begin : begin + step])
+        here = sinks[begin : begin + step]
         columns = layers.columns(here, max(levels))
         for at, place in pairs:
             source = from_token[at, place]
-            for offset, sink in enumerate(here.tolist()):
-                found = source.flow(sink, columns[offset], limits)
+            for offset, group in enumerate(here):
+                found = source.flow(group[0], columns[offset], limits)
                 lower[at, place, begin + offset], upper[at, place, begin + offset] = found
                 source.forget()
             source.graph = source.graph if len(pairs) == 1 else None
@@ -325,7 +349,7 @@ def flow_intervals(
     heads: str | int,
     levels: Sequence[int],
     sources: Any,
-    sinks: Sequence[int] | None,
+    sinks: Sequence[tuple[int, ...]] | None,
     width: float,
     seconds: float | None,
 ) -> FlowInterval:
@@ -339,6 +363,7 @@ def flow_intervals(
     flat = values.reshape(-1, *values.shape[-4:])
     real = None if mask is None else np.asarray(mask).reshape(-1, n)
     each = np.broadcast_to(np.asarray(sources), (*batch, np.shape(sources)[-1]))
+    groups = [(token,) for token in range(n)] if sinks is None else sinks
     parts = []
     for b, (text, own) in enumerate(zip(flat, each.reshape(len(flat), -1), strict=True)):
         there = None if real is None else real[b]
@@ -349,9 +374,7 @@ def flow_intervals(
             text, share, fusing = np.asarray(weighed)[:, None], 0.0, "mean"
         layers = Layers(list(text), n, share, fusing, there)
         limits = Limits(float(width), deadline)
-        parts.append(
-            intervals(layers, levels, own.tolist(), range(n) if sinks is None else sinks, limits)
-        )
+        parts.append(intervals(layers, levels, own.tolist(), groups, limits))
     lower, upper = (np.stack(part) for part in zip(*parts, strict=True))
     shape = *batch, *lower.shape[1:]
     return FlowInterval(lower.reshape(shape), upper.reshape(shape))

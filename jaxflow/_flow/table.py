@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, SupportsFloat, overload
 
 import jax
@@ -59,29 +59,69 @@ FEW = 16
 TOLERANCE = 1e-9
 
 
-def _check_cost(graphs: int, n: int, layers: Sequence[int], sources: int) -> None:
+class _Cost(NamedTuple):
+    """Measured seconds on one core for each layer below and each n^2 and sink (docs/flow.md).
+
+    `most` is for attention one of whose tokens takes the share `sink` of a layer, `usual` the most
+    that any other took.
+    """
+
+    usual: float
+    most: float
+    sink: float
+
+
+_DENSE, _CORE = _Cost(1.6e-9, 1.4e-8, 0.05), _Cost(1.2e-6, 1.8e-5, 0.5)
+
+
+def _on_core(n: int, layers: int, sources: int) -> bool:
+    return n >= LONG and layers * sources <= FEW
+
+
+def _check_cost(
+    attention: Array, layers: Sequence[int], sources: int, heads: int, sinks: int | None
+) -> None:
     """Refuse a table that may take more than `LIMIT` seconds on one core.
 
-    A flow after layer l (0-based) from one source to the n sinks crosses l layers of n^2 edges,
-    each sink anew: ``c * graphs * sum(l) * sources * n^3``. c is that of causal attention, the
-    slowest kind (5.0 s for n = 128 and 69 s for n = 256, 12 layers, all sources); other kinds take
-    a tenth of it, or less.
+    After layer l a flow crosses l layers of n^2 edges, each of all sinks anew; a core graph has
+    some n. Of many sources a third counts: under a causal mask most see fewer tokens than the last.
     """
-    hours = 2.5e-10 * graphs * sum(layers) * sources * float(n) ** 3 / 3600
-    if hours * 3600 > LIMIT:
+    graphs, n = math.prod(attention.shape[:-4]) * heads, attention.shape[-1]
+    core = sinks is not None and _on_core(n, len(layers), sources)
+    counted = max(min(sources, FEW), sources / 3)
+    size = float(n) * (sinks or n) if core else float(n) ** 3
+    work, cost = graphs * sum(layers) * counted * size, _CORE if core else _DENSE
+    seconds = work * cost.usual
+    if seconds <= LIMIT < work * cost.most:  # only then is it worth reading all attention
+        texts = attention.reshape(-1, *attention.shape[-3:])
+        shares = (float(np.asarray(layer).mean((0, 1)).max()) for layer in texts)
+        if any(share >= max(cost.sink, 8 / n) for share in shares):
+            seconds = work * cost.most
+    if seconds > LIMIT:
+        hours = seconds / 3600
         time = f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
         raise InputError(
             f"flow from {sources:,} sources over {n:,} tokens and {len(layers)} layers"
             + (f" of {graphs:,} sentences" if graphs > 1 else "")
-            + f" may take up to {time} on one core: name the sources and layers that are wanted, "
-            "or pass patient=True, or interval=True with seconds= for bounds in that time"
+            + f" may take up to {time} on one core: jaxflow.flow(..., interval=True, seconds=600) "
+            "returns certified bounds in that time; or name the sources and layers that are "
+            "wanted, or pass patient=True"
         )
 
 
 def _check_table(
-    attention: Any, mask: Any, layers: Any, sources: Any, patient: bool, *, per_head: bool = False
+    attention: Any,
+    mask: Any,
+    layers: Any,
+    sources: Any,
+    patient: bool,
+    *,
+    per_head: bool = False,
+    sinks: int | None = None,
 ) -> tuple[Array, Array | None, tuple[int, ...], tuple[int, ...]]:
     """Check the layout and the cost of a table; return attention, mask, layers and sources.
+
+    `sinks` is how many are wanted, where core graphs may be used.
 
     With a mask, negative sources stay as they are: `resolve_tokens` finds them in each text.
     """
@@ -90,8 +130,7 @@ def _check_table(
     levels = resolve_indices("layers", layers, depth)
     chosen = resolve_indices("sources", sources, n, signed=mask is not None)
     if not patient and not is_traced(attention, mask):
-        graphs = math.prod(attention.shape[:-4]) * (heads if per_head else 1)
-        _check_cost(graphs, n, levels, len(chosen))
+        _check_cost(attention, levels, len(chosen), heads if per_head else 1, sinks)
     return attention, mask, levels, chosen
 
 
@@ -154,7 +193,7 @@ def flow(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     sources: Indices = ...,
-    sinks: Indices = ...,
+    sinks: Indices | Sequence[Sequence[int]] = ...,
     layers: Indices = ...,
     threads: int | None = ...,
     patient: bool = ...,
@@ -168,7 +207,7 @@ def flow(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     sources: Indices = ...,
-    sinks: Indices = ...,
+    sinks: Indices | Sequence[Sequence[int]] = ...,
     layers: Indices = ...,
     threads: int | None = ...,
     patient: bool = ...,
@@ -182,7 +221,7 @@ def flow(
     heads: str | int = ...,
     mask: ArrayLike | None = ...,
     sources: Indices = ...,
-    sinks: Indices = ...,
+    sinks: Indices | Sequence[Sequence[int]] = ...,
     layers: Indices = ...,
     threads: int | None = ...,
     patient: bool = ...,
@@ -197,7 +236,7 @@ def flow(
     heads: str | int = "mean",
     mask: ArrayLike | None = None,
     sources: Indices = None,
-    sinks: Indices = None,
+    sinks: Indices | Sequence[Sequence[int]] = None,
     layers: Indices = None,
     threads: int | None = None,
     patient: bool = False,
@@ -222,7 +261,10 @@ def flow(
         mask negative ones count from each text's own end: -1 is its last real token. Inside ``jit``
         the row of one that a text is too short for is NaN.
     sinks
-        Input tokens to which flow is computed, in the same forms, from 0; None for all.
+        Input tokens to which flow is computed: an index, a sequence of them, or None for all. A
+        sequence of sequences names groups, such as the pieces of a word or the tokens of a passage:
+        flow to a group is the maximum flow to all its tokens together, at most the sum of theirs.
+        Groups may overlap; not inside ``jit``.
     layers
         Layers at which they are taken, 0-based, in the same forms; 0 is the lowest.
     threads
@@ -281,17 +323,20 @@ def flow(
     """
     if not interval and (width != 0 or seconds is not None):
         raise InputError("width and seconds are those of an interval: pass interval=True with them")
+    n = check_layout(attention, mask)[0].shape[-1]
+    groups = None if sinks is None else _groups(sinks, n)
     attention, mask, levels, chosen = _check_table(
-        attention, mask, layers, sources, patient or interval or is_traced(residual)
-    )
-    n = attention.shape[-1]
-    picked = None if sinks is None else list(resolve_indices("sinks", sinks, n))
+        attention, mask, layers, sources, patient or interval or is_traced(residual),
+        sinks=n if groups is None else len(groups),
+    )  # fmt: skip
+    joined = groups is not None and any(len(group) > 1 for group in groups)
+    picked = None if groups is None else [group[0] for group in groups]
     if not is_traced(attention, residual, mask):
         rows = resolve_tokens("sources", chosen, n, mask)
-        if interval or (n >= LONG and len(levels) * len(chosen) <= FEW):
+        if interval or joined or _on_core(n, len(levels), len(chosen)):
             found = flow_intervals(
                 attention, mask, check_residual(residual),
-                check_heads(heads, attention.shape[-3]), levels, rows, picked, width, seconds,
+                check_heads(heads, attention.shape[-3]), levels, rows, groups, width, seconds,
             )  # fmt: skip
             if interval:
                 return found
@@ -303,14 +348,25 @@ def flow(
         if not isinstance(attention, np.ndarray):
             flows = jnp.asarray(narrowed(flows, edges, attention.dtype))
         return flows if picked is None else flows[..., picked]
-    if interval:
-        raise InputError("interval must be False inside jit, vmap and grad")
+    if interval or joined:
+        name, needed = ("interval", "be False") if interval else ("sinks", "be single tokens")
+        raise InputError(f"{name} must {needed} inside jit, vmap and grad")
     if not is_traced(attention, mask):
         check_values(attention, mask, mask)
     heads = check_heads(heads, attention.shape[-3])
     options = FlowOptions(heads, levels, chosen, resolve_threads(threads))
     flows = traced_flow(options, jnp.asarray(attention), check_residual(residual), mask)
     return flows if picked is None else flows[..., np.array(picked)]
+
+
+def _groups(sinks: Any, n: int) -> list[tuple[int, ...]]:
+    """Return groups of sinks, each in ascending order; a single token is a group."""
+    several = isinstance(sinks, Iterable) and not isinstance(sinks, str)
+    if not several or getattr(sinks, "ndim", 1) == 0:
+        return [resolve_indices("sinks", sinks, n)]
+    given = list(sinks) or resolve_indices("sinks", (), n)
+    groups = [one if isinstance(one, Sequence | np.ndarray) else [one] for one in given]
+    return [tuple(sorted(set(resolve_indices("sinks", group, n)))) for group in groups]
 
 
 def _rounded_down(flows: np.ndarray, dtype: Any) -> np.ndarray:

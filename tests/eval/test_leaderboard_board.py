@@ -21,6 +21,7 @@ from tiny_models import tiny
 from traces import model as small_model
 
 import jaxflow
+from jaxflow.attention import edge_weights
 from jaxflow.edges import aggregate, normalise, propagate, weigh
 from jaxflow.edges._aggregate import capacities
 from jaxflow.errors import InputError
@@ -274,3 +275,7 @@ def test_a_causal_models_attention_is_divided_by_its_receptive_field(monkeypatch
             mine = board.scores.values[f"raw/{how}-normalised"][sentence]
             np.testing.assert_allclose(mine[:, :n], expected, rtol=1e-3, atol=1e-5)
             assert not mine[:, n:].any()
+        top = edge_weights(attention[0])[-1][n - 1]
+        mine = board.scores.values["suffix"][sentence, 0]
+        np.testing.assert_allclose(mine[:n], [top[at:].sum() for at in range(n)], rtol=1e-4)
+        assert not mine[n:].any()

@@ -12,10 +12,11 @@ from PIL import Image
 from rich.console import Console
 from tiny_models import tiny, tiny_agreement
 
+import jaxflow
 from jaxflow.commands.attribute import summary
 from jaxflow.eval.explain.page import as_page
 from jaxflow.eval.explain.picture import draw, draw_overlays
-from jaxflow.eval.explain.text import print_explanation, print_image_explanation
+from jaxflow.eval.explain.text import cautions, print_explanation, print_image_explanation
 from jaxflow.eval.explain.vision import explain_image
 from jaxflow.eval.explanation import explainer
 from jaxflow.eval.plots.maps import draw_layer_maps
@@ -86,6 +87,25 @@ def test_constant_scores_are_grey_and_ties_are_ties():
     assert summary(found)[1].endswith("a 0.300, c = d 0.200, b = e = ... (3 tie) 0.100")
     titles = [axes.get_title() for axes in draw_layer_maps(np.full((1, 2, 2), 0.5), "ab").axes]
     assert titles == ["L1\nconstant .50"]
+
+
+def test_causal_flow_that_is_what_the_top_layer_sends_is_named():
+    found = explainer(tiny_agreement())("the keys")
+    n, depth = 3, 4
+    attention = np.tril(np.random.default_rng(0).random((depth, 1, n, n)))
+    attention[-1, :, -1, 0] = 9  # more than can pass through the layers below
+    attention /= attention.sum(-1, keepdims=True)
+    for given, wanted in ((attention, True), (attention[..., ::-1, ::-1], False)):
+        flow = jaxflow.flow(given, sources=-1)[-1, 0]
+        top = 0.5 * given[-1, 0, -1] + 0.5 * (np.arange(n) == n - 1)
+        count = sum(flow[at] > top[at:].sum() - 1e-9 for at in range(n))
+        changed = {"attention": given, "layer": depth - 1, "readout": n - 1}
+        flows = {"flow": flow}
+        one = dataclasses.replace(found, scores={**found.scores, **flows}, **changed)
+        line = f"Flow is the sum of layer {depth}'s attention to a token and all later ones for "
+        stated = [note for note in cautions(one) if note.startswith(line)]
+        assert bool(stated) is wanted
+        assert not wanted or (count > 0 and stated[0].startswith(f"{line}{count} of {n} tokens"))
 
 
 def test_constant_and_saturated_scores_are_named_in_text_page_and_picture():

@@ -186,7 +186,9 @@ def test_large_batches_have_the_same_errors(monkeypatch, value):
 @pytest.mark.parametrize("function", [jaxflow.flow, jaxflow.saturation, jaxflow.head_flow])
 def test_work_of_days_is_refused_unless_asked_for(function, monkeypatch):
     large = np.broadcast_to(np.float32(1 / 4096), (12, 1, 4096, 4096))  # refused before it is read
-    with refused(r"may take up to .* days on one core: name the sources"):
+    with refused(
+        r"may take up to .* days on one core: .*interval=True, seconds=600\) .* name the sources"
+    ):
         function(large)
     monkeypatch.setattr(table, "LIMIT", 1e-9)
     attention = attention_of("dense", 0, (3, 2, 5, 5))
@@ -227,3 +229,17 @@ def test_the_first_flow_of_an_installation_takes_seconds(tmp_path):
     assert first.stderr == "" or first.stderr.count("\n") == 1
     assert float(second.stdout) < 3
     assert second.stderr == ""
+
+
+def test_a_token_that_takes_most_attention_counts_as_more_work(monkeypatch):
+    n = 20
+    even = np.full((4, 1, n, n), 1 / n)
+    sink = even * 0.2
+    sink[..., 0] += 0.8
+    monkeypatch.setattr(table, "LIMIT", 3 * n**3 * 2 * table._DENSE.usual)
+    given = {"sources": -1, "layers": -1}
+    assert jaxflow.flow(even, **given).shape == (1, 1, n)
+    with refused("interval=True"):
+        jaxflow.flow(sink, **given)
+    bounds = jaxflow.flow(sink, interval=True, seconds=600, **given)
+    np.testing.assert_allclose(bounds.lower, jaxflow.flow(sink, patient=True, **given), atol=1e-9)
