@@ -27,6 +27,7 @@ from jaxflow._flow.fallback import flow_rows_scaled
 from jaxflow._flow.table import graph_edges
 from jaxflow.attention import check_residual, length_mask
 from jaxflow.edges import Propagation, Trace, aggregate, propagate
+from jaxflow.edges.trace import among_tokens
 from jaxflow.errors import InputError
 from jaxflow.eval.explain.bottleneck import Bottleneck, bottlenecks
 from jaxflow.eval.plots.style import is_constant
@@ -70,6 +71,11 @@ RESIDUAL = 0.5  # the paper's
 #: How many of a language model's tokens are named.
 SHOWN = 5
 _WIDTH = 100  # columns of the table as text
+
+_SINKS = (
+    "Attention sinks, which are no tokens, are left out: raw, rollout and flow are of attention "
+    "among tokens, each head's row divided by what its sink left"
+)
 
 # On a CPU this halves the time to compile; it costs some five milliseconds a short sentence. The
 # backward pass, which takes longer to compile, is not optimised further either.
@@ -129,7 +135,7 @@ class Explanation:
     value
         What `target` returned for a function; None without one.
     remarks
-        What was left out of a function's attention, in sentences.
+        What was left out of the attention, in sentences.
     """
 
     text: str
@@ -358,6 +364,7 @@ def explainer(
             else list(values)[number],
             layer=layer,
             residual=residual,
+            remarks=(_SINKS,) if getattr(model.config, "sinks", False) else (),
         )
 
     return explain
@@ -576,12 +583,12 @@ def _programs(
         every = jnp.broadcast_to(mask, rows.shape)
         inputs = {"tokens": rows, **given_types(types, rows)}
         output = apply(params, embeddings, every, method="encode", **inputs)
+        attention = among_tokens(output.attention, output.sink)
         if scoring is None:
-            return None, output.attention
+            return None, attention
         places = jnp.broadcast_to(place, len(rows))
-        return answer_values(
-            readout_logits(output.logits, places), scoring.answer
-        ), output.attention
+        values = answer_values(readout_logits(output.logits, places), scoring.answer)
+        return values, attention
 
     def forward(params: Any, tokens: Any, types: Any, members: Any, numbers: Any) -> Any:
         n, (place, readout, length) = tokens.size, numbers
@@ -672,11 +679,6 @@ def _check(model: Model) -> None:
     config = model.config
     if isinstance(config, ViTConfig):
         raise InputError("the model must be one of text, got one of images: give it --image")
-    if getattr(config, "sinks", False):
-        raise InputError(
-            "the model's attention has sinks, whose share its rows lack: "
-            "Model.rollout_rows(tokens, sinks=False) follows attention among tokens alone"
-        )
     if isinstance(config, EncoderConfig) and config.classes != len(CLASSES):
         raise InputError(
             f"the model must distinguish {' and '.join(CLASSES)}, got {config.classes} classes"

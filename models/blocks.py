@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxflow._blocks import Limits, Pattern, default_block
 from jaxflow._blocks import attend as attend_text
+from jaxflow.edges._blocks import mixture
 from jaxflow.errors import InputError
 from jaxflow.models.layers import EPSILON, Layers, exact, layers_of, rms_norm
 from jaxflow.models.output import EncoderOutput, Values, check_tokens, full_mask, readable
@@ -355,24 +356,13 @@ class Experts(nn.Module):
         config, draw, zeros = self.config, normal(0.02), nn.initializers.zeros
         count, width, hidden = config.experts, config.width, config.hidden_width
         logits = nn.Dense(count, kernel_init=draw, name="router")(read)  # [B, n, E]
-        best, places = jax.lax.top_k(logits, config.chosen)
-        spread = jax.nn.one_hot(places, count, dtype=read.dtype)  # [B, n, k, E]
-        shares = (jax.nn.softmax(best)[..., None] * spread).sum(-2)
         weights = (
             self.param("up_kernel", draw, (count, width, 2 * hidden)),
             self.param("up_bias", zeros, (count, 2 * hidden)),
             self.param("down_kernel", draw, (count, hidden, width)),
             self.param("down_bias", zeros, (count, width)),
         )
-
-        def add(total: jax.Array, expert: Any) -> tuple[jax.Array, None]:
-            share, up, up_bias, down, down_bias = expert
-            gate, linear = jnp.split(read @ up + up_bias[None, None], 2, axis=-1)
-            gate, linear = jnp.minimum(gate, 7.0), jnp.clip(linear, -7.0, 7.0)
-            mixed = (linear + 1) * gate * jax.nn.sigmoid(1.702 * gate)
-            return total + share[..., None] * (mixed @ down + down_bias[None, None]), None
-
-        return jax.lax.scan(add, jnp.zeros_like(read), (jnp.moveaxis(shares, -1, 0), *weights))[0]
+        return mixture(read, logits, config.chosen, weights)
 
 
 class Block(nn.Module):

@@ -166,6 +166,17 @@ class DecoderConfig(ConfigRecord):
         chunks = [self.chunk if kind == "chunk" else LARGEST for kind in kinds]
         return Reach(jnp.array(windows), jnp.array(chunks))
 
+    def tables(self, n: int) -> tuple[jax.Array, jax.Array]:
+        """Return cosine and sine of n positions, ``[K, n, r/2]`` for K kinds of layers."""
+        cosine, sine = zip(*(rotary.table(n) for rotary in self.rotary), strict=True)
+        return jnp.stack(cosine), jnp.stack(sine)
+
+    def rows_of_tables(self) -> jax.Array:
+        """Return each layer's row in the rotary tables, ``[L]``."""
+        local = len(self.rotary) > 1
+        kinds = [int(local and kind == "window") for kind in self.reaches]
+        return jnp.array(kinds or [0] * self.layers)
+
 
 @flax.struct.dataclass
 class QueriesKeys:
@@ -302,18 +313,12 @@ class Decoder(Transformer):
         place = cache.place[0]
         tables = [
             jax.lax.dynamic_slice_in_dim(table, place, tokens.shape[1], 1)
-            for table in self._tables(mask.shape[-1])
+            for table in self.config.tables(mask.shape[-1])
         ]
         trunk = self._run(self.embed(tokens), mask, False, tables=tables, cache=cache)
         logits: Any = self._classify(trunk.stream[:, -1:], mask, False)[0]
         moved = trunk.cache._replace(place=cache.place + tokens.shape[1])
         return logits[:, -1], trunk.attention, moved
-
-    def _tables(self, n: int) -> tuple[jax.Array, jax.Array]:
-        """Return cosine and sine of n positions, ``[K, n, r/2]`` for K kinds of layers."""
-        tables = [rotary.table(n) for rotary in self.config.rotary]
-        cosine, sine = zip(*tables, strict=True)
-        return jnp.stack(cosine), jnp.stack(sine)
 
     def _run(
         self,
@@ -334,15 +339,13 @@ class Decoder(Transformer):
             raise InputError("train must be False for this model: decoders are not trained here")
         if inputs.get("token_types") is not None:
             raise InputError("token_types must be None for a model without segments")
-        local = len(config.rotary) > 1
-        kinds = [int(local and kind == "window") for kind in config.reaches]
         layers = Layer(
             config.reach(),
-            jnp.array(kinds or [0] * config.layers),
+            config.rows_of_tables(),
             None if offsets is None else offsets.swapaxes(0, 1),
             cache,
         )
-        tables = self._tables(embeddings.shape[1]) if tables is None else tables
+        tables = config.tables(embeddings.shape[1]) if tables is None else tables
         return run_blocks(
             self.blocks,
             embeddings,

@@ -197,9 +197,16 @@ class Model:
 
     @property
     def projections(self) -> jax.Array:
-        """The output projections of attention by head, ``[L, H, d, D]``."""
+        """The output projections of attention by head, ``[L, H, d, D]``.
+
+        Where what attention adds is normalised, the scale of that norm is in them: linearised, it
+        multiplies each number by its scale, and a row as a whole.
+        """
         config: Any = self.config
-        kernel = self._rolled.params["blocks"]["attention_out"]["kernel"]
+        blocks = self._rolled.params["blocks"]
+        kernel = blocks["attention_out"]["kernel"]
+        if config.block.norm_branches:
+            kernel = kernel * blocks["norm_attention_out"]["scale"][:, None]
         return jnp.asarray(kernel.reshape(config.layers, config.heads, -1, config.width))
 
     @cached_property
@@ -299,6 +306,11 @@ class Model:
             As `queries_keys` and `jaxflow.rollout_rows` do.
         """
         norm = options.get("edge") == "norm"
+        if norm and self.config.block.norm_branches and options.get("how", "rollout") != "rollout":
+            raise InputError(
+                "how must be rollout for norms of a model that normalises what attention adds, "
+                "because only there rows are divided by their sum: or take jaxflow.models.trace"
+            )
         idle = () if norm or score is not None else ("values",)
         found = self._rows_of(tokens, mask, score, ("hidden", "logits", *idle))
         layers = found.layers(sinks=sinks, projection=self.projections if norm else None)

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.edges import BlockWeights, Norm, Trace
+from jaxflow.models.blocks import within
 from jaxflow.models.decoder import DecoderConfig
 from jaxflow.models.model import Model, ModelConfig, make_module
 from jaxflow.models.output import mask_of, readable
-from jaxflow.models.relevance import attention_relevance, has_relevance
+from jaxflow.models.relevance import attention_relevance, has_relevance, stacked_blocks
 from jaxflow.models.subword import ROLES
 
 Target = Callable[[jax.Array], jax.Array]
@@ -22,35 +23,50 @@ Target = Callable[[jax.Array], jax.Array]
 
 
 def block_weights(config: ModelConfig, params: Any) -> BlockWeights:
-    """Stack the parameters of all blocks, which are stored one by one, along a first axis."""
-    parts = params["params"]
-    blocks: Any = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves),
-        *(parts[f"blocks_{layer}"] for layer in range(config.layers)),
-    )
-    block = config.block
+    """Return the parameters of all blocks, biases that a model lacks being 0."""
+    blocks, block = stacked_blocks(config, params), config.block
+    layers, heads, groups = block.layers, block.heads, block.groups
 
     def norm(name: str) -> Norm:
-        return Norm(blocks[name]["scale"], blocks[name]["bias"], block.epsilon)
+        return Norm(blocks[name]["scale"], blocks[name].get("bias"), block.epsilon, block.rms)
 
-    out = blocks["attention_out"]
-    projection = out["kernel"].reshape(block.layers, block.heads, -1, block.width)
-    # The last third of what makes queries, keys and values.
-    kernel = blocks["qkv"]["kernel"][..., -block.width :]
-    bias = blocks["qkv"]["bias"][..., -block.width :]
+    def dense(name: str) -> tuple[Any, Any]:
+        kernel = blocks[name]["kernel"]
+        return kernel, blocks[name].get("bias", jnp.zeros_like(kernel[:, 0]))
+
+    projection, projection_bias = dense("attention_out")
+    router = router_bias = None
+    if block.experts:
+        names = ("up_kernel", "up_bias", "down_kernel", "down_bias")
+        up, up_bias, down, down_bias = (blocks["experts"][name] for name in names)
+        router, router_bias = (blocks["experts"]["router"][name] for name in ("kernel", "bias"))
+    else:
+        up, up_bias, down, down_bias = *dense("up"), *dense("down")
+    # The last columns of what makes queries, keys and values; one copy for each head.
+    value, value_bias = (part[..., -groups * block.size :] for part in dense("qkv"))
+    value = value.reshape(layers, block.width, groups, -1)
+    value_bias = value_bias.reshape(layers, groups, -1)
+    branches = block.norm_branches
     return BlockWeights(
-        projection=projection,
-        projection_bias=out["bias"],
+        projection=projection.reshape(layers, heads, -1, block.width),
+        projection_bias=projection_bias,
         norm_attention=norm("norm_attention"),
         norm_feed_forward=norm("norm_feed_forward"),
-        up=blocks["up"]["kernel"],
-        up_bias=blocks["up"]["bias"],
-        down=blocks["down"]["kernel"],
-        down_bias=blocks["down"]["bias"],
+        up=up,
+        up_bias=up_bias,
+        down=down,
+        down_bias=down_bias,
         activation=block.activation,
         norm_first=block.norm_first,
-        value=kernel.reshape(block.layers, block.width, block.heads, -1),
-        value_bias=bias.reshape(block.layers, block.heads, -1),
+        value=jnp.repeat(value, heads // groups, -2),
+        value_bias=jnp.repeat(value_bias, heads // groups, -2),
+        gated=block.gated,
+        parallel=block.parallel,
+        norm_attention_out=norm("norm_attention_out") if branches else None,
+        norm_feed_forward_out=norm("norm_feed_forward_out") if branches else None,
+        router=router,
+        router_bias=router_bias,
+        chosen=block.chosen,
     )
 
 
@@ -58,7 +74,7 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
     """Return the pure function ``(params, tokens, mask, token_types=None) -> Trace``, not jitted.
 
     With `target` the trace has the gradient of that output with respect to attention, and the
-    relevance of attention where classes are computed from one token.
+    relevance of attention where `jaxflow.models.relevance` has the rules.
     """
     module = make_module(config)
 
@@ -87,17 +103,29 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
                     relevance = attention_relevance(config, params, output, read, start)
         else:
             output = encode(None)
+        visible = None
+        if isinstance(config, DecoderConfig) and config.reaches:
+            visible = _visible(config, mask)
         return Trace(
             attention=output.attention,
             mask=mask,
             gradient=gradient,
             vectors=output.values.vectors,
             stream=output.hidden,
-            blocks=None if isinstance(config, DecoderConfig) else block_weights(config, params),
+            blocks=block_weights(config, params),
             relevance=relevance,
+            sink=output.sink,
+            visible=visible,
         )
 
     return run
+
+
+def _visible(config: DecoderConfig, mask: jax.Array) -> jax.Array:
+    """Return the keys that each layer's queries may attend to, ``[B, L, n, n]``."""
+    places = jnp.arange(mask.shape[-1])
+    seen = jax.vmap(lambda reach: within(reach, places, places)[0, 0])(config.reach())
+    return jnp.broadcast_to(seen[None], (len(mask), *seen.shape)) & mask[:, None, None]
 
 
 def trace(
@@ -113,7 +141,7 @@ def trace(
     Parameters
     ----------
     model
-        A model with its blocks one by one.
+        A model.
     tokens
         ``[B, n]`` whole numbers, or the pixels of images.
     mask
@@ -128,7 +156,8 @@ def trace(
     -------
     Trace
         With everything but ``gradient`` and ``relevance`` where there is no target, ``relevance``
-        where classes are not computed from one token, and ``special`` without a tokenizer's list.
+        where its rules are missing (a mixture of experts, masked language models, a mean of
+        tokens), and ``special`` without a tokenizer's list.
     """
     tokens = jnp.asarray(tokens)
     if mask is None:

@@ -29,6 +29,7 @@ from jaxflow.edges import (
     propagations,
 )
 from jaxflow.edges._aggregate import Aggregator
+from jaxflow.edges.trace import among_tokens
 from jaxflow.errors import InputError
 from jaxflow.eval.io.npz import read_npz
 from jaxflow.eval.score.reading import Reading, reader
@@ -220,10 +221,11 @@ def attention_of(
     """Run a model on texts and return its attention in the form of a file.
 
     Attention is float32 ``[S, L, H, n, n]`` with n the longest text's tokens, with the mask of real
-    tokens and the tokens as text. `pairs` are the second texts, one for each. Pieces of one word
-    are joined where `words` is set, as `join` does; `report` is called with how many texts are
-    done, and of how many. Raises `InputError` if a text is empty, too long for the model or no
-    valid Unicode, the pairs are not as many, or the model is of images.
+    tokens and the tokens as text; of a model with attention sinks it is that among tokens. `pairs`
+    are the second texts, one for each. Pieces of one word are joined where `words` is set, as
+    `join` does; `report` is called with how many texts are done, and of how many. Raises
+    `InputError` if a text is empty, too long for the model or no valid Unicode, the pairs are not
+    as many, or the model is of images.
     """
     if isinstance(model.config, ViTConfig):
         raise InputError("the model must be one of text, got one of images")
@@ -263,7 +265,8 @@ def _run(model: Model, readings: Sequence[Reading]) -> list[NDArray[np.float32]]
     mask = length_mask([len(reading.ids) for reading in rows], n)
     types = np.stack([reading.padded_types(n) for reading in rows])
     inputs = {"token_types": types} if model.has_segments else {}
-    attention = np.asarray(model(ids, mask, **inputs).attention)
+    output = model(ids, mask, **inputs)
+    attention = np.asarray(among_tokens(output.attention, output.sink))
     return [
         join(attention[place, :, :, : len(reading.ids), : len(reading.ids)], reading.members)
         for place, reading in enumerate(readings)

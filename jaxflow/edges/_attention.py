@@ -15,6 +15,9 @@ attention has no effect. With S these tokens, heads averaged, and m a token's at
 Rows sum to 1. A row with all its attention on S, or without other tokens to distribute it over, is
 one of zeros, which aggregators treat as all residual. Rows of the special tokens themselves are
 treated like any others: a class is computed from one of them.
+
+Sinks that are no tokens but learnt scores (gpt-oss) take a share of every head's row. All edge
+weights here are those of the attention among tokens, each head's row divided by what they left.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from jaxflow._rollout import discard
 from jaxflow.attention import fuse_heads
 from jaxflow.edges._aggregate import row_normalised
 from jaxflow.edges.registry import EdgeFamily, EdgeWeight, parse_share
-from jaxflow.edges.trace import Trace, visible_keys
+from jaxflow.edges.trace import Trace, among_tokens, visible_keys
 from jaxflow.errors import InputError
 
 _PAPER = "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
@@ -37,7 +40,7 @@ _VISION = "Gildenblat, Exploring Explainability for Vision Transformers, 2020"
 
 
 def _fused(trace: Trace, heads: str = "mean") -> jax.Array:
-    return jnp.asarray(fuse_heads(jnp.asarray(trace.attention), heads))
+    return jnp.asarray(fuse_heads(among_tokens(trace.attention, trace.sink), heads))
 
 
 FUSED = (
@@ -48,7 +51,7 @@ FUSED = (
 
 
 def _one_head(trace: Trace, head: int) -> jax.Array:
-    attention = jnp.asarray(trace.attention)
+    attention = among_tokens(trace.attention, trace.sink)
     if head >= attention.shape[-3]:
         raise InputError(f"head must be from 0 to {attention.shape[-3] - 1}, got {head}")
     return attention[..., head, :, :]
@@ -90,7 +93,9 @@ RESIDUAL = EdgeFamily("residual", "a share from 0 to 1", _residual, lambda heads
 
 
 def _discarded(trace: Trace, ratio: float) -> jax.Array:
-    return jnp.asarray(discard(trace.attention, ratio, mask=trace.mask))[..., 0, :, :]
+    return jnp.asarray(discard(among_tokens(trace.attention, trace.sink), ratio, mask=trace.mask))[
+        ..., 0, :, :
+    ]
 
 
 def _discard(number: str) -> EdgeWeight:
@@ -129,7 +134,7 @@ def _dropped(trace: Trace, sink: jax.Array) -> jax.Array:
 
 def _shared(trace: Trace, sink: jax.Array) -> jax.Array:
     attention = _fused(trace)
-    others = visible_keys(trace)[..., None, :, :] & ~sink  # [..., 1, n, n]
+    others = visible_keys(trace) & ~sink  # [..., L, n, n], or 1 layer of all
     count = others.sum(-1, keepdims=True)
     mass = jnp.where(sink, attention, 0).sum(-1, keepdims=True)  # [..., L, n, 1]
     return jnp.where(others, attention + mass / jnp.maximum(count, 1), 0)

@@ -8,7 +8,9 @@ Attention of one layer adds to token i's stream :math:`\sum_j F_{ij} + b_O`, wit
 
 with :math:`g_i` the normalisation after the sum, linearised at its actual deviation, of a
 post-LayerNorm block; of a pre-LayerNorm block, where no normalisation follows, it is the identity.
-The functions below define the edge weights.
+Where a model normalises what attention adds (Gemma), that belongs to the branch: F is then what
+token j contributes to the normalised sum, linearised at its actual root mean square. Linearised
+RMSNorm subtracts no mean. The functions below define the edge weights.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy as np
 
 from jaxflow.attention import Array, is_traced, mask_tokens
 from jaxflow.edges._aggregate import row_normalised
-from jaxflow.edges._blocks import einsum, feed_forward, linear_norm
+from jaxflow.edges._blocks import add_bias, einsum, feed_forward, linear_norm
 from jaxflow.edges.registry import EdgeWeight
 from jaxflow.edges.trace import (
     BlockWeights,
@@ -43,6 +45,20 @@ def contributions(attention: jax.Array, vectors: jax.Array, projection: Array) -
     return einsum("...hij,...hje->...ije", attention, moved)
 
 
+def _branch(
+    attention: jax.Array, vectors: jax.Array, block: BlockWeights
+) -> tuple[jax.Array, jax.Array]:
+    """Return F ``[..., n, n, D]`` of one layer, and what its biases add, ``[..., n, D]``."""
+    parts = contributions(attention, vectors, block.projection)
+    bias = jnp.broadcast_to(block.projection_bias, parts[..., 0, :].shape)
+    norm = block.norm_attention_out
+    if norm is None:
+        return parts, bias
+    whole = parts.sum(-2) + bias
+    rest = linear_norm(bias[..., None, :], whole, norm)[..., 0, :]
+    return linear_norm(parts, whole, norm), add_bias(rest, norm.bias)
+
+
 def add_residual(parts: jax.Array, stream: jax.Array) -> jax.Array:
     """Add the residual connection, ``[..., n, D]``, to each token's part of itself."""
     own = jnp.eye(parts.shape[-2], dtype=parts.dtype)[..., None]
@@ -53,15 +69,15 @@ def _transformed(
     attention: jax.Array, vectors: jax.Array, stream: jax.Array, block: BlockWeights
 ) -> tuple[jax.Array, jax.Array]:
     """Return T ``[..., n, n, D]`` of one layer and y ``[..., n, D]``, summed from it."""
-    parts = add_residual(contributions(attention, vectors, block.projection), stream)
-    bias = jnp.broadcast_to(block.projection_bias, stream.shape)
+    parts, bias = _branch(attention, vectors, block)
+    parts = add_residual(parts, stream)
     whole = parts.sum(-2) + bias
     if block.norm_first:
         return parts, whole
     norm = block.norm_attention
     parts = linear_norm(parts, whole, norm)
     rest = linear_norm(bias[..., None, :], whole, norm)[..., 0, :]
-    return parts, parts.sum(-2) + rest + jnp.broadcast_to(norm.bias, stream.shape)
+    return parts, add_bias(parts.sum(-2) + rest, norm.bias)
 
 
 def reconstruction(trace: Trace) -> jax.Array:
@@ -102,14 +118,14 @@ def _norm(
     attention: jax.Array, vectors: jax.Array, stream: jax.Array, block: BlockWeights
 ) -> jax.Array:
     r"""Return :math:`\lVert F_{ij} \rVert_2` (Attn-N)."""
-    return jnp.linalg.norm(contributions(attention, vectors, block.projection), axis=-1)
+    return jnp.linalg.norm(_branch(attention, vectors, block)[0], axis=-1)
 
 
 def _norm_residual(
     attention: jax.Array, vectors: jax.Array, stream: jax.Array, block: BlockWeights
 ) -> jax.Array:
     r"""Return :math:`\lVert F_{ij} + \delta_{ij} x_i \rVert_2` (AttnRes-N)."""
-    parts = contributions(attention, vectors, block.projection)
+    parts, _ = _branch(attention, vectors, block)
     return jnp.linalg.norm(add_residual(parts, stream), axis=-1)
 
 
@@ -134,7 +150,7 @@ def _globenc(
     """
     parts, output = _transformed(attention, vectors, stream, block)
     if not block.norm_first:
-        whole = output + feed_forward(block, output)
+        whole = output + feed_forward(block, stream if block.parallel else output)
         parts = linear_norm(parts, whole, block.norm_feed_forward)
     return jnp.linalg.norm(parts, axis=-1)
 
@@ -185,12 +201,19 @@ def _effective(trace: Trace) -> jax.Array:
     """
     _check_lengths(trace)
     seen = visible_keys(trace)
-    real = jnp.ones(seen.shape[:-1], bool) if trace.mask is None else jnp.asarray(trace.mask)
+    shape = (*seen.shape[:-3], seen.shape[-1])
+    real = jnp.ones(shape, bool) if trace.mask is None else jnp.asarray(trace.mask)
     # One projector serves all rows, unless tokens see different tokens as in a causal model.
-    differ = (real[..., :, None] & real[..., None, :] & ~seen).any()
+    differ = (real[..., None, :, None] & real[..., None, None, :] & ~seen).any()
+    layers = trace.attention.shape[-4]
+    seen = jnp.broadcast_to(seen, (*seen.shape[:-3], layers, *seen.shape[-2:]))
 
     def layer(
-        attention: jax.Array, vectors: jax.Array, stream: jax.Array, block: BlockWeights
+        attention: jax.Array,
+        vectors: jax.Array,
+        stream: jax.Array,
+        block: BlockWeights,
+        seen: jax.Array,
     ) -> jax.Array:
         # T in an orthonormal basis of the head's outputs: r = min(d, D).
         factor = jnp.linalg.qr(jnp.asarray(block.projection).mT, mode="r").mT  # [H, d, r]
@@ -210,7 +233,7 @@ def _effective(trace: Trace) -> jax.Array:
 
         return jax.lax.cond(differ, by_row, shared).mean(-3)
 
-    return by_layer(trace, layer)
+    return by_layer(trace, layer, seen)
 
 
 def _projected(attention: jax.Array, read: jax.Array, keys: jax.Array, width: int) -> jax.Array:

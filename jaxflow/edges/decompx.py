@@ -15,6 +15,12 @@ vectors' bias by the attention weights: ``bias="published"`` does as the code do
 is what the registered propagation does. Of pre-LayerNorm blocks the parts of the stream are
 followed, and normalised where a branch reads them. A bias orthogonal to all parts goes to the token
 itself; the code drops it.
+
+Decoders have more operations, and the paper no rule for them. RMSNorm is linearised at its actual
+root mean square, also that of what a branch adds. The product of a gated feed-forward layer,
+:math:`f(g) u`, is linear in each factor: each brings its parts, the other factor being known, and
+half of the product, as the uniform rule of Achtibat et al. (AttnLRP, ICML 2024) has it. A sink
+takes attention and brings no vector. For a mixture of experts there is no rule, and it is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +34,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.attention import Array
-from jaxflow.edges._blocks import affine, distribute_bias, einsum, layer_norm, linear_norm, slope
+from jaxflow.edges._blocks import (
+    add_bias,
+    affine,
+    distribute_bias,
+    einsum,
+    halves,
+    layer_norm,
+    linear_norm,
+    slope,
+)
 from jaxflow.edges._norms import add_residual
 from jaxflow.edges.registry import Propagation
 from jaxflow.edges.trace import BlockWeights, Norm, Trace, check_trace
@@ -54,6 +69,15 @@ def decompose(
         raise InputError(
             "DecompX needs the parameters of value vectors, which this trace lacks: trace the "
             "model with jaxflow.models.trace, or give its blocks a value and a value_bias"
+        )
+    if blocks.router is not None:
+        raise InputError(
+            "DecompX has no rule for a mixture of experts, which this model has: choose an edge "
+            "weight such as norm, alti or value-zeroing"
+        )
+    if bias == "published" and blocks.norm_attention_out is not None:
+        raise InputError(
+            "bias must be paper for a model that normalises what attention adds, got 'published'"
         )
     layers, heads, size, width = jnp.shape(blocks.projection)
     wanted = {"value": (layers, width, heads, size), "value_bias": (layers, heads, size)}
@@ -123,32 +147,58 @@ def _block(
     """
     own = jnp.eye(parts.shape[-2], dtype=parts.dtype)
     first, last = block.norm_first, not block.norm_first
-    read, seen = parts, stream
+    read, seen = before = parts, stream
     if first:
         read, seen = _normalised(parts, stream, block.norm_attention, own)
     parts, stream = _attend(parts, stream, read, seen, attention, block, weighted, bias)
     if last:
         parts, stream = _normalised(parts, stream, block.norm_attention, own)
 
-    read, seen = parts, stream
+    read, seen = before if block.parallel else (parts, stream)
     if first:
-        read, seen = _normalised(parts, stream, block.norm_feed_forward, own)
-    expanded = affine(seen, block.up, block.up_bias)  # [..., n, F]
-    line = slope(block.activation, expanded)
-    stream = stream + affine(line * expanded, block.down, block.down_bias)
-    hidden = einsum("...ikd,df->...ikf", read, jnp.asarray(block.up))
-    hidden = distribute_bias(hidden, block.up_bias, own) * line[..., :, None, :]
-    written = einsum("...ikf,fd->...ikd", hidden, jnp.asarray(block.down))
-    parts = parts + distribute_bias(written, block.down_bias, own)
+        read, seen = _normalised(read, seen, block.norm_feed_forward, own)
+    written, added = _feed_forward(read, seen, block)
+    written, added = _normalised(written, added, block.norm_feed_forward_out, own)
+    parts, stream = parts + written, stream + added
     return _normalised(parts, stream, block.norm_feed_forward, own)[0] if last else parts
 
 
-def _normalised(
-    parts: jax.Array, whole: jax.Array, norm: Norm, otherwise: jax.Array
+def _feed_forward(
+    read: jax.Array, seen: jax.Array, block: BlockWeights
 ) -> tuple[jax.Array, jax.Array]:
-    """Normalise a vector and its parts."""
+    """Return the parts of what the feed-forward layer adds, and their sum."""
+    own = jnp.eye(read.shape[-2], dtype=read.dtype)
+    expanded = affine(seen, block.up, block.up_bias)  # [..., n, F], or 2 F
+    hidden = einsum("...ikd,df->...ikf", read, jnp.asarray(block.up))
+    if block.gated:
+        (gate, linear), biases = halves(expanded), halves(block.up_bias)
+        of_gate, of_linear = (
+            distribute_bias(each, bias, own)
+            for each, bias in zip(halves(hidden), biases, strict=True)
+        )
+        line = slope(block.activation, gate)
+        inner = line * gate * linear
+        hidden = of_gate * linear[..., None, :] + of_linear * gate[..., None, :]
+        hidden = hidden * line[..., None, :] / 2
+    else:
+        line = slope(block.activation, expanded)
+        inner = line * expanded
+        hidden = distribute_bias(hidden, block.up_bias, own) * line[..., None, :]
+    written = einsum("...ikf,fd->...ikd", hidden, jnp.asarray(block.down))
+    added = affine(inner, block.down, block.down_bias)
+    return distribute_bias(written, block.down_bias, own), added
+
+
+def _normalised(
+    parts: jax.Array, whole: jax.Array, norm: Norm | None, otherwise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Normalise a vector and its parts; None leaves them as they are."""
+    if norm is None:
+        return parts, whole
     linear = linear_norm(parts, whole, norm)
-    return distribute_bias(linear, norm.bias, otherwise), layer_norm(whole, norm)
+    if norm.bias is not None:
+        linear = distribute_bias(linear, norm.bias, otherwise)
+    return linear, layer_norm(whole, norm)
 
 
 def _attend(
@@ -165,23 +215,26 @@ def _attend(
     own = jnp.eye(parts.shape[-2], dtype=parts.dtype)
     value, value_bias = jnp.asarray(block.value), jnp.asarray(block.value_bias)
     projection = jnp.asarray(block.projection)
-    written_bias = einsum("hd,hde->e", value_bias, projection)  # rows of attention sum to 1
-    whole_bias = written_bias + jnp.asarray(block.projection_bias)
+    of_heads = einsum("hd,hde->he", value_bias, projection)
+    # Rows of attention sum to 1, or with sinks to less.
+    written_bias = einsum("...hi,he->...ie", attention.sum(-1), of_heads)
+    whole_bias = add_bias(written_bias, block.projection_bias)
 
     values = einsum("...jd,dhv->...hjv", seen, value)
     mixed = einsum("...hij,...hjv->...hiv", attention, values)
-    added = einsum("...hiv,hve->...ie", mixed, projection)
-    stream = stream + added + jnp.broadcast_to(whole_bias, stream.shape)
+    added = einsum("...hiv,hve->...ie", mixed, projection) + whole_bias
 
     vectors = einsum("...jkd,dhv->...hjkv", read, value)
     mixed = einsum("...hij,...hjkv->...hikv", attention, vectors)
     brought = einsum("...hikv,hve->...ike", mixed, projection)
     if bias == "paper":
-        return parts + distribute_bias(brought, whole_bias, own), stream
-    going = einsum("...hij,he->...ije", attention, einsum("hd,hde->he", value_bias, projection))
+        brought = distribute_bias(brought, whole_bias, own)
+        brought, added = _normalised(brought, added, block.norm_attention_out, own)
+        return parts + brought, stream + added
+    going = einsum("...hij,he->...ije", attention, of_heads)
     brought = parts + brought + jnp.where(weighted, going, 0)
     rest = whole_bias - jnp.where(weighted, written_bias, 0)
-    return distribute_bias(brought, rest, own), stream
+    return distribute_bias(brought, rest, own), stream + added
 
 
 DECOMPX = Propagation(
@@ -205,6 +258,8 @@ class Readout:
         ``[D, C]`` and ``[C]``.
     norm
         The closing normalisation of a pre-LayerNorm model, its arrays ``[D]``.
+    cap
+        Bound c of the outputs z, which are c tanh(z / c) then, as of Gemma.
     pooler, pooler_bias
         ``[D, D]`` and ``[D]``, of BERT's layer on the first token.
     pooler_activation
@@ -217,12 +272,15 @@ class Readout:
     pooler: Array | None = None
     pooler_bias: Array | None = None
     pooler_activation: str = dataclasses.field(default="tanh", metadata={"static": True})
+    cap: float | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def class_attributions(
     trace: Trace, readout: Readout, tokens: Array | None = None, bias: Bias = "paper"
 ) -> jax.Array:
     """Return each input token's contribution to each class; they sum to the model's logits.
+
+    Of a language model the classes are the tokens of its vocabulary, or some of them.
 
     Parameters
     ----------
@@ -266,6 +324,9 @@ def class_attributions(
     parts = jnp.matmul(parts, jnp.asarray(readout.kernel), precision=highest)
     if readout.bias is not None:
         parts = distribute_bias(parts, readout.bias, read)
+    if readout.cap is not None:
+        outputs = parts.sum(-2, keepdims=True)
+        parts = parts * slope("tanh", outputs / readout.cap)
     if trace.mask is None:
         return parts
     return jnp.where(jnp.asarray(trace.mask)[..., None], parts, 0)

@@ -11,26 +11,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.attention import Array, as_layers, check_attention, check_values, is_traced
+from jaxflow.attention import Array, as_layers, check_layout, check_values, is_traced
 from jaxflow.errors import InputError
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """Layer normalisation of every layer.
+    """Layer normalisation of every layer, or RMSNorm.
 
     Attributes
     ----------
     scale, bias
-        ``[L, D]``.
+        ``[L, D]``; no bias is None.
     epsilon
         Added to the variance.
+    rms
+        Whether vectors are divided by their root mean square, no mean subtracted (RMSNorm).
     """
 
     scale: Array
-    bias: Array
+    bias: Array | None
     epsilon: float = dataclasses.field(metadata={"static": True})
+    rms: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -45,14 +48,24 @@ class BlockWeights:
     norm_attention, norm_feed_forward
         Normalisation of a branch's input (`norm_first`), or of the sum after the branch.
     up, up_bias, down, down_bias
-        ``[L, D, F]``, ``[L, F]``, ``[L, F, D]`` and ``[L, D]``, of the feed-forward layer.
+        ``[L, D, F]``, ``[L, F]``, ``[L, F, D]`` and ``[L, D]``, of the feed-forward layer. Where
+        it is `gated`, `up` is ``[L, D, 2 F]``, the gate first. Experts have an axis after L.
     activation
         ``gelu_new`` (and ``gelu_pytorch_tanh``), ``gelu``, ``relu`` or ``silu``.
     norm_first
         True where branches read normalised values (pre-LayerNorm).
     value, value_bias
         ``[L, D, H, d]`` and ``[L, H, d]``: value vectors are an attention's input times these.
-        Only DecompX needs them.
+        Only DecompX needs them. Heads that share keys and values have a copy each.
+    gated
+        Whether the feed-forward layer is act(x G) * (x U), `up` being G and U.
+    parallel
+        Whether the feed-forward layer reads the block's input, not the stream after attention.
+    norm_attention_out, norm_feed_forward_out
+        Normalisation of what a branch adds to the stream; None is none.
+    router, router_bias, chosen
+        ``[L, D, E]`` and ``[L, E]``, the choice among a mixture of experts, and how many are
+        chosen; None and 0 without one.
     """
 
     projection: Array
@@ -67,6 +80,13 @@ class BlockWeights:
     norm_first: bool = dataclasses.field(metadata={"static": True})
     value: Array | None = None
     value_bias: Array | None = None
+    gated: bool = dataclasses.field(default=False, metadata={"static": True})
+    parallel: bool = dataclasses.field(default=False, metadata={"static": True})
+    norm_attention_out: Norm | None = None
+    norm_feed_forward_out: Norm | None = None
+    router: Array | None = None
+    router_bias: Array | None = None
+    chosen: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -80,7 +100,8 @@ class Trace:
     Attributes
     ----------
     attention
-        ``[..., L, H, n, n]``, rows summing to 1 at real queries, padded keys 0.
+        ``[..., L, H, n, n]``, rows summing to 1 at real queries, padded keys 0. With a `sink` they
+        sum to 1 with its share.
     mask
         ``[..., n]`` boolean, True at real tokens.
     gradient
@@ -97,6 +118,12 @@ class Trace:
     relevance
         ``[..., L, H, n, n]``, the attention's relevance for the explained output, propagated down
         from it layer by layer.
+    sink
+        ``[..., L, H, n]``, the share of each row that went to an attention sink, a key without a
+        token and without a value; None of models without them.
+    visible
+        ``[..., L, n, n]`` boolean, the keys that a layer's queries may attend to, where layers
+        differ in it. None takes those that any head of any layer attends to.
     """
 
     attention: Array
@@ -107,7 +134,12 @@ class Trace:
     blocks: BlockWeights | None = None
     special: Array | None = None
     relevance: Array | None = None
+    sink: Array | None = None
+    visible: Array | None = None
 
+
+#: Fields that are checked wherever a trace has them.
+_OPTIONAL = ("sink", "visible")
 
 #: What each field is called in an error message.
 _FIELDS = {
@@ -116,7 +148,7 @@ _FIELDS = {
     "stream": "hidden states",
     "blocks": "the blocks' parameters",
     "special": "which tokens are special",
-    "relevance": "relevances of attention",
+    "relevance": "relevances of attention (not of experts, for which there is no rule)",
 }
 
 
@@ -130,21 +162,23 @@ def check_trace(trace: Trace, needs: tuple[str, ...], what: str) -> Trace:
     if missing:
         raise InputError(
             f"{what} needs {' and '.join(missing)}, which this trace lacks: jaxflow.models.trace "
-            "gives all that there is of a model, and of decoders such as Llama's no parameters of "
-            "blocks; choose an edge weight that needs less"
+            "gives all that there is of a model; choose an edge weight that needs less"
         )
-    attention, mask = check_attention(trace.attention, trace.mask)
+    attention, mask = check_layout(trace.attention, trace.mask)
     *batch, layers, heads, n, _ = attention.shape
+    needs = (*needs, *(name for name in _OPTIONAL if getattr(trace, name) is not None))
     shapes = {
         "gradient": attention.shape,
         "relevance": attention.shape,
         "vectors": (*batch, layers, heads, n, None),
         "stream": (*batch, layers + 1, n, None),
         "special": (*batch, n),
+        "sink": attention.shape[:-1],
+        "visible": (*batch, layers, n, n),
     }
     found: dict[str, Any] = {}
     for name in (name for name in shapes if name in needs):
-        axis = -3 if name == "stream" else -4
+        axis = {"stream": -3, "sink": -3, "visible": -3}.get(name, -4)
         values = as_layers(name, getattr(trace, name), trace.mask, axis)
         wanted = shapes[name]
         if values.ndim != len(wanted) or any(
@@ -155,39 +189,56 @@ def check_trace(trace: Trace, needs: tuple[str, ...], what: str) -> Trace:
                 f"being any size, got {values.shape}"
             )
         found[name] = values
-        if name == "special" or is_traced(values, mask):
+        if name in ("special", "visible") or is_traced(values, mask):
             continue
         if name in ("gradient", "relevance"):
             check_values(values, mask, mask, name, "gradient")
         elif not (finite := np.isfinite(np.asarray(values))).all():
             layer = np.argwhere(~finite)[0][len(batch)]
             raise InputError(f"{name} must be finite, got NaN or infinite entries (layer {layer})")
+    if not is_traced(attention, mask):
+        whole = attention
+        if "sink" in found:  # on the diagonal, where a row's sum has it
+            own = np.eye(n, dtype=attention.dtype)
+            whole = np.asarray(attention) + own * np.asarray(found["sink"])[..., None]
+        check_values(whole, mask, mask)
     return dataclasses.replace(trace, attention=attention, mask=mask, **found)
 
 
 def visible_keys(trace: Trace) -> jax.Array:
-    """Return which keys each query can see, ``[..., n, n]`` boolean.
+    """Return which keys each query can see, ``[..., L, n, n]`` boolean, or 1 in place of L.
 
-    A model's mask leaves exactly 0 in all heads of all layers, and a softmax hardly ever does: a
-    key is visible where any head of any layer attends to it. Padded keys are visible to no query.
+    Where the trace does not state it: a model's mask leaves exactly 0 in all heads of all layers,
+    and a softmax hardly ever does, so that a key is visible where any head of any layer attends to
+    it. Padded keys are visible to no query.
     """
-    attended = (jnp.asarray(trace.attention) != 0).any((-4, -3))  # NaN is attention, too
-    if trace.mask is None:
-        return attended
-    return attended & jnp.asarray(trace.mask)[..., None, :]
+    if trace.visible is None:  # NaN is attention, too
+        seen = (jnp.asarray(trace.attention) != 0).any((-4, -3))[..., None, :, :]
+    else:
+        seen = jnp.asarray(trace.visible)
+    return seen if trace.mask is None else seen & jnp.asarray(trace.mask)[..., None, None, :]
+
+
+def among_tokens(attention: Array, sink: Array | None) -> jax.Array:
+    """Return the attention; with sinks that among tokens, rows divided by what sinks left."""
+    attention = jnp.asarray(attention)
+    if sink is None:
+        return attention
+    total = attention.sum(-1, keepdims=True)
+    return attention / jnp.where(total == 0, 1, total)
 
 
 #: From one layer's attention ``[..., H, n, n]``, value vectors ``[..., H, n, d]``, input
-#: ``[..., n, D]`` and parameters (`BlockWeights` without the layer axis) to its result.
-LayerFunction = Callable[[jax.Array, jax.Array, jax.Array, BlockWeights], jax.Array]
+#: ``[..., n, D]``, parameters (`BlockWeights` without the layer axis) and more to its result.
+LayerFunction = Callable[..., jax.Array]
 
 
-def by_layer(trace: Trace, function: LayerFunction) -> jax.Array:
+def by_layer(trace: Trace, function: LayerFunction, *more: jax.Array) -> jax.Array:
     """Apply a function layer by layer, so that only one layer's vectors are in memory.
 
     The trace must have ``vectors``, ``stream`` and ``blocks``. The results, ``[..., n, n]``, get a
-    layer axis before their last two. `function` is compiled once where it is a module's function,
-    and again for every new closure.
+    layer axis before their last two. `more` are given to it too, ``[..., L, n, n]``. `function` is
+    compiled once where it is a module's function, and again for every new closure.
     """
     assert trace.vectors is not None
     assert trace.stream is not None
@@ -196,6 +247,7 @@ def by_layer(trace: Trace, function: LayerFunction) -> jax.Array:
         jnp.moveaxis(jnp.asarray(trace.vectors), -4, 0),
         jnp.moveaxis(jnp.asarray(trace.stream)[..., :-1, :, :], -3, 0),
         trace.blocks,
+        *(jnp.moveaxis(array, -3, 0) for array in more),
     )
     return jnp.moveaxis(_mapped(function, given), 0, -3)
 

@@ -8,11 +8,18 @@ import json
 import numpy as np
 import pytest
 import wheel
-from tiny_models import tiny
+from tiny_models import tiny, tiny_decoder
 
 import jaxflow
 from jaxflow.commands import main
-from jaxflow.edges import AGGREGATORS, aggregate, edge_families, edge_weights, propagations
+from jaxflow.edges import (
+    AGGREGATORS,
+    aggregate,
+    edge_families,
+    edge_weights,
+    propagate,
+    propagations,
+)
 from jaxflow.models import save_pretrained, trace
 
 TEXT = "the keys to the cabinet"
@@ -70,6 +77,38 @@ def test_defaults_suit_every_head_and_no_real_token_is_masked(here, capsys, chan
     assert found[0]["readout"] == {"masked-lm": 3, "lm": last, "none": 0}[changes["head"]]
     gradients = {name for name in found[0]["scores"] if name.startswith("gradient")}
     assert bool(gradients) == (changes["head"] != "none")
+
+
+EXPERTS = {
+    "kind": "gpt_oss", "sinks": True, "experts": 3, "chosen": 2, "biases": ("qkv", "out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, EXPERTS], ids=["llama", "gpt_oss"])
+def test_decoders_have_the_edge_weights_that_have_rules(here, capsys, changes):
+    model = tiny_decoder(**changes)
+    save_pretrained(here / "model", model)
+    names = ["raw/rollout", "norm/flow", "alti/rollout", "value-zeroing/none", "gradient/product"]
+    ruled = ["transformer-attribution/paths", "decompx"]
+    given = ["--model", "model", "--json"]
+    asked = [part for name in names + ruled * (not changes) for part in ("--by", name)]
+    assert main(["edges", TEXT, *given, *asked]) == 0
+    (sentence,) = json.loads(capsys.readouterr().out)["sentences"]
+    ids = np.array([model.text.read(TEXT).ids], np.int32)
+    place = len(ids[0]) - 1
+    assert sentence["readout"] == place
+    found = trace(model, ids, target=lambda logits: logits[:, place].max(-1))
+    for name, values in sentence["scores"].items():
+        if name == "decompx":
+            expected = propagate(found, name)[0, :, place]
+        else:
+            expected = aggregate(found, *name.split("/"), sources=place)[0, :, 0]
+        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-5, err_msg=name)
+    assert main(["explain", TEXT, *given[:2], "--by", "rollout", "--by", "alti/rollout"]) == 0
+    assert ("Attention sinks, which are no tokens" in capsys.readouterr().out) == bool(changes)
+    for name in ruled if changes else ():
+        assert main(["edges", TEXT, *given[:2], "--by", name]) == 2
+        assert "experts" in capsys.readouterr().err
 
 
 def test_the_label_that_is_named_is_explained(here, capsys):

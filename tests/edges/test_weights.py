@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_models
 from edge_oracles import random_trace, sentence
 from scipy.linalg import null_space
 from session import refused
-from traces import traced
+from traces import UNLIKE, model, theirs, tokens, traced
 
 import jaxflow
 from jaxflow.edges import (
@@ -22,6 +23,7 @@ from jaxflow.edges import (
     edge_families,
     edge_weight,
     edge_weights,
+    propagate,
     reconstruction,
     weigh,
 )
@@ -43,7 +45,11 @@ def test_weights_from_vectors_are_those_of_loops(norm_first):
     np.testing.assert_allclose(reconstruction(trace), outputs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("globenc", "post"), ("value-zeroing", "causal")])
+OF_KINDS = [("globenc", "post"), ("value-zeroing", "causal")]
+OF_KINDS += [(name, kind) for kind in UNLIKE for name in VECTORS]
+
+
+@pytest.mark.parametrize(("name", "kind"), OF_KINDS)
 def test_weights_of_a_batch_are_those_of_each_sentence_alone(name, kind):
     trace = traced(kind)
     found = np.asarray(weigh(trace, name))
@@ -51,6 +57,63 @@ def test_weights_of_a_batch_are_those_of_each_sentence_alone(name, kind):
         wanted = np.array([oracle(name)(layer) for layer in sentence(trace, row)])
         n = wanted.shape[-1]
         np.testing.assert_allclose(found[row, :, :n, :n], wanted, rtol=5e-3, atol=2e-6)
+
+
+#: What gives each family's value vectors, and where they are in it.
+VALUES = {
+    "LlamaForCausalLM": "self_attn.v_proj", "Gemma2ForCausalLM": "self_attn.v_proj",
+    "GptOssForCausalLM": "self_attn.v_proj",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_value_zeroing_is_a_rerun_of_transformers_with_zeroed_values(kind):
+    their, ids = theirs(kind), tokens(kind)[:1]
+    found = np.asarray(weigh(traced(kind), "value-zeroing"))[0]
+    original, n = torch_models.run(their, ids).hidden[0], ids.shape[1]
+    wanted = np.zeros_like(found)
+    for layer, j in np.ndindex(len(wanted), n):
+
+        def zero(_, given, output, j=j):
+            output[:, j] = 0
+            return output
+
+        part = their.model.layers[layer].get_submodule(VALUES[kind])
+        handle = part.register_forward_hook(zero)
+        changed = torch_models.run(their, ids).hidden[0]
+        handle.remove()
+        pair = [np.float64(each[layer + 1]) for each in (original, changed)]
+        one, other = (each / np.linalg.norm(each, axis=-1, keepdims=True) for each in pair)
+        wanted[layer, :, j] = 1 - (one * other).sum(-1)
+    wanted /= wanted.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-5)
+
+
+def test_sinks_take_their_share_of_vectors_and_none_of_attention():
+    trace, one = traced("GptOssForCausalLM"), model("GptOssForCausalLM")
+    assert np.asarray(trace.sink).mean() > 0.1
+    rolled = one.rollout_rows(tokens("GptOssForCausalLM"), sinks=False)[:, :, 0]
+    found = np.asarray(aggregate(trace, "raw", sources=-1))[:, -1:, 0]
+    np.testing.assert_allclose(found, rolled, atol=1e-5)
+    for name in ("raw", "head-1", "residual-0.25", "discard-0.5", "shared-first"):
+        sums = np.asarray(weigh(trace, name)).sum(-1)[:, :, 1:4]
+        np.testing.assert_allclose(sums, np.ones_like(sums), atol=1e-5, err_msg=name)
+    without = dataclasses.replace(trace, sink=None)
+    with refused(r"rows \(queries\) must sum to 1"):
+        weigh(without, "raw")
+    for name in ("transformer-attribution", "decompx"):
+        with refused("mixture of experts|of experts, for which there is no rule"):
+            propagate(trace, name) if name == "decompx" else weigh(trace, name)
+
+
+@pytest.mark.parametrize("kind", ["LlamaForCausalLM", "Gemma2ForCausalLM"])
+def test_norms_are_those_of_rows(kind):
+    one, ids = model(kind), tokens(kind)
+    found = np.asarray(aggregate(traced(kind), "norm", sources=-1))[:, -1:, 0]
+    np.testing.assert_allclose(found, one.rollout_rows(ids, edge="norm")[:, :, 0], atol=1e-5)
+    if "Gemma" in kind:
+        with refused("how must be rollout for norms of a model that normalises"):
+            one.rollout_rows(ids, edge="norm", how="paths")
 
 
 def test_rows_without_any_weight_stay_zero_and_are_all_residual():
@@ -156,11 +219,11 @@ def long_trace(lengths=(LENGTH, 5), *, n=LENGTH, causal=False):
     )
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_effective_attention_is_attention_less_its_projection_by_scipy(causal):
-    trace = long_trace(causal=causal)
+@pytest.mark.parametrize("kind", ["full", "causal", "Gemma2ForCausalLM"])
+def test_effective_attention_is_attention_less_its_projection_by_scipy(kind):
+    trace = traced(kind) if kind in UNLIKE else long_trace(causal=kind == "causal")
     attention = np.asarray(trace.attention, np.float64)
-    wanted = np.zeros((2, 2, LENGTH, LENGTH))
+    heads, wanted = attention.shape[2], np.zeros((*attention.shape[:2], *attention.shape[3:]))
     for b, layer, head, i in np.ndindex(attention.shape[:-1]):
         if not trace.mask[b, i]:
             continue
@@ -169,7 +232,7 @@ def test_effective_attention_is_attention_less_its_projection_by_scipy(causal):
         value = np.asarray(trace.vectors[b, layer, head, seen], np.float64)
         read = value @ np.asarray(trace.blocks.projection[layer, head], np.float64)
         null = null_space(read.T, rcond=1e-6)
-        wanted[b, layer, i, seen] += (row[seen] - null @ (null.T @ row[seen])) / 2
+        wanted[b, layer, i, seen] += (row[seen] - null @ (null.T @ row[seen])) / heads
     found = np.asarray(weigh(trace, "effective"))
     np.testing.assert_allclose(found, wanted, atol=2e-5)
     assert found.min() < -1e-3

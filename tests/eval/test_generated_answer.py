@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 from browser import chromium, reason_for_none
-from tiny_models import tiny
+from tiny_models import tiny, tiny_decoder
 
 import jaxflow
 from jaxflow.__main__ import main
@@ -26,8 +26,6 @@ from jaxflow.eval.explain.answer import (
 from jaxflow.html.answer import AnswerContent, write_answer_page
 from jaxflow.html.style import shades
 from jaxflow.models import Model, init, trace
-from jaxflow.models.decoder import DecoderConfig
-from jaxflow.models.rotary import Rotary
 
 REASON = reason_for_none()
 PROMPT, ANSWER = "the keys are. unlikely the\nkey to the cabinet", "the keys are the"
@@ -35,11 +33,8 @@ PROMPT, ANSWER = "the keys are. unlikely the\nkey to the cabinet", "the keys are
 
 @pytest.fixture(scope="module")
 def decoder():
-    sizes = {"layers": 3, "heads": 4, "key_heads": 2, "head_width": 8, "width": 32}
-    text = tiny("lm", causal=True).text
-    more = {"positions": 64, "hidden_width": 48, "rotary": (Rotary(8),), "vocabulary": len(text)}
-    config = DecoderConfig(**sizes, **more)
-    return Model(config, init(config), text)
+    model = tiny_decoder()
+    return dataclasses.replace(model, params=init(model.config))
 
 
 @pytest.fixture(scope="module", params=["decoder", "gpt2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_models
+from safetensors.numpy import load_file, save_file
+from session import refused
 from torch_models import assert_close, assert_same_numbers, tokens_with_padding
 
 from jaxflow.models import (
@@ -20,6 +23,7 @@ from jaxflow.models import (
     init,
     load,
     save_pretrained,
+    trace,
 )
 from jaxflow.models.blocks import Reach, attend, attend_blockwise, within
 from jaxflow.models.published import read_published, write_published
@@ -145,6 +149,55 @@ def test_decoders_are_those_of_transformers(name: str, changes: dict[str, Any], 
     read = torch_models.read(tmp_path / "ours", name)
     assert_close(rows(torch_models.run(read, tokens, mask).hidden, 2), rows(found.hidden, 2))
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    theirs = torch_models.random_model("LlamaForCausalLM", {})
+    return torch_models.write(theirs, tmp_path_factory.mktemp("llama"))
+
+
+#: Fields of config.json, tensors in place of the file's (None is left out), and what is said.
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"rope_scaling": {"rope_type": "spiral", "factor": 2.0}}, {}, "rope_type must be one of"),
+    ({"rope_scaling": {"rope_type": "linear"}}, {}, "factor of linear positions must be above 0"),
+    ({"rope_scaling": {**LONG, "short_factor": [1]}}, {}, "short_factor must be a list of 2"),
+    ({"rope_scaling": [2.0]}, {}, "rope_parameters must be one JSON object"),
+    ({"rope_scaling": {"partial_rotary_factor": 0.3}}, {}, "must leave an even number"),
+    (
+        {"quantization_config": {"quant_method": "gptq"}}, {},
+        "quantization_config must be None, got one of gptq: quantised models are not read",
+    ),
+    ({"num_key_value_heads": 4}, {}, "heads must be a multiple of key_heads, got 6 on 4"),
+    ({"num_hidden_layers": 4}, {}, "missing: model.layers.3.input_layernorm.weight, .* and 1 more"),
+    ({"mlp_bias": True}, {}, "missing: model.layers.0.mlp.down_proj.bias"),
+    ({"intermediate_size": 24}, {}, r"of another shape: .*down_proj.weight \[24, 20\] instead of"),
+    ({}, {"model.norm.weight": None}, "missing: model.norm.weight"),
+    ({}, {"model.norm.weight": np.ones(23, np.float32)}, r"model.norm.weight \[23\] instead of"),
+    ({}, {"model.layers.0.mlp.up_proj.qweight": np.ones(3, np.int32)}, "not of this model: "),
+    ({}, {"lm_head.weight": np.ones((37, 24), np.int8)}, "lm_head.weight"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "tensors", "message"), REFUSED)
+def test_files_that_are_not_a_decoders_are_refused(
+    fields: dict[str, Any], tensors: dict[str, Any], message: str, llama: Path, tmp_path: Path
+):
+    config = json.loads((llama / "config.json").read_text())
+    config.pop("rope_parameters" if "rope_scaling" in fields else "", None)
+    (tmp_path / "config.json").write_text(json.dumps(config | fields))
+    held = load_file(llama / "model.safetensors") | tensors
+    held = {name: value for name, value in held.items() if value is not None}
+    save_file(held, tmp_path / "model.safetensors", {"format": "pt"})
+    with refused(message):
+        load(tmp_path)
+
+
+def test_a_prompt_beyond_the_positions_is_refused(llama: Path):
+    one = load(llama)
+    for call in (one, one.queries_keys, lambda tokens: trace(one, tokens)):
+        with refused("at most 16|16 positions"):
+            call(np.full((1, 17), 5))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from traces import model, tokens, traced
+from edge_oracles import block_output, normalised, sentence
+from traces import DECODERS, model, tokens, traced
 
-from jaxflow.edges._norms import contributions
+from jaxflow.edges import reconstruction
 from jaxflow.errors import InputError
 from jaxflow.models import make_module, trace
 from jaxflow.models.model import roll_up
@@ -29,37 +29,19 @@ def test_the_trace_is_the_models_forward_pass(kind):
     np.testing.assert_array_equal(found.special, np.isin(tokens(kind), special))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_blocks_can_be_run_from_the_trace(kind):
-    """Return a block's output, computed in float64 from the trace."""
+@pytest.mark.parametrize("kind", [*KINDS, *DECODERS])
+def test_blocks_are_those_that_the_trace_describes(kind):
+    """The parts that tokens bring, biases and the feed-forward layer sum to the next stream."""
     found = traced(kind)
-    blocks, stream = found.blocks, np.asarray(found.stream, np.float64)
-    for layer in range(stream.shape[1] - 1):
-        parts = contributions(
-            jnp.asarray(found.attention)[:, layer],
-            jnp.asarray(found.vectors)[:, layer],
-            blocks.projection[layer],
-        )
-        added = np.asarray(parts, np.float64).sum(-2) + np.asarray(blocks.projection_bias[layer])
-        middle = stream[:, layer] + added
-
-        def normal(values, norm, layer=layer):
-            centred = values - values.mean(-1, keepdims=True)
-            scaled = centred / np.sqrt(values.var(-1, keepdims=True) + norm.epsilon)
-            return scaled * np.asarray(norm.scale[layer]) + np.asarray(norm.bias[layer])
-
-        if not blocks.norm_first:
-            middle = normal(middle, blocks.norm_attention)
-        read = normal(middle, blocks.norm_feed_forward) if blocks.norm_first else middle
-        expanded = read @ np.asarray(blocks.up[layer]) + np.asarray(blocks.up_bias[layer])
-        exact = blocks.activation == "gelu"
-        expanded = np.asarray(jax.nn.gelu(jnp.asarray(expanded), approximate=not exact))
-        result = middle + expanded @ np.asarray(blocks.down[layer])
-        result = result + np.asarray(blocks.down_bias[layer])
-        if not blocks.norm_first:
-            result = normal(result, blocks.norm_feed_forward)
-        real = np.asarray(found.mask)
-        np.testing.assert_allclose(result[real], stream[:, layer + 1][real], rtol=2e-4, atol=2e-4)
+    for row in range(2):
+        layers = sentence(found, row)
+        streams = np.asarray(found.stream, np.float64)[row]
+        for layer, one in enumerate(layers):
+            n = len(one.stream)
+            wanted = streams[layer + 1, :n]
+            np.testing.assert_allclose(block_output(one), wanted, rtol=2e-4, atol=2e-4)
+            middle = np.asarray(reconstruction(found))[row, layer, :n]
+            np.testing.assert_allclose(middle, normalised(one)[1], rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,14 +20,17 @@ ACTIVATIONS = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "tanh": np.tanh,
 }
+ACTIVATIONS["gelu_pytorch_tanh"] = ACTIVATIONS["gelu_new"]
 WEIGHTS = ("projection", "projection_bias", "up", "up_bias", "down", "down_bias")
 WEIGHTS += ("value", "value_bias")
 
 
-def layer_norm(values: np.ndarray, scale: Any, bias: Any, epsilon: float) -> np.ndarray:
-    mean = values.mean(-1, keepdims=True)
+def layer_norm(
+    values: np.ndarray, scale: Any, bias: Any, epsilon: float, rms: bool = False
+) -> np.ndarray:
+    mean = 0 if rms else values.mean(-1, keepdims=True)
     variance = ((values - mean) ** 2).mean(-1, keepdims=True)
-    return (values - mean) / np.sqrt(variance + epsilon) * scale + bias
+    return (values - mean) / np.sqrt(variance + epsilon) * scale + (0 if bias is None else bias)
 
 
 def random_trace(
@@ -90,9 +93,13 @@ class Layer:
     vectors: np.ndarray
     stream: np.ndarray
     weights: dict[str, np.ndarray]
-    norms: tuple[tuple[np.ndarray, np.ndarray, float], ...]
+    norms: tuple[Any, ...]
+    branches: tuple[Any, ...]
     activation: Any
     norm_first: bool
+    gated: bool
+    parallel: bool
+    chosen: int
 
 
 def sentence(trace: Trace, row: int | None = None) -> list[Layer]:
@@ -106,15 +113,22 @@ def sentence(trace: Trace, row: int | None = None) -> list[Layer]:
     n = attention.shape[-1] if trace.mask is None else int(np.asarray(trace.mask)[row].sum())
     blocks = trace.blocks
     assert blocks is not None
+
+    def norm(each: Norm | None, layer: int) -> Any:
+        if each is None:
+            return None
+        bias = None if each.bias is None else wide(each.bias)[layer]
+        return wide(each.scale)[layer], bias, each.epsilon, each.rms
+
+    routed = ("router", "router_bias") if blocks.chosen else ()
     return [
         Layer(
             attention[layer][:, :n, :n], vectors[layer][:, :n], stream[layer][:n],
-            {name: wide(getattr(blocks, name))[layer] for name in WEIGHTS},
-            tuple(
-                (wide(norm.scale)[layer], wide(norm.bias)[layer], norm.epsilon)
-                for norm in (blocks.norm_attention, blocks.norm_feed_forward)
-            ),
-            ACTIVATIONS[blocks.activation], blocks.norm_first,
+            {name: wide(getattr(blocks, name))[layer] for name in (*WEIGHTS, *routed)},
+            (norm(blocks.norm_attention, layer), norm(blocks.norm_feed_forward, layer)),
+            (norm(blocks.norm_attention_out, layer), norm(blocks.norm_feed_forward_out, layer)),
+            ACTIVATIONS[blocks.activation], blocks.norm_first, blocks.gated, blocks.parallel,
+            blocks.chosen,
         )
         for layer in range(len(attention))
     ]  # fmt: skip
@@ -122,38 +136,77 @@ def sentence(trace: Trace, row: int | None = None) -> list[Layer]:
 
 def normal_part(part: np.ndarray, whole: np.ndarray, norm: Any) -> np.ndarray:
     """Normalise a part at the whole's deviation, without the bias (Kobayashi 2021, eq. 6)."""
-    deviation = np.sqrt(whole.var(-1, keepdims=True) + norm[2])
-    return (part - part.mean(-1, keepdims=True)) / deviation * norm[0]
+    scale, _, epsilon, *rms = norm
+    if any(rms):
+        return part / np.sqrt((whole**2).mean(-1, keepdims=True) + epsilon) * scale
+    deviation = np.sqrt(whole.var(-1, keepdims=True) + epsilon)
+    return (part - part.mean(-1, keepdims=True)) / deviation * scale
 
 
-def feed_forward(layer: Layer, read: np.ndarray) -> np.ndarray:
-    weights = layer.weights
-    hidden = layer.activation(read @ weights["up"] + weights["up_bias"])
-    return hidden @ weights["down"] + weights["down_bias"]
+def _experts(weights: dict[str, np.ndarray], read: np.ndarray, chosen: int) -> np.ndarray:
+    """Return the output of gpt-oss's mixture of experts, token by token."""
+    found = np.zeros_like(read)
+    for row, logits in enumerate(read @ weights["router"] + weights["router_bias"]):
+        best = np.argsort(-logits)[:chosen]
+        shares = np.exp(logits[best]) / np.exp(logits[best]).sum()
+        for expert, share in zip(best, shares, strict=True):
+            hidden = read[row] @ weights["up"][expert] + weights["up_bias"][expert]
+            gate, linear = np.split(hidden, 2)
+            gate, linear = np.minimum(gate, 7), np.clip(linear, -7, 7)
+            mixed = (linear + 1) * gate / (1 + np.exp(-1.702 * gate))
+            found[row] += share * (mixed @ weights["down"][expert] + weights["down_bias"][expert])
+    return found
 
 
-def attended(layer: Layer, residual: bool = True) -> np.ndarray:
-    """Return token j's contribution to token i, ``[n, n, D]``."""
+def feed_forward(layer: Layer, stream: np.ndarray) -> np.ndarray:
+    """Return what the feed-forward branch adds, given the stream after attention."""
+    weights, norm = layer.weights, layer.branches[1]
+    read = layer.stream if layer.parallel else stream
+    read = layer_norm(read, *layer.norms[1]) if layer.norm_first else read
+    if layer.chosen:
+        return _experts(weights, read, layer.chosen)
+    hidden = read @ weights["up"] + weights["up_bias"]
+    if layer.gated:
+        gate, linear = np.split(hidden, 2, axis=-1)
+        hidden = layer.activation(gate) * linear
+    else:
+        hidden = layer.activation(hidden)
+    written = hidden @ weights["down"] + weights["down_bias"]
+    return written if norm is None else layer_norm(written, *norm)
+
+
+def attended(layer: Layer, residual: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Return token j's contribution to token i, ``[n, n, D]``, and the stream after attention."""
     moved = np.einsum("hjv,hvd->hjd", layer.vectors, layer.weights["projection"])
+    parts = np.einsum("hij,hjd->ijd", layer.attention, moved)
+    written, norm = parts.sum(1) + layer.weights["projection_bias"], layer.branches[0]
+    if norm is not None:
+        parts, written = normal_part(parts, written[:, None], norm), layer_norm(written, *norm)
     own = np.eye(len(layer.stream))[..., None] * layer.stream
-    return np.einsum("hij,hjd->ijd", layer.attention, moved) + residual * own
+    return parts + residual * own, layer.stream + written
 
 
 def normalised(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """Return the parts after the attention block, ``[n, n, D]``, and its output."""
-    parts = attended(layer)
-    whole = parts.sum(1) + layer.weights["projection_bias"]
+    parts, whole = attended(layer)
     if layer.norm_first:
         return parts, whole
     return normal_part(parts, whole[:, None], layer.norms[0]), layer_norm(whole, *layer.norms[0])
 
 
+def block_output(layer: Layer) -> np.ndarray:
+    """Return the block's output ``[n, D]``."""
+    middle = normalised(layer)[1]
+    result = middle + feed_forward(layer, middle)
+    return result if layer.norm_first else layer_norm(result, *layer.norms[1])
+
+
 def norm(layer: Layer) -> np.ndarray:
-    return np.linalg.norm(attended(layer, residual=False), axis=-1)
+    return np.linalg.norm(attended(layer, residual=False)[0], axis=-1)
 
 
 def norm_residual(layer: Layer) -> np.ndarray:
-    return np.linalg.norm(attended(layer), axis=-1)
+    return np.linalg.norm(attended(layer)[0], axis=-1)
 
 
 def norm_residual_layernorm(layer: Layer) -> np.ndarray:
@@ -177,10 +230,7 @@ def alti(layer: Layer) -> np.ndarray:
 
 def value_zeroing(layer: Layer) -> np.ndarray:
     def output(vectors: np.ndarray) -> np.ndarray:
-        middle = normalised(dataclasses.replace(layer, vectors=vectors))[1]
-        read = layer_norm(middle, *layer.norms[1]) if layer.norm_first else middle
-        result = middle + feed_forward(layer, read)
-        result = result if layer.norm_first else layer_norm(result, *layer.norms[1])
+        result = block_output(dataclasses.replace(layer, vectors=vectors))
         return result / np.linalg.norm(result, axis=-1, keepdims=True)
 
     original, columns = output(layer.vectors), []
@@ -192,9 +242,9 @@ def value_zeroing(layer: Layer) -> np.ndarray:
     return found / found.sum(-1, keepdims=True)
 
 
-def _share(parts: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def _share(parts: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """DecompX's equations 5 and 6: ``[..., k, E]``."""
-    if not bias.any():
+    if bias is None or not bias.any():
         return parts
     weights = np.abs(parts @ bias)
     return parts + (weights / weights.sum(-1, keepdims=True))[..., None] * bias
@@ -220,20 +270,32 @@ def _decompx_layer(parts: np.ndarray, layer: Layer) -> np.ndarray:
     bias = np.einsum("hv,hvd->d", weights["value_bias"], weights["projection"])
     moves = np.einsum("dhv,hve->hde", weights["value"], weights["projection"])
     brought = np.einsum("hij,jkd,hde->ike", layer.attention, read, moves)
-    parts = parts + _share(brought, bias + weights["projection_bias"])
-    whole = attended(layer).sum(1) + weights["projection_bias"]
+    brought = _share(brought, bias + weights["projection_bias"])
+    if layer.branches[0] is not None:
+        brought = _decompx_norm(brought, brought.sum(1), layer.branches[0])
+    before, (parts, whole) = parts, (parts + brought, attended(layer)[1])
     if not first:
         parts = _decompx_norm(parts, whole, layer.norms[0])
         whole = normalised(layer)[1]
 
-    read, seen = parts, whole
+    read, seen = (before, layer.stream) if layer.parallel else (parts, whole)
     if first:
-        read = _decompx_norm(parts, whole, layer.norms[1])
-        seen = layer_norm(whole, *layer.norms[1])
-    zeta = seen @ weights["up"] + weights["up_bias"]
+        read = _decompx_norm(read, seen, layer.norms[1])
+        seen = layer_norm(seen, *layer.norms[1])
+    up, up_bias = [weights["up"]], [weights["up_bias"]]
+    if layer.gated:
+        up, up_bias = np.split(up[0], 2, axis=-1), np.split(up_bias[0], 2)
+    zeta = seen @ up[0] + up_bias[0]
     theta = layer.activation(zeta) / zeta  # equation 10
-    hidden = _share(read @ weights["up"], weights["up_bias"]) * theta[:, None]
-    parts = parts + _share(hidden @ weights["down"], weights["down_bias"])
+    hidden = _share(read @ up[0], up_bias[0]) * theta[:, None]
+    if layer.gated:  # half of the product for each factor, the other one known
+        linear = seen @ up[1] + up_bias[1]
+        of_linear = _share(read @ up[1], up_bias[1]) * layer.activation(zeta)[:, None]
+        hidden = (hidden * linear[:, None] + of_linear) / 2
+    written = _share(hidden @ weights["down"], weights["down_bias"])
+    if layer.branches[1] is not None:
+        written = _decompx_norm(written, written.sum(1), layer.branches[1])
+    parts = parts + written
     if not first:
         parts = _decompx_norm(parts, whole + feed_forward(layer, whole), layer.norms[1])
     return parts

@@ -14,6 +14,7 @@ from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, processors
 
 from jaxflow.models import (
     BertConfig,
+    DecoderConfig,
     EncoderConfig,
     Gpt2Config,
     Model,
@@ -22,6 +23,7 @@ from jaxflow.models import (
     init,
     read_tokenizer,
 )
+from jaxflow.models.rotary import Rotary
 from jaxflow.models.tokenizer import SPECIAL_TOKENS
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -75,6 +77,18 @@ def tiny(head: str = "classification", *, causal: bool = False, **changes: Any) 
     }  # fmt: skip
     config = (Gpt2Config if causal else BertConfig)(**(sizes | changes))
     return Model(config, sharpened(init(config)), tokenizer())
+
+
+@functools.cache
+def tiny_decoder(**changes: Any) -> Model:
+    """A decoder of three layers, four heads on two of keys and values; a Llama's by default."""
+    text = tokenizer()
+    sizes = {
+        "vocabulary": len(text), "positions": 64, "layers": 3, "heads": 4, "key_heads": 2,
+        "head_width": 8, "width": 32, "hidden_width": 48, "rotary": (Rotary(8),),
+    }  # fmt: skip
+    config = DecoderConfig(**(sizes | changes))
+    return Model(config, sharpened(init(config)), text)
 
 
 @functools.cache

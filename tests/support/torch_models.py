@@ -53,6 +53,7 @@ PROJECTIONS = {
     "roberta": "encoder.layer.{}.attention.output.dense",
     "distilbert": "transformer.layer.{}.attention.out_lin",
     "gpt2": "h.{}.attn.c_proj",
+    "llama": "layers.{}.self_attn.o_proj",
     "vit": "layers.{}.attention.o_proj",
 }
 
