@@ -220,12 +220,16 @@ def visible_keys(trace: Trace) -> jax.Array:
 
 
 def among_tokens(attention: Array, sink: Array | None) -> jax.Array:
-    """Return the attention; with sinks that among tokens, rows divided by what sinks left."""
+    """Return the attention; with sinks that among tokens, rows divided by what sinks left.
+
+    A token all of whose attention went to the sink attends to itself.
+    """
     attention = jnp.asarray(attention)
     if sink is None:
         return attention
     total = attention.sum(-1, keepdims=True)
-    return attention / jnp.where(total == 0, 1, total)
+    own = jnp.broadcast_to(jnp.eye(attention.shape[-1], dtype=attention.dtype), attention.shape)
+    return jnp.where(total == 0, own, attention / jnp.where(total == 0, 1, total))
 
 
 #: From one layer's attention ``[..., H, n, n]``, value vectors ``[..., H, n, d]``, input

@@ -88,7 +88,7 @@ def tiny_decoder(**changes: Any) -> Model:
         "head_width": 8, "width": 32, "hidden_width": 48, "rotary": (Rotary(8),),
     }  # fmt: skip
     config = DecoderConfig(**(sizes | changes))
-    return Model(config, sharpened(init(config)), text)
+    return Model(config, sharpened(init(config), 4), text)
 
 
 @functools.cache
