@@ -1,4 +1,4 @@
-"""Lower every program for accelerators, and name its products that are not of full precision."""
+"""Lower the programs of the commands for accelerators, and name its products that are not of full precision."""
 
 from __future__ import annotations
 
@@ -158,6 +158,7 @@ def inexact(jaxpr: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("family", [of_arrays, of_models, of_leaderboard, of_training])
 def test_every_program_is_lowered_for_accelerators_and_multiplies_exactly(family: Any) -> None:
+    """Half a minute: all models and all methods of the leaderboard are traced."""
     places = {}
     for name, traced in family():
         lowered = traced.lower(lowering_platforms=("cuda", "tpu"))
