@@ -1,4 +1,4 @@
-"""Lower the programs of the commands for accelerators, and name its products that are not of full precision."""
+"""Lower programs for accelerators, and name products that are not of full precision."""
 
 from __future__ import annotations
 
