@@ -204,8 +204,12 @@ def batches(cases: Cases, tokens: int) -> Iterator[tuple[NDArray[np.int64], Case
     """Yield the rows of sentences of similar length, and a batch of about so many tokens.
 
     They are padded to 8, 16, 32 ... tokens: few lengths, because what scores a batch is long to
-    compile.
+    compile. Sentences that are no more than one batch are one, padded to the longest.
     """
     bucket = 8 * 2 ** np.ceil(np.log2(np.maximum(cases.lengths, 8) / 8)).astype(int)
+    rows, n = np.arange(len(cases)), int(min(bucket.max(), cases.tokens.shape[1]))
+    if len(rows) * n <= tokens:
+        yield rows, cases.take(rows, n)
+        return
     for rows, filled, n in grouped(bucket, cases.tokens.shape[1], lambda n: max(1, tokens // n)):
         yield rows, cases.take(filled, n)
