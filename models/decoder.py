@@ -287,14 +287,19 @@ class Decoder(Transformer):
         return embedded
 
     def queries_keys(
-        self, tokens: jax.Array, mask: jax.Array | None = None, offsets: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        offsets: jax.Array | None = None,
+        shift: jax.Array | float = 0.0,
     ) -> QueriesKeys:
         """Return what attention is computed from, without any ``[n, n]`` matrix in memory.
 
-        `offsets` ``[B, L, H, n, d]`` are added to each head's mixed values.
+        `offsets` ``[B, L, H, n, d]`` are added to each head's mixed values, `shift` ``[B, n, D]``
+        to the word embeddings.
         """
         tokens, mask = self._checked(tokens, mask)
-        embeddings = self.embed(tokens)
+        embeddings = self.embed(tokens) + shift
         mask = full_mask(embeddings, mask, self.config.positions)
         trunk = self._run(embeddings, mask, False, offsets=offsets, wants_rows=True)
         logits, _ = self._classify(trunk.stream, self._readable(mask, tokens), False)

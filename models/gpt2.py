@@ -112,11 +112,16 @@ class Gpt2(Transformer):
             self.decoder = self.param("decoder", normal(0.02), shape)
 
     def queries_keys(
-        self, tokens: jax.Array, mask: jax.Array | None = None, offsets: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        offsets: jax.Array | None = None,
+        shift: jax.Array | float = 0.0,
     ) -> QueriesKeys:
         """Return what `jaxflow.models.Decoder.queries_keys` does; the blocks must be one loop."""
         tokens, mask = self._checked(tokens, mask)
-        embeddings, everything = self.embed(tokens), jnp.full(self.config.layers, LARGEST)
+        everything = jnp.full(self.config.layers, LARGEST)
+        embeddings = self.embed(tokens) + shift
         mask = full_mask(embeddings, mask, self.config.positions)
         reach = Reach(everything, everything)
         trunk = run_blocks(

@@ -232,7 +232,7 @@ class Model:
             slopes, found = gradient(jnp.zeros(shape, jax.tree.leaves(params)[0].dtype))
             return found.replace(**less | {"gradients": slopes})
 
-        return jax.jit(run, static_argnums=(3, 4))
+        return jax.jit(run, static_argnums=4)
 
     def queries_keys(
         self, tokens: Any, mask: Any = None, *, score: Callable[[Any], Any] | None = None
@@ -245,7 +245,8 @@ class Model:
             As the model is called.
         score
             From the logits ``[B, n, V]`` to what is explained of each text, ``[B]``; with it the
-            result has gradients. Compiled once for each function.
+            result has gradients. Compiled once for each function; arrays that change from call to
+            call are arguments of a `jax.tree_util.Partial`.
 
         Returns
         -------
@@ -260,13 +261,61 @@ class Model:
         return self._rows_of(tokens, mask, score, ())
 
     def _rows_of(self, tokens: Any, mask: Any, score: Any, dropped: tuple[str, ...]) -> QueriesKeys:
+        self._check_decoder()
+        self._check(tokens, {})
+        if score is not None and not isinstance(score, jax.tree_util.Partial):
+            score = jax.tree_util.Partial(score)
+        return self._queries_keys({"params": self._rolled.params}, tokens, mask, score, dropped)
+
+    def _check_decoder(self) -> None:
         if not isinstance(self.config, DecoderConfig | Gpt2Config):
             raise InputError(
                 "queries and keys are returned by decoders such as Llama or GPT-2 alone, got "
                 f"{type(self.config).__name__}: call the model, which returns its attention"
             )
+
+    @cached_property
+    def _embedding_gradients(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        module: Any = self._rolled.module
+
+        def run(params: Any, tokens: jax.Array, score: Any) -> tuple[jax.Array, jax.Array]:
+            embeddings = module.apply(params, tokens, method="embed")
+
+            def explained(shift: jax.Array) -> jax.Array:
+                found = module.apply(params, tokens, shift=shift, method="queries_keys")
+                return jnp.asarray(score(found.logits))
+
+            values, backward = jax.vjp(explained, jnp.zeros_like(embeddings))
+            rows = jnp.eye(values.size, dtype=values.dtype).reshape(-1, *values.shape)
+            return embeddings, jax.lax.map(lambda row: backward(row)[0], rows)
+
+        return jax.jit(run)
+
+    def embedding_gradients(
+        self, tokens: Any, score: jax.tree_util.Partial
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return a decoder's word embeddings and gradients at them, without building its attention.
+
+        Parameters
+        ----------
+        tokens
+            As the model is called, ``[B, n]``, all of them real.
+        score
+            From the logits ``[B, n, V]`` to the R numbers that are explained, ``[R]``.
+
+        Returns
+        -------
+        tuple
+            Embeddings ``[B, n, D]``, and the gradient of each number ``[R, B, n, D]``.
+
+        Raises
+        ------
+        InputError
+            As `queries_keys` does.
+        """
+        self._check_decoder()
         self._check(tokens, {})
-        return self._queries_keys({"params": self._rolled.params}, tokens, mask, score, dropped)
+        return self._embedding_gradients({"params": self._rolled.params}, tokens, score)
 
     def rollout_rows(
         self,

@@ -1,4 +1,7 @@
-"""Explain an answer token by token: which part of the prompt each of its tokens came from."""
+"""Explain an answer: which part of the prompt each of its tokens, or all of it, came from.
+
+What is explained are the numbers of `jaxflow.eval.score.target`, for every method alike.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,29 +22,71 @@ from jaxflow._rows import Edge
 from jaxflow.attention import check_residual
 from jaxflow.errors import InputError
 from jaxflow.eval.explanation import resolve_place
-from jaxflow.eval.plots.style import ink, paint, visible
-from jaxflow.eval.report import Column, Table, json_text, to_json
 from jaxflow.eval.score.reading import piece_text
-from jaxflow.files import Content
-from jaxflow.html.answer import AnswerContent, visible_text, write_answer_page
+from jaxflow.eval.score.target import (
+    ContinuedTarget,
+    Span,
+    Terms,
+    TokenName,
+    answer_target,
+    scoring_of,
+    span_of,
+    terms_values,
+    token_target,
+)
 from jaxflow.models import Model, SubwordTokenizer
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from jaxflow.removal import Removal, remove
 
 Unit = Literal["words", "sentences", "lines", "passages"]
 
-#: Method -> its edge weight, and whether its rows are divided by those of uniform attention.
-METHODS: Mapping[str, tuple[Edge, bool]] = {
-    "rollout-normalised": ("raw", True),
-    "rollout": ("raw", False),
-    "norm/rollout-normalised": ("norm", True),
-    "norm/rollout": ("norm", False),
+Sinks = Literal["keep", "drop"]
+
+
+class AnswerMethod(NamedTuple):
+    """How a method scores.
+
+    Attributes
+    ----------
+    family
+        ``rollout`` of an edge weight, ``gradient`` rollout of attention x gradient, ``input``
+        gradient x input, or ``removal`` of units.
+    how
+        The edge weight, or what is done to a removed unit.
+    normalised
+        Whether rows are divided by those of uniform attention.
+    """
+
+    family: Literal["rollout", "gradient", "input", "removal"]
+    how: str
+    normalised: bool = False
+
+    @property
+    def layered(self) -> bool:
+        """Whether it has a row for each layer."""
+        return self.family in ("rollout", "gradient")
+
+    @property
+    def kind(self) -> Literal["ratio", "share", "value"]:
+        """What its scores are; values are signed and in the units of what is explained."""
+        return "ratio" if self.normalised else "share" if self.layered else "value"
+
+
+#: The methods by their names.
+METHODS: Mapping[str, AnswerMethod] = {
+    "rollout-normalised": AnswerMethod("rollout", "raw", True),
+    "rollout": AnswerMethod("rollout", "raw"),
+    "norm/rollout-normalised": AnswerMethod("rollout", "norm", True),
+    "norm/rollout": AnswerMethod("rollout", "norm"),
+    "gradient/rollout-normalised": AnswerMethod("gradient", "gradient", True),
+    "gradient/rollout": AnswerMethod("gradient", "gradient"),
+    "gradient-x-input": AnswerMethod("input", ""),
+    "removal": AnswerMethod("removal", "deletion"),
+    "blank-out": AnswerMethod("removal", "token"),
+    "attention-out": AnswerMethod("removal", "attention"),
 }
 DEFAULT = ("rollout-normalised", "rollout")
-FORMAT = "jaxflow-answer-1"
-_OUTSIDE = "(outside the passages)"
-_SINK = 1e-3  # a share below this is rounding
+NEW = 40  # tokens of an answer at most
+_OUTSIDE, _BETWEEN = "(outside the passages)", "(between)"
 _BREAKS = {
     "words": r"\S+",
     "sentences": r"\S.*?(?:[.!?]+(?=\s|$)|(?=\n)|\Z)",
@@ -52,7 +96,7 @@ _BREAKS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnswerExplanation:
-    """The scores of every token of an answer, for a prompt of P tokens and an answer of T.
+    """The scores of an answer of T tokens to a prompt of P, for R explained numbers.
 
     Attributes
     ----------
@@ -62,18 +106,22 @@ class AnswerExplanation:
         The texts of their tokens, with the spaces in them.
     log_probabilities
         float32 ``[T]``, of each token of the answer.
+    target, values
+        The R numbers that are explained, by default the T log-probabilities, and float32 ``[R]``.
     scores
-        Method (of `METHODS`) -> float32 ``[K, T, P + T]``: row t of layer k is that of the token
-        from which the answer's token t was predicted; 0 at later tokens. A normalised method's are
-        divided by `field`.
+        Method (of `METHODS`) -> float32 ``[K, R, P + T]``, of methods without layers ``[1, R, P +
+        T]``; 0 at tokens that come too late. Rows of rollout are those of the token that the
+        answer's token was predicted from, of several the mean; a normalised method's are divided by
+        `field`. By gradient x input a number's scores are signed; by removal a token has that of
+        its unit, by how much the number falls without it.
     field
-        float32 ``[K, T, P + T]``: what uniform attention gives each token for its position alone.
+        float32 ``[K, R, P + T]``: what uniform attention gives each token for its position alone.
     layers
         The K layers, from 0.
     units, members
         The texts of the U units of the prompt, and the unit of each of its tokens ``[P]``.
-    residual
-        Share of the residual connection.
+    residual, sinks
+        Share of the residual connection; whether sinks are kept or dropped.
     """
 
     prompt: str
@@ -81,31 +129,42 @@ class AnswerExplanation:
     prompt_tokens: tuple[str, ...]
     answer_tokens: tuple[str, ...]
     log_probabilities: NDArray[np.float32]
+    target: ContinuedTarget
+    values: NDArray[np.float32]
     scores: Mapping[str, NDArray[np.float32]]
     field: NDArray[np.float32]
     layers: tuple[int, ...]
     units: tuple[str, ...]
     members: NDArray[np.intp]
     residual: float = 0.5
+    sinks: Sinks = "keep"
 
     def unit_scores(self, method: str) -> NDArray[np.float64]:
-        """Return a method's scores of the units, ``[K, T, U + 1]``; the last is the answer so far.
+        """Return a method's scores of the units, ``[K, R, U + 1]``; the last is the answer so far.
 
         Rollout of a set of tokens is the sum of theirs, exactly; normalised it is that sum divided
-        by the set's `field`.
+        by the set's `field`. So is gradient x input a sum, and removal is of the unit as a whole.
         """
-        if not METHODS[method][1]:
-            return self._summed(self.scores[method])
+        known, scores = METHODS[method], self.scores[method]
+        if known.family == "removal":
+            found = np.zeros((*scores.shape[:2], len(self.units) + 1))
+            units, first = np.unique(self.members, return_index=True)
+            found[..., units] = scores[..., first]
+            return found
+        if not known.normalised:
+            return self._summed(scores)
         field = self._summed(self.field)
-        whole = self._summed(self.scores[method] * self.field)
+        whole = self._summed(scores * self.field)
         return np.divide(whole, field, out=np.zeros_like(whole), where=field > 0)
 
     @property
     def sink(self) -> float:
         """The mean share of the top layer's rollout that went to attention sinks, to no token."""
-        name, rows = next(iter(self.scores.items()))
-        plain = rows[-1] * self.field[-1] if METHODS[name][1] else rows[-1]
-        return max(0.0, 1 - float(plain.sum(-1, dtype=np.float64).mean()))
+        for name, rows in self.scores.items():
+            if METHODS[name].layered:
+                plain = rows[-1] * self.field[-1] if METHODS[name].normalised else rows[-1]
+                return max(0.0, 1 - float(plain.sum(-1, dtype=np.float64).mean()))
+        return 0.0
 
     def _summed(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         count = len(self.units)
@@ -126,17 +185,20 @@ def explain_answer(
     prompt: str,
     *,
     answer: str | None = None,
-    generate: int = 40,
+    generate: int | None = None,
+    target: TokenName | Span | None = None,
+    against: TokenName | None = None,
     temperature: float = 0.0,
     seed: int = 0,
     chat: bool = False,
     methods: Sequence[str] = DEFAULT,
     layers: Sequence[int] | None = None,
     residual: float = 0.5,
+    sinks: Sinks = "keep",
     units: Unit = "words",
     passages: Sequence[str] = (),
 ) -> AnswerExplanation:
-    """Explain a given or generated answer to a prompt.
+    """Explain a given or generated answer to a prompt, or one token after it.
 
     Parameters
     ----------
@@ -147,7 +209,14 @@ def explain_answer(
     answer
         The answer to explain, as it follows the prompt; None generates one.
     generate, temperature, seed
-        Of generation: `jaxflow.models.generate`.
+        Of generation: `jaxflow.models.generate`; by default 40 tokens at most.
+    target
+        What is explained. None is each token of the answer for itself; ``"answer"`` the whole
+        answer's log-probability; a span ``(begin, end)``, or ``"3:7"``, that of these tokens of
+        it, from 0. Else a token that may follow the prompt, in place of an answer: its text, its
+        number, or ``"#"`` and that.
+    against
+        With a token as `target`: the difference of the two log-probabilities is explained.
     chat
         Whether the prompt is put into the model's chat template.
     methods
@@ -156,6 +225,9 @@ def explain_answer(
         Layers after which a token is explained, from 0; None takes the top one.
     residual
         Share of the residual connection.
+    sinks
+        ``drop`` leaves out, of rollout, the first token's column, on which attention rests, and
+        the share of learned attention sinks; rows sum to 1 without them.
     units
         What the prompt's tokens are joined to: words, sentences, lines or `passages`.
     passages
@@ -175,6 +247,8 @@ def explain_answer(
         raise InputError("an answer needs a model with a tokenizer of word pieces")
     if unknown := [name for name in methods if name not in METHODS]:
         raise InputError(f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}")
+    if sinks not in ("keep", "drop"):
+        raise InputError(f"sinks must be keep or drop, got {sinks!r}")
     residual = float(check_residual(residual))
     depth = model.config.layers
     chosen = tuple(
@@ -186,34 +260,47 @@ def explain_answer(
     pieces = model.text.read(text, template=not chat)
     names, members = join_units(text, pieces.spans, units, passages)
     first = np.asarray(pieces.ids, np.int32)
-    continued = _continue(model, first, answer, generate, temperature, seed)
+    single = target not in (None, "tokens", "answer") and span_of(target) is None
+    if single:
+        if answer is not None or generate is not None:
+            raise InputError(
+                f"target {target!r} is a token after the prompt, which takes the place of an "
+                "answer: leave out answer and generate, or explain a span of the answer"
+            )
+        assert isinstance(target, str | int)
+        explained = token_target(model, text, target, against)
+        continued = np.array([explained.token], np.int32)
+    elif against is not None:
+        raise InputError("against needs a token as target: the difference of the two is explained")
+    else:
+        continued = _continue(
+            model, first, answer, NEW if generate is None else generate, temperature, seed
+        )
+        explained = answer_target(target, len(continued))  # type: ignore[arg-type]
     ids = np.concatenate([first, continued])
     if len(ids) > model.config.positions:
         raise InputError(
             f"prompt and answer must be at most {model.config.positions} tokens for this model, "
             f"got {len(first)} and {len(continued)}"
         )
-    sources = np.arange(len(first) - 1, len(ids) - 1)
-    plain, field, chances = _rows(model, ids[:-1], sources, chosen, methods, residual)
-    scores = {}
-    for name in methods:
-        edge, normalised = METHODS[name]
-        rows = np.pad(plain[edge], ((0, 0), (0, 0), (0, 1)))
-        divided = rows / np.where(field > 0, field, 1) if normalised else rows
-        scores[name] = divided.astype(np.float32)
-    picked = np.take_along_axis(chances, continued[:, None], 1)[:, 0]
+    work = _Work(model, ids, len(first), explained, chosen, residual, sinks)
+    parts = len(passages) if units == "passages" else len(re.findall(_BREAKS[units], text))
+    scores, values, field, picked = _scores(work, methods, members, parts)
     return AnswerExplanation(
         prompt=text,
         answer="".join(piece_text(model.text, number) for number in continued.tolist()),
         prompt_tokens=tuple(piece_text(model.text, number) for number in first.tolist()),
         answer_tokens=tuple(piece_text(model.text, number) for number in continued.tolist()),
         log_probabilities=picked,
+        target=explained,
+        values=values,
         scores=scores,
         field=field,
         layers=chosen,
         units=names,
         members=members,
         residual=residual,
+        sinks=sinks,
     )
 
 
@@ -236,33 +323,143 @@ def _continue(
     return found
 
 
-def _rows(
-    model: Model,
-    ids: NDArray[np.int32],
-    sources: NDArray[np.intp],
-    layers: tuple[int, ...],
-    methods: Sequence[str],
-    residual: float,
-) -> tuple[dict[Edge, NDArray[np.float32]], NDArray[np.float32], NDArray[np.float32]]:
-    """Return rows by edge weight, ``[K, T, n]``, their field ``[K, T, n + 1]``, log-probabilities.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Work:
+    """What the methods need: all tokens, `prompt` of them given, and the options."""
 
-    Those are ``[T, V]``, of every token of the vocabulary.
-    """
-    edges = list(dict.fromkeys(METHODS[name][0] for name in methods))
-    found = model.queries_keys(ids[None])
-    stack = [layer() for layer in found.layers(projection=model.projections)]
-    zeros = jnp.zeros((1, 1, len(ids), 1))
+    model: Model
+    ids: NDArray[np.int32]
+    prompt: int
+    target: ContinuedTarget
+    layers: tuple[int, ...]
+    residual: float
+    sinks: Sinks
+
+    @property
+    def read(self) -> NDArray[np.int32]:
+        """The tokens that the model reads, ``[1, n]``: all but the last."""
+        return self.ids[None, :-1]
+
+    @property
+    def terms(self) -> Terms:
+        return self.target.terms(self.ids, self.prompt)
+
+    def rolled(self, stack: Sequence[Any], edge: Edge, rows: slice = slice(None)) -> Any:
+        """Return rows of rollout ``[K, R, n + 1]``, with a column for the last token."""
+        terms = self.terms
+        weights = np.zeros((len(terms.places), self.read.shape[1]), np.float32)
+        np.add.at(weights, (np.arange(len(weights))[:, None], terms.places), terms.weights > 0)
+        weights /= weights.sum(-1, keepdims=True)
+        options: dict[str, Any] = {"residual": self.residual, "layers": self.layers, "edge": edge}
+        found = np.asarray(jaxflow.rollout_rows(stack, weights=weights[rows], **options))[0]
+        found = np.pad(found.astype(np.float32), ((0, 0), (0, 0), (0, 1)))
+        if self.sinks == "drop":
+            found[..., 0] = 0
+            left = found.sum(-1, keepdims=True)
+            found = found / np.where(left > 0, left, 1)
+        return found
+
+
+def _scores(
+    work: _Work, methods: Sequence[str], members: NDArray[np.intp], units: int
+) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return scores by method, what is explained ``[R]``, `field`, and log-probabilities."""
+    model, kept = work.model, work.sinks == "keep"
+    families = [METHODS[name] for name in methods]
+    found = model.queries_keys(work.read, np.ones_like(work.read, bool))
+    values = np.asarray(_values(found.logits[0], work.terms))
+    each = answer_target(None, len(work.ids) - work.prompt).terms(work.ids, work.prompt)
+    picked = np.asarray(_values(found.logits[0], each))
+    projection = model.projections if any(one.how == "norm" for one in families) else None
+    stack = [layer() for layer in found.layers(sinks=kept, projection=projection)]
+    zeros = jnp.zeros((1, 1, work.read.shape[1], 1))
     uniform = [
         jaxflow.QueryKey(zeros, zeros, causal=True, window=layer.window, chunk=layer.chunk)
         for layer in stack
     ]
-    options: dict[str, Any] = {"residual": residual, "layers": layers}
-    rows = {edge: jaxflow.rollout_rows(stack, sources, edge=edge, **options) for edge in edges}
-    field = jaxflow.rollout_rows(uniform, sources, **options)
-    chances = jax.nn.log_softmax(jnp.asarray(found.logits[0])[sources].astype(jnp.float32))
-    values = {edge: np.asarray(each, np.float32)[0] for edge, each in rows.items()}
-    padded = np.pad(np.asarray(field, np.float32)[0], ((0, 0), (0, 0), (0, 1)))
-    return values, padded, np.asarray(chances)
+    field = work.rolled(uniform, "raw")
+    rows: dict[str, Any] = {}  # by what is done, so that each is done once
+    scores = {}
+    for name, method in zip(methods, families, strict=True):
+        key = f"{method.family} {method.how}"
+        if key not in rows and method.family == "rollout":
+            rows[key] = work.rolled(stack, method.how)  # type: ignore[arg-type]
+        elif key not in rows and method.family == "gradient":
+            rows[key] = _attention_gradients(work)
+        elif key not in rows and method.family == "input":
+            rows[key] = _gradient_x_input(work)
+        elif key not in rows:
+            rows[key] = _removed(work, method.how, values, members, units)  # type: ignore[arg-type]
+        divided = rows[key] / np.where(field > 0, field, 1) if method.normalised else rows[key]
+        scores[name] = divided.astype(np.float32)
+    return scores, values, field, picked
+
+
+_values = jax.jit(terms_values)
+
+
+def _of_batch(terms: Terms, logits: jax.Array) -> jax.Array:
+    """Return the R numbers of one text from ``[1, n, V]``."""
+    return terms_values(logits[0], terms)
+
+
+def _attention_gradients(work: _Work) -> NDArray[np.float32]:
+    """Return rows of rollout of attention x gradient, one backward pass for each number."""
+    found = []
+    for row in range(len(work.target.spans)):
+        terms = Terms(*(jnp.asarray(each[row : row + 1]) for each in work.terms))
+        given = np.ones_like(work.read, bool)
+        made = work.model.queries_keys(
+            work.read, given, score=jax.tree_util.Partial(_of_batch, terms)
+        )
+        layers = made.layers(sinks=work.sinks == "keep")
+        found.append(work.rolled(layers, "gradient", slice(row, row + 1)))
+    return np.concatenate(found, 1)
+
+
+def _gradient_x_input(work: _Work) -> NDArray[np.float32]:
+    """Return gradient x input ``[1, R, n + 1]``, signed."""
+    terms = Terms(*map(jnp.asarray, work.terms))
+    score = jax.tree_util.Partial(_of_batch, terms)
+    embeddings, gradients = work.model.embedding_gradients(work.read, score)
+    found = np.asarray((gradients * embeddings).sum(-1, dtype=jnp.float32))[:, 0]
+    return np.pad(found, ((0, 0), (0, 1)))[None]
+
+
+def _removed(
+    work: _Work,
+    how: Removal,
+    values: NDArray[np.float32],
+    members: NDArray[np.intp],
+    units: int,
+) -> NDArray[np.float32]:
+    """Return by how much each number falls without each token's unit, ``[1, R, n + 1]``.
+
+    One forward pass for each of the first `units`; what lies between them stays.
+    """
+    model, tokens = work.model, jnp.asarray(work.read)
+    number = model.text.pad_id or 0
+    if how == "token":
+        number = scoring_of(model).token_id
+    found = np.zeros((1, len(values), len(work.ids)), np.float32)
+    for unit in range(units):
+        inside = np.flatnonzero(members == unit)
+        if not len(inside):
+            continue
+        gone = np.zeros(work.read.shape, bool)
+        gone[0, inside] = True
+        terms = work.terms
+        if how == "deletion":
+            if len(inside) == work.prompt:
+                raise InputError(
+                    "removal needs a prompt of several units, and here one holds all of it: "
+                    "choose smaller units, or blank-out"
+                )
+            terms = terms._replace(places=terms.places - len(inside))
+        ids, real = remove(tokens, gone, how, token_id=number)
+        logits = model.queries_keys(ids, real).logits[0]
+        found[0][:, inside] = (values - np.asarray(_values(logits, terms)))[:, None]
+    return found
 
 
 def join_units(
@@ -301,7 +498,7 @@ def join_units(
         members.append(at if inside else len(parts))
     names = [text[begin:end] for begin, end in parts]
     if len(parts) in members:
-        names.append(_OUTSIDE if kind == "passages" else "(between)")
+        names.append(_OUTSIDE if kind == "passages" else _BETWEEN)
     return tuple(names), np.array(members, np.intp)
 
 
@@ -319,132 +516,3 @@ def read_passages(path: Path) -> tuple[str, ...]:
     raise InputError(
         f'{path} must be a JSON list of passages, each a text or an object with "text", none empty'
     )
-
-
-def as_answer_page(found: AnswerExplanation) -> str:
-    """Return the HTML document of an explained answer."""
-    return write_answer_page(
-        AnswerContent(
-            prompt=found.prompt_tokens,
-            answer=found.answer_tokens,
-            scores=found.scores,
-            unit_scores={name: found.unit_scores(name) for name in found.scores},
-            normalised=[METHODS[name][1] for name in found.scores],
-            layers=[f"after layer {layer + 1}" for layer in found.layers],
-            units=found.units,
-            notes=_notes(found),
-        )
-    )
-
-
-def _notes(found: AnswerExplanation) -> list[str]:
-    lines = [
-        f"Each layer keeps {found.residual:.0%} of a token and mixes the rest by its attention. "
-        "Darker is more, relative to the row's largest score."
-    ]
-    if found.sink > _SINK:
-        lines.append(
-            f"{found.sink:.0%} of what a token's row holds went to attention sinks: no token has "
-            "it, and shares are of the rest."
-        )
-    if any("normalised" in name for name in found.scores):
-        lines.append(
-            "Normalised: divided by what uniform attention gives a token for its position alone; "
-            "without that the first tokens of a prompt get most of everything."
-        )
-    return lines
-
-
-def print_answer(console: Console, found: AnswerExplanation, most: int = 3) -> None:
-    """Print the prompt shaded for the whole answer, and the top units of each sentence of it."""
-    from rich.text import Text
-
-    name = next(iter(found.scores))
-    whole = found.scores[name][-1][:, : len(found.members)].mean(0).astype(np.float64)
-    line = Text()
-    for token, paper in zip(found.prompt_tokens, paint(whole), strict=True):
-        colours = (f"rgb({','.join(map(str, colour))})" for colour in (ink(paper), paper))
-        line.append(visible_text(token), style=" on ".join(colours))
-    console.print(Text(f"prompt, shaded by {name} for the whole answer", "bold"))
-    console.print(line, soft_wrap=True)
-    console.print(Text("answer", "bold"))
-    console.print(Text(visible_text(found.answer)), soft_wrap=True)
-    scores, normalised = found.unit_scores(name)[-1], METHODS[name][1]
-    if not normalised:
-        scores = scores / np.maximum(scores.sum(-1, keepdims=True), 1e-30)
-    rows = []
-    for part, tokens in _sentences(found.answer_tokens):
-        mean = scores[tokens, :-1].mean(0)
-        for place, at in enumerate(np.argsort(-mean, kind="stable")[:most].tolist()):
-            title = "" if place else visible(part.strip())
-            value = f"{mean[at]:.2f}x" if normalised else f"{mean[at]:.1%}"
-            rows.append((title, value, visible(_one_line(found.units[at]))))
-    words = Column("unit of the prompt", text=True)
-    head = ["sentence of the answer", "times its position" if normalised else "share", words]
-    Table.of(head, rows).print(console)
-    for note in _notes(found):
-        console.print(Text(note, "dim"), soft_wrap=True)
-
-
-def _one_line(text: str, most: int = 60) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _sentences(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """Split an answer's tokens after . ! ? and line breaks: each part's text and tokens."""
-    parts: list[tuple[str, list[int]]] = []
-    text, held = "", list[int]()
-    for place, token in enumerate(tokens):
-        text, held = text + token, [*held, place]
-        if re.search(r"[.!?]\s*$|\n", token) and text.strip():
-            parts.append((text, held))
-            text, held = "", []
-    if held:
-        parts.append((text, held))
-    return parts
-
-
-def as_answer_json(found: AnswerExplanation) -> str:
-    """Write an explained answer as strict JSON text.
-
-    ``{"format": "jaxflow-answer-1", "prompt", "answer", "prompt_tokens", "answer_tokens",
-    "log_probabilities": [T], "units": [U texts], "members": [P], "layers": [K], "residual",
-    "scores": {method: [K][T][P + T]}, "unit_scores": {method: [K][T][U + 1]}}``.
-    """
-    fields = dataclasses.fields(found)
-    record = {
-        "format": FORMAT,
-        **{each.name: to_json(getattr(found, each.name)) for each in fields},
-    }
-    record["unit_scores"] = {name: to_json(found.unit_scores(name)) for name in found.scores}
-    return json_text(record, indent=None)
-
-
-def as_answer_parquet(found: AnswerExplanation) -> Content:
-    """Write one row for each method, layer, token of the answer and token before it."""
-    return partial(_write_parquet, found)
-
-
-def _write_parquet(found: AnswerExplanation, path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = []
-    for name, values in found.scores.items():
-        layer, row, token = (axis.ravel() for axis in np.indices(values.shape))
-        kept = token < len(found.members) + row
-        members = np.concatenate([found.members, np.full(values.shape[1], -1)])
-        tables.append(
-            pa.table(
-                {
-                    "method": pa.array([name] * int(kept.sum())).dictionary_encode(),
-                    "layer": np.array(found.layers, np.int16)[layer[kept]] + 1,
-                    "answer_token": row[kept].astype(np.int32),
-                    "token": token[kept].astype(np.int32),
-                    "unit": members[token[kept]].astype(np.int32),
-                    "score": values.ravel()[kept],
-                }
-            )
-        )
-    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")

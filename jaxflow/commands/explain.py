@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
 
 import jaxflow.commands._console as terminal
 from jaxflow.commands._options import (
     ModelOptions,
-    ScoringOptions,
     given,
     head,
     options,
@@ -24,6 +23,8 @@ from jaxflow.errors import InputError
 if TYPE_CHECKING:
     from jaxflow.eval.explanation import Explanation
 
+#: The targets of gradients of a prediction, as in `jaxflow.eval.score.target`.
+Target = Literal["difference", "log-odds", "probability", "predicted", "last", "output"]
 PICTURED = 20  # sentences that fit one picture
 
 
@@ -43,6 +44,25 @@ class ImageOptions:
 
 
 @options
+class TargetOptions:
+    """What is explained, and the replacement of a token that is blanked out."""
+
+    target: Annotated[str | None, "NAME|TOKEN|BEGIN:END"] = None
+    """Of a prediction the target of gradients: difference is p0 - p1, the default of two classes;
+    log-odds and probability are of the explained output, log-odds the default of other models;
+    predicted and last are logits; output is that of a regression, its only target. Of a language
+    model a token that may follow the prompt, its text or # and its number; with --generate or
+    --answer the whole answer, or its tokens from BEGIN to before END, from 0; by default each
+    token of the answer."""
+    against: Annotated[str | None, "TOKEN"] = None
+    """Explain the difference of two log-probabilities, that of the target's token minus this
+    one's."""
+    replacement: Literal["mask", "unk"] | None = None
+    """Replacement of a token that is blanked out: the mask token, the default of a pretrained model
+    that has one, or the token for unknown words, the default of others."""
+
+
+@options
 class AnswerOptions:
     """For an answer that a language model gives to a prompt, explained token by token."""
 
@@ -50,6 +70,9 @@ class AnswerOptions:
     """Continue the prompt by at most so many tokens, and explain each of them."""
     answer: str | None = None
     """Explain this answer instead, as it follows the prompt."""
+    sinks: Literal["keep", "drop"] | None = None
+    """Whether rollout keeps the share of the first token, on which attention rests, and of
+    attention sinks, as it does by default, or gives shares of the rest."""
     chat: bool = False
     """Put the prompt into the model's chat template."""
     units: Literal["words", "sentences", "lines", "passages"] | None = None
@@ -86,15 +109,16 @@ class Explain:
     """A method: raw, rollout, flow, blank-out, gradient-norm, or EDGE/AGGREGATOR such as
     gradient/product, which jaxflow edges lists. May be given several times; by default these
     five."""
-    layer: int | None = None
-    """The layer whose token is explained, from 0; by default the top one."""
+    layer: tyro.conf.UseAppendAction[Annotated[tuple[int, ...], "NUMBER"]] = ()
+    """The layer whose token is explained, from 0; by default the top one. With an answer it may be
+    given several times."""
     residual: float | None = None
     """Share of the residual connection in rollout and flow, from 0 to 1; by default 0.5."""
     label: Annotated[str | None, "NAME|INDEX"] = None
     """The class, label or number to explain; by default the one with the highest probability."""
     words: bool = False
     """Join the pieces of a word, for a published model."""
-    scoring: ScoringOptions = dataclasses.field(default_factory=ScoringOptions)
+    scoring: TargetOptions = dataclasses.field(default_factory=TargetOptions)
     answering: AnswerOptions = dataclasses.field(default_factory=AnswerOptions)
     image: Path | None = None
     """A picture to explain with a vision Transformer, named with --model; the maps over it go to
@@ -116,10 +140,16 @@ class Explain:
             self._explain_image(self.image)
             return
         refuse(given(self.picture), "be asked for with --image only")
-        if self.answering.generate is not None or self.answering.answer is not None:
+        asked, wanted = self.answering, self.scoring
+        token = wanted.against is not None or (
+            wanted.target is not None and wanted.target not in get_args(Target)
+        )
+        if token or asked.generate is not None or asked.answer is not None:
             self._explain_answer()
             return
-        refuse(given(self.answering), "be asked for with --generate or --answer only")
+        refuse(given(asked), "be asked for with --generate, --answer or a token as --target only")
+        if len(self.layer) > 1:
+            raise InputError(f"layer must be one for a prediction, got {len(self.layer)}")
         explanations = self._explain(self._all_sentences())
         if self.html is not None:
             from jaxflow.eval.explain.page import as_page
@@ -151,11 +181,11 @@ class Explain:
             explain = explainer(
                 self.source.load(),
                 methods=self.by or None,
-                layer=-1 if self.layer is None else self.layer,
+                layer=self.layer[0] if self.layer else -1,
                 residual=0.5 if self.residual is None else self.residual,
                 words=self.words,
                 label=self.label,
-                target=self.scoring.target,
+                target=self.scoring.target,  # type: ignore[arg-type]
                 replacement=self.scoring.replacement,
             )
             texts = paired(sentences, self.pair)
@@ -174,40 +204,46 @@ class Explain:
     def _explain_answer(self) -> None:
         """Answer a prompt, explain each token of the answer, and print or write."""
         from jaxflow.eval.explain import answer as answers
+        from jaxflow.eval.explain import answer_shown as shown
 
-        refuse(
-            [*given(self, "pair", "label", "words", "cut", "png"), *given(self.scoring)],
-            "not be asked for with --generate or --answer",
-        )
-        asked, prompts = self.answering, self._all_sentences()
+        asked, wanted = self.answering, self.scoring
+        options = given(self, "pair", "label", "words", "cut", "png")
+        refuse([*options, *given(wanted, "replacement")], "not be asked for with an answer")
+        if self.source.model is None:
+            raise InputError(
+                "generate, answer and a token as target need --model with a language model; the "
+                f"targets of other models are {', '.join(get_args(Target))}"
+            )
+        prompts = self._all_sentences()
         if len(prompts) != 1:
             raise InputError(f"expected one prompt to answer, got {len(prompts)}")
-        if self.source.model is None:
-            raise InputError("generate and answer need --model with a language model")
         passages = answers.read_passages(asked.passages) if asked.passages is not None else ()
         with compilation_cache():
             found = answers.explain_answer(
                 self.source.load(),
                 prompts[0],
                 answer=asked.answer,
-                generate=asked.generate or 1,
+                generate=asked.generate,
+                target=wanted.target,
+                against=wanted.against,
                 temperature=0.0 if asked.seed is None else 1.0,
                 seed=asked.seed or 0,
                 chat=asked.chat,
                 methods=self.by or answers.DEFAULT,
-                layers=None if self.layer is None else (self.layer,),
+                layers=self.layer or None,
                 residual=0.5 if self.residual is None else self.residual,
+                sinks=asked.sinks or "keep",
                 units=asked.units or ("passages" if passages else "words"),
                 passages=passages,
             )
         if self.html is not None:
-            terminal.save(self.html, answers.as_answer_page(found))
+            terminal.save(self.html, shown.as_answer_page(found))
         if self.json is not None:
-            terminal.save(self.json, answers.as_answer_json(found))
+            terminal.save(self.json, shown.as_answer_json(found))
         if asked.parquet is not None:
-            terminal.save(asked.parquet, answers.as_answer_parquet(found))
+            terminal.save(asked.parquet, shown.as_answer_parquet(found))
         if self.html is self.json is asked.parquet is None:
-            answers.print_answer(terminal.console(), found)
+            shown.print_answer(terminal.console(), found)
 
     def _explain_image(self, image: Path) -> None:
         """Classify a picture, write its maps over it and print a summary."""

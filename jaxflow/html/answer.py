@@ -13,6 +13,7 @@ import hashlib
 import html
 import json
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,13 @@ from numpy.typing import NDArray
 from jaxflow.errors import InputError
 from jaxflow.html.style import shades, visible
 
+Kind = Literal["ratio", "share", "value"]
+
 BUDGET = 7_500_000  # bytes of a page's scores
+#: The shades of what is below 0, from white to orange.
+_BELOW = [
+    f"#{255 - at * 42 // 255:02x}{255 - at * 161 // 255:02x}{255 - at:02x}" for at in range(256)
+]
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -41,6 +48,7 @@ table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 td { padding: .15rem .5rem; vertical-align: top; overflow-wrap: anywhere; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.share { width: 30%; } td.share div { background: #0072b2; height: .8rem; min-width: 1px; }
+td.share div.below { background: #d55e00; }
 canvas { width: 100%; image-rendering: pixelated; border: 1px solid #1b273322; }
 """
 
@@ -49,7 +57,12 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = name => document.getElementById(name);
 const read = list => list.map(one => Uint8Array.from(atob(one.steps), c => c.charCodeAt(0)));
 const rows = read(data.scores), units = read(data.unit_scores), wide = data.units.length + 1;
-const prompt = data.prompt.length, count = data.answer.length, n = data.width;
+const prompt = data.prompt.length, count = data.spans.length, n = data.width;
+const rowOf = data.answer.map((_, at) => {
+  const row = data.spans.findIndex(span => span[0] <= at && at < span[1]);
+  return row < 0 ? null : row;
+});
+const label = row => data.answer.slice(...data.spans[row]).join("").trim();
 let pinned = null, shown = null;
 const option = (select, text, value) => {
   const one = document.createElement("option"); one.textContent = text; one.value = value;
@@ -58,61 +71,75 @@ const option = (select, text, value) => {
 data.methods.forEach((name, at) => option($("method"), name, at));
 data.layers.forEach((name, at) => option($("layer"), name, at));
 $("layer").value = data.layers.length - 1;
-const table = () => Number($("method").value) * data.layers.length + Number($("layer").value);
+const method = () => Number($("method").value), kind = () => data.kinds[method()];
+const table = () => {  // a method without layers has one table
+  const [first, tables] = data.tables[method()];
+  return first + Math.min(Number($("layer").value), tables - 1);
+};
+// Signed values are stored as 128 plus or minus 127 roots of their shares.
+const root = (list, at) =>
+  kind() === "value" ? (list[at] - 128) / 127 : list[at] / 255;
 const score = (at, row, token) => {
-  const step = rows[at][row * n + token] / 255;
-  return step * step * data.scores[at].largest[row];
+  const share = root(rows[at], row * n + token);
+  return share * Math.abs(share) * data.scores[at].largest[row];
 };
 const unit = (at, row, place) => {
-  const step = units[at][row * wide + place] / 255;
-  return step * step * data.unit_scores[at].largest[row];
+  const share = root(units[at], row * wide + place);
+  return share * Math.abs(share) * data.unit_scores[at].largest[row];
 };
-const normalised = () => data.normalised[Number($("method").value)];
 const draw = (parent, words) => words.map(word => {
   const one = document.createElement("span");
   one.textContent = word; parent.append(one);
   return one;
 });
 const before = draw($("prompt"), data.prompt), after = draw($("answer"), data.answer);
-const paint = (span, step) => {
-  span.style.background = step === null ? "" : data.shades[step];
-  span.style.color = step !== null && step > 190 ? "#fff" : "";
+const colour = share => share < 0
+  ? data.below[Math.round(-255 * share)] : data.shades[Math.round(255 * share)];
+const paint = (span, share) => {
+  span.style.background = share === null ? "" : colour(share);
+  span.style.color = share !== null && share > .745 ? "#fff" : "";
 };
-const steps = row => {  // of one token of the answer, or of all of it
+const roots = values => {
+  const top = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
+  return Array.from(values, value => Math.sign(value) * Math.sqrt(Math.abs(value) / top));
+};
+const shares = row => {  // of one number that is explained, or of all of them
   const at = table();
-  if (row !== null) return Array.from(rows[at].subarray(row * n, (row + 1) * n));
+  if (row !== null) return Array.from({ length: n }, (_, k) => root(rows[at], row * n + k));
   const sums = new Float64Array(n);
   for (let r = 0; r < count; r++) for (let k = 0; k < prompt; k++) sums[k] += score(at, r, k);
-  const top = Math.max(...sums) || 1;
-  return Array.from(sums, value => Math.round(255 * Math.sqrt(value / top)));
+  return roots(sums);
 };
 const show = row => {
   shown = row;
-  const found = steps(row);
+  const found = shares(row);
   before.forEach((span, at) => paint(span, found[at]));
   after.forEach((span, at) => {
-    paint(span, row !== null && at < row ? found[prompt + at] : null);
-    span.classList.toggle("chosen", at === row);
+    paint(span, row !== null && at < data.spans[row][1] - 1 ? found[prompt + at] : null);
+    span.classList.toggle("chosen", row !== null && rowOf[at] === row);
   });
-  $("of").textContent = row === null ? "the whole answer" : `"${data.answer[row].trim()}"`;
+  $("of").textContent = row === null ? "the whole answer" : `"${label(row)}"`;
   totals(row); mark(row);
 };
 const totals = row => {
   const at = table(), list = row === null ? [...Array(count).keys()] : [row];
-  const sums = new Float64Array(wide);
-  for (const r of list) for (let u = 0; u < wide; u++) sums[u] += unit(at, r, u) / list.length;
+  const sums = new Float64Array(wide), value = kind() === "value", parts = value ? 1 : list.length;
+  for (const r of list) for (let u = 0; u < wide; u++) sums[u] += unit(at, r, u) / parts;
   const whole = sums.reduce((a, b) => a + b, 0) || 1;
-  const order = [...sums.keys()].filter(u => sums[u] > 0).sort((a, b) => sums[b] - sums[a]);
+  const most = sums.reduce((top, one) => Math.max(top, Math.abs(one)), 0) || 1;
+  const order = [...sums.keys()].filter(u => sums[u]).sort((a, b) => sums[b] - sums[a]);
   $("totals").replaceChildren(...order.slice(0, 30).map(u => {
     const tr = document.createElement("tr");
     const cells = ["", "number", "share"].map(name => {
       const td = document.createElement("td"); td.className = name; tr.append(td); return td;
     });
     cells[0].textContent = u < data.units.length ? data.units[u] : "(the answer before it)";
-    cells[1].textContent = normalised() ? sums[u].toFixed(2) + " x"
+    cells[1].textContent = value ? sums[u].toFixed(3)
+      : kind() === "ratio" ? sums[u].toFixed(2) + " x"
       : (100 * sums[u] / whole).toFixed(1) + " %";
     const bar = document.createElement("div");
-    bar.style.width = 100 * sums[u] / sums[order[0]] + "%";
+    bar.style.width = 100 * Math.abs(sums[u]) / most + "%";
+    if (sums[u] < 0) bar.className = "below";
     cells[2].append(bar); return tr;
   }));
 };
@@ -122,28 +149,30 @@ matrix.style.height = Math.max(120, Math.min(480, 14 * count)) + "px";
 const grid = () => {
   const at = table(), context = matrix.getContext("2d");
   for (let r = 0; r < count; r++) {
-    const sums = Array.from({ length: width }, (_, u) => unit(at, r, u));
-    const top = Math.max(...sums) || 1;
-    sums.forEach((value, u) => {
-      context.fillStyle = data.shades[Math.round(255 * Math.sqrt(value / top))];
+    roots(Array.from({ length: width }, (_, u) => unit(at, r, u))).forEach((share, u) => {
+      context.fillStyle = colour(share);
       context.fillRect(u, r, 1, 1);
     });
   }
 };
-const mark = row => { $("place").textContent = row === null ? "" : `row ${row + 1} of ${count}`; };
+const mark = row => {
+  $("place").textContent = row === null || count < 2 ? "" : `row ${row + 1} of ${count}`;
+};
 matrix.addEventListener("mousemove", event => {
   const box = matrix.getBoundingClientRect();
   const r = Math.min(count - 1, Math.floor((event.clientY - box.top) / box.height * count));
   const u = Math.min(width - 1, Math.floor((event.clientX - box.left) / box.width * width));
   if (r < 0 || u < 0) return;
-  matrix.title = `${data.answer[r]} \\u2190 ${data.units[u]}`;
+  matrix.title = `${label(r)} \\u2190 ${data.units[u]}`;
   show(r);
 });
 matrix.addEventListener("mouseleave", () => show(pinned));
 after.forEach((span, at) => {
-  span.addEventListener("mouseenter", () => show(at));
+  const row = rowOf[at];
+  if (row === null) return;
+  span.addEventListener("mouseenter", () => show(row));
   span.addEventListener("mouseleave", () => show(pinned));
-  span.addEventListener("click", () => { pinned = pinned === at ? null : at; show(pinned); });
+  span.addEventListener("click", () => { pinned = pinned === row ? null : row; show(pinned); });
 });
 document.addEventListener("keydown", event => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -153,6 +182,7 @@ document.addEventListener("keydown", event => {
 });
 for (const name of ["method", "layer"])
   $(name).addEventListener("change", () => { grid(); show(pinned); });
+if (data.layers.length < 2) $("layer").parentElement.hidden = true;
 grid(); show(null);
 """
 
@@ -166,28 +196,33 @@ class AnswerContent:
     prompt, answer
         The texts of the P tokens of the prompt and the T of the answer, with their spaces.
     scores
-        Method -> ``[K, T, P + T]``: what each token counts for each token of the answer, at K
-        layers.
+        Method -> ``[K, R, P + T]``: what each token counts for each of the R numbers that are
+        explained, at K layers; ``[1, R, P + T]`` of a method without layers.
     unit_scores
-        Method -> ``[K, T, U + 1]``, of the units and of the answer before a token.
-    normalised
-        Whether each method's scores are ratios to what a token's position explains.
+        Method -> ``[K, R, U + 1]``, of the units and of the answer before a token.
+    kinds
+        Whether each method's scores are a ``ratio`` to what a token's position explains, a
+        ``share`` of a row, or a signed ``value``.
     layers
         The names of the K layers, the top one last.
     units
         The texts of the U units of the prompt.
     notes
         Plain sentences below the heading.
+    spans
+        The R explained parts of the answer, each from a token to before another; None is each of
+        its tokens.
     """
 
     prompt: Sequence[str]
     answer: Sequence[str]
     scores: Mapping[str, NDArray[np.floating]]
     unit_scores: Mapping[str, NDArray[np.floating]]
-    normalised: Sequence[bool]
+    kinds: Sequence[Kind]
     layers: Sequence[str]
     units: Sequence[str]
     notes: Sequence[str] = ()
+    spans: Sequence[tuple[int, int]] | None = None
 
 
 def write_answer_page(content: AnswerContent) -> str:
@@ -197,7 +232,9 @@ def write_answer_page(content: AnswerContent) -> str:
     """
     count, n = len(content.answer), len(content.prompt) + len(content.answer)
     wide = n + len(content.units) + 1
-    size = len(content.scores) * len(content.layers) * count * wide * 4 // 3
+    spans = [(at, at + 1) for at in range(count)] if content.spans is None else content.spans
+    tables = [len(values) for values in content.scores.values()]
+    size = sum(tables) * len(spans) * wide * 4 // 3
     if size > BUDGET:
         raise InputError(
             f"the page of {count:,} x {n:,} tokens for {len(content.scores)} methods at "
@@ -210,11 +247,14 @@ def write_answer_page(content: AnswerContent) -> str:
         "methods": list(content.scores),
         "layers": list(content.layers),
         "units": [visible(unit) for unit in content.units],
-        "normalised": list(map(bool, content.normalised)),
+        "kinds": list(content.kinds),
+        "spans": [list(span) for span in spans],
+        "tables": [[sum(tables[:at]), count] for at, count in enumerate(tables)],
         "width": n,
         "shades": shades(),
-        "scores": [_steps(table) for values in content.scores.values() for table in values],
-        "unit_scores": [_steps(one) for each in content.unit_scores.values() for one in each],
+        "below": _BELOW,
+        "scores": _tables(content.scores, content.kinds),
+        "unit_scores": _tables(content.unit_scores, content.kinds),
     }
     # In JSON a "<" may be written as an escape, so that nothing in it ends the element.
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
@@ -260,10 +300,22 @@ def visible_text(token: str) -> str:
     return "".join(char if char in "\n\t" else visible(char) for char in token)
 
 
-def _steps(table: NDArray[np.floating]) -> dict[str, object]:
-    """Return ``[T, n]`` as the root of each score's share of its row's largest, in bytes."""
-    values = np.maximum(np.nan_to_num(np.asarray(table, np.float64)), 0)
-    largest = values.max(-1)
+def _tables(
+    scores: Mapping[str, NDArray[np.floating]], kinds: Sequence[Kind]
+) -> list[dict[str, object]]:
+    return [
+        _steps(table, kind == "value")
+        for values, kind in zip(scores.values(), kinds, strict=True)
+        for table in values
+    ]
+
+
+def _steps(table: NDArray[np.floating], signed: bool) -> dict[str, object]:
+    """Return ``[R, n]`` as the root of each score's share of its row's largest, in bytes."""
+    values = np.nan_to_num(np.asarray(table, np.float64))
+    values = values if signed else np.maximum(values, 0)
+    largest = np.abs(values).max(-1)
     shares = values / np.where(largest > 0, largest, 1)[:, None]
-    steps = np.rint(255 * np.sqrt(shares)).astype(np.uint8)
+    roots = np.sign(shares) * np.sqrt(np.abs(shares))
+    steps = np.rint(128 + 127 * roots if signed else 255 * roots).astype(np.uint8)
     return {"steps": base64.b64encode(steps.tobytes()).decode(), "largest": largest.tolist()}

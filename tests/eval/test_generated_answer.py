@@ -16,13 +16,8 @@ import jaxflow
 from jaxflow.__main__ import main
 from jaxflow.edges import receptive_field
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.answer import (
-    as_answer_json,
-    as_answer_page,
-    explain_answer,
-    join_units,
-    read_passages,
-)
+from jaxflow.eval.explain.answer import explain_answer, join_units, read_passages
+from jaxflow.eval.explain.answer_shown import as_answer_json, as_answer_page
 from jaxflow.html.answer import AnswerContent, write_answer_page
 from jaxflow.html.style import shades
 from jaxflow.models import Model, init, trace
@@ -141,7 +136,7 @@ def test_the_command_prints_and_writes(decoder, tmp_path, capsys, monkeypatch):
     arguments = ["explain", PROMPT, "--model", "x", "--passages", str(passages)]
     assert main([*arguments, "--answer", ANSWER]) == 0
     out = capsys.readouterr().out
-    assert "key to the cabinet" in out.split("sentence of the answer")[1]
+    assert "key to the cabinet" in out.split("part of the answer")[1]
     files = {name: tmp_path / f"page.{name}" for name in ("html", "json", "parquet")}
     options = [part for name, path in files.items() for part in (f"--{name}", str(path))]
     assert main([*arguments, "--generate", "3", *options]) == 0
@@ -197,7 +192,7 @@ def test_other_models_and_files_are_refused(tmp_path):
         with pytest.raises(InputError, match="must be a JSON list of passages"):
             read_passages(file)
     scores = {"rollout": np.zeros((1, 2, 2))}
-    large = AnswerContent(["a"] * 3_000_000, ["b"] * 2, scores, scores, [False], ["top"], ["a"])
+    large = AnswerContent(["a"] * 3_000_000, ["b"] * 2, scores, scores, ["share"], ["top"], ["a"])
     with pytest.raises(InputError, match="ask for fewer methods, layers or tokens"):
         write_answer_page(large)
 
