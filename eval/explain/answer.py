@@ -422,7 +422,7 @@ def _gradient_x_input(work: _Work) -> NDArray[np.float32]:
     terms = Terms(*map(jnp.asarray, work.terms))
     score = jax.tree_util.Partial(_of_batch, terms)
     embeddings, gradients = work.model.embedding_gradients(work.read, score)
-    found = np.asarray((gradients * embeddings).sum(-1, dtype=jnp.float32))[:, 0]
+    found = np.asarray((gradients * embeddings[None]).sum(-1, dtype=jnp.float32))[:, 0]
     return np.pad(found, ((0, 0), (0, 1)))[None]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import html
 import json
 import re
 
 import numpy as np
 import pytest
+import torch_models
 from browser import chromium, reason_for_none
 from tiny_models import tiny, tiny_decoder
 
@@ -16,11 +18,11 @@ import jaxflow
 from jaxflow.__main__ import main
 from jaxflow.edges import receptive_field
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.answer import explain_answer, join_units, read_passages
+from jaxflow.eval.explain.answer import DEFAULT, explain_answer, join_units, read_passages
 from jaxflow.eval.explain.answer_shown import as_answer_json, as_answer_page
 from jaxflow.html.answer import AnswerContent, write_answer_page
 from jaxflow.html.style import shades
-from jaxflow.models import Model, init, trace
+from jaxflow.models import Model, init, load, trace
 
 REASON = reason_for_none()
 PROMPT, ANSWER = "the keys are. unlikely the\nkey to the cabinet", "the keys are the"
@@ -108,6 +110,119 @@ def test_a_generated_answer_is_explained_as_if_it_were_given(decoder):
     np.testing.assert_allclose(made.log_probabilities, expected.log_probabilities[0], atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def torch_pair(tmp_path_factory):
+    """A model of transformers, and the same as ours with a tokenizer."""
+    text = tiny("lm", causal=True).text
+    changes = {"vocab_size": len(text), "max_position_embeddings": 64}
+    theirs = torch_models.random_model("LlamaForCausalLM", changes, 1)
+    ours = load(torch_models.write(theirs, tmp_path_factory.mktemp("theirs")))
+    return theirs, Model(ours.config, ours.params, text)
+
+
+GIVEN = {"answer": ANSWER}
+TARGETS = {
+    "tokens": (GIVEN, [[(at, None, 1)] for at in range(5)]),
+    "answer": (GIVEN | {"target": "answer"}, [[(at, None, 1) for at in range(5)]]),
+    "span": (GIVEN | {"target": "1:3"}, [[(1, None, 1), (2, None, 1)]]),
+    "token": ({"target": "are"}, [[(0, "are", 1)]]),
+    "contrast": ({"target": "are", "against": "the"}, [[(0, "are", 1), (0, "the", -1)]]),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_is_that_of_torch_by_gradients_and_removal(torch_pair, name):
+    import torch
+
+    theirs, model = torch_pair
+    options, rows = TARGETS[name]
+    methods = ("gradient/rollout", "gradient-x-input", "removal", "rollout")
+    found = explain_answer(model, PROMPT, methods=methods, residual=0.4, units="lines", **options)
+    known = {
+        word: model.text.encode(form, template=False)[0]
+        for word in ("are", "the")
+        for form in (f" {word}", word)
+        if len(model.text.encode(form, template=False)) == 1
+    }
+    prompt = list(model.text.read(PROMPT).ids)
+    answer = model.text.encode(ANSWER, template=False) if "answer" in options else [known["are"]]
+    ids, given = [*prompt, *answer][:-1], len(prompt)
+
+    def run(ids, given, row):
+        inputs = theirs.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
+        output = theirs(inputs_embeds=inputs, output_attentions=True)
+        chances = output.logits[0].log_softmax(-1)
+        value = sum(
+            sign * chances[given - 1 + at, answer[at] if word is None else known[word]]
+            for at, word, sign in row
+        )
+        return value, inputs, output.attentions
+
+    for number, row in enumerate(rows):
+        value, inputs, attention = run(ids, given, row)
+        assert found.values[number] == pytest.approx(float(value.detach()), abs=1e-4)
+        slopes = torch.autograd.grad(value, [inputs, *attention])
+        signed = (slopes[0] * inputs).sum(-1)[0].detach().numpy()
+        np.testing.assert_allclose(
+            found.scores["gradient-x-input"][0, number, :-1], signed, rtol=1e-3, atol=1e-4
+        )
+        rolled, plain, n = np.eye(len(ids)), np.eye(len(ids)), len(ids)
+        for weights, slope in zip(attention, slopes[1:], strict=True):
+            weights = weights[0].detach().numpy().astype(np.float64)
+            edges = np.maximum(weights * slope[0].numpy(), 0).mean(0)
+            sums = edges.sum(-1, keepdims=True)
+            mixed = 0.4 * np.eye(n) + 0.6 * edges / np.where(sums > 0, sums, 1)
+            rolled = np.where(sums > 0, mixed, np.eye(n)) @ rolled
+            plain = (0.4 * np.eye(n) + 0.6 * weights.mean(0)) @ plain
+        places = sorted({given - 1 + at for at, _, _ in row})
+        for method, every in (("gradient/rollout", rolled), ("rollout", plain)):
+            row_of = found.scores[method][-1, number, :-1]
+            np.testing.assert_allclose(row_of, every[places].mean(0), rtol=2e-3, atol=1e-5)
+        for unit in range(2):
+            kept = [
+                one for one, member in zip(prompt, found.members, strict=True) if member != unit
+            ]
+            changed, *_ = run([*kept, *answer][:-1], len(kept), row)
+            fall = float((value - changed).detach())
+            assert found.unit_scores("removal")[0, number, unit] == pytest.approx(fall, abs=1e-3)
+    assert json.loads(as_answer_json(found))["target"]["kind"] == name
+    assert html.escape(found.target.text) in as_answer_page(found)
+
+
+def test_a_unit_is_hidden_or_replaced_in_place(decoder):
+    methods = ("blank-out", "attention-out")
+    found = explain_answer(decoder, PROMPT, target="are", methods=methods, units="lines")
+    ids = np.array([decoder.text.read(PROMPT).ids], np.int32)
+    inside = found.members[None] == 0
+
+    def chance(ids, mask=None):
+        logits = np.asarray(decoder(ids, mask).logits, np.float64)[0, -1]
+        return logits[found.target.token] - np.log(np.exp(logits).sum())
+
+    blank = decoder.text.unk_id if decoder.text.mask_id is None else decoder.text.mask_id
+    changed = {
+        "blank-out": chance(np.where(inside, blank, ids)),
+        "attention-out": chance(ids, ~inside),
+    }
+    for name, value in changed.items():
+        assert found.unit_scores(name)[0, 0, 0] == pytest.approx(chance(ids) - value, abs=1e-4)
+
+
+def test_sinks_are_dropped_on_request(decoder):
+    config = dataclasses.replace(decoder.config, sinks=True)
+    model = Model(config, init(config), decoder.text)
+    found = explain_answer(model, PROMPT, answer=ANSWER, sinks="drop", methods=("rollout",))
+    rows = found.scores["rollout"][-1]
+    assert (rows[:, 0] == 0).all()
+    np.testing.assert_allclose(rows.sum(-1), 1, atol=1e-5)
+    ids = [*model.text.read(PROMPT).ids, *model.text.encode(ANSWER, template=False)]
+    attention = np.asarray(model(np.array([ids], np.int32)).attention)
+    attention = attention / attention.sum(-1, keepdims=True)
+    rolled = np.asarray(jaxflow.rollout(attention))[0, -1, len(found.prompt_tokens) - 1 : -1]
+    expected = rolled[:, 1:] / rolled[:, 1:].sum(-1, keepdims=True)
+    np.testing.assert_allclose(rows[:, 1:], expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -137,6 +252,14 @@ def test_the_command_prints_and_writes(decoder, tmp_path, capsys, monkeypatch):
     assert main([*arguments, "--answer", ANSWER]) == 0
     out = capsys.readouterr().out
     assert "key to the cabinet" in out.split("part of the answer")[1]
+    few = ["explain", PROMPT, "--model", "x", "--target", "are", "--against", "the"]
+    few += ["--by", "removal", "--by", "rollout", "--layer", "0", "--layer", "2", "--json"]
+    assert main(few) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["target"]["kind"], record["layers"]) == ("contrast", [0, 2])
+    assert [len(record["scores"][name]) for name in ("removal", "rollout")] == [1, 2]
+    assert main(["explain", PROMPT, "--model", "x", "--target", "zebra"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     files = {name: tmp_path / f"page.{name}" for name in ("html", "json", "parquet")}
     options = [part for name, path in files.items() for part in (f"--{name}", str(path))]
     assert main([*arguments, "--generate", "3", *options]) == 0
@@ -176,6 +299,13 @@ def test_the_page_holds_the_scores_and_text_as_text(made):
         ({"answer": ""}, "the answer must have at least one token"),
         ({"layers": (3,)}, "layer must be from -3 to 2"),
         ({"residual": 2}, "residual"),
+        ({"sinks": "none"}, "sinks must be keep or drop"),
+        ({"target": "2:9"}, "target must be a span BEGIN:END within the answer's 5 tokens"),
+        ({"target": "are"}, "leave out answer and generate"),
+        ({"target": "answer", "against": "is"}, "against needs a token as target"),
+        ({"answer": None, "target": "zebra"}, "target must be one token of the model's vocab"),
+        ({"answer": None, "target": "#99999"}, "target must be a token's number from 0 to"),
+        ({"answer": None, "target": "are", "against": "are"}, "against must be another token"),
     ],
 )
 def test_unusable_options_are_refused(decoder, options, part):
@@ -225,3 +355,36 @@ def test_pointing_at_a_token_shades_what_it_came_from(made, tmp_path):
         assert " ".join(names[int(sums.argmax())].split()) in " ".join(shown.split())
         assert f"{sums.max() / sums.sum():.1%}"[:-1] in shown
     assert troubles == []
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The page of 2,000 tokens of a prompt, 200 of an answer and the default methods."""
+    rng = np.random.default_rng(0)
+    scores = {name: rng.random((1, 200, 2200)) for name in DEFAULT}
+    units = {name: rng.random((1, 200, 1801)) for name in DEFAULT}
+    words = [f" token{at}" for at in range(2200)]
+    content = AnswerContent(
+        words[:2000], words[2000:], scores, units, ["ratio", "share"], ["top"], words[:1800]
+    )
+    file = tmp_path_factory.mktemp("large") / "answer.html"
+    file.write_text(write_answer_page(content), encoding="utf-8")
+    return file
+
+
+def test_a_long_answer_fits_eight_megabytes(large):
+    assert large.stat().st_size <= 8e6
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+def test_a_long_answer_opens_soon(large):
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(large.as_uri())
+        assert page.locator("#totals tr").count() == 30
+        seconds = page.evaluate("performance.getEntriesByType('navigation')[0].duration / 1000")
+        print(f"opened in {seconds:.2f} s")
+        page.locator("#answer span").nth(150).hover()
+        assert page.locator("#answer span.chosen").count() == 1
+    assert seconds <= 6  # 2 on a machine of its own
