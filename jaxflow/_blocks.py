@@ -219,28 +219,25 @@ def _attend_kept(pattern: Pattern, *given: Any) -> tuple[Any, Any]:
 
 
 def _attend_pulled(pattern: Pattern, kept: Any, pulls: Any) -> tuple[Any, ...]:
-    queries, keys, values, sinks, limits, mixed, normalisers = kept
+    *given, mixed, normalisers = kept
     pull, shift = pulls
     shift = (pull * mixed).sum(-1) - shift
-    return *_pulled(pattern, queries, keys, values, sinks, limits, normalisers, pull, shift), None
+    return *_pulled(pattern, given, normalisers, pull, shift), None
 
 
 def _pulled(
     pattern: Pattern,
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    sinks: jax.Array | None,
-    limits: Limits,
+    given: Sequence[Any],
     normalisers: jax.Array,
     pull: jax.Array,
     shift: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    r"""Return the gradients with respect to queries, keys, values and sinks.
+    r"""Return the gradients with respect to queries, keys, values and sinks, `given` to `attend`.
 
     Of logits it is :math:`P_{ij} (g_i \cdot v_j - c_i)`, with g the `pull` ``[H, n, m]`` on the
     mixed values and c the `shift` ``[H, n]``.
     """
+    queries, keys, values, sinks, limits = given
     count, n = keys.shape[:2]
     cut, kind = pattern.cut, normalisers.dtype
     size = min(pattern.block, n)
@@ -476,7 +473,8 @@ def _rows_pulled(pattern: Pattern, given: Any, pull: jax.Array) -> tuple[Any, ..
     on_mixed = jnp.broadcast_to(weights.T[None], (heads, n, len(pull)))
     mixed, _ = attend(pattern, queries, keys, values, sinks, limits)  # [H, n, R]
     shift = (on_mixed * mixed).sum(-1)
-    found = _pulled(pattern, queries, keys, values, sinks, limits, normalisers, on_mixed, shift)
+    given = [queries, keys, values, sinks, limits]
+    found = _pulled(pattern, given, normalisers, on_mixed, shift)
     of_queries, of_keys, _, of_sinks = found
     return mixed.sum(0).T, of_queries, of_keys, of_sinks, jnp.zeros_like(normalisers), None
 

@@ -257,12 +257,7 @@ def check_values(
 
 
 def refuse_values(
-    worst: Any,
-    array: Array,
-    query: Array | None,
-    key: Array | None,
-    name: str = "attention",
-    kind: str = "attention",
+    worst: Any, array: Array, query: Array | None, key: Array | None, name: str, kind: str
 ) -> None:
     """Raise `InputError` unless `_worst_row` of an array is that of a usable one."""
     # Only this number is copied from an accelerator to the host.
@@ -353,7 +348,7 @@ def call_checked(
         check_values(attention, mask, mask)
         return in_own_precision(function, attention, mask, *arrays, **options)
     result, worst = _checked(function, tuple(options.items()), attention, mask, *arrays)
-    refuse_values(worst, attention, mask, mask)
+    refuse_values(worst, attention, mask, mask, "attention", "attention")
     return result
 
 

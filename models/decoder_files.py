@@ -29,69 +29,69 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "tied": ("tie_word_embeddings", False),
     "pad_id": ("pad_token_id", None),
 }
-# Names and defaults that differ from these, by model.
+# Defaults that differ from these, by model; with a name where that differs too.
 _GEMMA = {
-    "vocabulary": ("vocab_size", 256_000),
-    "positions": ("max_position_embeddings", 8192),
-    "layers": ("num_hidden_layers", 26),
-    "heads": ("num_attention_heads", 8),
-    "key_heads": ("num_key_value_heads", 4),
-    "head_width": ("head_dim", 256),
-    "width": ("hidden_size", 2304),
-    "hidden_width": ("intermediate_size", 9216),
+    "vocabulary": 256_000,
+    "positions": 8192,
+    "layers": 26,
+    "heads": 8,
+    "key_heads": 4,
+    "head_width": 256,
+    "width": 2304,
+    "hidden_width": 9216,
     "activation": ("hidden_activation", "gelu_pytorch_tanh"),
-    "tied": ("tie_word_embeddings", True),
-    "pad_id": ("pad_token_id", 0),
+    "tied": True,
+    "pad_id": 0,
 }
 _QWEN = {
-    "vocabulary": ("vocab_size", 151_936),
-    "positions": ("max_position_embeddings", 32_768),
-    "key_heads": ("num_key_value_heads", 32),
-    "hidden_width": ("intermediate_size", 22_016),
+    "vocabulary": 151_936,
+    "positions": 32_768,
+    "key_heads": 32,
+    "hidden_width": 22_016,
 }
-_OWN: dict[str, dict[str, tuple[str, Any]]] = {
+_OWN: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": _QWEN,
-    "qwen3": {**_QWEN, "head_width": ("head_dim", 128)},
+    "qwen3": {**_QWEN, "head_width": 128},
     "mistral": {
-        "positions": ("max_position_embeddings", 131_072),
-        "key_heads": ("num_key_value_heads", 8),
-        "hidden_width": ("intermediate_size", 14_336),
+        "positions": 131_072,
+        "key_heads": 8,
+        "hidden_width": 14_336,
     },
     "phi3": {
-        "vocabulary": ("vocab_size", 32_064),
-        "positions": ("max_position_embeddings", 4096),
-        "width": ("hidden_size", 3072),
-        "hidden_width": ("intermediate_size", 8192),
-        "epsilon": ("rms_norm_eps", 1e-5),
-        "pad_id": ("pad_token_id", 32_000),
+        "vocabulary": 32_064,
+        "positions": 4096,
+        "width": 3072,
+        "hidden_width": 8192,
+        "epsilon": 1e-5,
+        "pad_id": 32_000,
     },
     "gemma2": _GEMMA,
     "gemma3_text": {
         **_GEMMA,
-        "vocabulary": ("vocab_size", 262_208),
-        "positions": ("max_position_embeddings", 131_072),
+        "vocabulary": 262_208,
+        "positions": 131_072,
     },
     "gpt_oss": {
-        "vocabulary": ("vocab_size", 201_088),
-        "positions": ("max_position_embeddings", 131_072),
-        "layers": ("num_hidden_layers", 36),
-        "heads": ("num_attention_heads", 64),
-        "key_heads": ("num_key_value_heads", 8),
-        "head_width": ("head_dim", 64),
-        "width": ("hidden_size", 2880),
-        "hidden_width": ("intermediate_size", 2880),
-        "epsilon": ("rms_norm_eps", 1e-5),
+        "vocabulary": 201_088,
+        "positions": 131_072,
+        "layers": 36,
+        "heads": 64,
+        "key_heads": 8,
+        "head_width": 64,
+        "width": 2880,
+        "hidden_width": 2880,
+        "epsilon": 1e-5,
         "experts": ("num_local_experts", 128),
         "chosen": ("num_experts_per_tok", 4),
     },
     "gpt_neox": {
-        "vocabulary": ("vocab_size", 50_432),
-        "layers": ("num_hidden_layers", 44),
-        "heads": ("num_attention_heads", 64),
-        "width": ("hidden_size", 6144),
-        "hidden_width": ("intermediate_size", 24_576),
-        "activation": ("hidden_act", "gelu"),
+        "vocabulary": 50_432,
+        "layers": 44,
+        "heads": 64,
+        "width": 6144,
+        "hidden_width": 24_576,
+        "activation": "gelu",
         "epsilon": ("layer_norm_eps", 1e-5),
         "parallel": ("use_parallel_residual", True),
     },
@@ -117,7 +117,11 @@ _REACHES = {"full": "full_attention", "window": "sliding_attention", "chunk": "c
 
 def decoder_fields(kind: str) -> dict[str, tuple[str, Any]]:
     """Return the fields of a configuration that are read by name: ours -> published, default."""
-    return _FIELDS | _OWN[kind]
+    own = _OWN[kind].items()
+    return _FIELDS | {
+        name: given if isinstance(given, tuple) else (_FIELDS[name][0], given)
+        for name, given in own
+    }
 
 
 def read_decoder(

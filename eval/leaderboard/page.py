@@ -228,13 +228,14 @@ if (row !== undefined) {
 """
 
 
-def _check_shown(
+def _sentences(
     cases: Cases,
     tokens: Sequence[Sequence[str]],
     labels: Sequence[str],
     shown: Sequence[int],
     probabilities: Sequence[float] | None,
-) -> None:
+) -> str:
+    """Write the sentences as HTML, not shaded yet; every piece of text is escaped."""
     inside = all(0 <= row < len(cases) for row in shown)
     fitting = inside and all(
         not isinstance(words, str) and len(words) == cases.lengths[row]
@@ -246,16 +247,6 @@ def _check_shown(
             "shown, tokens, probabilities and labels must be those of at least one of the board's "
             f"{len(cases)} sentences, one token for each that the model reads, got {tuple(shown)}"
         )
-
-
-def _sentences(
-    cases: Cases,
-    tokens: Sequence[Sequence[str]],
-    labels: Sequence[str],
-    shown: Sequence[int],
-    probabilities: Sequence[float] | None,
-) -> str:
-    """Write the sentences as HTML, not shaded yet; every piece of text is escaped."""
     parts = [
         '<div class="chosen" aria-live="polite"><h2 id="method"></h2>'
         '<p class="note" id="about"></p></div>'
@@ -342,8 +333,7 @@ def as_leaderboard_page(
     from bokeh.document import Document
     from bokeh.models import ColumnDataSource
 
-    given = (board.cases, tokens, labels, shown, probabilities)
-    _check_shown(*given)
+    sentences = _sentences(board.cases, tokens, labels, shown, probabilities)
     columns = line_columns(summary)
     source = ColumnDataSource(columns, name="lines")
     source.selected.indices = [0]
@@ -360,7 +350,7 @@ def as_leaderboard_page(
         f"{NOTE} What is below 0 is white. Special tokens are in italics, the subject's head "
         f"noun, where it is known, is framed.{seeds}"
     )
-    below = Section(_sentences(*given), None, f'<p class="note">{html.escape(note)}</p>')
+    below = Section(sentences, None, f'<p class="note">{html.escape(note)}</p>')
     return write_views(
         "jaxflow: leaderboard",
         "Which method finds the tokens that count",

@@ -79,41 +79,27 @@ def _with_residual(trace: Trace, share: float) -> jax.Array:
     return (1 - share) * fused + share * identity
 
 
-def _residual(number: str) -> EdgeWeight:
-    share = parse_share("residual", number, whole=True)
-    return _with_share(
-        f"residual-{number}",
-        f"attention with {share:.0%} residual",
-        partial(_with_residual, share=share),
-        f"{_PAPER} (0.5 there)",
-    )
-
-
-RESIDUAL = EdgeFamily("residual", "a share from 0 to 1", _residual, lambda heads: ("0.25", "0.75"))
-
-
 def _discarded(trace: Trace, ratio: float) -> jax.Array:
     return jnp.asarray(discard(among_tokens(trace.attention, trace.sink), ratio, mask=trace.mask))[
         ..., 0, :, :
     ]
 
 
+def _residual(number: str) -> EdgeWeight:
+    share = parse_share("residual", number, whole=True)
+    weights = partial(_with_residual, share=share)
+    title, source = f"attention with {share:.0%} residual", f"{_PAPER} (0.5 there)"
+    return EdgeWeight(f"residual-{number}", title, weights, source, **_ROLLOUT_AND_FLOW)
+
+
 def _discard(number: str) -> EdgeWeight:
     ratio = parse_share("discard", number, whole=False)
-    return _with_share(
-        f"discard-{number}",
-        f"attention, lowest {ratio:.0%} dropped",
-        partial(_discarded, ratio=ratio),
-        _VISION,
-    )
+    title, weights = f"attention, lowest {ratio:.0%} dropped", partial(_discarded, ratio=ratio)
+    return EdgeWeight(f"discard-{number}", title, weights, _VISION, **_ROLLOUT_AND_FLOW)
 
 
-def _with_share(
-    name: str, title: str, weights: Callable[[Trace], jax.Array], source: str
-) -> EdgeWeight:
-    return EdgeWeight(name, title, weights, source, residual=True, aggregators=("rollout", "flow"))
-
-
+_ROLLOUT_AND_FLOW: Any = {"residual": True, "aggregators": ("rollout", "flow")}
+RESIDUAL = EdgeFamily("residual", "a share from 0 to 1", _residual, lambda heads: ("0.25", "0.75"))
 DISCARD = EdgeFamily(
     "discard", "a share of at least 0 and below 1", _discard, lambda heads: ("0.5", "0.9")
 )
