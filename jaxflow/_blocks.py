@@ -11,7 +11,7 @@ of K key heads, each of which serves g = H / K heads in a row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
