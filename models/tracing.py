@@ -103,9 +103,9 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
                     relevance = attention_relevance(config, params, output, read, start)
         else:
             output = encode(None)
-        visible = None
-        if isinstance(config, DecoderConfig) and config.reaches:
-            visible = _visible(config, mask)
+        visible = visible_tokens(config, mask.shape[-1])
+        if visible is not None:
+            visible = jnp.broadcast_to(visible, (len(mask), *visible.shape)) & mask[:, None, None]
         return Trace(
             attention=output.attention,
             mask=mask,
@@ -121,11 +121,15 @@ def tracer(config: ModelConfig, target: Target | None = None) -> Callable[..., T
     return run
 
 
-def _visible(config: DecoderConfig, mask: jax.Array) -> jax.Array:
-    """Return the keys that each layer's queries may attend to, ``[B, L, n, n]``."""
-    places = jnp.arange(mask.shape[-1])
-    seen = jax.vmap(lambda reach: within(reach, places, places)[0, 0])(config.reach())
-    return jnp.broadcast_to(seen[None], (len(mask), *seen.shape)) & mask[:, None, None]
+def visible_tokens(config: ModelConfig, n: int) -> jax.Array | None:
+    """Return the keys that each layer's queries may attend to, ``[L, n, n]``.
+
+    None of a model without windows or chunks.
+    """
+    if not isinstance(config, DecoderConfig) or not config.reaches:
+        return None
+    places = jnp.arange(n)
+    return jax.vmap(lambda reach: within(reach, places, places)[0, 0])(config.reach())
 
 
 def trace(

@@ -31,6 +31,7 @@ from jaxflow.eval.score.reading import piece_text
 from jaxflow.models import Model, SubwordTokenizer
 from jaxflow.models.generation import generate as generate_tokens
 from jaxflow.models.model import roll_up
+from jaxflow.models.tracing import visible_tokens
 
 FLOW_MOST = 64  # tokens of a prompt and its answer, up to which flow is computed
 _STEP = 16  # texts are padded to a multiple of this, so that little is compiled
@@ -415,8 +416,9 @@ class PromptPrograms:
             return joined(flows.reshape(-1, n).mean(0))
 
         found["raw/flow"] = timed("raw/flow", lambda: mean(weights), forward)
-        rows = np.tri(n) / np.arange(1, n + 1)[:, None]
-        uniform = np.broadcast_to(rows, weights.shape)
+        visible = visible_tokens(self._model.config, n)
+        seen = np.broadcast_to(np.tri(n) if visible is None else np.asarray(visible), weights.shape)
+        uniform = seen / seen.sum(-1, keepdims=True)
         found["raw/flow-normalised"] = timed(
             "raw/flow-normalised", lambda: _divided(found["raw/flow"], mean(uniform)), forward
         )

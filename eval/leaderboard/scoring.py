@@ -40,7 +40,7 @@ from jaxflow.eval.score.engine import (
 )
 from jaxflow.eval.score.target import Scoring, class_logit, scoring_of
 from jaxflow.models import Model
-from jaxflow.models.tracing import tracer
+from jaxflow.models.tracing import tracer, visible_tokens
 
 RESIDUAL = 0.5
 
@@ -288,7 +288,7 @@ def score_cases(
         done += len(rows)
         report("scoring", done, len(cases))
     if model.config.reads_last:
-        _normalise(board, cases)
+        _normalise(board, cases, visible_tokens(model.config, cases.tokens.shape[1]))
     seconds = _seconds(board.seconds, board.values, len(cases))
     bounds = {name: values[:, 0] for name, values in board.bounds.items()}
     return Scores(board.values, seconds, dict(programs.refused), bounds)
@@ -330,7 +330,7 @@ def _score_edge(
     board.put(name, rows, board.timed(name, flow, batch.readout, batch.mask, **options))
 
 
-def _normalise(board: _Board, cases: Cases) -> None:
+def _normalise(board: _Board, cases: Cases, visible: jax.Array | None) -> None:
     """Divide a causal model's attention by its readout's receptive field."""
     for how, normalised in NORMALISED.items():
         scores = board.values[f"raw/{how}"]
@@ -338,7 +338,11 @@ def _normalise(board: _Board, cases: Cases) -> None:
         for place in np.unique(cases.readout):
             these = np.flatnonzero(cases.readout == place)
             some = scores[these][:, :, None]  # [S', L, 1, n]
-            options: dict[str, Any] = {"residual": RESIDUAL, "sources": [int(place)]}
+            options: dict[str, Any] = {
+                "residual": RESIDUAL,
+                "sources": [int(place)],
+                "visible": visible,
+            }
             found[these] = np.asarray(normalise(some, how, **options))[:, :, 0]
         board.values[f"raw/{normalised}"] = found
 

@@ -35,8 +35,10 @@ def receptive_field(
     how: Aggregator = "rollout",
     residual: float = 0.5,
     threads: int | None = None,
+    *,
+    visible: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Return each token's weight under uniform causal attention.
+    """Return each token's weight under attention uniform over the visible tokens.
 
     Parameters
     ----------
@@ -48,6 +50,9 @@ def receptive_field(
         Share of the residual connection in rollout and flow, from 0 to 1.
     threads
         For flow; None takes all cores.
+    visible
+        ``[L, n, n]`` boolean, the keys that each layer lets each query attend to, where windows or
+        chunks leave some out; None is every token up to the query's own.
 
     Returns
     -------
@@ -65,8 +70,19 @@ def receptive_field(
     n, layers = check_count("n", n), check_count("layers", layers)
     check_aggregator(how)
     residual = check_residual(residual)
-    rows = np.tri(n) / np.arange(1, n + 1)[:, None]
-    uniform = np.broadcast_to(rows, (layers, n, n))
+    seen = np.broadcast_to(np.tri(n, dtype=bool), (layers, n, n))
+    if visible is not None:
+        refuse_traced("receptive_field", visible)
+        given = np.asarray(visible)
+        if given.shape != seen.shape or given.dtype != bool or (given & ~seen).any():
+            raise InputError(
+                f"visible must be boolean of shape {seen.shape}, no token after the query's own, "
+                f"got {given.dtype} {given.shape}"
+            )
+        if not given.any(-1).all():
+            raise InputError("visible must have at least one token in every row")
+        seen = given
+    uniform = seen / seen.sum(-1, keepdims=True)
     if how == "flow":
         from jaxflow._flow import flow
 
@@ -86,6 +102,7 @@ def normalise(
     sources: Indices = ...,
     mask: ArrayLike | None = ...,
     threads: int | None = ...,
+    visible: ArrayLike | None = ...,
 ) -> jax.Array: ...
 @overload
 def normalise(
@@ -96,6 +113,7 @@ def normalise(
     sources: Indices = ...,
     mask: ArrayLike | None = ...,
     threads: int | None = ...,
+    visible: ArrayLike | None = ...,
 ) -> np.ndarray: ...
 def normalise(
     token_attention: ArrayLike,
@@ -105,6 +123,7 @@ def normalise(
     sources: Indices = None,
     mask: ArrayLike | None = None,
     threads: int | None = None,
+    visible: ArrayLike | None = None,
 ) -> Array:
     """Divide a causal model's token attention by its receptive field.
 
@@ -120,13 +139,15 @@ def normalise(
         negative numbers, which count from each text's own end. Padding must be at the end.
     threads
         For flow; None takes all cores.
+    visible
+        As given to `receptive_field`: needed for a model whose layers have windows or chunks.
 
     Returns
     -------
     array
-        ``[..., L, S, n]`` in the dtype of `token_attention`: 1 is what uniform causal attention
-        would give, and tokens later than the source are 0. Rows do not sum to 1. A JAX array for
-        JAX input, else NumPy.
+        ``[..., L, S, n]`` in the dtype of `token_attention`: 1 is what attention uniform over
+        the visible tokens would give, and tokens that the source cannot see are 0. Rows do not
+        sum to 1. A JAX array for JAX input, else NumPy.
 
     Raises
     ------
@@ -157,7 +178,8 @@ def normalise(
             f"sources must be the {count} tokens whose rows are given, from {-n} to {n - 1}, got "
             f"{sources!r}"
         )
-    field = np.moveaxis(receptive_field(n, layers, how, residual, threads)[:, picked], 0, -3)
+    every = receptive_field(n, layers, how, residual, threads, visible=visible)
+    field = np.moveaxis(every[:, picked], 0, -3)
     later = np.arange(n) > picked[..., None, :, None]  # [..., 1, S, n]
     known = not isinstance(scores, jax.core.Tracer)
     if known and np.where(later, np.asarray(scores), 0).any():

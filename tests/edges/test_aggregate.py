@@ -84,23 +84,30 @@ def test_capacities_are_rows_that_sum_to_one_but_for_masked_keys():
     assert not np.asarray(row_normalised(jnp.zeros((2, 2)))).any()
 
 
-def uniform(n, layers):
-    rows = np.tri(n) / np.arange(1, n + 1)[:, None]
-    return np.broadcast_to(rows, (layers, 2, n, n)).astype(np.float32)
+def uniform(n, layers, windows=None):
+    """Return attention uniform over the last tokens of each layer's window, and what it sees."""
+    seen = np.stack([np.tri(n) - np.tri(n, k=-w) for w in windows or [n] * layers])
+    rows = seen / seen.sum(-1, keepdims=True)
+    return np.repeat(rows[:, None], 2, 1).astype(np.float32), seen > 0
 
 
 @pytest.mark.parametrize("how", AGGREGATORS)
-def test_fields_are_uniform_causal_attention_combined(how):
+@pytest.mark.parametrize("windows", [None, (2, 5, 3)])
+def test_fields_are_uniform_causal_attention_combined(how, windows):
     n, layers, residual = 5, 3, 0.3
-    found = receptive_field(n, layers, how, residual)
-    combined = aggregate(Trace(uniform(n, layers)), "raw", how, residual=residual)
+    attention, visible = uniform(n, layers, windows)
+    options = {} if windows is None else {"visible": visible}
+    found = receptive_field(n, layers, how, residual, **options)
+    combined = aggregate(Trace(attention), "raw", how, residual=residual)
     np.testing.assert_allclose(found, combined, rtol=1e-5, atol=1e-6)
-    ones = np.asarray(normalise(combined, how, residual=residual))
-    np.testing.assert_allclose(ones, np.broadcast_to(np.tri(n), ones.shape), atol=1e-5)
+    ones = np.asarray(normalise(combined, how, residual=residual, **options))
+    np.testing.assert_allclose(ones, found > 0, atol=1e-5)
+    if windows is not None:
+        return
     shorter = receptive_field(3, layers, how, residual)
     np.testing.assert_allclose(found[:, :3, :3], shorter, atol=1e-6)
     if how == "flow":
-        step = 0.7 * uniform(n, 1)[0, 0] + 0.3 * np.eye(n)
+        step = 0.7 * attention[0, 0] + 0.3 * np.eye(n)
         graph = nx.DiGraph()
         for layer in range(layers):
             for i, j in np.argwhere(step):
@@ -133,6 +140,8 @@ TRACE = Trace(np.full((1, 1, 2, 2), 0.5, np.float32))
         (receptive_field, (2, 1.5), "layers must be a positive whole number"),
         (receptive_field, (2, 1, "sum"), "aggregator must be one of none, rollout"),
         (receptive_field, (2, 1, "rollout", 2), "residual must be a number from 0 to 1"),
+        (partial(receptive_field, visible=np.ones((1, 2, 2), bool)), (2, 1), "visible must be boo"),
+        (partial(receptive_field, visible=np.zeros((1, 2, 2), bool)), (2, 1), "visible must have"),
         (normalise, (np.full((1, 2, 2), 0.5),), "must be a causal model's"),
         (normalise, (np.ones((2, 2)),), "token_attention must have the shape"),
     ],
