@@ -221,7 +221,8 @@ def _product(
     relevance: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the relevance of the factors of a function that is linear in each of the two."""
-    whole, pull = jax.vjp(function, left, right)
+    kind = jnp.promote_types(left.dtype, relevance.dtype)
+    whole, pull = jax.vjp(function, left.astype(kind), right.astype(kind))
     of_left, of_right = pull(_divide(relevance, whole))
     return left * of_left / 2, right * of_right / 2
 

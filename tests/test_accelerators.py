@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from jaxflow.models.rotary import Rotary
 from jaxflow.train.config import TrainConfig
 from jaxflow.train.step import agreement_loss, init_state, make_optimizer, make_step
 
-ROOT = Path(__file__).parents[1]
+# A file of the package, from a checkout or installed, or this one.
+OURS = re.compile(r"/jaxflow/(?!.*site-packages)|/(models|train|eval)/\w+\.py|test_accelerators")
 B, N = 2, 8
 MASK = np.arange(N) < np.array([[N], [N - 2]])
 TOKENS = np.where(MASK, 5, 0).astype(np.int32)
@@ -72,7 +74,7 @@ def of_arrays() -> Iterator[tuple[str, Any]]:
 
 def of_models() -> Iterator[tuple[str, Any]]:
     """Yield forward passes, rows of long texts, generation, and explanations of one text."""
-    score = lambda logits: jax.nn.log_softmax(logits)[:, -1, 3]  # noqa: E731
+    score = jax.tree_util.Partial(lambda logits: jax.nn.log_softmax(logits)[:, -1, 3])
     pixels = np.zeros((B, *vision_models.random_model().config.image, 3), np.float32)
     models = {
         "agreement encoder": (tiny_agreement(), TOKENS, {}),
@@ -148,7 +150,7 @@ def inexact(jaxpr: Any) -> Iterator[str]:
             precision = equation.params["precision"]
             if single and set(np.atleast_1d(precision)) != {jax.lax.Precision.HIGHEST}:
                 frames = equation.source_info.traceback.frames
-                own = [one for one in frames if one.file_name.startswith(str(ROOT))]
+                own = [one for one in frames if OURS.search(one.file_name)]
                 yield f"{own[0].file_name}:{own[0].line_num}" if own else str(equation)
         inner = lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")  # noqa: E731
         for leaf in jax.tree.leaves(equation.params, is_leaf=inner):

@@ -14,8 +14,9 @@ from tiny_models import tiny, tiny_agreement
 
 import jaxflow
 from jaxflow.__main__ import main
+from jaxflow.edges import aggregate
 from jaxflow.eval.explanation import explainer
-from jaxflow.models import DecoderConfig, Model, init
+from jaxflow.models import DecoderConfig, Model, init, trace
 from jaxflow.models.rotary import Rotary
 
 TEXT = "the keys to the cabinet"
@@ -266,11 +267,15 @@ def test_a_decoder_is_explained_by_what_its_trace_has():
     np.testing.assert_allclose(found.layers["rollout"], rolled, atol=1e-5)
     assert found.readout == ids.size - 1
     assert (found.scores["gradient/product"] >= 0).all()
-    with pytest.raises(jaxflow.InputError, match="alti needs the blocks' parameters"):
-        jaxflow.explain("The keys are", model=model, methods=["alti"])
+    found = jaxflow.explain("The keys are", model=model, methods=["alti"])
+    alti = aggregate(trace(model, ids), "alti", sources=-1)[0, :, 0]
+    np.testing.assert_allclose(found.layers["alti"], alti, atol=1e-5)
+    experts = DecoderConfig(**sizes, **more, experts=2, chosen=1)
+    with pytest.raises(jaxflow.InputError, match="no rule for a mixture of experts"):
+        explainer(Model(experts, init(experts), text), methods=["decompx"])("The keys are")
     sink = DecoderConfig(**sizes, **more, sinks=True)
-    with pytest.raises(jaxflow.InputError, match="has sinks, whose share its rows lack"):
-        jaxflow.explain("The keys are", model=Model(sink, init(sink), text))
+    found = jaxflow.explain("The keys are", model=Model(sink, init(sink), text))
+    assert "sinks, which are no tokens, are left out" in " ".join(found.remarks)
 
 
 def test_a_model_without_a_head_has_its_attention_alone():

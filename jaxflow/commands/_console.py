@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from jaxflow.errors import InputError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from jaxflow.train.loop import Progress
 
 LINES = 10  # progress lines of a whole run where there is no terminal
+PATIENCE = 2.0  # seconds without any output
 
 
 def console(width: int = 200) -> Console:
@@ -121,19 +123,35 @@ def _bar(task: str) -> Iterator[tuple[Callable[[int, int, str], None], Callable[
         )
 
 
-def starting(what: str) -> None:
-    """State what a command begins with, before it imports what that needs."""
-    print(f"{what} ...", file=sys.stderr, flush=True)
+@contextmanager
+def starting(what: str, *, shown: bool = True) -> Iterator[Callable[[], None]]:
+    """State what a command begins with once that takes `PATIENCE` seconds.
+
+    Unusable input, which is found sooner, is thus an error alone on its line. What is yielded is to
+    be called when something else is shown.
+    """
+    timer = Timer(PATIENCE, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    if shown:
+        timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()
 
 
 @contextmanager
-def training() -> Iterator[Callable[[Progress], None]]:
-    """Show the progress of a training run, with its rate and the time left."""
+def training(begun: Callable[[], None] = lambda: None) -> Iterator[Callable[[Progress], None]]:
+    """Show the progress of a training run, with its rate and the time left.
+
+    `begun` is called before the first line.
+    """
     with _bar("training") as (show, print_line):
         first: tuple[float, int] | None = None
 
         def report(progress: Progress) -> None:
             nonlocal first
+            begun()
             now = time.monotonic()
             if progress.message:
                 print_line(progress.message)
@@ -142,9 +160,9 @@ def training() -> Iterator[Callable[[Progress], None]]:
             note = f"loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
             if not math.isnan(progress.subject_share):
                 note += f"  subject's share {progress.subject_share:.3f}"
-            begun, before = first = first or (now, progress.step)
-            if now > begun and progress.step > before:
-                rate = (progress.step - before) / (now - begun)
+            since, before = first = first or (now, progress.step)
+            if now > since and progress.step > before:
+                rate = (progress.step - before) / (now - since)
                 left = datetime.timedelta(seconds=round((progress.steps - progress.step) / rate))
                 note += f"  {rate:.1f} steps/s"
                 note += "" if sys.stderr.isatty() else f", {left} left"  # which a bar shows

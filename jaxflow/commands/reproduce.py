@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,10 @@ class Reproduce:
 
     def run(self) -> None:
         """Train, evaluate and print."""
-        console.starting("preparing the corpus and the encoder")
+        with console.starting("preparing the corpus and the encoder") as begun:
+            self._run(begun)
+
+    def _run(self, begun: Callable[[], None]) -> None:
         from jaxflow.eval.paper.evaluate import evaluate
         from jaxflow.train.lock import hold
         from jaxflow.train.loop import train
@@ -82,7 +86,7 @@ class Reproduce:
         protocol = self.judging.config(config.seed)
         out = self.out or Path("runs") / f"{config.corpus}-seed{config.seed}"
         with hold(out), compilation_cache():
-            with console.training() as report:
+            with console.training(begun) as report:
                 result = train(config, out / "run", report)
             with console.counting("scoring") as count:
                 evaluation = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,6 +60,10 @@ class ReproduceSst2:
 
     def run(self) -> None:
         """Fine-tune if need be, evaluate, print and write."""
+        with terminal.starting("preparing the corpus and the model") as begun:
+            self._run(begun)
+
+    def _run(self, begun: Callable[[], None]) -> None:
         from rich.console import Console
 
         from jaxflow.errors import InputError
@@ -77,7 +82,6 @@ class ReproduceSst2:
         from jaxflow.train.sst2 import LABEL_NAMES, load_sst2
 
         keep_freed_memory()
-        terminal.starting("preparing the corpus and the model")
         config = self._finetuning()
         protocol = Sst2Config(
             seed=self.seed,
@@ -107,7 +111,7 @@ class ReproduceSst2:
             )
         with hold(out), compilation_cache():
             if tuned:
-                with terminal.training() as report:
+                with terminal.training(begun) as report:
                     result = finetune(model, corpus, config, out / "run", report)
                 model, held_out = result.model, result.held_out
                 accuracy, seconds = result.accuracy, result.seconds
@@ -117,6 +121,7 @@ class ReproduceSst2:
             )
             if not tuned:
                 held_out = encode_held_out(corpus, model, config.positions)
+            begun()
             with terminal.counting("scoring") as count:
                 evaluation = evaluate_sst2(
                     model,

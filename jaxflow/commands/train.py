@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,13 @@ class Train:
     def run(self) -> None:
         """Train, and print the accuracy on every split that was not trained on."""
         keep_freed_memory()
-        console.starting("preparing the corpus and the encoder")
-        with self.hosts.together() as processes, compilation_cache():
-            config, result = self._train(processes)
+        shown = not self.hosts.given or self.hosts.process == 0
+        with (
+            console.starting("preparing the corpus and the encoder", shown=shown) as begun,
+            self.hosts.together() as processes,
+            compilation_cache(),
+        ):
+            config, result = self._train(processes, begun)
         if processes.index:
             return
         for name, score in result.accuracy.items():
@@ -48,7 +53,9 @@ class Train:
             print(line)
         print(f"trained {result.seconds / 60:.1f} minutes; model in {self.out / 'model'}")
 
-    def _train(self, processes: Processes) -> tuple[TrainConfig, TrainResult]:
+    def _train(
+        self, processes: Processes, begun: Callable[[], None]
+    ) -> tuple[TrainConfig, TrainResult]:
         from jaxflow.train.config import TrainConfig
         from jaxflow.train.distributed import by_each, by_first
         from jaxflow.train.loop import train
@@ -58,14 +65,14 @@ class Train:
             there = read_config(self.out)
             return None if there is None else there.to_dict()
 
-        begun = by_first(stored)
+        kept = by_first(stored)
         config = by_each(
-            lambda: self.training.config(None if begun is None else TrainConfig.from_dict(begun))
+            lambda: self.training.config(None if kept is None else TrainConfig.from_dict(kept))
         )
         layout = by_each(lambda: self._layout(processes))
         if processes.index:
             return config, train(config, self.out, layout=layout)
-        with console.training() as report:
+        with console.training(begun) as report:
             return config, train(config, self.out, report, layout=layout)
 
     def _layout(self, processes: Processes) -> Layout:

@@ -97,7 +97,6 @@ def test_reproduce_does_all_in_one(capfd, here, corpus):
         assert text in shown.replace("-", "−")
     for word in ("Claims", "rollout", "test_1"):
         assert word in shown
-    assert progress.startswith("preparing the corpus and the encoder")
     assert "compiling the step for sentences padded to" in progress
     assert "training" in progress
     assert "scoring 20/20" in progress

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
-from jaxflow.commands import main
+from jaxflow.commands import _console, main
 from jaxflow.commands._runtime import compilation_cache, ended_by_signals
 from jaxflow.errors import InputError
 from jaxflow.stopping import Stopped
@@ -22,7 +22,7 @@ from jaxflow.stopping import Stopped
 PROGRAM = """
 import hashlib, sys, time
 import jaxflow.commands.parser
-from jaxflow.commands import main
+from jaxflow.commands import _console, main
 
 class Command:
     def run(self):
@@ -192,3 +192,13 @@ def test_freed_memory_is_used_again():
     if "no mallopt" in kept.stderr:
         pytest.skip("mallopt is the GNU C library's")
     assert int(kept.stdout) < 10 < int(left.stdout)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_slow_beginning_is_announced_unless_something_else_is_shown(monkeypatch, capsys, other):
+    monkeypatch.setattr(_console, "PATIENCE", 0.02)
+    with _console.starting("preparing") as begun:
+        if other:
+            begun()
+        time.sleep(0.3)
+    assert capsys.readouterr().err == ("" if other else "preparing ...\n")

@@ -73,7 +73,9 @@ def test_rollout_never_exceeds_flow():
 
 
 def test_capacities_are_rows_that_sum_to_one_but_for_masked_keys():
-    edges = jnp.asarray(RNG.normal(size=(3, 4, 4)), jnp.float32)
+    edges = RNG.normal(size=(3, 4, 4))
+    edges[..., 0] = 1  # some weight in every row
+    edges = jnp.asarray(edges, jnp.float32)
     rows = np.asarray(capacities(edges, held=False, mask=jnp.array([True, True, True, False])))
     assert (rows >= 0).all()
     positive = np.maximum(np.asarray(edges), 0)
