@@ -70,12 +70,10 @@ def as_markdown(summary: Summary, config: Mapping[str, Any]) -> str:
             "of the difference from the best.",
             _tests(summary),
         ),
-        Section(
-            "By layer: Spearman's correlation with blank-out, and with the gradient's norm",
-            "",
-            _layers(summary),
-        ),
     ]
+    if any(line.layer is not None for line in summary.lines):  # not where one layer is scored
+        title = "By layer: Spearman's correlation with blank-out, and with the gradient's norm"
+        sections.append(Section(title, "", _layers(summary)))
     if summary.left_out:
         lines = [f"- `{name}`: {reason}" for name, reason in summary.left_out.items()]
         sections.append(Section("Left out", "\n".join(lines)))
