@@ -159,12 +159,13 @@ class AnswerExplanation:
 
     @property
     def sink(self) -> float:
-        """The mean share of the top layer's rollout that went to attention sinks, to no token."""
+        """The largest mean share, of any method, that went to attention sinks at the top layer."""
+        lost = [0.0]
         for name, rows in self.scores.items():
             if METHODS[name].layered:
                 plain = rows[-1] * self.field[-1] if METHODS[name].normalised else rows[-1]
-                return max(0.0, 1 - float(plain.sum(-1, dtype=np.float64).mean()))
-        return 0.0
+                lost.append(1 - float(plain.sum(-1, dtype=np.float64).mean()))
+        return max(lost)
 
     def _summed(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         count = len(self.units)
@@ -260,6 +261,8 @@ def explain_answer(
     pieces = model.text.read(text, template=not chat)
     names, members = join_units(text, pieces.spans, units, passages)
     first = np.asarray(pieces.ids, np.int32)
+    if not len(first):
+        raise InputError("the prompt must have at least one token, got none")
     single = target not in (None, "tokens", "answer") and span_of(target) is None
     if single:
         if answer is not None or generate is not None:
@@ -273,9 +276,11 @@ def explain_answer(
     elif against is not None:
         raise InputError("against needs a token as target: the difference of the two is explained")
     else:
-        continued = _continue(
-            model, first, answer, NEW if generate is None else generate, temperature, seed
-        )
+        if answer is not None:
+            continued = encode_answer(model.text, text, first, answer, template=not chat)
+        else:
+            new = NEW if generate is None else generate
+            continued = _generated(model, first, new, temperature, seed)
         explained = answer_target(target, len(continued))  # type: ignore[arg-type]
     ids = np.concatenate([first, continued])
     if len(ids) > model.config.positions:
@@ -304,22 +309,36 @@ def explain_answer(
     )
 
 
-def _continue(
-    model: Model, prompt: NDArray[np.int32], answer: str | None, new: int, heat: float, seed: int
+def encode_answer(
+    tokenizer: SubwordTokenizer, prompt: str, ids: Any, answer: str, *, template: bool = True
+) -> NDArray[np.int32]:
+    """Return the numbers of an answer's tokens, as they are after a prompt with the numbers `ids`.
+
+    Where the whole text is not split at the end of the prompt, the answer is encoded alone.
+    """
+    whole = tokenizer.encode(prompt + answer, template=template)
+    after = whole[: len(ids)] == list(ids)
+    found = whole[len(ids) :] if after else tokenizer.encode(answer, template=False)
+    if not found:
+        raise InputError("the answer must have at least one token, got none")
+    return np.asarray(found, np.int32)
+
+
+def _generated(
+    model: Model, prompt: NDArray[np.int32], new: int, heat: float, seed: int
 ) -> NDArray[np.int32]:
     """Return the numbers of the answer's tokens, without an end token."""
-    if answer is not None:
-        assert isinstance(model.text, SubwordTokenizer)
-        found = np.asarray(model.text.encode(answer, template=False), np.int32)
-    else:
-        from jaxflow.models.generation import generate
+    from jaxflow.models.generation import generate
 
-        made = generate(model, prompt, new, temperature=heat, seed=seed)
-        found = made.tokens[0, len(prompt) : len(prompt) + int(made.counts[0])]
-        ends = getattr(model.config, "end_ids", ())
-        found = found[:-1] if len(found) and int(found[-1]) in ends else found
+    made = generate(model, prompt, new, temperature=heat, seed=seed)
+    found = made.tokens[0, len(prompt) : len(prompt) + int(made.counts[0])]
+    ends = getattr(model.config, "end_ids", ())
+    found = found[:-1] if len(found) and int(found[-1]) in ends else found
     if not len(found):
-        raise InputError("the answer must have at least one token, got none")
+        raise InputError(
+            "the model must answer with at least one token, and ended at once: give another "
+            "prompt, or an answer"
+        )
     return found
 
 
@@ -479,7 +498,7 @@ def join_units(
     if kind == "passages":
         begin = 0
         for place, passage in enumerate(passages):
-            found = text.find(passage.strip(), begin) if passage.strip() else -1
+            found = _place(text, passage.strip(), begin)
             if found < 0:
                 raise InputError(
                     f"passage {place + 1} must stand in the prompt after those before it, and does "
@@ -497,9 +516,23 @@ def join_units(
         inside = parts and at >= 0 and bare < parts[at][1] and end > begin
         members.append(at if inside else len(parts))
     names = [text[begin:end] for begin, end in parts]
+    empty = [name for at, name in enumerate(names) if at not in members]
+    if kind == "passages" and empty:
+        raise InputError(
+            f"every passage must hold the beginning of a token of the prompt, and {empty[0]!r} "
+            "does not: choose larger ones"
+        )
     if len(parts) in members:
         names.append(_OUTSIDE if kind == "passages" else _BETWEEN)
     return tuple(names), np.array(members, np.intp)
+
+
+def _place(text: str, passage: str, begin: int) -> int:
+    """Return where a passage begins, as whole words if it stands so anywhere; -1 for nowhere."""
+    if not passage:
+        return -1
+    whole = re.search(rf"(?<!\w){re.escape(passage)}(?!\w)", text[begin:])
+    return text.find(passage, begin) if whole is None else begin + whole.start()
 
 
 def read_passages(path: Path) -> tuple[str, ...]:

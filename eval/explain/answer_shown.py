@@ -58,8 +58,8 @@ def _notes(found: AnswerExplanation) -> list[str]:
         )
     elif found.sink > _SINK:
         lines.append(
-            f"{found.sink:.0%} of what a token's row holds went to attention sinks: no token has "
-            "it, and shares are of the rest."
+            f"Up to {found.sink:.0%} of what a row holds went to attention sinks, which are no "
+            "tokens: its scores sum to the rest, of which printed shares are."
         )
     if any(method.normalised for method in methods.values()):
         lines.append(

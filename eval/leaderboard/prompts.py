@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.answer import Unit, join_units
+from jaxflow.eval.explain.answer import Unit, encode_answer, join_units
 from jaxflow.eval.leaderboard.board import LONGEST
 from jaxflow.eval.leaderboard.cases import Cases, draw
 from jaxflow.eval.leaderboard.scoring import RESIDUAL, Report, Scores, baselines, tokens_at_once
@@ -204,7 +204,7 @@ def _encoded(model: Model, place: int, given: Prompt, units: Unit, new: int) -> 
             "units sentences, lines or a list"
         )
     if given.answer is not None:
-        answer = np.asarray(model.text.encode(given.answer, template=False), np.int32)
+        answer = encode_answer(model.text, given.prompt, ids, given.answer)
     else:
         made = generate_tokens(model, ids, min(new, most - len(ids)))
         answer = made.tokens[0, len(ids) : len(ids) + int(made.counts[0])]

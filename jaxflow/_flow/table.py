@@ -324,7 +324,7 @@ def flow(
     if not interval and (width != 0 or seconds is not None):
         raise InputError("width and seconds are those of an interval: pass interval=True with them")
     n = check_layout(attention, mask)[0].shape[-1]
-    groups = None if sinks is None else _groups(sinks, n)
+    groups = None if sinks is None else _groups(sinks, n, mask is not None)
     attention, mask, levels, chosen = _check_table(
         attention, mask, layers, sources, patient or interval or is_traced(residual),
         sinks=n if groups is None else len(groups),
@@ -359,9 +359,15 @@ def flow(
     return flows if picked is None else flows[..., np.array(picked)]
 
 
-def _groups(sinks: Any, n: int) -> list[tuple[int, ...]]:
+def _groups(sinks: Any, n: int, masked: bool) -> list[tuple[int, ...]]:
     """Return groups of sinks, each in ascending order; a single token is a group."""
     several = isinstance(sinks, Iterable) and not isinstance(sinks, str)
+    numbers = [np.asarray(one) for one in jax.tree.leaves(sinks)]
+    if masked and any(one.dtype.kind == "i" and (one < 0).any() for one in numbers):
+        raise InputError(
+            "sinks must be counted from 0 where there is a mask, because the texts end at "
+            f"different places, got {sinks!r}"
+        )
     if not several or getattr(sinks, "ndim", 1) == 0:
         return [resolve_indices("sinks", sinks, n)]
     given = list(sinks) or resolve_indices("sinks", (), n)

@@ -10,19 +10,27 @@ import re
 
 import numpy as np
 import pytest
+import tokenizers
 import torch_models
 from browser import chromium, reason_for_none
+from session import refused
 from tiny_models import tiny, tiny_decoder
 
 import jaxflow
 from jaxflow.__main__ import main
 from jaxflow.edges import receptive_field
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.answer import DEFAULT, explain_answer, join_units, read_passages
+from jaxflow.eval.explain.answer import (
+    DEFAULT,
+    encode_answer,
+    explain_answer,
+    join_units,
+    read_passages,
+)
 from jaxflow.eval.explain.answer_shown import as_answer_json, as_answer_page
 from jaxflow.html.answer import AnswerContent, write_answer_page
 from jaxflow.html.style import shades
-from jaxflow.models import Model, init, load, trace
+from jaxflow.models import Model, SubwordTokenizer, init, load, trace
 
 REASON = reason_for_none()
 PROMPT, ANSWER = "the keys are. unlikely the\nkey to the cabinet", "the keys are the"
@@ -95,7 +103,7 @@ def test_the_share_of_attention_sinks_is_said(decoder):
     missing = 1 - found.scores["rollout"][-1].sum(-1).mean()
     assert missing > 0.05
     assert found.sink == pytest.approx(missing, abs=1e-5)
-    said = f"{missing:.0%} of what a token"
+    said = f"{missing:.0%} of what a row holds"
     assert said in as_answer_page(found)
     assert said not in as_answer_page(explain_answer(decoder, PROMPT, answer=ANSWER))
 
@@ -242,6 +250,37 @@ def test_tokens_are_joined_to_units(kind, names):
     for (begin, end), member in zip(spans[1:], members[1:], strict=True):
         token = text[begin:end].strip()
         assert token in found[member] or (kind == "passages" and member == 2)
+
+
+def test_a_passage_is_whole_words_and_has_a_token():
+    text = "This concatenate is a cat"
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    _, members = join_units(text, spans, "passages", ["is", "cat"])
+    assert members.tolist() == [2, 2, 0, 2, 1]  # not the ends of other words
+    with refused("every passage must hold the beginning of a token of the prompt, and 'cat'"):
+        join_units("concat", [(0, 6)], "passages", ["cat"])
+
+
+def test_an_answer_is_encoded_as_it_follows_its_prompt():
+    """A tokenizer that marks the beginning of every text must not mark that of the answer."""
+    words = {"<unk>": 0, "\u2581": 1, "\u2581is": 2, "\u2581x": 3, "\u2581\u2581": 4}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    backend.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("\u2581"), tokenizers.normalizers.Replace(" ", "\u2581")]
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("\u2581", "merged_with_next")
+    text = SubwordTokenizer(backend, {"unk": 0})
+    ids = text.encode("is is")
+    assert encode_answer(text, "is is", ids, " x").tolist() == [3]
+    assert text.encode(" x") == [1, 3]  # alone, it begins twice
+
+
+def test_a_prompt_without_tokens_is_refused(decoder):
+    backend = tokenizers.Tokenizer.from_str(decoder.text.backend.to_str())
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single="$A")
+    bare = dataclasses.replace(decoder, tokenizer=SubwordTokenizer(backend, decoder.text.special))
+    with refused("the prompt must have at least one token"):
+        explain_answer(bare, "", answer=ANSWER)
 
 
 def test_the_command_prints_and_writes(decoder, tmp_path, capsys, monkeypatch):

@@ -129,6 +129,7 @@ def test_sinks_intervals_and_the_switch(monkeypatch):
         ({"sinks": [[0], []]}, "sinks must name at least one index"),
         ({"sinks": []}, "sinks must name at least one index"),
         ({"sinks": "all"}, "sinks must be an index"),
+        ({"sinks": [[0, -1]], "mask": np.arange(200) < 150}, "sinks must be counted from 0 where"),
     ):
         with refused(message):
             jaxflow.flow(attention, **options)
