@@ -18,6 +18,7 @@ The explained output is the gold class where there is one, else the class, label
 highest probability. Where labels do not exclude each other, the log-odds of one are its logit. With
 word pieces ``[UNK]`` hardly occurs in the training of a pretrained model, while ``[MASK]`` replaced
 words there. A regression, whose numbers have no scale to compare with, keeps the paper's ``[UNK]``.
+A language model without either has ``end``, the token that ends a text (Llama 3, Qwen).
 
 Of a text that a language model continues, sums of log-probabilities are explained, `Terms`: of each
 token of the answer, of a token, of two tokens' difference, of a span or of the whole answer. All
@@ -42,7 +43,7 @@ from jaxflow.eval.score.reading import piece_text
 from jaxflow.models import Answer, EncoderConfig, Model, SubwordTokenizer, answer_values
 
 Target = Literal["difference", "log-odds", "probability", "predicted", "last", "output"]
-Replacement = Literal["mask", "unk"]
+Replacement = Literal["mask", "unk", "end"]
 
 #: Target of the gradient -> its name in text.
 TARGETS: dict[Target, str] = {
@@ -126,18 +127,22 @@ def scoring_of(
     if target == "difference" and not two:
         raise InputError(f"target difference needs a model with two classes, got {classes}")
     tokenizer = model.text
+    ends = (*getattr(config, "end_ids", ()), tokenizer.sep_id, tokenizer.cls_id)
+    end = next((number for number in ends if number is not None), None)
     if replacement is None:
         unknown = isinstance(config, EncoderConfig) or answer == "regression"
         mask = tokenizer.mask_id is not None and not (unknown and tokenizer.unk_id is not None)
         replacement = "mask" if mask else "unk"
-        if not mask and tokenizer.unk_id is None:
+        if not mask and tokenizer.unk_id is None and answer == "tokens" and end is not None:
+            replacement = "end"
+        elif not mask and tokenizer.unk_id is None:
             raise InputError(
                 "the tokenizer must have a mask token or a token for unknown words to blank words "
                 "out, and has neither: name one in its tokenizer_config.json (unk_token)"
             )
     elif replacement not in get_args(Replacement):
-        raise InputError(f"replacement must be mask or unk, got {replacement!r}")
-    number = tokenizer.mask_id if replacement == "mask" else tokenizer.unk_id
+        raise InputError(f"replacement must be mask, unk or end, got {replacement!r}")
+    number = {"mask": tokenizer.mask_id, "unk": tokenizer.unk_id, "end": end}[replacement]
     if number is None:
         raise InputError(
             f"replacement {replacement} needs a token that the model's tokenizer does not have"

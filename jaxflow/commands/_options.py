@@ -241,9 +241,10 @@ class ScoringOptions:
     """Target of gradients: difference is p0 - p1, the default of two classes; log-odds and
     probability are of the explained output, log-odds the default of other models; predicted and
     last are logits; output is that of a regression, its only target."""
-    replacement: Literal["mask", "unk"] | None = None
+    replacement: Literal["mask", "unk", "end"] | None = None
     """Replacement of a token that is blanked out: the mask token, the default of a pretrained model
-    that has one, or the token for unknown words, the default of others."""
+    that has one, the token for unknown words, the default of others, or the end of a text, that of
+    language models with neither."""
 
 
 @options

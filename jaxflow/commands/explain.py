@@ -57,7 +57,7 @@ class TargetOptions:
     against: Annotated[str | None, "TOKEN"] = None
     """Explain the difference of two log-probabilities, that of the target's token minus this
     one's."""
-    replacement: Literal["mask", "unk"] | None = None
+    replacement: Literal["mask", "unk", "end"] | None = None
     """Replacement of a token that is blanked out: the mask token, the default of a pretrained model
     that has one, or the token for unknown words, the default of others."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import leaderboard_data
 import numpy as np
 import pytest
 from scipy.special import log_softmax
+from session import refused
 from small_sst2 import tiny_bert
 from tiny_models import tiny, tiny_agreement
 
@@ -103,13 +106,23 @@ def test_each_kind_of_model_has_its_default(model, target, replacement, token):
         (lambda: tiny("masked-lm"), {"target": "last"}, "target last has no meaning for"),
         (tiny_agreement, {"target": "loss"}, "target must be one of"),
         (tiny_agreement, {"replacement": "mask"}, "replacement mask needs a token"),
-        (tiny_agreement, {"replacement": "pad"}, "replacement must be mask or unk"),
+        (tiny_agreement, {"replacement": "pad"}, "replacement must be mask, unk or end"),
         (lambda: unmasked({}), {}, "must have a mask token or a token for unknown words"),
     ],
 )
 def test_impossible_choices_are_refused(model, options, message):
     with pytest.raises(InputError, match=message):
         scoring_of(model(), **options)
+
+
+def test_a_language_model_without_a_token_for_unknown_words_has_the_end_of_a_text():
+    model = tiny("lm", causal=True)
+    special = {"cls": model.text.special["cls"]}
+    bare = dataclasses.replace(model.text, special=special)
+    found = scoring_of(dataclasses.replace(model, tokenizer=bare))
+    assert (found.replacement, found.token_id) == ("end", special["cls"])
+    with refused("must have a mask token or a token for unknown words"):
+        scoring_of(dataclasses.replace(tiny(), tokenizer=bare))
 
 
 def test_targets_are_their_definitions():
