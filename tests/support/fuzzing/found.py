@@ -149,7 +149,7 @@ FOUND: dict[tuple[str, str], Make | tuple[Make, str]] = {
         _text("table.tsv", good.FULL.replace("\t6\t1\n", f"\t6\t{NINES}\n")),
     ("corpus, full", "an empty header over empty rows"): _text("table.tsv", "\n\n\n"),
     ("corpus, full and packed", "a packed line of 32 MB"):
-        lambda: {"table.tsv.gz": gzip.compress(good.FULL.encode() + b"a" * (32 << 20), 1)},
+        lambda: {"table.tsv.gz": gzip.compress(good.FULL.encode() + b"a" * (32 << 20), 1, mtime=0)},
     ("corpus, simple", "a line of 10 MB"):
         _text("numpred.test.3", good.SIMPLE + "VBZ\t" + "a " * 5_000_000),
     ("pronoun schemas", "terminal codes in a column's name"):

@@ -216,7 +216,7 @@ def _mutate_lines(rng: Random, data: bytes) -> bytes:
 _BY_ENDING: dict[str, Callable[[Random, bytes], bytes]] = {
     "json": mutate_json, "jsonl": _mutate_lines, "safetensors": mutate_safetensors,
     "npz": mutate_npz, **dict.fromkeys(("tsv", "txt", "md", "text", "lock", "3"), mutate_text),
-    "gz": lambda rng, data: gzip.compress(mutate_text(rng, gzip.decompress(data)), 1),
+    "gz": lambda rng, data: gzip.compress(mutate_text(rng, gzip.decompress(data)), 1, mtime=0),
 }  # fmt: skip
 
 

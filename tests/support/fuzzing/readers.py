@@ -644,7 +644,7 @@ READERS = (
            rows_by(subjects_row), 3),
     Reader("corpus, full", one("table.tsv", FULL, FULL.replace("\n", "\r\n")),
            lambda folder: list(formats.read_full(folder / "table.tsv")), full_rows, 3),
-    Reader("corpus, full and packed", one("table.tsv.gz", gzip.compress(FULL.encode())),
+    Reader("corpus, full and packed", one("table.tsv.gz", gzip.compress(FULL.encode(), mtime=0)),
            lambda folder: list(formats.read_full(folder / "table.tsv.gz")), full_rows, 2),
     Reader("sst2", one("rows.tsv", SST2),
            lambda folder: list(formats.read_labelled(folder / "rows.tsv")),
