@@ -280,7 +280,7 @@ def explain_answer(
             continued = encode_answer(model.text, text, first, answer, template=not chat)
         else:
             new = NEW if generate is None else generate
-            continued = _generated(model, first, new, temperature, seed)
+            continued = generate_answer(model, first, new, temperature, seed)
         explained = answer_target(target, len(continued))  # type: ignore[arg-type]
     ids = np.concatenate([first, continued])
     if len(ids) > model.config.positions:
@@ -324,10 +324,10 @@ def encode_answer(
     return np.asarray(found, np.int32)
 
 
-def _generated(
-    model: Model, prompt: NDArray[np.int32], new: int, heat: float, seed: int
+def generate_answer(
+    model: Model, prompt: NDArray[np.int32], new: int, heat: float = 0.0, seed: int = 0
 ) -> NDArray[np.int32]:
-    """Return the numbers of the answer's tokens, without an end token."""
+    """Return the numbers of the tokens that a model answers with, without an end token."""
     from jaxflow.models.generation import generate
 
     made = generate(model, prompt, new, temperature=heat, seed=seed)

@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 
 import jaxflow
 from jaxflow.errors import InputError
-from jaxflow.eval.explain.answer import Unit, encode_answer, join_units
+from jaxflow.eval.explain.answer import Unit, encode_answer, generate_answer, join_units
 from jaxflow.eval.leaderboard.board import LONGEST
 from jaxflow.eval.leaderboard.cases import Cases, draw
 from jaxflow.eval.leaderboard.scoring import RESIDUAL, Report, Scores, baselines, tokens_at_once
 from jaxflow.eval.score.reading import piece_text
 from jaxflow.models import Model, SubwordTokenizer
-from jaxflow.models.generation import generate as generate_tokens
 from jaxflow.models.model import roll_up
 from jaxflow.models.tracing import visible_tokens
 
@@ -203,21 +202,19 @@ def _encoded(model: Model, place: int, given: Prompt, units: Unit, new: int) -> 
             f"prompt {place} must have 1 to {LONGEST} units, got {len(names)}: join more of it, by "
             "units sentences, lines or a list"
         )
-    if given.answer is not None:
-        answer = encode_answer(model.text, given.prompt, ids, given.answer)
-    else:
-        made = generate_tokens(model, ids, min(new, most - len(ids)))
-        answer = made.tokens[0, len(ids) : len(ids) + int(made.counts[0])]
-        ends = getattr(model.config, "end_ids", ())
-        answer = answer[:-1] if len(answer) and int(answer[-1]) in ends else answer
-    if not len(answer):
-        raise InputError(f"the answer to prompt {place} must have at least one token, got none")
+    try:
+        if given.answer is not None:
+            answer = encode_answer(model.text, given.prompt, ids, given.answer)
+        else:
+            answer = generate_answer(model, ids, min(new, most - len(ids)))
+    except InputError as error:
+        raise InputError(f"prompt {place}: {error}") from error
     if len(ids) + len(answer) > most:
         raise InputError(
             f"prompt {place} and its answer must be at most {most} tokens for this model, got "
             f"{len(ids)} and {len(answer)}"
         )
-    return names, ids, members, np.asarray(answer, np.int32)
+    return names, ids, members, answer
 
 
 class PromptPrograms:
